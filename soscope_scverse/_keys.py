@@ -1,0 +1,31 @@
+"""Names of every slot that the package reads or writes (DESIGN.md, section 4)."""
+
+SPATIAL = "spatial"
+"""``obsm``: n_spots x 2 positions (x, y) in full-resolution pixels; ``uns``: pictures and scale factors."""
+
+SUBSPOTS = "subspots"
+"""``obsm``: n_spots x n_subspots x 2 positions, NaN = padding; ``uns``: how the spots were divided."""
+
+EXPOSURE = "subspot_exposure"
+"""``obsm``: n_spots x n_subspots shares of the spot, 0 = padding, rows sum to 1."""
+
+FEATURES = "subspot_features"
+"""``obsm``: n_spots x n_subspots x n_image_features; ``uns``: encoder and its arguments."""
+
+SPOT_GRAPH = "spot_graph"
+"""``obsp``: n_spots x n_spots weighted neighbour graph of the spots."""
+
+LATENT = "X_soscope"
+"""``obsm``: n_spots x n_latent mean of the latent state."""
+
+IMAGE_FEATURES = "image_features"
+"""``obsm`` of a result: n_targets x n_image_features."""
+
+SPOT = "spot"
+"""``obs`` of a result: name of the spot that holds the subspot."""
+
+SUBSPOT = "subspot"
+"""``obs`` of a result: number of the subspot in its spot."""
+
+RESULT = "soscope"
+"""``uns`` of a result: everything needed to make it again."""
