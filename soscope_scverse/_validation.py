@@ -13,17 +13,15 @@ def positions(adata: AnnData) -> np.ndarray:
 
     Raises
     ------
-    KeyError
-        If the slot is missing.
     ValueError
-        If it is not n_obs x 2 or holds NaN or infinite values.
+        If the slot is missing, is not n_obs x 2 or holds NaN or infinite values.
     """
     if keys.SPATIAL not in adata.obsm:
         msg = (
             f"Expected spot coordinates in `adata.obsm['{keys.SPATIAL}']`, found only {sorted(adata.obsm)}. "
             "Store the (x, y) positions in full-resolution pixels there."
         )
-        raise KeyError(msg)
+        raise ValueError(msg)
     xy = np.asarray(adata.obsm[keys.SPATIAL], dtype=float)
     if xy.ndim != 2 or xy.shape[1] != 2:
         msg = f"Expected `adata.obsm['{keys.SPATIAL}']` to be n_obs x 2 (x, y), found shape {xy.shape}."
