@@ -2,10 +2,32 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
+
 import numpy as np
 from anndata import AnnData
+from scipy.sparse import csr_matrix, issparse
 
 from soscope_scverse import _keys as keys
+
+SINGLE_SECTION = "section"
+
+
+def anndata(adata: object) -> AnnData:
+    """Return `adata` if it is an AnnData with unique names of observations and variables."""
+    if not isinstance(adata, AnnData):
+        msg = f"Expected an AnnData, found {type(adata).__name__}."
+        raise TypeError(msg)
+    for axis, names in (("obs", adata.obs_names), ("var", adata.var_names)):
+        if not names.is_unique:
+            repeated = names[names.duplicated()].unique()
+            msg = (
+                f"Expected unique `adata.{axis}_names`, found {len(repeated)} that occur more than once "
+                f"(first: {repeated[0]!r}). Call `adata.{axis}_names_make_unique()`."
+            )
+            raise ValueError(msg)
+    return adata
 
 
 def positions(adata: AnnData) -> np.ndarray:
@@ -35,3 +57,161 @@ def positions(adata: AnnData) -> np.ndarray:
         )
         raise ValueError(msg)
     return xy
+
+
+def sections(adata: AnnData, library_key: str | None) -> np.ndarray:
+    """Return the section of every observation; one and the same without `library_key`."""
+    if library_key is None:
+        return np.full(adata.n_obs, SINGLE_SECTION)
+    if library_key not in adata.obs:
+        msg = (
+            f"Expected `library_key` to be a column of `adata.obs`, found {library_key!r}; there are {list(adata.obs)}."
+        )
+        raise ValueError(msg)
+    column = adata.obs[library_key]
+    if column.isna().any():
+        msg = f"Expected a section for every observation in `adata.obs[{library_key!r}]`, found {column.isna().sum()} NaN."
+        raise ValueError(msg)
+    return column.astype(str).to_numpy()
+
+
+def subspot_slots(adata: AnnData, features_key: str | None) -> None:
+    """Raise unless positions, exposures and image features of the subspots fit each other."""
+    for key in (keys.SUBSPOTS, keys.EXPOSURE):
+        if key not in adata.obsm:
+            msg = f"Expected `adata.obsm[{key!r}]`, found {sorted(adata.obsm)}. Call `soscope_scverse.pp.subspots(adata)`."
+            raise ValueError(msg)
+    shape = np.shape(adata.obsm[keys.SUBSPOTS])
+    exposure = np.asarray(adata.obsm[keys.EXPOSURE], dtype=float)
+    if len(shape) != 3 or shape[2] != 2 or exposure.shape != shape[:2]:
+        msg = (
+            f"Expected `adata.obsm['{keys.SUBSPOTS}']` to be n_spots x n_subspots x 2 and "
+            f"`adata.obsm['{keys.EXPOSURE}']` n_spots x n_subspots, found {shape} and {exposure.shape}."
+        )
+        raise ValueError(msg)
+    if not (exposure >= 0).all() or not np.allclose(exposure.sum(axis=1), 1, atol=1e-5):
+        msg = f"Expected `adata.obsm['{keys.EXPOSURE}']` to be non-negative with rows that sum to 1."
+        raise ValueError(msg)
+    if features_key in adata.obsm:
+        features = np.asarray(adata.obsm[features_key])
+        if features.ndim != 3 or features.shape[:2] != shape[:2] or not np.isfinite(features).all():
+            msg = (
+                f"Expected `adata.obsm[{features_key!r}]` to be finite and n_spots x n_subspots x n_image_features with "
+                f"{shape[0]} x {shape[1]} subspots, found shape {features.shape}. Call `soscope_scverse.im.features(adata, image)`."
+            )
+            raise ValueError(msg)
+
+
+def array_index(adata: AnnData) -> np.ndarray | None:
+    """Return integer (``array_col``, ``array_row``) as n_obs x 2, or None if a column is missing or not integer."""
+    if "array_col" not in adata.obs or "array_row" not in adata.obs:
+        return None
+    values = adata.obs[["array_col", "array_row"]].to_numpy()
+    try:
+        values = values.astype(float)
+    except (TypeError, ValueError):
+        return None
+    if not np.isfinite(values).all() or (values != np.round(values)).any():
+        return None
+    return values.astype(int)
+
+
+def matrix(adata: AnnData, layer: str | None) -> np.ndarray | csr_matrix:
+    """Return the profiles, ``X`` or a layer, as a dense array or CSR matrix."""
+    if layer is not None and layer not in adata.layers:
+        msg = f"Expected `layer` to be one of {sorted(adata.layers)}, found {layer!r}."
+        raise ValueError(msg)
+    x = adata.X if layer is None else adata.layers[layer]
+    if x is None:
+        msg = "Expected profiles in `adata.X`, found None. Name the layer that holds them with `layer=`."
+        raise ValueError(msg)
+    if x.shape[0] == 0 or x.shape[1] == 0:
+        msg = f"Expected at least one observation and one feature, found a {x.shape[0]} x {x.shape[1]} matrix."
+        raise ValueError(msg)
+    return csr_matrix(x) if issparse(x) else np.asarray(x)
+
+
+def is_counts(x: np.ndarray | csr_matrix) -> bool:
+    """Whether all values are finite non-negative integers."""
+    values = x.data if issparse(x) else x
+    return bool(np.isfinite(values).all() and (values >= 0).all() and (values == np.round(values)).all())
+
+
+def counts(x: np.ndarray | csr_matrix, likelihood: str) -> None:
+    """Raise unless `x` holds counts, saying in which way it does not."""
+    values = x.data if issparse(x) else np.asarray(x)
+    faults = {
+        "NaN or infinite values": ~np.isfinite(values),
+        "negative values": values < 0,
+        "fractions": np.isfinite(values) & (values != np.round(values)),
+    }
+    found = [f"{fault.sum()} {name}" for name, fault in faults.items() if fault.any()]
+    if found:
+        msg = (
+            f"Expected raw counts (non-negative integers) for likelihood={likelihood!r}, found {' and '.join(found)}. "
+            "Pass the counts with `layer=`, or use likelihood='gaussian' for data that are not counts."
+        )
+        raise ValueError(msg)
+
+
+def finite(x: np.ndarray | csr_matrix) -> None:
+    """Raise if `x` holds NaN or infinite values."""
+    values = x.data if issparse(x) else np.asarray(x)
+    bad = ~np.isfinite(values)
+    if bad.any():
+        msg = f"Expected finite profiles, found {bad.sum()} NaN or infinite values. Drop or fill in these entries."
+        raise ValueError(msg)
+
+
+def warn_empty(adata: AnnData, x: np.ndarray | csr_matrix) -> None:
+    """Warn of spots and features without any count; they are kept and enhanced to zero."""
+    for axis, names, what in ((1, adata.obs_names, "spots"), (0, adata.var_names, "features")):
+        empty = np.asarray(abs(x).sum(axis=axis)).ravel() == 0
+        if empty.any():
+            warnings.warn(
+                f"{empty.sum()} of {len(names)} {what} have no counts (first: {names[empty][0]!r}); "
+                "they are kept and enhanced to zero. Consider filtering them out.",
+                UserWarning,
+                stacklevel=3,
+            )
+
+
+def genes(adata: AnnData, names: Sequence[str]) -> list[str]:
+    """Return `names` as a list after checking that each is a feature, named once."""
+    names = [names] if isinstance(names, str) else list(names)
+    if not names:
+        msg = "Expected at least one gene in `genes`, found none."
+        raise ValueError(msg)
+    missing = [name for name in names if name not in adata.var_names]
+    if missing:
+        msg = (
+            f"Expected `genes` to be in `adata.var_names`, {len(missing)} of {len(names)} are not: "
+            f"{', '.join(map(str, missing[:5]))}{', ...' if len(missing) > 5 else ''}."
+        )
+        raise ValueError(msg)
+    if len(set(names)) < len(names):
+        msg = f"Expected every gene once in `genes`, found {len(names) - len(set(names))} repeated."
+        raise ValueError(msg)
+    return names
+
+
+def one_of(name: str, value: object, allowed: Sequence[str]) -> None:
+    """Raise unless `value` is one of `allowed`."""
+    if value not in allowed:
+        msg = f"Expected `{name}` to be one of {list(allowed)}, found {value!r}."
+        raise ValueError(msg)
+
+
+def writable(adata: AnnData, *, copy: bool) -> AnnData:
+    """Return the object to write to: a copy, or `adata` itself, which is made actual if it is a view."""
+    if copy:
+        return adata.copy()
+    if adata.is_view:
+        warnings.warn(
+            "Received a view of an AnnData: it becomes a copy before it is written to, and edges of its graphs to "
+            "observations outside of the view are gone. Call `.copy()` on the view first to silence this.",
+            UserWarning,
+            stacklevel=3,
+        )
+        adata._init_as_actual(adata.copy())
+    return adata

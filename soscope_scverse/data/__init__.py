@@ -1,0 +1,1 @@
+"""From an AnnData to batches."""

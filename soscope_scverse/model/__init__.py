@@ -1,0 +1,5 @@
+"""The model class."""
+
+from soscope_scverse.model.soscope import SoScope
+
+__all__ = ["SoScope"]

@@ -1,0 +1,1 @@
+"""The networks and likelihoods of soScope; they know tensors only."""

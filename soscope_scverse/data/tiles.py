@@ -1,0 +1,176 @@
+"""Batches of a section: dictionaries of tensors that the module understands.
+
+A section is one tile so far. All row-wise tensors follow the order of the spots given.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from scipy.sparse import coo_array, issparse, sparray, spmatrix
+from scipy.spatial import cKDTree
+
+from soscope_scverse.pp.graphs import image_similarity, nearest_distance
+
+
+class Section(NamedTuple):
+    """Everything the model knows of the spots of a section (or several), row by row."""
+
+    x: np.ndarray | spmatrix | sparray
+    """n_spots x n_features profiles."""
+    graph: spmatrix | sparray
+    """n_spots x n_spots weights, symmetric."""
+    spatial: np.ndarray
+    """n_spots x 2 positions."""
+    subspots: np.ndarray
+    """n_spots x n_subspots x 2 positions, NaN = padding."""
+    exposure: np.ndarray
+    """n_spots x n_subspots shares."""
+    features: np.ndarray | None
+    """n_spots x n_subspots x n_image_features."""
+    sections: np.ndarray
+    """n_spots labels."""
+
+    def reorder(self, rows: np.ndarray) -> Section:
+        """The same spots in another order."""
+        return Section(
+            self.x[rows],
+            self.graph.tocsr()[rows][:, rows],
+            *(None if v is None else v[rows] for v in self[2:]),
+        )
+
+
+def full_tile(
+    section: Section,
+    *,
+    interpolation: Literal["gaussian", "none"],
+    bandwidth: float,
+    similarity_strength: float | None = None,
+) -> dict[str, torch.Tensor]:
+    """All spots as one batch.
+
+    Parameters
+    ----------
+    section
+        The spots.
+    interpolation, bandwidth
+        See :func:`interpolation_weights`.
+    similarity_strength
+        s of the image similarity W; None leaves W out.
+
+    Returns
+    -------
+    ``x``
+        n_spots x n_features.
+    ``edge_index``, ``edge_weight``
+        2 x n_edges and n_edges: A, both directions.
+    ``exposure``
+        n_spots x n_subspots.
+    ``neighbors``, ``neighbor_weights``
+        n_spots x n_subspots x n_neighbors: S, the interpolation of latent states.
+    ``valid``
+        Numbers of the subspots that are not padding, counted through n_spots x n_subspots.
+    ``features``
+        n_spots x n_subspots x n_image_features, with a picture.
+    ``image_edge_index``, ``image_edge_weight``
+        2 x n_pairs and n_pairs: W, every touching pair of valid subspots once, with a picture.
+    """
+    x = section.x.toarray() if issparse(section.x) else section.x
+    graph = coo_array(section.graph)
+    neighbors, weights = interpolation_weights(
+        section.spatial, section.subspots, section.sections, kind=interpolation, bandwidth=bandwidth
+    )
+    valid = np.flatnonzero(section.exposure.ravel() > 0)
+    tile = {
+        "x": _float(x),
+        "edge_index": torch.as_tensor(np.stack([graph.row, graph.col]).astype(np.int64)),
+        "edge_weight": _float(graph.data),
+        "exposure": _float(section.exposure),
+        "neighbors": torch.as_tensor(neighbors),
+        "neighbor_weights": _float(weights),
+        "valid": torch.as_tensor(valid),
+    }
+    if section.features is not None:
+        tile["features"] = _float(section.features)
+        if similarity_strength is not None:
+            flat = section.features.reshape(-1, section.features.shape[-1])[valid]
+            scale = flat.std(axis=0)
+            sections = np.repeat(section.sections, section.exposure.shape[1])[valid]
+            i, j, weight = image_similarity(
+                section.subspots.reshape(-1, 2)[valid],
+                flat / np.where(scale > 0, scale, 1),
+                sections,
+                similarity_strength,
+            )
+            tile["image_edge_index"] = torch.as_tensor(np.stack([i, j]))
+            tile["image_edge_weight"] = _float(weight)
+    return tile
+
+
+def interpolation_weights(
+    spatial: np.ndarray,
+    subspots: np.ndarray,
+    sections: np.ndarray,
+    *,
+    kind: Literal["gaussian", "none"] = "gaussian",
+    bandwidth: float = 0.5,
+    n_neighbors: int = 9,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Weights S that carry latent states from the spots to the subspots.
+
+    Parameters
+    ----------
+    spatial
+        n_spots x 2 positions.
+    subspots
+        n_spots x n_subspots x 2 positions, NaN = padding.
+    sections
+        n_spots labels; a subspot is interpolated from the spots of its own section.
+    kind
+        ``"gaussian"``: a Gaussian kernel over the nearest spots; ``"none"``: the parent's latent state, as in the paper.
+    bandwidth
+        Standard deviation of the kernel in units of the distance between neighbouring spots.
+    n_neighbors
+        Spots that a subspot is interpolated from.
+
+    Returns
+    -------
+    Row numbers and weights, n_spots x n_subspots x n_neighbors each; weights sum to 1, and to 0 for padding.
+    """
+    n_spots, n_subspots, _ = subspots.shape
+    if kind == "none":
+        parent = np.broadcast_to(np.arange(n_spots)[:, None, None], (n_spots, n_subspots, 1))
+        return parent.copy(), np.isfinite(subspots[..., :1]).astype(float)
+    k = min([n_neighbors, *np.unique(sections, return_counts=True)[1]])
+    neighbors = np.zeros((n_spots, n_subspots, k), dtype=np.int64)
+    weights = np.zeros((n_spots, n_subspots, k))
+    for section in np.unique(sections):
+        rows = np.flatnonzero(sections == section)
+        scale = bandwidth * nearest_distance(spatial[rows])
+        spot, subspot = np.nonzero(np.isfinite(subspots[rows, :, 0]))
+        distance, nearest = cKDTree(spatial[rows]).query(subspots[rows[spot], subspot], k=range(1, k + 1))
+        # relative to the nearest spot: a subspot far from all spots must not underflow to nothing
+        weight = np.exp(-(distance**2 - distance[:, :1] ** 2) / (2 * scale**2))
+        neighbors[rows[spot], subspot] = rows[nearest]
+        weights[rows[spot], subspot] = weight / weight.sum(axis=1, keepdims=True)
+    return neighbors, weights
+
+
+def thin_counts(
+    x: np.ndarray | spmatrix | sparray, fraction: float, seed: int
+) -> tuple[np.ndarray | spmatrix | sparray, np.ndarray | spmatrix | sparray]:
+    """Split counts in two: each molecule goes to the first part with probability `fraction`, else to the second."""
+    rng = np.random.default_rng(seed)
+    if issparse(x):
+        kept, rest = x.copy(), x.copy()
+        kept.data = rng.binomial(x.data.astype(np.int64), fraction).astype(np.float32)
+        rest.data = x.data - kept.data
+        return kept, rest
+    kept = rng.binomial(np.asarray(x, dtype=np.int64), fraction).astype(np.float32)
+    return kept, x - kept
+
+
+def _float(x: np.ndarray) -> torch.Tensor:
+    return torch.as_tensor(np.ascontiguousarray(x), dtype=torch.float32)

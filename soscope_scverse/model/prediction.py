@@ -1,0 +1,135 @@
+"""From a trained module to the AnnData of subspots."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+
+from soscope_scverse import _keys as keys
+from soscope_scverse import _validation as check
+from soscope_scverse.module.likelihoods import Subspots
+from soscope_scverse.module.vae import SoScopeVAE
+from soscope_scverse.pp.geometry import fine_array_index
+from soscope_scverse.pp.graphs import nearest_distance
+
+_CHUNK_VALUES = 5_000_000  # subspot values decoded at once: 20 MB a tensor
+_QUANTILES = {"q05": 0.05, "q95": 0.95}
+
+
+@torch.inference_mode()
+def enhance_profiles(
+    module: SoScopeVAE,
+    tile: dict[str, torch.Tensor],
+    *,
+    expectation: Literal["conditional", "prior"],
+    n_samples: int,
+) -> dict[str, np.ndarray]:
+    """Profiles of all valid subspots of a tile.
+
+    Parameters
+    ----------
+    module
+        Trained module.
+    tile
+        Batch of :func:`~soscope_scverse.data.tiles.full_tile`.
+    expectation, n_samples
+        See :meth:`~soscope_scverse.model.SoScope.get_enhanced`.
+
+    Returns
+    -------
+    ``mean`` and, with samples, ``std``, ``q05`` and ``q95``; n_targets x n_features float32 each.
+    """
+    module.eval()
+    device = next(module.parameters()).device
+    tile = {name: value.to(device) for name, value in tile.items()}
+    qz = module.inference(tile)["qz"]
+    draws = [qz.sample() for _ in range(n_samples)]
+    parts: dict[str, list[np.ndarray]] = {}
+    for rows in _chunks(tile, module.n_features):
+        x, exposure = tile["x"][rows], tile["exposure"][rows]
+        subspots = module.generative(tile, qz.mean, rows)["subspots"]
+        result = {"mean": module.likelihood.condition(x, subspots) if expectation == "conditional" else subspots.mean}
+        if draws:
+            given = x if expectation == "conditional" else None
+            result |= _spread([_draw(module, tile, z, rows, given) for z in draws])
+        for name, value in result.items():
+            parts.setdefault(name, []).append(value[exposure > 0].cpu().numpy())
+    return {name: np.concatenate(values) for name, values in parts.items()}
+
+
+def _chunks(tile: dict[str, torch.Tensor], n_features: int) -> Iterator[slice]:
+    n_spots, n_subspots = tile["exposure"].shape
+    size = max(1, _CHUNK_VALUES // (n_subspots * n_features))
+    for start in range(0, n_spots, size):
+        yield slice(start, start + size)
+
+
+def _draw(
+    module: SoScopeVAE, tile: dict[str, torch.Tensor], z: torch.Tensor, rows: slice, x: torch.Tensor | None
+) -> torch.Tensor:
+    subspots: Subspots = module.generative(tile, z, rows)["subspots"]
+    return module.likelihood.sample(subspots, x)
+
+
+def _spread(draws: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+    stacked = torch.stack(draws)
+    result = {"std": stacked.std(dim=0, correction=0)}
+    return result | {name: stacked.quantile(q, dim=0) for name, q in _QUANTILES.items()}
+
+
+def enhanced_anndata(
+    adata: AnnData, profiles: dict[str, np.ndarray], *, features_key: str | None, library_key: str | None
+) -> AnnData:
+    """AnnData of the subspots of `adata`.
+
+    Parameters
+    ----------
+    adata
+        Spots, in the order of the profiles.
+    profiles
+        ``mean`` and optional layers of all valid subspots, row by row.
+    features_key
+        Slot of ``obsm`` with the image features, if any.
+    library_key
+        Column of ``obs`` that tells the sections.
+    """
+    valid = np.asarray(adata.obsm[keys.EXPOSURE]) > 0
+    spot, subspot = np.nonzero(valid)
+    obs = pd.DataFrame(
+        {keys.SPOT: adata.obs_names[spot], keys.SUBSPOT: subspot},
+        index=[f"{name}_{k}" for name, k in zip(adata.obs_names[spot], subspot, strict=True)],
+    )
+    if library_key is not None:
+        obs[library_key] = adata.obs[library_key].to_numpy()[spot]
+        obs[library_key] = obs[library_key].astype("category")
+    info = adata.uns.get(keys.SUBSPOTS, {})
+    array = check.array_index(adata)
+    if array is not None and "array_steps" in info:
+        obs[["array_col", "array_row"]] = fine_array_index(array, info)[valid]
+    enhanced = AnnData(profiles["mean"], obs=obs, var=adata.var.copy())
+    enhanced.obsm[keys.SPATIAL] = np.asarray(adata.obsm[keys.SUBSPOTS])[valid]
+    if features_key is not None:
+        enhanced.obsm[keys.IMAGE_FEATURES] = np.asarray(adata.obsm[features_key])[valid]
+    for name, values in profiles.items():
+        if name != "mean":
+            enhanced.layers[name] = values
+    enhanced.uns[keys.SPATIAL] = _spatial_uns(adata, enhanced, library_key)
+    return enhanced
+
+
+def _spatial_uns(adata: AnnData, enhanced: AnnData, library_key: str | None) -> dict:
+    """``uns["spatial"]`` of the spots with the diameter of the subspots, for squidpy and scanpy."""
+    spatial = copy.deepcopy(dict(adata.uns.get(keys.SPATIAL, {}))) or {check.SINGLE_SECTION: {"images": {}}}
+    sections = check.sections(enhanced, library_key)
+    for library, entry in spatial.items():
+        rows = sections == library if library_key is not None else slice(None)
+        xy = enhanced.obsm[keys.SPATIAL][rows]
+        diameter = nearest_distance(xy)
+        entry.setdefault("scalefactors", {"tissue_hires_scalef": 1.0})["spot_diameter_fullres"] = diameter
+    return spatial

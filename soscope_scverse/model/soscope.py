@@ -1,0 +1,409 @@
+"""The user's model class."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from anndata import AnnData
+from scipy.sparse import issparse
+from scvi import REGISTRY_KEYS
+from scvi.data import AnnDataManager
+from scvi.data.fields import LayerField, ObsmField
+from scvi.model.base import BaseModelClass
+from scvi.train import TrainRunner
+
+from soscope_scverse import _keys as keys
+from soscope_scverse import _validation as check
+from soscope_scverse.data.fields import ObspField
+from soscope_scverse.data.splitter import TileDataModule
+from soscope_scverse.data.tiles import Section, full_tile, thin_counts
+from soscope_scverse.model.prediction import enhance_profiles, enhanced_anndata
+from soscope_scverse.model.training import CosineTrainingPlan
+from soscope_scverse.model.trust import picture_trust
+from soscope_scverse.module.likelihoods import COUNT_LIKELIHOODS
+from soscope_scverse.module.subspot_decoder import DECODERS
+from soscope_scverse.module.vae import GraphAutoencoder, SoScopeVAE
+
+logger = logging.getLogger(__name__)
+
+
+class SoScope(BaseModelClass):
+    """soScope: subspot profiles from spot profiles, spatial graph and picture (Li et al., Nature Communications 2024).
+
+    Parameters
+    ----------
+    adata
+        Spots, registered by :meth:`setup_anndata`.
+    likelihood
+        ``"nb"`` or ``"poisson"`` for counts, ``"gaussian"`` for anything else.
+    n_latent, n_hidden, n_layers
+        Dimensions of the latent state, width of the networks, graph-transformer layers of the encoder.
+    decoder
+        ``"additive"``: a spatial term plus an image term; ``"joint"``: one network over both, as in the paper.
+    interpolation
+        ``"gaussian"``: latent states are interpolated to the subspots; ``"none"``: a subspot has that of its spot, as
+        in the paper.
+    bandwidth
+        Standard deviation of the interpolation kernel, in distances of neighbouring spots.
+    observation
+        ``"matched"``: the exact likelihood of the sum over a spot; ``"gaussian"``: N(sum, sigma^2), as in the paper.
+    sigma
+        Standard deviation of the observed spot. Default 1 with ``observation="gaussian"``, else 0, where only the
+        Gaussian likelihood takes it.
+    dispersion
+        ``"feature"``: one dispersion for every feature, which makes sums exact; ``"subspot"``: one for every subspot
+        and feature, as in the paper.
+    aggregate
+        Whether a spot is the ``"sum"`` of its subspots (default for counts) or their ``"mean"`` (default for Gaussian).
+    feature_dropout
+        Share of the image features dropped at every training step.
+    trust_picture
+        Learn, on held-out parts of the section, how far the picture is believed for every feature. False believes it.
+    masked
+        Share of the spots that is hidden from the encoder at every training step; the paper hides none.
+    image_weight
+        beta, weight of the image regulariser.
+    similarity_strength
+        s of the image similarity W: how much weaker the median pair is than the strongest.
+    n_graph_samples
+        Nodes sampled by the graph losses at every step; None evaluates them exactly, as in the paper.
+
+    Examples
+    --------
+    >>> import soscope_scverse as sos
+    >>> adata, image, truth = sos.datasets.synthetic_section()
+    >>> sos.pp.subspots(adata)
+    >>> sos.pp.spot_graph(adata)
+    >>> sos.im.features(adata, image)
+    >>> sos.SoScope.setup_anndata(adata)
+    >>> model = sos.SoScope(adata)
+    >>> model.train()
+    >>> enhanced = model.get_enhanced()
+
+    Raises
+    ------
+    ValueError
+        If the data do not fit the likelihood or an argument is not one of its choices.
+    """
+
+    def __init__(
+        self,
+        adata: AnnData,
+        *,
+        likelihood: Literal["nb", "poisson", "gaussian"] = "nb",
+        n_latent: int = 32,
+        n_hidden: int = 128,
+        n_layers: int = 3,
+        decoder: Literal["additive", "joint"] = "additive",
+        interpolation: Literal["gaussian", "none"] = "gaussian",
+        bandwidth: float = 0.5,
+        observation: Literal["matched", "gaussian"] = "matched",
+        sigma: float | None = None,
+        dispersion: Literal["feature", "subspot"] = "feature",
+        aggregate: Literal["sum", "mean"] | None = None,
+        feature_dropout: float = 0.5,
+        trust_picture: bool = True,
+        masked: float = 0.3,
+        image_weight: float = 1.0,
+        similarity_strength: float = 2.0,
+        n_graph_samples: int | None = 512,
+    ) -> None:
+        check.one_of("likelihood", likelihood, [*COUNT_LIKELIHOODS, "gaussian"])
+        check.one_of("decoder", decoder, list(DECODERS))
+        check.one_of("interpolation", interpolation, ["gaussian", "none"])
+        check.one_of("observation", observation, ["matched", "gaussian"])
+        check.one_of("dispersion", dispersion, ["feature", "subspot"])
+        super().__init__(adata)
+        x = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
+        if likelihood in COUNT_LIKELIHOODS:
+            check.counts(x, likelihood)
+        check.finite(x)
+        self._tile_options = {
+            "interpolation": interpolation,
+            "bandwidth": bandwidth,
+            "similarity_strength": similarity_strength if image_weight else None,
+        }
+        self._trust_picture = trust_picture and decoder == "additive"
+        self.module = SoScopeVAE(
+            x.shape[1],
+            self._section().features.shape[-1] if self._features_key else 0,
+            likelihood=likelihood,
+            aggregate=aggregate,
+            sigma=sigma,
+            dispersion=dispersion,
+            observation=observation,
+            n_latent=n_latent,
+            n_hidden=n_hidden,
+            n_layers=n_layers,
+            decoder=decoder,
+            feature_dropout=feature_dropout,
+            masked=masked,
+            image_weight=image_weight,
+            n_graph_samples=n_graph_samples,
+        )
+        self._model_summary_string = (
+            f"SoScope with {likelihood} likelihood, {decoder} decoder, {n_latent} latent dimensions, "
+            f"{'a picture' if self._features_key else 'no picture'}."
+        )
+        self.init_params_ = self._get_init_params(locals())
+
+    @classmethod
+    def setup_anndata(
+        cls,
+        adata: AnnData,
+        layer: str | None = None,
+        features_key: str | None = keys.FEATURES,
+        library_key: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Tell the model where in `adata` its inputs are.
+
+        Parameters
+        ----------
+        adata
+            Spots after :func:`~soscope_scverse.pp.subspots`, :func:`~soscope_scverse.pp.spot_graph` and, with a
+            picture, :func:`~soscope_scverse.im.features`.
+        layer
+            Layer that holds the profiles; None is ``X``.
+        features_key
+            Slot of ``obsm`` with the image features; None, or a slot that is not there, for a model without a picture.
+        library_key
+            Column of ``obs`` that tells the sections.
+
+        Raises
+        ------
+        ValueError
+            If an input is missing or not in the shape that is expected.
+        """
+        setup_method_args = cls._get_setup_method_args(**locals())
+        check.anndata(adata)
+        check.positions(adata)
+        check.matrix(adata, layer)
+        check.sections(adata, library_key)
+        check.subspot_slots(adata, features_key)
+        fields = [
+            LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=False),
+            ObsmField(keys.SPATIAL, keys.SPATIAL),
+            ObsmField(keys.SUBSPOTS, keys.SUBSPOTS),
+            ObsmField(keys.EXPOSURE, keys.EXPOSURE),
+            ObspField(keys.SPOT_GRAPH, keys.SPOT_GRAPH),
+        ]
+        if features_key in adata.obsm:
+            fields.append(ObsmField(keys.FEATURES, features_key))
+        manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
+        manager.register_fields(adata, **kwargs)
+        cls.register_manager(manager)
+
+    def train(
+        self,
+        max_epochs: int = 600,
+        *,
+        pretrain_epochs: int | None = None,
+        train_size: float = 1.0,
+        lr: float = 2e-3,
+        weight_decay: float = 1e-4,
+        kl_weight: float = 0.1,
+        accelerator: str = "auto",
+        devices: int | str = "auto",
+        **trainer_kwargs: Any,
+    ) -> None:
+        """Train in two phases: the graph auto-encoder of the spots, then the whole model.
+
+        Parameters
+        ----------
+        max_epochs
+            Steps of the second phase.
+        pretrain_epochs
+            Steps of the first phase; default a sixth of `max_epochs`, 0 in a model that is trained on.
+        train_size
+            Share of the molecules to train on; the others (binomial thinning) give the ``..._validation`` curves of
+            :attr:`history`. 1 trains on all of them.
+        lr
+            Learning rate at the start; it decays along a cosine.
+        weight_decay
+            L2 penalty.
+        kl_weight
+            Weight of the divergence from the prior; the paper has 1.
+        accelerator, devices
+            As in Lightning.
+        **trainer_kwargs
+            Further arguments of :class:`scvi.train.Trainer`.
+
+        Raises
+        ------
+        FloatingPointError
+            If the training diverges.
+        """
+        section = self._section().reorder(self._order())
+        module, starting = self.module, not self.is_trained_
+        held_out = None
+        if module.likelihood.is_counts and train_size < 1:
+            kept, held_out = thin_counts(section.x, train_size, seed=int(torch.randint(2**31, (1,))))
+            section = section._replace(x=kept)
+        tile = full_tile(section, **self._tile_options)
+        validation = []
+        if held_out is not None:
+            rest = torch.as_tensor(held_out.toarray() if issparse(held_out) else held_out, dtype=torch.float32)
+            validation = [tile | {"x_held_out": rest, "held_out_odds": torch.tensor((1 - train_size) / train_size)}]
+        plan = {"lr": lr, "weight_decay": weight_decay, "kl_weight": kl_weight}
+        trainer_kwargs = {
+            "accelerator": accelerator,
+            "devices": devices,
+            "benchmark": False,
+            "gradient_clip_val": 5.0,
+            "log_every_n_steps": 1,
+            "check_val_every_n_epoch": 10 if validation else None,
+        } | trainer_kwargs
+        if starting:
+            module.start_from(tile["x"])
+            self._start_image(tile, section)
+        history = dict(self.history_ or {})
+        if pretrain_epochs is None:
+            pretrain_epochs = max_epochs // 6 if starting else 0
+        if pretrain_epochs:
+            history |= self._pretrain(tile, pretrain_epochs, plan, trainer_kwargs)
+        self._fit(module, TileDataModule([tile], validation), max_epochs, plan, trainer_kwargs)
+        self.history_ = history | self.history_
+        if held_out is not None:
+            module.scale_depth(1 / train_size)
+
+    def _pretrain(self, tile: dict[str, torch.Tensor], max_epochs: int, plan: dict, trainer_kwargs: dict) -> dict:
+        """Warm up the encoder; returns the history of this phase under names that begin with ``pretrain_``."""
+        module = self.module
+        autoencoder = GraphAutoencoder(
+            module.encoder,
+            module.n_features,
+            module.likelihood,
+            n_latent=module.encoder.mean.out_features,
+            n_hidden=module.encoder.mean.in_features,
+            masked=module.masked,
+            n_graph_samples=module.n_graph_samples,
+        )
+        autoencoder.start_from(tile["x"])
+        self._fit(autoencoder, TileDataModule([tile], []), max_epochs, plan, trainer_kwargs)
+        return {f"pretrain_{name}": values for name, values in self.history_.items()}
+
+    def _fit(
+        self, module: torch.nn.Module, data: TileDataModule, max_epochs: int, plan: dict, trainer_kwargs: dict
+    ) -> None:
+        """Run one phase; afterwards ``history_`` is that of this phase."""
+        self.is_trained_ = False  # else scvi-tools appends to the history, and drops metrics that were not in it
+        module.train()
+        runner = TrainRunner(
+            self,
+            training_plan=CosineTrainingPlan(module, **plan),
+            data_splitter=data,
+            max_epochs=max_epochs,
+            **trainer_kwargs,
+        )
+        runner()
+
+    def _start_image(self, tile: dict[str, torch.Tensor], section: Section) -> None:
+        """Standardise the image features and learn how far to believe them."""
+        if section.features is None:
+            return
+        module = self.module
+        valid = tile["features"].flatten(0, 1)[tile["valid"]]
+        module.image_mean.copy_(valid.mean(dim=0))
+        module.image_scale.copy_(valid.std(dim=0, correction=0).clamp(min=1e-6))
+        if self._trust_picture:
+            profile = module.transform(tile["x"]).numpy()
+            mean_features = np.einsum("nk,nkl->nl", section.exposure, section.features)
+            edges = tile["edge_index"].numpy()
+            trust = picture_trust(profile, mean_features, edges[:, edges[0] < edges[1]], section.spatial)
+            module.trust[: module.n_features] = torch.as_tensor(trust, dtype=torch.float32)
+
+    def get_latent_representation(self, adata: AnnData | None = None) -> np.ndarray:
+        """Mean of the latent state q(Z given X, A), n_spots x n_latent.
+
+        Parameters
+        ----------
+        adata
+            Spots registered like those of the model; None takes these.
+        """
+        adata = self._validate_anndata(adata)
+        order = self._order(adata)
+        tile = full_tile(self._section(adata).reorder(order), **self._tile_options)
+        device = next(self.module.parameters()).device
+        self.module.eval()
+        with torch.inference_mode():
+            z = self.module.inference({k: v.to(device) for k, v in tile.items()})["z"].cpu().numpy()
+        latent = np.empty_like(z)
+        latent[order] = z
+        return latent
+
+    def get_enhanced(
+        self,
+        adata: AnnData | None = None,
+        *,
+        expectation: Literal["conditional", "prior"] = "conditional",
+        n_samples: int = 0,
+    ) -> AnnData:
+        """Enhanced profiles of all subspots.
+
+        Parameters
+        ----------
+        adata
+            Spots registered like those of the model; None takes these.
+        expectation
+            ``"conditional"``: expected subspots given the observed spot; counts add up to it. ``"prior"``: expected
+            subspots given the latent state alone (soScope, Eq. 7).
+        n_samples
+            Draws of latent states and subspots for the layers ``std``, ``q05`` and ``q95``; 0 leaves them out.
+
+        Returns
+        -------
+        AnnData, n_targets x n_features, subspots of a spot next to each other in the order of the spots:
+
+        ``X``
+            Enhanced profiles, float32.
+        ``obs``
+            ``spot``, ``subspot``, the library column, and ``array_col``, ``array_row`` on the fine lattice.
+        ``obsm["spatial"]``, ``obsm["image_features"]``
+            Positions in pixels; features with a picture.
+        ``uns["spatial"]``
+            That of the spots with the diameter of the subspots.
+        """
+        check.one_of("expectation", expectation, ["conditional", "prior"])
+        adata = self._validate_anndata(adata)
+        order = self._order(adata)
+        tile = full_tile(self._section(adata).reorder(order), **self._tile_options)
+        profiles = enhance_profiles(self.module, tile, expectation=expectation, n_samples=n_samples)
+        rows = np.argsort(_subspot_spot(np.asarray(adata.obsm[keys.EXPOSURE]), order), kind="stable")
+        profiles = {name: values[rows] for name, values in profiles.items()}
+        return enhanced_anndata(adata, profiles, features_key=self._features_key, library_key=self._library_key)
+
+    @property
+    def _features_key(self) -> str | None:
+        registry = self.adata_manager.data_registry
+        return registry[keys.FEATURES].attr_key if keys.FEATURES in registry else None
+
+    @property
+    def _library_key(self) -> str | None:
+        return self.registry["setup_args"]["library_key"]
+
+    def _order(self, adata: AnnData | None = None) -> np.ndarray:
+        """Spots by name: results do not depend on the order of the rows, random numbers included."""
+        return np.argsort((self.adata if adata is None else adata).obs_names.to_numpy(str), kind="stable")
+
+    def _section(self, adata: AnnData | None = None) -> Section:
+        adata = self.adata if adata is None else adata
+        get = self.get_anndata_manager(adata, required=True).get_from_registry
+        features_key = self._features_key
+        return Section(
+            x=get(REGISTRY_KEYS.X_KEY),
+            graph=get(keys.SPOT_GRAPH),
+            spatial=np.asarray(get(keys.SPATIAL), dtype=float),
+            subspots=np.asarray(get(keys.SUBSPOTS), dtype=float),
+            exposure=np.asarray(get(keys.EXPOSURE), dtype=float),
+            features=np.asarray(get(keys.FEATURES)) if features_key else None,
+            sections=check.sections(adata, self._library_key),
+        )
+
+
+def _subspot_spot(exposure: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Row of the spot of every valid subspot when spots are taken in `order`."""
+    return np.repeat(order, (exposure > 0).sum(axis=1)[order])

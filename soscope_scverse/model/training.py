@@ -1,0 +1,55 @@
+"""Training plan: Adam with cosine decay, metrics and divergence check on top of scvi-tools' plan."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from scvi.train import TrainingPlan
+
+
+class CosineTrainingPlan(TrainingPlan):
+    """scvi-tools' plan with plain Adam, a cosine learning-rate decay and a constant weight of the divergence.
+
+    Parameters
+    ----------
+    module
+        The module to train.
+    lr
+        Learning rate at the start; it decays to 1 % of it over the training.
+    weight_decay
+        L2 penalty.
+    kl_weight
+        Weight of the divergence from the prior.
+    """
+
+    def __init__(
+        self, module: torch.nn.Module, *, lr: float = 2e-3, weight_decay: float = 1e-4, kl_weight: float = 0.1
+    ) -> None:
+        super().__init__(
+            module,
+            lr=lr,
+            weight_decay=weight_decay,
+            eps=1e-8,
+            n_epochs_kl_warmup=None,
+            max_kl_weight=kl_weight,
+        )
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Adam over the trainable parameters and a cosine schedule over all steps."""
+        parameters = [p for p in self.module.parameters() if p.requires_grad]
+        optimizer = torch.optim.Adam(parameters, lr=self.lr, weight_decay=self.weight_decay)
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps, eta_min=0.01 * self.lr)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
+        """One step; stops with a message if the loss is not finite."""
+        loss = super().training_step(batch, batch_idx)
+        if not torch.isfinite(loss):
+            msg = (
+                f"The training diverged at epoch {self.current_epoch}: the loss is {loss.item()}. "
+                "Lower the learning rate (`lr=`) or check the input for extreme values."
+            )
+            raise FloatingPointError(msg)
+        return loss

@@ -1,0 +1,57 @@
+"""q(Z given X, A): graph transformer over the spots."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Normal
+from torch_geometric.nn import TransformerConv
+
+_MIN_SCALE = 1e-4
+
+
+class GraphEncoder(nn.Module):
+    """Latent state of every spot from its profile and its neighbours (soScope, Eq. 3; ReLU graph transformers).
+
+    Parameters
+    ----------
+    n_features
+        Features of a spot's profile.
+    n_latent
+        Dimensions of the latent state.
+    n_hidden
+        Width of the layers.
+    n_layers
+        Graph-transformer layers; a spot sees this many hops of the graph.
+    """
+
+    def __init__(self, n_features: int, n_latent: int, n_hidden: int = 128, n_layers: int = 3) -> None:
+        super().__init__()
+        widths = [n_features + 1] + [n_hidden] * n_layers  # one more input: is the spot hidden?
+        self.layers = nn.ModuleList(TransformerConv(a, b, edge_dim=1) for a, b in zip(widths, widths[1:], strict=False))
+        self.mean = nn.Linear(n_hidden, n_latent)
+        self.scale = nn.Linear(n_hidden, n_latent)
+
+    def forward(self, profile: Tensor, hidden: Tensor, edge_index: Tensor, edge_weight: Tensor) -> Normal:
+        """Distribution of the latent state.
+
+        Parameters
+        ----------
+        profile
+            n_spots x n_features standardised profiles.
+        hidden
+            n_spots booleans; the profiles of these spots are not looked at.
+        edge_index
+            2 x n_edges rows of the joined spots, both directions.
+        edge_weight
+            n_edges weights.
+
+        Returns
+        -------
+        Normal with batch shape n_spots x n_latent.
+        """
+        flag = hidden.to(profile.dtype).unsqueeze(1)
+        h = torch.cat([profile * (1 - flag), flag], dim=1)
+        for layer in self.layers:
+            h = torch.relu(layer(h, edge_index, edge_weight.unsqueeze(1)))
+        return Normal(self.mean(h), nn.functional.softplus(self.scale(h)) + _MIN_SCALE, validate_args=False)

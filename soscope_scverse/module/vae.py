@@ -1,0 +1,270 @@
+"""The generative model of soScope and the graph auto-encoder that warms up its encoder."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch
+from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
+from torch import Tensor, nn
+from torch.distributions import Normal, kl_divergence
+from torch.nn.functional import embedding_bag
+
+from soscope_scverse.module.graph_encoder import GraphEncoder
+from soscope_scverse.module.image_regularizer import graph_bce
+from soscope_scverse.module.likelihoods import Likelihood, Spots, Start, Subspots, get_likelihood
+from soscope_scverse.module.subspot_decoder import DECODERS
+
+Tensors = dict[str, Tensor]
+
+
+class _GraphModule(BaseModuleClass):
+    """What both phases share: the encoder, its input and the hidden spots.
+
+    Parameters
+    ----------
+    n_features
+        Features of a spot's profile.
+    likelihood
+        Likelihood of the profiles.
+    masked
+        Share of the spots that is hidden from the encoder at every training step.
+    n_graph_samples
+        Nodes sampled by the graph losses.
+    """
+
+    encoder: GraphEncoder
+
+    def __init__(self, n_features: int, likelihood: Likelihood, masked: float, n_graph_samples: int | None) -> None:
+        super().__init__()
+        self.likelihood = likelihood
+        self.masked = masked
+        self.n_graph_samples = n_graph_samples
+        self.baseline = nn.Parameter(torch.zeros(n_features))
+        self.log_dispersion = nn.Parameter(torch.zeros(n_features), requires_grad=likelihood.has_dispersion)
+        self.register_buffer("unit", torch.ones(n_features))
+        self.register_buffer("input_mean", torch.zeros(n_features))
+        self.register_buffer("input_scale", torch.ones(n_features))
+
+    @torch.no_grad()
+    def start_from(self, x: Tensor) -> None:
+        """Set the feature parameters and the standardisation of the encoder's input from profiles."""
+        start = self.likelihood.start(x)
+        self.baseline.copy_(start.baseline)
+        self.log_dispersion.copy_(start.log_dispersion)
+        self.unit.copy_(start.unit)
+        transformed = self.transform(x)
+        self.input_mean.copy_(transformed.mean(dim=0))
+        self.input_scale.copy_(transformed.std(dim=0, correction=0).clamp(min=1e-3))
+
+    def transform(self, x: Tensor) -> Tensor:
+        """Profiles on the scale on which effects add up, before they are standardised."""
+        # relative to the feature's mean, so that depth stays in and no feature drowns the others
+        return torch.log1p(x / self.unit) if self.likelihood.is_counts else x / self.unit
+
+    @torch.no_grad()
+    def scale_depth(self, factor: float) -> None:
+        """Move the parameters of counts to profiles `factor` times as deep."""
+        self.baseline.add_(math.log(factor))
+        self.log_dispersion.add_(math.log(factor))
+        self.unit.mul_(factor)
+
+    def feature_parameters(self) -> Start:
+        """Feature parameters as learnt so far."""
+        return Start(self.baseline, self.log_dispersion.clamp(-8, 8), self.unit)
+
+    def _get_inference_input(self, tensors: Tensors, **kwargs: Any) -> dict[str, Any]:
+        return {"tensors": tensors}
+
+    @auto_move_data
+    def inference(self, tensors: Tensors, **kwargs: Any) -> dict[str, Any]:
+        """Latent state of the spots: ``qz`` and ``z``, a draw from it in training and its mean otherwise."""
+        profile = (self.transform(tensors["x"]) - self.input_mean) / self.input_scale
+        hidden = torch.zeros(len(profile), dtype=torch.bool, device=profile.device)
+        if self.training:
+            hidden[torch.randperm(len(profile), device=profile.device)[: int(self.masked * len(profile))]] = True
+        qz = self.encoder(profile, hidden, tensors["edge_index"], tensors["edge_weight"])
+        return {"qz": qz, "z": qz.rsample() if self.training else qz.mean}
+
+    def _get_generative_input(self, tensors: Tensors, inference_outputs: dict, **kwargs: Any) -> dict[str, Any]:
+        return {"tensors": tensors, "z": inference_outputs["z"]}
+
+    def sample(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Not used: draws are made by the likelihoods."""
+        msg = "Use `SoScope.get_enhanced(n_samples=...)` for draws."
+        raise RuntimeError(msg)
+
+    def _loss_output(self, nll: Tensor, qz: Normal, kl_weight: float, **terms: Tensor) -> LossOutput:
+        """Loss per spot and feature, so that weights mean the same for every panel."""
+        n_features = nll.shape[1]
+        kl = kl_divergence(qz, Normal(torch.zeros_like(qz.loc), torch.ones_like(qz.scale))).sum(dim=1)
+        reconstruction = nll.sum(dim=1)
+        loss = (reconstruction + kl_weight * kl).mean() / n_features + sum(terms.values())
+        return LossOutput(
+            loss=loss,
+            reconstruction_loss=reconstruction,
+            kl_local=kl,
+            n_obs_minibatch=len(nll),
+            extra_metrics={name: term.detach() for name, term in terms.items()},
+        )
+
+
+class GraphAutoencoder(_GraphModule):
+    """Phase one: variational graph auto-encoder of the spots (soScope, Methods, "pre-training").
+
+    Parameters
+    ----------
+    encoder
+        The encoder to warm up; shared with :class:`SoScopeVAE`.
+    n_features, likelihood, masked, n_graph_samples
+        As of :class:`SoScopeVAE`.
+    n_latent, n_hidden
+        Widths of the node decoder.
+    """
+
+    def __init__(
+        self,
+        encoder: GraphEncoder,
+        n_features: int,
+        likelihood: Likelihood,
+        *,
+        n_latent: int,
+        n_hidden: int,
+        masked: float,
+        n_graph_samples: int | None,
+    ) -> None:
+        super().__init__(n_features, likelihood, masked, n_graph_samples)
+        self.encoder = encoder
+        self.decoder = nn.Sequential(nn.Linear(n_latent, n_hidden), nn.ReLU(), nn.Linear(n_hidden, n_features))
+
+    @auto_move_data
+    def generative(self, tensors: Tensors, z: Tensor, **kwargs: Any) -> dict[str, Spots]:
+        """Parameters of the spots' profiles: a spot is its own and only subspot."""
+        whole = torch.ones(len(z), 1, device=z.device)
+        subspots = self.likelihood.parameters(self.decoder(z).unsqueeze(1), self.feature_parameters(), whole)
+        return {"spots": self.likelihood.aggregate(subspots)}
+
+    def loss(
+        self, tensors: Tensors, inference_outputs: dict, generative_outputs: dict, kl_weight: float = 1.0
+    ) -> LossOutput:
+        """Negative log likelihood of profiles and graph plus divergence from the prior."""
+        nll = -self.likelihood.log_prob(tensors["x"], generative_outputs["spots"])
+        i, j = tensors["edge_index"]
+        once = i < j
+        z = inference_outputs["z"] / inference_outputs["z"].shape[1] ** 0.5
+        graph = graph_bce(z, tensors["edge_index"][:, once], tensors["edge_weight"][once], self.n_graph_samples)
+        return self._loss_output(nll, inference_outputs["qz"], kl_weight, graph_loss=graph)
+
+
+class SoScopeVAE(_GraphModule):
+    """Generative model of the subspots' profiles (soScope, Eqs. 1 to 7).
+
+    Parameters
+    ----------
+    n_features, n_image_features
+        Widths of the profiles and of the image features; 0 without a picture.
+    likelihood, aggregate, sigma, dispersion, observation
+        See :class:`~soscope_scverse.model.SoScope`.
+    n_latent, n_hidden, n_layers
+        Widths and depth of the networks.
+    decoder
+        ``"additive"`` or ``"joint"``.
+    feature_dropout
+        Share of the image features dropped at every step.
+    masked
+        Share of the spots that is hidden from the encoder at every training step.
+    image_weight
+        beta, weight of the image regulariser.
+    n_graph_samples
+        Nodes sampled by the graph losses; None evaluates them exactly.
+    """
+
+    def __init__(
+        self,
+        n_features: int,
+        n_image_features: int,
+        *,
+        likelihood: str,
+        aggregate: Literal["sum", "mean"] | None,
+        sigma: float | None,
+        dispersion: Literal["feature", "subspot"],
+        observation: Literal["matched", "gaussian"],
+        n_latent: int,
+        n_hidden: int,
+        n_layers: int,
+        decoder: Literal["additive", "joint"],
+        feature_dropout: float,
+        masked: float,
+        image_weight: float,
+        n_graph_samples: int | None,
+    ) -> None:
+        matched_sigma = sigma or 0.0 if observation == "matched" else 0.0
+        super().__init__(
+            n_features,
+            get_likelihood(likelihood, aggregate=aggregate, sigma=matched_sigma),
+            masked,
+            n_graph_samples,
+        )
+        self.n_features = n_features
+        self.per_subspot_dispersion = dispersion == "subspot" and self.likelihood.has_dispersion
+        self.observation_sigma = (1.0 if sigma is None else sigma) if observation == "gaussian" else None
+        self.image_weight = image_weight if n_image_features else 0.0
+        self.encoder = GraphEncoder(n_features, n_latent, n_hidden, n_layers)
+        n_outputs = n_features * (2 if self.per_subspot_dispersion else 1)
+        self.decoder = DECODERS[decoder](n_latent, n_image_features, n_outputs, n_hidden, feature_dropout)
+        self.register_buffer("trust", torch.ones(n_outputs))
+        self.register_buffer("image_mean", torch.zeros(n_image_features))
+        self.register_buffer("image_scale", torch.ones(n_image_features))
+
+    @auto_move_data
+    def generative(self, tensors: Tensors, z: Tensor, rows: slice = slice(None), **kwargs: Any) -> dict[str, Subspots]:
+        """Parameters of the subspots of the spots in `rows`; `z` is that of all spots."""
+        exposure = tensors["exposure"][rows]
+        n_spots, n_subspots = exposure.shape
+        z_k = embedding_bag(
+            tensors["neighbors"][rows].flatten(0, 1),
+            z,
+            per_sample_weights=tensors["neighbor_weights"][rows].flatten(0, 1),
+            mode="sum",
+        )
+        features = None
+        if "features" in tensors:
+            features = (tensors["features"][rows].flatten(0, 1) - self.image_mean) / self.image_scale
+        effect = self.decoder(z_k, features, self.trust).view(n_spots, n_subspots, -1)
+        start = self.feature_parameters()
+        if self.per_subspot_dispersion:
+            effect, relative = effect.split(self.n_features, dim=-1)
+            start = start._replace(log_dispersion=(start.log_dispersion + relative).clamp(-8, 8))
+        return {"subspots": self.likelihood.parameters(effect, start, exposure)}
+
+    def loss(
+        self, tensors: Tensors, inference_outputs: dict, generative_outputs: dict, kl_weight: float = 1.0
+    ) -> LossOutput:
+        """Negative evidence lower bound plus the image regulariser (soScope, Eq. 6)."""
+        subspots = generative_outputs["subspots"]
+        spots = self.likelihood.aggregate(subspots)
+        terms = {}
+        if self.image_weight and "image_edge_index" in tensors:
+            terms["image_loss"] = self.image_weight * self._image_loss(subspots, spots, tensors)
+        x = tensors["x"]
+        if "x_held_out" in tensors:
+            odds = tensors["held_out_odds"]  # of a molecule to be held out: counts scale, and so does phi
+            x, spots = tensors["x_held_out"], Spots(spots.mean * odds, spots.dispersion * odds)
+        return self._loss_output(-self._observed(x, spots), inference_outputs["qz"], kl_weight, **terms)
+
+    def _observed(self, x: Tensor, spots: Spots) -> Tensor:
+        """Log probability of the observed spots."""
+        if self.observation_sigma is None:
+            return self.likelihood.log_prob(x, spots)
+        return Normal(spots.mean, self.observation_sigma, validate_args=False).log_prob(x)
+
+    def _image_loss(self, subspots: Subspots, spots: Spots, tensors: Tensors) -> Tensor:
+        """Subspots that look alike shall deviate alike from the even division of their spots.
+
+        Deviations are taken per unit of exposure and of the feature's typical value, and averaged over features: the
+        inner products do not grow with depth, number of subspots or number of features.
+        """
+        deviation = self.likelihood.rate(subspots) - spots.mean.unsqueeze(1)
+        deviation = deviation.flatten(0, 1).index_select(0, tensors["valid"]) / (self.unit * self.n_features**0.5)
+        return graph_bce(deviation, tensors["image_edge_index"], tensors["image_edge_weight"], self.n_graph_samples)

@@ -1,0 +1,224 @@
+"""Divides spots into subspots."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import numpy as np
+from anndata import AnnData
+
+from soscope_scverse import _keys as keys
+from soscope_scverse import _validation as check
+from soscope_scverse.pp.lattice import Lattice, LatticeKind, find_lattice
+
+_DEFAULT_N_SUBSPOTS = {"square": 9, "hex": 7}
+
+
+def subspots(
+    adata: AnnData,
+    n_subspots: int | Literal["auto"] = "auto",
+    *,
+    geometry: Literal["auto", "square", "hex"] = "auto",
+    positions: np.ndarray | None = None,
+    library_key: str | None = None,
+    copy: bool = False,
+) -> AnnData | None:
+    """Divide every spot into subspots that tile the section without overlap.
+
+    The lattice is recognised from ``obs["array_row"]`` and ``obs["array_col"]`` or, without them, from the coordinates
+    alone; it may be rotated, stretched or a quincunx. On a square lattice the pitch cell is cut into s x s equal
+    cells; on a hexagonal one it is replaced by a flower of hexagons, a centre and its rings, whose copies on all spots
+    tile the plane (fine lattice of index 7, 19, 37, ...).
+
+    Parameters
+    ----------
+    adata
+        Spots, with positions in ``obsm["spatial"]``.
+    n_subspots
+        4, 9, 16, 25, 36, ... on a square lattice (default 9); 7, 19, 37, ... on a hexagonal one (default 7).
+    geometry
+        The lattice, if it shall not be recognised.
+    positions
+        Any other division: n_spots x n_subspots x 2 positions (x, y) in pixels, NaN pads spots that have fewer.
+    library_key
+        Column of ``obs`` that tells the sections; each has its own lattice.
+    copy
+        Return a copy instead of writing to `adata`.
+
+    Returns
+    -------
+    None, or the copy. Written are
+
+    ``obsm["subspots"]``
+        n_spots x n_subspots x 2 positions (x, y) in pixels.
+    ``obsm["subspot_exposure"]``
+        n_spots x n_subspots shares of the spot, equal over its subspots, 0 for padding.
+    ``uns["subspots"]``
+        ``geometry``, ``n_subspots``, ``pitch`` of the spots and ``subspot_diameter`` in pixels, ``basis`` of the
+        lattice and, with array indices, ``array_steps``.
+
+    Raises
+    ------
+    ValueError
+        If coordinates are missing, no lattice is found, or `n_subspots` does not fit it.
+    """
+    xy = check.positions(adata)
+    sections = check.sections(adata, library_key)
+    if positions is not None:
+        divided = _check_positions(positions, adata.n_obs)
+        info = {"geometry": "positions", "n_subspots": divided.shape[1], "pitch": _median_pitch(xy, sections)}
+    else:
+        divided, info = _divide(adata, xy, sections, n_subspots, geometry)
+    valid = np.isfinite(divided[..., 0])
+    info["subspot_diameter"] = info["pitch"] / math.sqrt(info["n_subspots"])
+
+    adata = check.writable(adata, copy=copy)
+    adata.obsm[keys.SUBSPOTS] = divided
+    adata.obsm[keys.EXPOSURE] = valid / valid.sum(axis=1, keepdims=True)
+    adata.uns[keys.SUBSPOTS] = info
+    return adata if copy else None
+
+
+def subspot_offsets(lattice: Lattice, n_subspots: int) -> np.ndarray:
+    """Positions of the subspots relative to their spot, n_subspots x 2 in pixels; they add up to 0."""
+    return _fine_index(lattice.kind, n_subspots) @ _fine_basis(lattice.kind, lattice.basis, n_subspots)
+
+
+def fine_array_index(array: np.ndarray, info: dict) -> np.ndarray:
+    """Indices of the subspots on the fine lattice.
+
+    Parameters
+    ----------
+    array
+        n_spots x 2 integer (``array_col``, ``array_row``).
+    info
+        ``uns["subspots"]`` with ``array_steps``.
+
+    Returns
+    -------
+    n_spots x n_subspots x 2 integer (``array_col``, ``array_row``); doubled coordinates on a hexagonal lattice.
+    """
+    kind, n_subspots = info["geometry"], int(info["n_subspots"])
+    coarse = array @ np.linalg.inv(np.asarray(info["array_steps"], dtype=float))
+    coarse = np.floor(coarse - coarse.min(axis=0) + 1e-6)
+    if kind == "square":
+        side = math.isqrt(n_subspots)
+        fine = coarse[:, None] * side + _fine_index(kind, n_subspots) + (side - 1) / 2
+        return np.rint(fine).astype(int)
+    # two indices along lattice vectors at 60 degrees -> (2 u + v, v): the convention of Visium
+    axial = coarse[:, None] @ _flower_matrix(n_subspots) + _fine_index(kind, n_subspots)
+    return np.rint(np.stack([2 * axial[..., 0] + axial[..., 1], axial[..., 1]], axis=-1)).astype(int)
+
+
+def _divide(
+    adata: AnnData,
+    xy: np.ndarray,
+    sections: np.ndarray,
+    n_subspots: int | str,
+    geometry: Literal["auto", "square", "hex"],
+) -> tuple[np.ndarray, dict]:
+    """Subspot positions of all sections and what to note of their lattices."""
+    if geometry not in ("auto", "square", "hex"):
+        msg = f"Expected `geometry` to be 'auto', 'square' or 'hex', found {geometry!r}."
+        raise ValueError(msg)
+    array = check.array_index(adata)
+    lattices = {}
+    for section in np.unique(sections):
+        rows = sections == section
+        lattices[section] = find_lattice(xy[rows], None if array is None else array[rows], geometry)
+    kinds = {lattice.kind for lattice in lattices.values()}
+    if len(kinds) > 1:
+        msg = f"Expected one kind of lattice, found {sorted(kinds)} in different sections. Divide them one by one."
+        raise ValueError(msg)
+    kind = kinds.pop()
+    n = _check_n_subspots(n_subspots, kind)
+    offsets = np.empty((adata.n_obs, n, 2))
+    for section, lattice in lattices.items():
+        offsets[sections == section] = subspot_offsets(lattice, n)
+
+    first = next(iter(lattices.values()))
+    info = {
+        "geometry": kind,
+        "n_subspots": n,
+        "pitch": float(np.median([lattice.pitch for lattice in lattices.values()])),
+        "basis": first.basis,
+    }
+    if all(x.array_steps is not None and np.array_equal(x.array_steps, first.array_steps) for x in lattices.values()):
+        info["array_steps"] = first.array_steps
+    return xy[:, None] + offsets, info
+
+
+def _check_n_subspots(n_subspots: int | str, kind: LatticeKind) -> int:
+    """The number of subspots, checked against the lattice."""
+    if n_subspots == "auto":
+        return _DEFAULT_N_SUBSPOTS[kind]
+    allowed = [s * s for s in range(2, 11)] if kind == "square" else [3 * r * (r + 1) + 1 for r in range(1, 7)]
+    if n_subspots not in allowed:
+        msg = (
+            f"Expected `n_subspots` to be 'auto' or one of {allowed} on a {kind} lattice, found {n_subspots!r}. "
+            "Other divisions can be given by `positions=`."
+        )
+        raise ValueError(msg)
+    return int(n_subspots)
+
+
+def _check_positions(positions: np.ndarray, n_spots: int) -> np.ndarray:
+    """User-given subspot positions as float64, after checks."""
+    positions = np.asarray(positions, dtype=float)
+    if positions.ndim != 3 or positions.shape[0] != n_spots or positions.shape[2] != 2:
+        msg = f"Expected `positions` to be n_spots x n_subspots x 2 with n_spots = {n_spots}, found {positions.shape}."
+        raise ValueError(msg)
+    if positions.shape[1] < 2:
+        msg = "Expected at least 2 subspots a spot in `positions`, found 1: there is nothing to enhance."
+        raise ValueError(msg)
+    missing = np.isnan(positions)
+    if np.isinf(positions).any() or (missing[..., 0] != missing[..., 1]).any():
+        msg = "Expected every subspot in `positions` to have a finite x and y or two NaN (padding)."
+        raise ValueError(msg)
+    empty = missing[..., 0].all(axis=1)
+    if empty.any():
+        msg = f"Expected every spot to hold a subspot, found {empty.sum()} without (first: row {empty.argmax()})."
+        raise ValueError(msg)
+    return positions
+
+
+def _median_pitch(xy: np.ndarray, sections: np.ndarray) -> float:
+    from soscope_scverse.pp.graphs import nearest_distance
+
+    return float(np.median([nearest_distance(xy[sections == s]) for s in np.unique(sections)]))
+
+
+def _fine_index(kind: LatticeKind, n_subspots: int) -> np.ndarray:
+    """Coefficients of the subspot offsets in the fine basis, n_subspots x 2, adding up to 0."""
+    if kind == "square":
+        side = math.isqrt(n_subspots)
+        v, u = np.mgrid[:side, :side] - (side - 1) / 2
+        return np.column_stack([u.ravel(), v.ravel()])
+    radius = _flower_radius(n_subspots)
+    v, u = (grid.ravel() for grid in np.mgrid[-radius : radius + 1, -radius : radius + 1])
+    inside = np.abs(u + v) <= radius
+    return np.column_stack([u[inside], v[inside]]).astype(float)
+
+
+def _fine_basis(kind: LatticeKind, basis: np.ndarray, n_subspots: int) -> np.ndarray:
+    """Lattice vectors of the subspots, rows in pixels."""
+    if kind == "square":
+        return basis / math.isqrt(n_subspots)
+    return np.linalg.solve(_flower_matrix(n_subspots), basis)
+
+
+def _flower_radius(n_subspots: int) -> int:
+    """Rings of a flower with 3 r (r + 1) + 1 hexagons."""
+    return (math.isqrt(12 * n_subspots - 3) - 3) // 6
+
+
+def _flower_matrix(n_subspots: int) -> np.ndarray:
+    """Spot lattice vectors as integer combinations of the subspot lattice vectors (determinant n_subspots).
+
+    A hexagonal lattice holds similar sublattices of index a^2 + a b + b^2; with (a, b) = (r + 1, r) that is the number
+    of hexagons in a flower of r rings, and the flowers on the sublattice tile the plane.
+    """
+    b = _flower_radius(n_subspots)
+    a = b + 1
+    return np.array([[a, b], [-b, a + b]], dtype=float)
