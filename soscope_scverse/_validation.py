@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
 
 import numpy as np
 from anndata import AnnData
 from scipy.sparse import csr_matrix, issparse
 
 from soscope_scverse import _keys as keys
+from soscope_scverse._arrays import Matrix, stored
 
 SINGLE_SECTION = "section"
 
@@ -70,16 +73,16 @@ def sections(adata: AnnData, library_key: str | None) -> np.ndarray:
         raise ValueError(msg)
     column = adata.obs[library_key]
     if column.isna().any():
-        msg = f"Expected a section for every observation in `adata.obs[{library_key!r}]`, found {column.isna().sum()} NaN."
+        msg = f"Expected a section for every row of `adata.obs[{library_key!r}]`, found {column.isna().sum()} NaN."
         raise ValueError(msg)
     return column.astype(str).to_numpy()
 
 
-def subspot_slots(adata: AnnData, features_key: str | None) -> None:
-    """Raise unless positions, exposures and image features of the subspots fit each other."""
+def model_slots(adata: AnnData, features_key: str | None) -> None:
+    """Raise unless graph, positions, exposures and image features are there and fit each other."""
     for key in (keys.SUBSPOTS, keys.EXPOSURE):
         if key not in adata.obsm:
-            msg = f"Expected `adata.obsm[{key!r}]`, found {sorted(adata.obsm)}. Call `soscope_scverse.pp.subspots(adata)`."
+            msg = f"Expected `adata.obsm[{key!r}]`, found {sorted(adata.obsm)}. Call `pp.subspots(adata)` first."
             raise ValueError(msg)
     shape = np.shape(adata.obsm[keys.SUBSPOTS])
     exposure = np.asarray(adata.obsm[keys.EXPOSURE], dtype=float)
@@ -92,12 +95,16 @@ def subspot_slots(adata: AnnData, features_key: str | None) -> None:
     if not (exposure >= 0).all() or not np.allclose(exposure.sum(axis=1), 1, atol=1e-5):
         msg = f"Expected `adata.obsm['{keys.EXPOSURE}']` to be non-negative with rows that sum to 1."
         raise ValueError(msg)
+    if keys.SPOT_GRAPH not in adata.obsp:
+        msg = f"Expected `adata.obsp['{keys.SPOT_GRAPH}']`, found {sorted(adata.obsp)}. Call `pp.spot_graph(adata)`."
+        raise ValueError(msg)
     if features_key in adata.obsm:
         features = np.asarray(adata.obsm[features_key])
         if features.ndim != 3 or features.shape[:2] != shape[:2] or not np.isfinite(features).all():
             msg = (
-                f"Expected `adata.obsm[{features_key!r}]` to be finite and n_spots x n_subspots x n_image_features with "
-                f"{shape[0]} x {shape[1]} subspots, found shape {features.shape}. Call `soscope_scverse.im.features(adata, image)`."
+                f"Expected `adata.obsm[{features_key!r}]` to be finite and n_spots x n_subspots x n_image_features "
+                f"with {shape[0]} x {shape[1]} subspots, found shape {features.shape}. "
+                "Call `im.features(adata, image)` again."
             )
             raise ValueError(msg)
 
@@ -116,7 +123,7 @@ def array_index(adata: AnnData) -> np.ndarray | None:
     return values.astype(int)
 
 
-def matrix(adata: AnnData, layer: str | None) -> np.ndarray | csr_matrix:
+def matrix(adata: AnnData, layer: str | None) -> Matrix:
     """Return the profiles, ``X`` or a layer, as a dense array or CSR matrix."""
     if layer is not None and layer not in adata.layers:
         msg = f"Expected `layer` to be one of {sorted(adata.layers)}, found {layer!r}."
@@ -131,15 +138,15 @@ def matrix(adata: AnnData, layer: str | None) -> np.ndarray | csr_matrix:
     return csr_matrix(x) if issparse(x) else np.asarray(x)
 
 
-def is_counts(x: np.ndarray | csr_matrix) -> bool:
+def is_counts(x: Matrix) -> bool:
     """Whether all values are finite non-negative integers."""
-    values = x.data if issparse(x) else x
+    values = stored(x)
     return bool(np.isfinite(values).all() and (values >= 0).all() and (values == np.round(values)).all())
 
 
-def counts(x: np.ndarray | csr_matrix, likelihood: str) -> None:
+def counts(x: Matrix, likelihood: str) -> None:
     """Raise unless `x` holds counts, saying in which way it does not."""
-    values = x.data if issparse(x) else np.asarray(x)
+    values = stored(x)
     faults = {
         "NaN or infinite values": ~np.isfinite(values),
         "negative values": values < 0,
@@ -154,16 +161,16 @@ def counts(x: np.ndarray | csr_matrix, likelihood: str) -> None:
         raise ValueError(msg)
 
 
-def finite(x: np.ndarray | csr_matrix) -> None:
+def finite(x: Matrix) -> None:
     """Raise if `x` holds NaN or infinite values."""
-    values = x.data if issparse(x) else np.asarray(x)
+    values = stored(x)
     bad = ~np.isfinite(values)
     if bad.any():
         msg = f"Expected finite profiles, found {bad.sum()} NaN or infinite values. Drop or fill in these entries."
         raise ValueError(msg)
 
 
-def warn_empty(adata: AnnData, x: np.ndarray | csr_matrix) -> None:
+def warn_empty(adata: AnnData, x: Matrix) -> None:
     """Warn of spots and features without any count; they are kept and enhanced to zero."""
     for axis, names, what in ((1, adata.obs_names, "spots"), (0, adata.var_names, "features")):
         empty = np.asarray(abs(x).sum(axis=axis)).ravel() == 0
@@ -199,6 +206,13 @@ def one_of(name: str, value: object, allowed: Sequence[str]) -> None:
     """Raise unless `value` is one of `allowed`."""
     if value not in allowed:
         msg = f"Expected `{name}` to be one of {list(allowed)}, found {value!r}."
+        raise ValueError(msg)
+
+
+def new_path(name: str, path: str | PathLike | None) -> None:
+    """Raise if `path` exists."""
+    if path is not None and Path(path).exists():
+        msg = f"Expected `{name}` to be a new path, found {str(path)!r}. Remove it or choose another."
         raise ValueError(msg)
 
 

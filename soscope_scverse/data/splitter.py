@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import lightning.pytorch as pl
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 
 class TileDataModule(pl.LightningDataModule):
@@ -25,8 +27,13 @@ class TileDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """One tile a step."""
-        return DataLoader(self.train, batch_size=None)
+        return _loader(self.train)
 
     def val_dataloader(self) -> DataLoader | list:
         """One tile a step; an empty list where nothing is held out, as Lightning expects."""
-        return DataLoader(self.validation, batch_size=None) if self.validation else []
+        return _loader(self.validation) if self.validation else []
+
+
+def _loader(tiles: list[dict[str, torch.Tensor]]) -> DataLoader:
+    # a list is all that a map-style data set needs to be
+    return DataLoader(cast("Dataset", tiles), batch_size=None)

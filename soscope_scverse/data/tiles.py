@@ -9,18 +9,19 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from scipy.sparse import coo_array, issparse, sparray, spmatrix
+from scipy.sparse import coo_array, csr_matrix
 from scipy.spatial import cKDTree
 
+from soscope_scverse._arrays import Matrix, dense
 from soscope_scverse.pp.graphs import image_similarity, nearest_distance
 
 
 class Section(NamedTuple):
     """Everything the model knows of the spots of a section (or several), row by row."""
 
-    x: np.ndarray | spmatrix | sparray
+    x: Matrix
     """n_spots x n_features profiles."""
-    graph: spmatrix | sparray
+    graph: csr_matrix
     """n_spots x n_spots weights, symmetric."""
     spatial: np.ndarray
     """n_spots x 2 positions."""
@@ -36,9 +37,13 @@ class Section(NamedTuple):
     def reorder(self, rows: np.ndarray) -> Section:
         """The same spots in another order."""
         return Section(
-            self.x[rows],
-            self.graph.tocsr()[rows][:, rows],
-            *(None if v is None else v[rows] for v in self[2:]),
+            x=self.x[rows],
+            graph=csr_matrix(self.graph)[rows][:, rows],
+            spatial=self.spatial[rows],
+            subspots=self.subspots[rows],
+            exposure=self.exposure[rows],
+            features=None if self.features is None else self.features[rows],
+            sections=self.sections[rows],
         )
 
 
@@ -77,14 +82,13 @@ def full_tile(
     ``image_edge_index``, ``image_edge_weight``
         2 x n_pairs and n_pairs: W, every touching pair of valid subspots once, with a picture.
     """
-    x = section.x.toarray() if issparse(section.x) else section.x
     graph = coo_array(section.graph)
     neighbors, weights = interpolation_weights(
         section.spatial, section.subspots, section.sections, kind=interpolation, bandwidth=bandwidth
     )
     valid = np.flatnonzero(section.exposure.ravel() > 0)
     tile = {
-        "x": _float(x),
+        "x": _float(dense(section.x)),
         "edge_index": torch.as_tensor(np.stack([graph.row, graph.col]).astype(np.int64)),
         "edge_weight": _float(graph.data),
         "exposure": _float(section.exposure),
@@ -129,7 +133,8 @@ def interpolation_weights(
     sections
         n_spots labels; a subspot is interpolated from the spots of its own section.
     kind
-        ``"gaussian"``: a Gaussian kernel over the nearest spots; ``"none"``: the parent's latent state, as in the paper.
+        ``"gaussian"``: a Gaussian kernel over the nearest spots; ``"none"``: the latent state of the subspot's spot,
+        as in the paper.
     bandwidth
         Standard deviation of the kernel in units of the distance between neighbouring spots.
     n_neighbors
@@ -158,18 +163,11 @@ def interpolation_weights(
     return neighbors, weights
 
 
-def thin_counts(
-    x: np.ndarray | spmatrix | sparray, fraction: float, seed: int
-) -> tuple[np.ndarray | spmatrix | sparray, np.ndarray | spmatrix | sparray]:
+def thin_counts(x: Matrix, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Split counts in two: each molecule goes to the first part with probability `fraction`, else to the second."""
-    rng = np.random.default_rng(seed)
-    if issparse(x):
-        kept, rest = x.copy(), x.copy()
-        kept.data = rng.binomial(x.data.astype(np.int64), fraction).astype(np.float32)
-        rest.data = x.data - kept.data
-        return kept, rest
-    kept = rng.binomial(np.asarray(x, dtype=np.int64), fraction).astype(np.float32)
-    return kept, x - kept
+    counts = dense(x)
+    kept = np.random.default_rng(seed).binomial(counts.astype(np.int64), fraction).astype(np.float32)
+    return kept, counts - kept
 
 
 def _float(x: np.ndarray) -> torch.Tensor:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from math import isqrt
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
@@ -12,6 +10,8 @@ from anndata import AnnData
 from scipy import ndimage, sparse
 
 from soscope_scverse import _keys as keys
+from soscope_scverse.pp.geometry import resolve_n_subspots, subspot_offsets
+from soscope_scverse.pp.lattice import Lattice, LatticeKind
 
 PITCH = 36.0
 """Distance of neighbouring spots in pixels."""
@@ -195,48 +195,12 @@ def _check_at_least_one(name: str, value: int) -> None:
 
 def _offsets(lattice: str, n_subspots: int | None) -> np.ndarray:
     """Return the n_subspots x 2 positions (x, y) of the subspots relative to their spot, in pixels."""
-    shapes: dict[str, tuple[int, Callable[[int], np.ndarray]]] = {"hex": (7, _flower), "square": (9, _cells)}
-    if lattice not in shapes:
-        msg = f"Expected `lattice` to be one of {sorted(shapes)}, found {lattice!r}. Choose one of the two."
+    bases = {"hex": np.array([[1, 0], [0.5, np.sqrt(0.75)]]), "square": np.eye(2)}
+    if lattice not in bases:
+        msg = f"Expected `lattice` to be one of {sorted(bases)}, found {lattice!r}. Choose one of the two."
         raise ValueError(msg)
-    default, shape = shapes[lattice]
-    return PITCH * shape(default if n_subspots is None else n_subspots)
-
-
-def _cells(n_subspots: int) -> np.ndarray:
-    """Divide the unit square into s x s cells, row by row."""
-    side = isqrt(max(n_subspots, 0))
-    if side < 2 or side**2 != n_subspots:
-        msg = (
-            f"Expected `n_subspots` to be a square number of 4 or more on a square lattice, found {n_subspots!r}. "
-            "Pass 4, 9, 16, 25, ..., or `lattice='hex'` for 7, 19, 37, ..."
-        )
-        raise ValueError(msg)
-    row, col = np.divmod(np.arange(n_subspots), side)
-    return (np.column_stack([col, row]) + 0.5) / side - 0.5
-
-
-def _flower(n_subspots: int) -> np.ndarray:
-    """Divide the unit hexagonal cell into a centre and r rings of a finer, turned hexagonal lattice, ring by ring.
-
-    The spots' basis B is (a, b) = (r + 1, r) steps of the fine basis f: B = T f. Then K = det T = 3 r (r + 1) + 1,
-    and flowers of r rings around all spots tile the plane.
-    """
-    rings = (isqrt(max(12 * n_subspots - 3, 0)) - 3) // 6
-    if rings < 1 or 3 * rings * (rings + 1) + 1 != n_subspots:
-        msg = (
-            f"Expected `n_subspots` to be 3 r (r + 1) + 1 for r rings on a hex lattice, found {n_subspots!r}. "
-            "Pass 7, 19, 37, ..., or `lattice='square'` for 4, 9, 16, ..."
-        )
-        raise ValueError(msg)
-    a, b = rings + 1, rings
-    basis = np.linalg.inv([[a, b], [-b, a + b]]) @ [[1, 0], [0.5, np.sqrt(0.75)]]
-    steps = np.mgrid[-rings : rings + 1, -rings : rings + 1].reshape(2, -1).T
-    ring = np.abs(np.column_stack([steps, steps.sum(axis=1)])).max(axis=1)
-    steps, ring = steps[ring <= rings], ring[ring <= rings]
-    xy = steps @ basis
-    angle = np.arctan2(xy[:, 1], xy[:, 0]).round(9) % (2 * np.pi)
-    return xy[np.lexsort([angle, ring])]
+    found = Lattice(cast("LatticeKind", lattice), PITCH * bases[lattice])
+    return subspot_offsets(found, resolve_n_subspots("auto" if n_subspots is None else n_subspots, found.kind))
 
 
 def _spots(n_spots: int, lattice: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 import torch
 from anndata import AnnData
-from scipy.sparse import issparse
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
-from scvi.data.fields import LayerField, ObsmField
+from scvi.data.fields import LayerField
 from scvi.model.base import BaseModelClass
 from scvi.train import TrainRunner
 
 from soscope_scverse import _keys as keys
 from soscope_scverse import _validation as check
-from soscope_scverse.data.fields import ObspField
+from soscope_scverse.data.fields import SlotField
 from soscope_scverse.data.splitter import TileDataModule
 from soscope_scverse.data.tiles import Section, full_tile, thin_counts
 from soscope_scverse.model.prediction import enhance_profiles, enhanced_anndata
@@ -26,8 +25,6 @@ from soscope_scverse.model.trust import picture_trust
 from soscope_scverse.module.likelihoods import COUNT_LIKELIHOODS
 from soscope_scverse.module.subspot_decoder import DECODERS
 from soscope_scverse.module.vae import GraphAutoencoder, SoScopeVAE
-
-logger = logging.getLogger(__name__)
 
 
 class SoScope(BaseModelClass):
@@ -89,6 +86,8 @@ class SoScope(BaseModelClass):
         If the data do not fit the likelihood or an argument is not one of its choices.
     """
 
+    history_: dict[str, pd.DataFrame] | None
+
     def __init__(
         self,
         adata: AnnData,
@@ -121,15 +120,13 @@ class SoScope(BaseModelClass):
         if likelihood in COUNT_LIKELIHOODS:
             check.counts(x, likelihood)
         check.finite(x)
-        self._tile_options = {
-            "interpolation": interpolation,
-            "bandwidth": bandwidth,
-            "similarity_strength": similarity_strength if image_weight else None,
-        }
+        self._interpolation = interpolation
+        self._bandwidth = bandwidth
+        self._similarity_strength = similarity_strength if image_weight else None
         self._trust_picture = trust_picture and decoder == "additive"
         self.module = SoScopeVAE(
             x.shape[1],
-            self._section().features.shape[-1] if self._features_key else 0,
+            np.shape(self.adata_manager.get_from_registry(keys.FEATURES))[-1] if self._features_key else 0,
             likelihood=likelihood,
             aggregate=aggregate,
             sigma=sigma,
@@ -183,16 +180,14 @@ class SoScope(BaseModelClass):
         check.positions(adata)
         check.matrix(adata, layer)
         check.sections(adata, library_key)
-        check.subspot_slots(adata, features_key)
+        check.model_slots(adata, features_key)
         fields = [
             LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=False),
-            ObsmField(keys.SPATIAL, keys.SPATIAL),
-            ObsmField(keys.SUBSPOTS, keys.SUBSPOTS),
-            ObsmField(keys.EXPOSURE, keys.EXPOSURE),
-            ObspField(keys.SPOT_GRAPH, keys.SPOT_GRAPH),
+            *(SlotField(key, "obsm", key) for key in (keys.SPATIAL, keys.SUBSPOTS, keys.EXPOSURE)),
+            SlotField(keys.SPOT_GRAPH, "obsp", keys.SPOT_GRAPH),
         ]
-        if features_key in adata.obsm:
-            fields.append(ObsmField(keys.FEATURES, features_key))
+        if features_key is not None and features_key in adata.obsm:
+            fields.append(SlotField(keys.FEATURES, "obsm", features_key))
         manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
         manager.register_fields(adata, **kwargs)
         cls.register_manager(manager)
@@ -243,10 +238,10 @@ class SoScope(BaseModelClass):
         if module.likelihood.is_counts and train_size < 1:
             kept, held_out = thin_counts(section.x, train_size, seed=int(torch.randint(2**31, (1,))))
             section = section._replace(x=kept)
-        tile = full_tile(section, **self._tile_options)
+        tile = self._tile(section)
         validation = []
         if held_out is not None:
-            rest = torch.as_tensor(held_out.toarray() if issparse(held_out) else held_out, dtype=torch.float32)
+            rest = torch.as_tensor(held_out, dtype=torch.float32)
             validation = [tile | {"x_held_out": rest, "held_out_odds": torch.tensor((1 - train_size) / train_size)}]
         plan = {"lr": lr, "weight_decay": weight_decay, "kl_weight": kl_weight}
         trainer_kwargs = {
@@ -266,7 +261,7 @@ class SoScope(BaseModelClass):
         if pretrain_epochs:
             history |= self._pretrain(tile, pretrain_epochs, plan, trainer_kwargs)
         self._fit(module, TileDataModule([tile], validation), max_epochs, plan, trainer_kwargs)
-        self.history_ = history | self.history_
+        self.history_ = history | (self.history_ or {})
         if held_out is not None:
             module.scale_depth(1 / train_size)
 
@@ -284,7 +279,7 @@ class SoScope(BaseModelClass):
         )
         autoencoder.start_from(tile["x"])
         self._fit(autoencoder, TileDataModule([tile], []), max_epochs, plan, trainer_kwargs)
-        return {f"pretrain_{name}": values for name, values in self.history_.items()}
+        return {f"pretrain_{name}": values for name, values in (self.history_ or {}).items()}
 
     def _fit(
         self, module: torch.nn.Module, data: TileDataModule, max_epochs: int, plan: dict, trainer_kwargs: dict
@@ -294,7 +289,7 @@ class SoScope(BaseModelClass):
         module.train()
         runner = TrainRunner(
             self,
-            training_plan=CosineTrainingPlan(module, **plan),
+            training_plan=CosineTrainingPlan(module, n_steps=max_epochs * len(data.train), **plan),
             data_splitter=data,
             max_epochs=max_epochs,
             **trainer_kwargs,
@@ -326,7 +321,7 @@ class SoScope(BaseModelClass):
         """
         adata = self._validate_anndata(adata)
         order = self._order(adata)
-        tile = full_tile(self._section(adata).reorder(order), **self._tile_options)
+        tile = self._tile(self._section(adata).reorder(order))
         device = next(self.module.parameters()).device
         self.module.eval()
         with torch.inference_mode():
@@ -370,11 +365,19 @@ class SoScope(BaseModelClass):
         check.one_of("expectation", expectation, ["conditional", "prior"])
         adata = self._validate_anndata(adata)
         order = self._order(adata)
-        tile = full_tile(self._section(adata).reorder(order), **self._tile_options)
+        tile = self._tile(self._section(adata).reorder(order))
         profiles = enhance_profiles(self.module, tile, expectation=expectation, n_samples=n_samples)
         rows = np.argsort(_subspot_spot(np.asarray(adata.obsm[keys.EXPOSURE]), order), kind="stable")
         profiles = {name: values[rows] for name, values in profiles.items()}
         return enhanced_anndata(adata, profiles, features_key=self._features_key, library_key=self._library_key)
+
+    def _tile(self, section: Section) -> dict[str, torch.Tensor]:
+        return full_tile(
+            section,
+            interpolation=self._interpolation,
+            bandwidth=self._bandwidth,
+            similarity_strength=self._similarity_strength,
+        )
 
     @property
     def _features_key(self) -> str | None:

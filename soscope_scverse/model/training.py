@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from scvi.module.base import LossOutput
 from scvi.train import TrainingPlan
 
 
@@ -15,6 +16,8 @@ class CosineTrainingPlan(TrainingPlan):
     ----------
     module
         The module to train.
+    n_steps
+        Steps of the whole training.
     lr
         Learning rate at the start; it decays to 1 % of it over the training.
     weight_decay
@@ -24,7 +27,13 @@ class CosineTrainingPlan(TrainingPlan):
     """
 
     def __init__(
-        self, module: torch.nn.Module, *, lr: float = 2e-3, weight_decay: float = 1e-4, kl_weight: float = 0.1
+        self,
+        module: torch.nn.Module,
+        *,
+        n_steps: int,
+        lr: float = 2e-3,
+        weight_decay: float = 1e-4,
+        kl_weight: float = 0.1,
     ) -> None:
         super().__init__(
             module,
@@ -34,18 +43,18 @@ class CosineTrainingPlan(TrainingPlan):
             n_epochs_kl_warmup=None,
             max_kl_weight=kl_weight,
         )
+        self.n_steps = n_steps
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Adam over the trainable parameters and a cosine schedule over all steps."""
         parameters = [p for p in self.module.parameters() if p.requires_grad]
         optimizer = torch.optim.Adam(parameters, lr=self.lr, weight_decay=self.weight_decay)
-        steps = int(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps, eta_min=0.01 * self.lr)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=self.n_steps, eta_min=0.01 * self.lr)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
         """One step; stops with a message if the loss is not finite."""
-        loss = super().training_step(batch, batch_idx)
+        loss = self._step(batch, self.train_metrics, "train").loss
         if not torch.isfinite(loss):
             msg = (
                 f"The training diverged at epoch {self.current_epoch}: the loss is {loss.item()}. "
@@ -53,3 +62,16 @@ class CosineTrainingPlan(TrainingPlan):
             )
             raise FloatingPointError(msg)
         return loss
+
+    def validation_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> None:
+        """Score the molecules that were held out."""
+        self._step(batch, self.val_metrics, "validation")
+
+    def _step(self, batch: dict[str, torch.Tensor], metrics: Any, mode: str) -> LossOutput:
+        """Loss and its log; the names of the metrics are those of scvi-tools."""
+        _, _, output = self.forward(batch, loss_kwargs=self.loss_kwargs)
+        name = "train_loss" if mode == "train" else "validation_loss"
+        # the batch size cannot be told from a dictionary of tensors of different lengths
+        self.log(name, output.loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=output.n_obs_minibatch)
+        self.compute_and_log_metrics(output, metrics, mode)
+        return output

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.distributions import Normal
@@ -28,7 +30,7 @@ class GraphEncoder(nn.Module):
     def __init__(self, n_features: int, n_latent: int, n_hidden: int = 128, n_layers: int = 3) -> None:
         super().__init__()
         widths = [n_features + 1] + [n_hidden] * n_layers  # one more input: is the spot hidden?
-        self.layers = nn.ModuleList(TransformerConv(a, b, edge_dim=1) for a, b in zip(widths, widths[1:], strict=False))
+        self.layers = nn.ModuleList(TransformerConv(a, b, edge_dim=1) for a, b in pairwise(widths))
         self.mean = nn.Linear(n_hidden, n_latent)
         self.scale = nn.Linear(n_hidden, n_latent)
 

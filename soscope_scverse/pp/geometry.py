@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from anndata import AnnData
@@ -132,24 +132,25 @@ def _divide(
         msg = f"Expected one kind of lattice, found {sorted(kinds)} in different sections. Divide them one by one."
         raise ValueError(msg)
     kind = kinds.pop()
-    n = _check_n_subspots(n_subspots, kind)
+    n = resolve_n_subspots(n_subspots, kind)
     offsets = np.empty((adata.n_obs, n, 2))
     for section, lattice in lattices.items():
         offsets[sections == section] = subspot_offsets(lattice, n)
 
     first = next(iter(lattices.values()))
-    info = {
+    info: dict[str, Any] = {
         "geometry": kind,
         "n_subspots": n,
         "pitch": float(np.median([lattice.pitch for lattice in lattices.values()])),
         "basis": first.basis,
     }
-    if all(x.array_steps is not None and np.array_equal(x.array_steps, first.array_steps) for x in lattices.values()):
-        info["array_steps"] = first.array_steps
+    steps = [lattice.array_steps for lattice in lattices.values()]
+    if all(s is not None and (s == steps[0]).all() for s in steps):
+        info["array_steps"] = steps[0]
     return xy[:, None] + offsets, info
 
 
-def _check_n_subspots(n_subspots: int | str, kind: LatticeKind) -> int:
+def resolve_n_subspots(n_subspots: int | str, kind: LatticeKind) -> int:
     """The number of subspots, checked against the lattice."""
     if n_subspots == "auto":
         return _DEFAULT_N_SUBSPOTS[kind]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import scanpy as sc
 from anndata import AnnData
-from scipy.sparse import csr_array, csr_matrix, issparse
+from scipy.sparse import csr_array, csr_matrix, diags_array, issparse
 from scipy.spatial import cKDTree
 
 from soscope_scverse import _keys as keys
 from soscope_scverse import _validation as check
+from soscope_scverse._arrays import Matrix
 from soscope_scverse.pp.lattice import Lattice, find_lattice
 
 
@@ -118,14 +118,13 @@ def nearest_distance(xy: np.ndarray) -> float:
     return float(np.median(cKDTree(xy).query(xy, k=2)[0][:, 1]))
 
 
-def comparable_profiles(x: np.ndarray | csr_matrix) -> np.ndarray | csr_matrix:
+def comparable_profiles(x: Matrix) -> Matrix:
     """Profiles whose Euclidean distance means something: counts at equal depth and log1p, anything else as it is."""
     if not check.is_counts(x):
         return x
-    shadow = AnnData(x.astype(np.float32))
-    sc.pp.normalize_total(shadow)
-    sc.pp.log1p(shadow)
-    return shadow.X
+    depth = np.asarray(x.sum(axis=1), dtype=float).reshape(-1, 1)
+    scale = depth.mean() / np.maximum(depth, 1)
+    return csr_matrix(diags_array(scale.ravel()) @ x).log1p() if issparse(x) else np.log1p(x * scale)
 
 
 def similarity_weights(distance: np.ndarray, strength: float) -> np.ndarray:
@@ -186,7 +185,7 @@ def _touching(xy: np.ndarray) -> np.ndarray:
     return np.column_stack([i[close], j[close]])
 
 
-def _row_distance(x: np.ndarray | csr_matrix, i: np.ndarray, j: np.ndarray, chunk: int = 20_000) -> np.ndarray:
+def _row_distance(x: Matrix, i: np.ndarray, j: np.ndarray, chunk: int = 20_000) -> np.ndarray:
     """Euclidean distance of rows i and j, a chunk of pairs at a time to bound the memory."""
     distance = np.empty(len(i))
     for start in range(0, len(i), chunk):

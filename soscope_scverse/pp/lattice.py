@@ -64,10 +64,8 @@ def find_lattice(
     ValueError
         If no two steps are shared by at least 30 % of the spots.
     """
-    steps = _steps_by_index(xy, array) if array is not None else None
-    if steps is None:
-        steps = _steps_by_clustering(xy)
-    pixel, index = steps
+    by_index = _steps_by_index(xy, array) if array is not None else None
+    pixel, index = by_index if by_index is not None else (_steps_by_clustering(xy), None)
     pair = _shortest_independent(pixel)
     if pair is None:
         msg = (
@@ -106,17 +104,17 @@ def _steps_by_index(xy: np.ndarray, array: np.ndarray) -> tuple[np.ndarray, np.n
     return index @ affine[:2], index
 
 
-def _steps_by_clustering(xy: np.ndarray) -> tuple[np.ndarray, None]:
+def _steps_by_clustering(xy: np.ndarray) -> np.ndarray:
     """Neighbour steps as pixel vectors, from clusters of the displacements between near spots."""
     centre = np.argsort(((xy - xy.mean(axis=0)) ** 2).sum(axis=1), kind="stable")[:_N_SAMPLED]
     i, j = _near_steps(xy, centre)
     step = xy[j] - xy[i]
     if not len(step):
-        return np.empty((0, 2)), None
+        return np.empty((0, 2))
     nearest = np.median(cKDTree(xy).query(xy[centre], k=2)[0][:, 1])
     label = DBSCAN(eps=0.12 * nearest, min_samples=max(2, int(_MIN_SUPPORT * len(centre)))).fit_predict(step)
     modes = [step[label == c].mean(axis=0) for c in range(label.max() + 1)]
-    return np.array(modes).reshape(-1, 2), None
+    return np.array(modes).reshape(-1, 2)
 
 
 def _shortest_independent(step: np.ndarray) -> list[int] | None:

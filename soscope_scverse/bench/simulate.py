@@ -1,0 +1,256 @@
+"""Low-resolution sections whose truth is known: neighbouring spots (or cells) of a real section are merged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from copy import deepcopy
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from scipy.sparse import csr_matrix
+
+from soscope_scverse import _keys as keys
+from soscope_scverse import _validation
+
+Lattice: TypeAlias = Literal["auto", "square", "hex"]
+
+FLOWER = 7  # a spot of a hexagonal lattice and its six neighbours
+
+
+class LowResolution(NamedTuple):
+    """A merged section and what it was merged from."""
+
+    adata: AnnData
+    """n_spots x n_features, the merged section with every slot of the spots' division."""
+
+    truth: AnnData
+    """n_targets x n_features, the original rows, in the C order of the valid entries of ``adata.obsm["subspots"]``."""
+
+
+def simulate_low_resolution(
+    adata: AnnData, factor: float = 2, *, lattice: Lattice = "auto", cells: bool = False
+) -> LowResolution:
+    """Merge neighbouring spots or cells into larger spots whose subspots are known.
+
+    Only complete blocks are kept. Of all the ways to lay the lattice of blocks over the section, the one that keeps the
+    most blocks is taken (the first on a tie), so that the result depends on nothing but the input.
+
+    Parameters
+    ----------
+    adata
+        n_obs x n_features, counts in ``X``, positions in ``obsm["spatial"]``. Lattices are read from
+        ``obs["array_row"]`` and ``obs["array_col"]``, or from ``obs["quad_u"]`` and ``obs["quad_v"]`` where present (a
+        quincunx, read as a square lattice turned by 45 degrees). One section only.
+    factor
+        Square lattice: blocks of ``factor`` x ``factor`` spots, 2 to 6. Hexagonal lattice: left at 2, since the only
+        block is the flower of a spot and its six neighbours. Cells: width of the square bins, in the positions' unit.
+    lattice
+        ``"auto"`` takes a lattice for hexagonal if ``array_row + array_col`` has one parity throughout (the Visium
+        convention) and the six nearest positions are equally far, and for square otherwise.
+    cells
+        Merge the observations that lie in one square bin, at least 2 of them, instead of blocks of a lattice.
+
+    Returns
+    -------
+    LowResolution
+        ``adata``: sums of the counts (CSR, the dtype of the input) with ``obsm["spatial"]`` (mean position),
+        ``obsm["subspots"]`` (n_spots x n_subspots x 2, the original positions, NaN = padding),
+        ``obsm["subspot_exposure"]`` (1 / number of the spot's subspots, 0 = padding), ``uns["subspots"]``,
+        ``uns["spatial"]`` with the larger spot diameter and ``obs["array_row"]``, ``obs["array_col"]`` of the coarse
+        lattice. ``truth``: the original rows, with their ``obs["spot"]`` and ``obs["subspot"]``.
+
+    Raises
+    ------
+    ValueError
+        If a lattice column is missing, two observations share a lattice position, ``factor`` or ``lattice`` does not
+        fit, or no block is complete.
+    """
+    if lattice not in get_args(Lattice):
+        msg = f"Expected `lattice` to be one of {get_args(Lattice)}, found {lattice!r}."
+        raise ValueError(msg)
+    positions = _validation.positions(adata)
+    if cells:
+        blocks, members = _cell_bins(positions, factor)
+    else:
+        kind = _lattice_kind(adata, positions) if lattice == "auto" else lattice
+        blocks, members = _flowers(adata, factor) if kind == "hex" else _squares(adata, factor)
+    low = _merge(adata, positions, blocks, members)
+    if keys.SPATIAL in adata.uns:
+        growth = np.sqrt(members.shape[1])  # a block of K equal spots has K times their area
+        enlarge = (lambda diameter: factor) if cells else (lambda diameter: growth * diameter)
+        low.uns[keys.SPATIAL] = _larger_spots(adata.uns[keys.SPATIAL], enlarge)
+    return LowResolution(low, _truth(adata, low, members))
+
+
+def _squares(adata: AnnData, factor: float) -> tuple[np.ndarray, np.ndarray]:
+    """Blocks of factor x factor spots of a square lattice."""
+    if factor not in range(2, 7):
+        msg = f"Expected `factor` to be a whole number from 2 to 6 on a square lattice, found {factor}."
+        raise ValueError(msg)
+    step = int(factor)
+    columns = ("quad_u", "quad_v") if {"quad_u", "quad_v"} <= set(adata.obs) else ("array_row", "array_col")
+    fine = _lattice_positions(adata, columns)
+    phases = (np.array([a, b]) for a in range(step) for b in range(step))
+    return _best_tiling(fine, ((fine - phase) // step for phase in phases), step * step)
+
+
+def _flowers(adata: AnnData, factor: float) -> tuple[np.ndarray, np.ndarray]:
+    """Flowers of seven spots of a hexagonal lattice.
+
+    In axial coordinates (q, r) the numbers q + 3 r modulo 7 of a spot and its six neighbours are all different. The
+    spots of one number are therefore the centres of flowers that tile the lattice; they form a hexagonal lattice with
+    the basis (3, -1), (1, 2). The seven numbers are the phases of the tiling.
+    """
+    if factor != 2:
+        msg = (
+            f"Expected `factor` to be left at 2 on a hexagonal lattice, whose block is the flower of {FLOWER} spots, "
+            f"found {factor}. Pass `lattice='square'` if the lattice is square."
+        )
+        raise ValueError(msg)
+    fine = _lattice_positions(adata, ("array_row", "array_col"))
+    q, r = (fine[:, 1] - fine[:, 0]) // 2, fine[:, 0]
+    to_centre = np.zeros((FLOWER, 2), dtype=int)
+    for dq, dr in [(0, 0), (1, 0), (-1, 0), (0, 1), (0, -1), (1, -1), (-1, 1)]:
+        to_centre[(dq + 3 * dr) % FLOWER] = dq, dr
+
+    def coarse(phase: int) -> np.ndarray:
+        dq, dr = to_centre[(q - phase + 3 * r) % FLOWER].T
+        centre_q, centre_r = q - phase - dq, r - dr
+        i, j = (2 * centre_q - centre_r) // FLOWER, (centre_q + 3 * centre_r) // FLOWER
+        return np.column_stack([j, 2 * i + j])  # doubled coordinates, the Visium convention
+
+    return _best_tiling(fine, map(coarse, range(FLOWER)), FLOWER)
+
+
+def _cell_bins(positions: np.ndarray, width: float) -> tuple[np.ndarray, np.ndarray]:
+    """Square bins with at least two cells."""
+    if not width > 0:
+        msg = f"Expected `factor` to be the positive width of the bins of cells, found {width}."
+        raise ValueError(msg)
+    bins = ((positions - positions.min(axis=0)) // width).astype(int)[:, ::-1]  # rows run along y
+    blocks, members = _gather(bins, positions[:, ::-1])
+    keep = (members >= 0).sum(axis=1) >= 2
+    if not keep.any():
+        msg = f"Found no bin of width {width} with at least two cells. Pass a larger `factor` (the width of the bins)."
+        raise ValueError(msg)
+    members = members[keep]
+    return blocks[keep], members[:, (members >= 0).any(axis=0)]
+
+
+def _best_tiling(fine: np.ndarray, tilings: Iterable[np.ndarray], size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Keep the complete blocks of the tiling that has the most of them."""
+
+    def n_complete(coarse: np.ndarray) -> int:
+        return int((np.unique(coarse, axis=0, return_counts=True)[1] == size).sum())
+
+    best = max(tilings, key=n_complete)
+    blocks, members = _gather(best, fine)
+    complete = (members >= 0).sum(axis=1) == size
+    if not complete.any():
+        msg = (
+            f"Found no complete block of {size} spots in {len(fine)} spots. Check that `obs` holds lattice (not pixel) "
+            "coordinates and that `lattice` names its kind, or choose a smaller `factor`."
+        )
+        raise ValueError(msg)
+    return blocks[complete], members[complete]
+
+
+def _gather(coarse: np.ndarray, fine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """List the observations of every block, ordered by their fine coordinates.
+
+    Returns
+    -------
+    blocks : n_blocks x 2, sorted
+    members : n_blocks x largest block, numbers of observations, -1 = padding
+    """
+    blocks, block, counts = np.unique(coarse, axis=0, return_inverse=True, return_counts=True)
+    block = block.ravel()
+    order = np.lexsort((fine[:, 1], fine[:, 0], block))
+    place = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+    members = np.full((len(blocks), counts.max()), -1)
+    members[block[order], place] = order
+    return blocks, members
+
+
+def _lattice_positions(adata: AnnData, columns: tuple[str, str]) -> np.ndarray:
+    """Return n_obs x 2 whole lattice coordinates."""
+    missing = [column for column in columns if column not in adata.obs]
+    if missing:
+        msg = (
+            f"Expected the lattice coordinates {columns} in `adata.obs`, found no {missing}. "
+            "Store them there, or pass `cells=True` for observations without a lattice."
+        )
+        raise ValueError(msg)
+    fine = adata.obs[list(columns)].to_numpy().astype(int)
+    n_distinct = len(np.unique(fine, axis=0))
+    if n_distinct < len(fine):
+        msg = (
+            f"Expected every spot to have its own {columns}, found {n_distinct} positions for {len(fine)} spots. "
+            "Simulate one section at a time."
+        )
+        raise ValueError(msg)
+    return fine
+
+
+def _lattice_kind(adata: AnnData, positions: np.ndarray) -> Literal["square", "hex"]:
+    """Tell a hexagonal lattice by its parity and by its equally distant neighbours.
+
+    A quincunx has the same parity, but there the neighbours along a row are 1.4 times as far as those across rows.
+    """
+    if {"quad_u", "quad_v"} <= set(adata.obs):
+        return "square"
+    fine = _lattice_positions(adata, ("array_row", "array_col"))
+    if np.ptp(fine.sum(axis=1) % 2):
+        return "square"
+    along, across = (_median_step(fine, positions, step) for step in ((0, 2), (1, 1)))
+    return "hex" if 0.85 < along / across < 1.15 else "square"
+
+
+def _median_step(fine: np.ndarray, positions: np.ndarray, step: tuple[int, int]) -> float:
+    """Median distance of the pairs of spots that lie one lattice step apart; NaN without such a pair."""
+    index = pd.MultiIndex.from_arrays(fine.T)
+    other = index.get_indexer(pd.MultiIndex.from_arrays((fine + step).T))
+    found = other >= 0
+    if not found.any():
+        return np.nan
+    return float(np.median(np.linalg.norm(positions[other[found]] - positions[found], axis=1)))
+
+
+def _merge(adata: AnnData, positions: np.ndarray, blocks: np.ndarray, members: np.ndarray) -> AnnData:
+    """Sum the members of each block and store their division."""
+    valid = members >= 0
+    spot = np.nonzero(valid)[0]
+    counts = csr_matrix(adata.X)
+    ones = np.ones(len(spot), dtype=counts.dtype)
+    total = csr_matrix((ones, (spot, members[valid])), shape=(len(members), adata.n_obs)) @ counts
+    subspots = np.where(valid[:, :, None], positions[members], np.nan)
+    first = blocks.min(axis=0)
+    rows = blocks - (first - first % 2)  # an even shift keeps the parity, which a hexagonal lattice is known by
+    obs = pd.DataFrame({"array_row": rows[:, 0], "array_col": rows[:, 1]}, index=[f"{row}x{col}" for row, col in rows])
+    low = AnnData(total, obs=obs, var=adata.var.copy())
+    low.obsm[keys.SPATIAL] = np.nanmean(subspots, axis=1)
+    low.obsm[keys.SUBSPOTS] = subspots
+    low.obsm[keys.EXPOSURE] = valid / valid.sum(axis=1, keepdims=True)
+    low.uns[keys.SUBSPOTS] = {"geometry": "positions", "n_subspots": members.shape[1]}
+    return low
+
+
+def _truth(adata: AnnData, low: AnnData, members: np.ndarray) -> AnnData:
+    """Return the original rows in the order of the subspots."""
+    spot, subspot = np.nonzero(members >= 0)
+    truth = adata[members[spot, subspot]].copy()
+    truth.obs[keys.SPOT] = low.obs_names[spot].to_numpy()
+    truth.obs[keys.SUBSPOT] = subspot
+    return truth
+
+
+def _larger_spots(spatial: Mapping[str, Any], enlarge: Callable[[float], float]) -> dict[str, Any]:
+    """Copy ``uns["spatial"]`` with the diameter of the merged spots."""
+    larger = deepcopy(dict(spatial))
+    for section in larger.values():
+        scales = section.get("scalefactors", {})
+        if "spot_diameter_fullres" in scales:
+            scales["spot_diameter_fullres"] = float(enlarge(scales["spot_diameter_fullres"]))
+    return larger

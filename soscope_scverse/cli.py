@@ -1,0 +1,146 @@
+"""Command line: ``soscope-scverse enhance`` and ``soscope-scverse demo``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+
+from soscope_scverse import __version__
+
+
+def _user_errors(command: Callable[..., None]) -> Callable[..., None]:
+    """Report what the user can mend as a message and exit code 2, without a traceback."""
+
+    @wraps(command)
+    def run(**kwargs: Any) -> None:
+        try:
+            command(**kwargs)
+        except (ValueError, TypeError, OSError) as error:
+            click.echo(f"Error: {error}", err=True)
+            sys.exit(2)
+
+    return run
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="soscope-scverse")
+def main() -> None:
+    """Enhance the resolution of spatial omics with soScope."""
+
+
+@main.command()
+@click.argument("source", metavar="IN.h5ad", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="File to write (.h5ad).")
+@click.option(
+    "--image", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Picture (JPEG, PNG, TIFF)."
+)
+@click.option("--image-scale", type=float, help="Coordinates times this are pixels of the picture.")
+@click.option("--n-subspots", type=int, help="Subspots of a spot; default 9 (square lattice) or 7 (hexagonal).")
+@click.option("--layer", help="Layer that holds the counts; default X.")
+@click.option("--genes", help="Comma-separated genes, or @FILE with one a line.")
+@click.option("--likelihood", type=click.Choice(["nb", "poisson", "gaussian"]), default="nb", show_default=True)
+@click.option("--library-key", help="Column of obs that tells the sections.")
+@click.option("--n-samples", type=int, default=0, help="Draws for the layers std, q05 and q95; 0 leaves them out.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--max-epochs", type=int, help="Training steps.")
+@click.option("--accelerator", default="auto", show_default=True, help="cpu, gpu, ...")
+@click.option("--save-model", type=click.Path(path_type=Path), help="New directory for the trained model.")
+@click.option("--force", is_flag=True, help="Overwrite the output file.")
+@_user_errors
+def enhance(source: Path, out: Path, genes: str | None, n_subspots: int | None, force: bool, **kwargs: Any) -> None:
+    """Enhance the spots of IN.h5ad and write the subspots."""
+    if out.exists() and not force:
+        msg = f"{out} exists. Choose another --out or pass --force."
+        raise ValueError(msg)
+    if not out.parent.is_dir():
+        msg = f"The folder of --out, {out.parent}, does not exist. Make it first."
+        raise ValueError(msg)
+    import anndata
+
+    from soscope_scverse import tl
+
+    adata = anndata.read_h5ad(source)
+    enhanced = tl.enhance(
+        adata,
+        genes=None if genes is None else _gene_list(genes),
+        n_subspots="auto" if n_subspots is None else n_subspots,
+        train_kwargs=_progress(),
+        **kwargs,
+    )
+    _write(enhanced, out)
+    click.echo(f"{adata.n_obs} spots -> {enhanced.n_obs} subspots x {enhanced.n_vars} genes: {out}")
+
+
+@main.command()
+@click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder to write to.")
+@click.option("--n-spots", type=int, default=400, show_default=True)
+@click.option("--lattice", type=click.Choice(["hex", "square"]), default="hex", show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--max-epochs", type=int, help="Training steps.")
+@_user_errors
+def demo(out: Path, n_spots: int, lattice: str, seed: int, max_epochs: int | None) -> None:
+    """Make a synthetic section, enhance it, and compare with the truth."""
+    out.mkdir(parents=True, exist_ok=True)
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from PIL import Image
+
+    from soscope_scverse import bench, datasets, pl, pp, tl
+
+    adata, image, truth = datasets.synthetic_section(n_spots, lattice=lattice, seed=seed)  # type: ignore[arg-type]
+    Image.fromarray(image).save(out / "section.png")
+    pp.subspots(adata)
+    enhanced = tl.enhance(adata, image=image, seed=seed, max_epochs=max_epochs, train_kwargs=_progress())
+    for name, section in (("spots", adata), ("enhanced", enhanced), ("truth", truth)):
+        _write(section, out / f"{name}.h5ad")
+    genes = [adata.var_names[adata.var["kind"] == kind][0] for kind in ("region", "gradient", "picture")]
+    pl.compare(adata, enhanced, genes, truth=truth, truth_layer="mean", save=out / "compare.png")
+
+    predictions = {name: bench.BASELINES[name](adata) for name in ("repeat", "linear", "linear_conserving")}
+    click.echo(_agreement(predictions | {"soScope": enhanced.X}, truth))
+    click.echo(f"Wrote section.png, spots.h5ad, enhanced.h5ad, truth.h5ad and compare.png to {out}")
+
+
+def _agreement(predictions: dict[str, Any], truth: Any) -> str:
+    """Median agreement with the noise-free truth over the genes that have structure."""
+    import numpy as np
+
+    from soscope_scverse import metrics
+
+    structured = (truth.var["kind"] != "noise").to_numpy()
+    mean = truth.layers["mean"][:, structured]
+    lines = [
+        f"Agreement with the noise-free truth, median over the {structured.sum()} genes with structure:",
+        f"{'method':<20}{'Pearson':>10}{'within_r':>10}",
+    ]
+    for name, prediction in predictions.items():
+        pearson = np.nanmedian(metrics.pearson(prediction[:, structured], mean))
+        within = np.nanmedian(metrics.within_r(prediction[:, structured], mean, truth.obs["spot"]))
+        lines.append(f"{name:<20}{pearson:>10.3f}{within:>10.3f}")
+    return "\n".join(lines)
+
+
+def _progress() -> dict[str, bool]:
+    """A progress bar on a terminal; in a log file it would be thousands of lines."""
+    return {"enable_progress_bar": sys.stderr.isatty()}
+
+
+def _gene_list(genes: str) -> list[str]:
+    text = Path(genes[1:]).read_text().splitlines() if genes.startswith("@") else genes.split(",")
+    return [name.strip() for name in text if name.strip()]
+
+
+def _write(adata: Any, path: Path) -> None:
+    """Write so that no half file is ever found under the final name."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        adata.write_h5ad(part)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

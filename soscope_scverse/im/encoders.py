@@ -1,0 +1,301 @@
+"""Image encoders by name; "texture" needs no weights."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
+
+import numpy as np
+from scipy.ndimage import map_coordinates, uniform_filter
+from skimage.color import hed_from_rgb
+
+from soscope_scverse.im.source import ImageSource
+
+TileFunction: TypeAlias = Callable[[np.ndarray], np.ndarray]
+"""uint8 tiles (n_tiles x height x width x 3) to features (n_tiles x n_image_features)."""
+
+
+class Encoder(ABC):
+    """Turns the tissue around positions of a picture into features."""
+
+    name: str
+
+    @abstractmethod
+    def encode(self, source: ImageSource, centres: np.ndarray, width: float) -> tuple[np.ndarray, list[str]]:
+        """Describe the square patch around every position.
+
+        Parameters
+        ----------
+        source
+            The picture.
+        centres
+            n_targets x 2 positions (x, y) in pixels of the picture; pixel i covers i to i + 1.
+        width
+            Width of the patch in pixels of the picture.
+
+        Returns
+        -------
+        Features (n_targets x n_image_features float32, finite) and their names.
+        """
+
+
+_ENCODERS: dict[str, Callable[[], Encoder]] = {}
+
+
+def register_encoder(name: str) -> Callable[[type[Encoder]], type[Encoder]]:
+    """Class decorator that makes an :class:`Encoder` available as ``encoder=name``; it is made without arguments.
+
+    Raises
+    ------
+    ValueError
+        If the name is taken.
+
+    Examples
+    --------
+    >>> @register_encoder("mine")
+    ... class Mine(Encoder): ...
+    """
+    if name in _ENCODERS:
+        msg = f"Expected a new encoder name, found {name!r}, which is registered already. Choose another one."
+        raise ValueError(msg)
+
+    def register(cls: type[Encoder]) -> type[Encoder]:
+        cls.name = name
+        _ENCODERS[name] = cls
+        return cls
+
+    return register
+
+
+def encoder_names() -> list[str]:
+    """Names of the registered encoders."""
+    return sorted(_ENCODERS)
+
+
+def get_encoder(encoder: str | Encoder | TileFunction) -> Encoder:
+    """Return the encoder of a name; an :class:`Encoder` is returned as it is, a function of tiles is wrapped.
+
+    Raises
+    ------
+    ValueError
+        If no encoder of that name is registered.
+    TypeError
+        If ``encoder`` is neither a name nor callable.
+    """
+    if isinstance(encoder, Encoder):
+        return encoder
+    if isinstance(encoder, str):
+        if encoder not in _ENCODERS:
+            msg = (
+                f"Expected one of the encoders {encoder_names()}, found {encoder!r}. Use one of them, or pass a "
+                "function of uint8 tiles (n_tiles x height x width x 3) that returns n_tiles x n_image_features."
+            )
+            raise ValueError(msg)
+        return _ENCODERS[encoder]()
+    if callable(encoder):
+        return TileEncoder(encoder)
+    msg = f"Expected the name of an encoder ({encoder_names()}) or a function of tiles, found {type(encoder).__name__}."
+    raise TypeError(msg)
+
+
+class TileEncoder(Encoder):
+    """Features of whole patches from a function of tiles.
+
+    Parameters
+    ----------
+    function
+        Maps uint8 tiles (n_tiles x size x size x 3) to n_tiles x n_image_features; ``size`` is the width of the patch
+        in whole pixels, the same for all tiles of a section. Tiles are mirrored at the border of the picture.
+    """
+
+    batch_size = 64
+
+    def __init__(self, function: TileFunction) -> None:
+        self.function = function
+        self.name = getattr(function, "__name__", type(function).__name__)
+
+    def encode(self, source: ImageSource, centres: np.ndarray, width: float) -> tuple[np.ndarray, list[str]]:
+        """Cut the tiles in batches and call the function on each; see :meth:`Encoder.encode`.
+
+        Raises
+        ------
+        ValueError
+            If the function returns something else than one row of finite numbers for each tile.
+        """
+        size = max(1, round(width))
+        corners = np.rint(centres - size / 2).astype(int)
+        order = np.lexsort(corners.T)  # Row by row, so that neighbouring tiles come from the same part of a file.
+        batches = np.array_split(order, -(-len(order) // self.batch_size))
+        encoded = np.concatenate([self._encode_batch(source, corners[batch], size) for batch in batches])
+        features = np.empty_like(encoded)
+        features[order] = encoded
+        return features, [f"{self.name}_{i}" for i in range(features.shape[1])]
+
+    def _encode_batch(self, source: ImageSource, corners: np.ndarray, size: int) -> np.ndarray:
+        tiles = np.stack([source.read(y, y + size, x, x + size) for x, y in corners])
+        features = np.asarray(self.function(tiles), dtype=np.float32)
+        if features.ndim != 2 or len(features) != len(tiles) or not np.isfinite(features).all():
+            msg = (
+                f"Expected encoder {self.name!r} to return {len(tiles)} rows of finite features for tiles of shape "
+                f"{tiles.shape}, found shape {features.shape} with {(~np.isfinite(features)).sum()} values not finite."
+            )
+            raise ValueError(msg)
+        return features
+
+
+_CHANNELS = ("red", "green", "blue", "haematoxylin", "eosin", "darkness")
+_STAINS = (3, 5)
+"""Haematoxylin and darkness, whose coarse texture is described."""
+_WINDOWS = (0.125, 0.25, 0.5, 1.0)
+"""Widths of the windows in widths of the patch: half a subspot to four subspots by default."""
+_BLOCKS = 64
+"""The patch is at least this many and less than twice as many blocks wide, where the picture is fine enough."""
+_COARSE = (1, 5)
+"""Smoothing in blocks before the coarse gradients."""
+_MARGIN = 4
+"""Blocks around the windows, so that smoothing and gradients never see the end of what was read."""
+_STEP = 1 / 255
+"""One grey level: smaller deviations are rounding."""
+_READ_PIXELS = 2**25
+_WORK_PIXELS = 2**20
+_BAND_BLOCKS = 2**22
+
+# Beer-Lambert: optical densities of red, green and blue to haematoxylin, eosin and mean density.
+_OPTICAL_DENSITY = -np.log10(np.maximum(np.arange(256), 1) / 255).astype(np.float32)
+_UNMIX = np.column_stack([hed_from_rgb[:, :2], np.full(3, 1 / 3)]).astype(np.float32)
+
+
+@register_encoder("texture")
+class Texture(Encoder):
+    """Colour, stain and texture statistics in four windows, without weights.
+
+    In square windows of 1/8, 1/4, 1/2 and all of the patch around a position: mean and standard deviation of red,
+    green, blue (0 to 1), haematoxylin, eosin (colour deconvolution of Ruifrok and Johnston, 2001) and darkness (mean
+    optical density); mean gradient of the darkness between pixels; mean gradients and standard deviation of
+    haematoxylin and darkness over blocks of pixels. 76 features, not standardised.
+
+    The picture is read once. Statistics of single pixels are averaged over blocks of 1/64 to 1/128 patch (never less
+    than a pixel), and windows are exact sums of blocks from summed-area tables. The grid of blocks starts at the
+    positions, not at the corner of the picture, so a shift of both by whole pixels changes nothing.
+    """
+
+    def encode(self, source: ImageSource, centres: np.ndarray, width: float) -> tuple[np.ndarray, list[str]]:
+        """Compute the statistics for every position; see :meth:`Encoder.encode`."""
+        block = max(1, int(width // _BLOCKS))
+        origin = np.floor(centres.min(axis=0)).astype(int)
+        positions, reach = (centres - origin) / block, width / block / 2 + _MARGIN
+        n_columns = int(positions[:, 0].max() + 2 * reach) + 2
+        bands = positions[:, 1] // max(2 * reach, _BAND_BLOCKS // n_columns)
+        features = np.empty((len(centres), len(_feature_names())), dtype=np.float32)
+        for band in np.unique(bands):
+            members = bands == band
+            start = np.floor(positions[members].min(axis=0) - reach).astype(int)
+            stop = np.ceil(positions[members].max(axis=0) + reach).astype(int)
+            maps = _block_maps(source, origin + start * block, stop - start, block)
+            features[members] = _window_statistics(maps, positions[members] - start, width / block)
+        return features, _feature_names()
+
+
+def _feature_names() -> list[str]:
+    textures = [f"{_CHANNELS[c]}_edges{size}" for c in _STAINS for size in _COARSE]
+    statistics = [
+        *(f"{name}_mean" for name in _CHANNELS),
+        *(f"{name}_std" for name in _CHANNELS),
+        "darkness_edges0",
+        *(f"{_CHANNELS[c]}_coarse_std" for c in _STAINS),
+        *textures,
+    ]
+    return [f"{statistic}_{window:g}" for window in _WINDOWS for statistic in statistics]
+
+
+def _block_maps(source: ImageSource, corner: np.ndarray, shape: np.ndarray, block: int) -> np.ndarray:
+    """Block means of the six channels, of their squares and of the darkness gradient: 13 x rows x columns."""
+    n_columns, n_rows = (int(n) for n in shape)
+    maps = np.empty((2 * len(_CHANNELS) + 1, n_rows, n_columns), dtype=np.float32)
+    for row, pixels in _strips(source, corner, n_rows, n_columns, block):
+        channels = _channels(pixels)
+        darkness = channels[..., -1]
+        edges = _length(np.diff(darkness, axis=1)[:-1], np.diff(darkness, axis=0)[:, :-1])
+        channels = channels[:-1, :-1]
+        rows = slice(row, row + len(channels) // block)
+        maps[:6, rows] = _block_mean(channels, block)
+        maps[6:12, rows] = _block_mean(np.square(channels), block)
+        maps[12:, rows] = _block_mean(edges[..., None], block)
+    return maps
+
+
+def _strips(
+    source: ImageSource, corner: np.ndarray, n_rows: int, n_columns: int, block: int
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield the picture as (first row of blocks, pixels with one more row and column for the gradient).
+
+    Large pieces are read, so that the chunks of a file are decoded about once, and small ones handed out, so that
+    their floats stay small.
+    """
+    x, y = (int(c) for c in corner)
+    width = n_columns * block + 1
+    per_work = max(1, _WORK_PIXELS // (width * block))
+    per_read = per_work * max(1, _READ_PIXELS // (width * block * per_work))
+    for first in range(0, n_rows, per_read):
+        last = min(first + per_read, n_rows)
+        pixels = source.read(y + first * block, y + last * block + 1, x, x + width)
+        for row in range(first, last, per_work):
+            top, bottom = (row - first) * block, (min(row + per_work, last) - first) * block + 1
+            yield row, pixels[top:bottom]
+
+
+def _channels(pixels: np.ndarray) -> np.ndarray:
+    channels = np.empty((*pixels.shape[:2], len(_CHANNELS)), dtype=np.float32)
+    np.multiply(pixels, np.float32(_STEP), out=channels[..., :3])
+    channels[..., 3:] = _OPTICAL_DENSITY[pixels] @ _UNMIX
+    return channels
+
+
+def _block_mean(pixels: np.ndarray, block: int) -> np.ndarray:
+    """Pixels (rows x columns x channels) to channels x rows of blocks x columns of blocks."""
+    height, width, n_channels = pixels.shape
+    rows = np.ascontiguousarray(pixels).reshape(height // block, block, width * n_channels).sum(axis=1)
+    sums = rows.reshape(height // block, width // block, block, n_channels).sum(axis=2)
+    return np.moveaxis(sums, 2, 0) / np.float32(block**2)
+
+
+def _window_statistics(maps: np.ndarray, positions: np.ndarray, width: float) -> np.ndarray:
+    """Features (n_targets x n_image_features) of positions (x, y) and a patch width in blocks."""
+    coarse = [maps[c] for c in _STAINS]
+    gradients = [_gradient(uniform_filter(channel, size)) for channel in coarse for size in _COARSE]
+    fields = [*maps, *(np.square(channel) for channel in coarse), *gradients]
+    # n_fields x n_windows x n_targets
+    means = np.stack([_window_means(field, positions, width) for field in fields])
+    colour, squares, edges = means[:6], means[6:12], means[12:13]
+    deviations = _deviation(squares, colour)
+    coarse_deviations = _deviation(means[13:15], colour[list(_STAINS)])
+    statistics = np.concatenate([colour, deviations, edges, coarse_deviations, means[15:]])
+    return statistics.transpose(2, 1, 0).reshape(len(positions), -1)
+
+
+def _gradient(field: np.ndarray) -> np.ndarray:
+    return _length(*np.gradient(field))
+
+
+def _length(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return np.sqrt(np.square(x) + np.square(y))  # np.hypot guards against overflow and is ten times slower.
+
+
+def _deviation(mean_square: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    return np.sqrt(np.maximum(mean_square - np.square(mean) - _STEP**2, 0))
+
+
+def _window_means(field: np.ndarray, positions: np.ndarray, width: float) -> np.ndarray:
+    """Means of the square windows around the positions, n_windows x n_targets, from one summed-area table."""
+    table = np.zeros((field.shape[0] + 1, field.shape[1] + 1))
+    np.cumsum(field, axis=0, dtype=float, out=table[1:, 1:])
+    np.cumsum(table[1:, 1:], axis=1, out=table[1:, 1:])
+
+    def upto(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        # Linear between the corners of blocks: the table of a picture that is constant in each block.
+        return map_coordinates(table, [y, x], order=1)
+
+    sizes = width * np.array(_WINDOWS)[:, None]
+    (x0, y0), (x1, y1) = ((positions.T[:, None] + sign * sizes / 2) for sign in (-1, 1))
+    return (upto(x1, y1) - upto(x0, y1) - upto(x1, y0) + upto(x0, y0)) / sizes**2

@@ -1,0 +1,333 @@
+"""Image features of every subspot, and the check that coordinates and picture belong together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from anndata import AnnData
+from scipy.spatial import KDTree
+
+from soscope_scverse import _keys as keys
+from soscope_scverse import _validation as validation
+from soscope_scverse.im.encoders import Encoder, TileFunction, get_encoder
+from soscope_scverse.im.source import ImageSource, embedded_image, library_entry, open_image
+
+_PATCH_IN_PITCHES = 4
+
+
+@dataclass(frozen=True, eq=False)
+class _Section:
+    library: str | None
+    rows: np.ndarray
+    source: ImageSource
+
+
+def features(
+    adata: AnnData,
+    image: Any = None,
+    *,
+    encoder: str | Encoder | TileFunction = "texture",
+    context: float | None = None,
+    image_scale: float | None = None,
+    key_added: str = keys.FEATURES,
+    library_key: str | None = None,
+    copy: bool = False,
+) -> AnnData | None:
+    """Describe the tissue around every subspot.
+
+    Parameters
+    ----------
+    adata
+        Spots with their subspots in ``obsm["subspots"]`` (n_spots x n_subspots x 2 positions (x, y) in full-resolution
+        pixels, NaN = padding), as written by ``pp.subspots``.
+    image
+        Picture of any kind that :func:`open_image` takes, a dict of one picture for each section of ``library_key``, or
+        None for the picture in ``uns["spatial"]`` ("hires", else "lowres", with its scale factor).
+    encoder
+        "texture" (colour, stain and texture statistics, no weights), another registered name, an :class:`Encoder`, or
+        a function of uint8 tiles (n_tiles x height x width x 3) that returns n_tiles x n_image_features.
+    context
+        Width of the square patch that describes a subspot, in spot radii. Default: four times the distance of
+        neighbouring subspots. "texture" uses windows of 1/8, 1/4, 1/2 and all of it, by default half a subspot to four.
+        The radius of a spot is half of ``spot_diameter_fullres`` in ``uns["spatial"]``, or, without that, a quarter of
+        the median distance of neighbouring spots.
+    image_scale
+        Coordinates times ``image_scale`` are pixels of the picture. Default: the scale that the picture carries,
+        else 1.
+    key_added
+        Where to write.
+    library_key
+        Column of ``obs`` that names the section of a spot; sections are computed one after another.
+    copy
+        Return a changed copy instead of writing to ``adata``.
+
+    Returns
+    -------
+    None, or with ``copy`` the changed copy. Writes
+
+    ``obsm[key_added]``
+        n_spots x n_subspots x n_image_features float32, not standardised, 0 for padded subspots.
+    ``uns[key_added]``
+        "encoder" (name), "context" (spot radii), "feature_names", "patch_pixels" (width of the patch in pixels of the
+        picture, one for each section), and with ``library_key`` "sections" (their names).
+
+    Raises
+    ------
+    ValueError
+        If slots, pictures or the encoder are missing or of a wrong form, or if coordinates leave the picture, see
+        :func:`check_coordinates`.
+
+    Notes
+    -----
+    Tissue beyond the border of the picture is mirrored. The reader takes only the part of the picture that holds
+    subspots, and files other than JPEG and PNG are never loaded as a whole.
+    """
+    model = get_encoder(encoder)
+    adata = adata.copy() if copy else adata
+    subspots, valid = _subspots(adata)
+    sections = _sections(adata, image, image_scale, library_key)
+    for section in sections:
+        _check_section(adata, section)
+
+    radii = np.array([_spot_radius(adata, section) for section in sections])
+    if context is None:
+        pitches = np.array([_pitch(subspots[valid & section.rows[:, None]]) for section in sections])
+        context = _PATCH_IN_PITCHES * _median(pitches / radii)
+    if not 0 < context < np.inf:
+        msg = f"Expected a positive `context` in spot radii, found {context}. Pass the width of a subspot's patch."
+        raise ValueError(msg)
+
+    widths = context * radii * [section.source.scale for section in sections]
+    adata.obsm[key_added], names = _encode(model, sections, subspots, valid, widths)
+    adata.uns[key_added] = {
+        "encoder": model.name,
+        "context": float(context),
+        "feature_names": np.array(names),
+        "patch_pixels": widths,
+    }
+    if library_key is not None:
+        adata.uns[key_added]["sections"] = np.array([section.library for section in sections])
+    return adata if copy else None
+
+
+def _encode(
+    model: Encoder, sections: list[_Section], subspots: np.ndarray, valid: np.ndarray, widths: np.ndarray
+) -> tuple[np.ndarray, list[str]]:
+    """Features of all sections, n_spots x n_subspots x n_image_features, and their names."""
+    names: list[str] = []
+    encoded = np.zeros((*valid.shape, 0), dtype=np.float32)
+    for section, width in zip(sections, widths, strict=True):
+        inside = valid & section.rows[:, None]
+        if not inside.any():
+            continue
+        values, names = model.encode(section.source, subspots[inside] * section.source.scale, width)
+        section.source.release()  # One decoded picture at a time, however many sections there are.
+        if not encoded.size:
+            encoded = np.zeros((*valid.shape, len(names)), dtype=np.float32)
+        encoded[inside] = values
+    return encoded, names
+
+
+def check_coordinates(
+    adata: AnnData,
+    image: Any = None,
+    *,
+    image_scale: float | None = None,
+    library_key: str | None = None,
+) -> None:
+    """Check that coordinates and picture belong together, before any long work; no pixel is read.
+
+    Checks the subspots in ``obsm["subspots"]`` if there are any, else the spots in ``obsm["spatial"]``. They may leave
+    the picture by up to the distance of neighbouring spots, as subspots of spots at its border do.
+
+    Parameters
+    ----------
+    adata, image, image_scale, library_key
+        As for :func:`features`.
+
+    Raises
+    ------
+    ValueError
+        If positions leave the picture. The message says how many, names the scale factor that would fit, if one does,
+        and whether exchanging x and y would.
+    """
+    for section in _sections(adata, image, image_scale, library_key):
+        _check_section(adata, section)
+
+
+def _subspots(adata: AnnData) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of the subspots and which of them are no padding."""
+    if keys.SUBSPOTS not in adata.obsm:
+        msg = (
+            f"Expected subspots in `adata.obsm['{keys.SUBSPOTS}']`, found only {sorted(adata.obsm)}. "
+            "Run `soscope_scverse.pp.subspots` first."
+        )
+        raise ValueError(msg)
+    subspots = np.asarray(adata.obsm[keys.SUBSPOTS], dtype=float)
+    if subspots.ndim != 3 or subspots.shape[2] != 2:
+        msg = f"Expected `adata.obsm['{keys.SUBSPOTS}']` to be n_spots x n_subspots x 2, found shape {subspots.shape}."
+        raise ValueError(msg)
+    padding = np.isnan(subspots).all(axis=2)
+    broken = ~(padding | np.isfinite(subspots).all(axis=2))
+    if broken.any() or padding.all():
+        msg = (
+            f"Expected finite (x, y) positions or NaN for both in `adata.obsm['{keys.SUBSPOTS}']`, found "
+            f"{broken.sum()} of {broken.size} neither, {padding.sum()} padded. Run `soscope_scverse.pp.subspots` again."
+        )
+        raise ValueError(msg)
+    return subspots, ~padding
+
+
+def _sections(adata: AnnData, image: Any, image_scale: float | None, library_key: str | None) -> list[_Section]:
+    if library_key is None:
+        if isinstance(image, Mapping) and not _is_element(image):
+            msg = f"Expected `library_key`, the column of `obs`, with a dict of pictures ({sorted(image)}), found None."
+            raise ValueError(msg)
+        return [_Section(None, np.ones(adata.n_obs, dtype=bool), _section_image(adata, image, image_scale, None))]
+    labels = _labels(adata, library_key)
+    return [
+        _Section(library, labels == library, _section_image(adata, image, image_scale, library))
+        for library in np.unique(labels)
+    ]
+
+
+def _labels(adata: AnnData, library_key: str) -> np.ndarray:
+    if library_key not in adata.obs:
+        msg = f"Expected the sections in `adata.obs['{library_key}']`, found only the columns {list(adata.obs)}."
+        raise ValueError(msg)
+    labels = adata.obs[library_key]
+    if labels.isna().any():
+        msg = (
+            f"Expected a section for every spot in `adata.obs['{library_key}']`, found none for "
+            f"{labels.isna().sum()} of {len(labels)}. Fill them in, or drop these spots."
+        )
+        raise ValueError(msg)
+    return labels.astype(str).to_numpy()
+
+
+def _section_image(adata: AnnData, image: Any, image_scale: float | None, library: str | None) -> ImageSource:
+    if isinstance(image, Mapping) and not _is_element(image):
+        if library not in image:
+            msg = (
+                f"Expected a picture of section {library!r} in `image`, found only {sorted(image)}. Add it to the dict."
+            )
+            raise ValueError(msg)
+        image = image[library]
+    if image is not None:
+        return open_image(image, scale=image_scale)
+    embedded = embedded_image(adata, library)
+    if embedded is None:
+        name = "" if library is None else f" of section {library!r}"
+        msg = (
+            f"Expected a picture{name}, found `image` None and no 'hires' or 'lowres' picture with its scale factor in "
+            "`adata.uns['spatial']`. Pass the picture as `image`."
+        )
+        raise ValueError(msg)
+    picture, scale = embedded
+    return open_image(picture, scale=scale if image_scale is None else image_scale)
+
+
+def _is_element(image: Any) -> bool:
+    """A multi-scale element is a mapping too."""
+    return hasattr(image, "children")
+
+
+def _spot_radius(adata: AnnData, section: _Section) -> float:
+    """Radius of the spots of a section in full-resolution pixels."""
+    diameter = library_entry(adata, section.library).get("scalefactors", {}).get("spot_diameter_fullres")
+    radius = _pitch(validation.positions(adata)[section.rows]) / 4 if diameter is None else float(diameter) / 2
+    if not 0 < radius < np.inf:
+        msg = (
+            f"Expected spots of positive size, found a radius of {radius}. Store their diameter in full-resolution "
+            "pixels as `adata.uns['spatial'][library]['scalefactors']['spot_diameter_fullres']`."
+        )
+        raise ValueError(msg)
+    return radius
+
+
+def _pitch(positions: np.ndarray) -> float:
+    """Median distance of the nearest neighbours, NaN of fewer than two positions."""
+    if len(positions) < 2:
+        return float("nan")
+    distance, _ = KDTree(positions).query(positions, k=2)
+    return float(np.median(distance[:, 1]))
+
+
+def _median(values: np.ndarray) -> float:
+    """Median of what is not NaN, NaN if all is."""
+    known = values[~np.isnan(values)]
+    return float(np.median(known)) if known.size else float("nan")
+
+
+def _check_section(adata: AnnData, section: _Section) -> None:
+    xy = _section_positions(adata, section)
+    source, margin = section.source, _margin(adata, section)
+    n_outside = _n_outside(xy, source, source.scale, margin)
+    if not n_outside:
+        return
+    (left, top), (right, bottom) = xy.min(axis=0) * source.scale, xy.max(axis=0) * source.scale
+    where = "" if section.library is None else f" of section {section.library!r}"
+    hints = _hints(adata, section, xy, margin) or [
+        "check that the picture belongs to these coordinates, or drop the spots"
+    ]
+    msg = (
+        f"Expected all positions{where} in the picture, found {n_outside} of {len(xy)} outside: coordinates times "
+        f"{source.scale:g} run over x = {left:.0f} to {right:.0f} and y = {top:.0f} to {bottom:.0f}, "
+        f"the picture is {source.width} wide and {source.height} high. What to do: {'; '.join(hints)}."
+    )
+    raise ValueError(msg)
+
+
+def _section_positions(adata: AnnData, section: _Section) -> np.ndarray:
+    if keys.SUBSPOTS in adata.obsm:
+        subspots, valid = _subspots(adata)
+        return subspots[valid & section.rows[:, None]]
+    return validation.positions(adata)[section.rows]
+
+
+def _margin(adata: AnnData, section: _Section) -> float:
+    """How far positions may leave the picture, in full-resolution pixels: one distance of spots."""
+    if keys.SPATIAL in adata.obsm:
+        pitch = _pitch(validation.positions(adata)[section.rows])
+    else:
+        pitch = _pitch(_section_positions(adata, section))
+    return 0.0 if np.isnan(pitch) else pitch
+
+
+def _n_outside(xy: np.ndarray, source: ImageSource, scale: float, margin: float) -> int:
+    end = np.array([source.width, source.height]) / scale
+    return int(((xy < -margin) | (xy > end + margin)).any(axis=1).sum())
+
+
+def _hints(adata: AnnData, section: _Section, xy: np.ndarray, margin: float) -> list[str]:
+    source = section.source
+    hints = []
+    if not _n_outside(xy[:, ::-1], source, source.scale, margin):
+        hints.append("exchange x and y, which would fit")
+    factors = library_entry(adata, section.library).get("scalefactors", {})
+    named = {
+        name: float(factor) for name, factor in factors.items() if name.startswith("tissue_") and float(factor) > 0
+    }
+    fitting = {name: factor for name, factor in named.items() if not _n_outside(xy, source, factor, margin)}
+    if fitting:
+        name = max(fitting, key=fitting.__getitem__)
+        hints.append(f"pass `image_scale={fitting[name]:g}`, the `{name}` in `uns['spatial']`, which would fit")
+    else:
+        hints.extend(_general_fit(xy, source))
+    return hints
+
+
+def _general_fit(xy: np.ndarray, source: ImageSource) -> list[str]:
+    """A scale by which both axes would just fill the picture, if they agree on one."""
+    extent = xy.max(axis=0)
+    if (extent <= 0).any():
+        return []
+    factors = np.array([source.width, source.height]) / extent
+    if factors.max() > 1.3 * factors.min():
+        return []
+    return [
+        f"pass `image_scale`, the pixels of this picture for one of the coordinates, here at most {factors.min():.3g}"
+    ]

@@ -1,0 +1,277 @@
+"""How well predicted subspots agree with a known truth, feature by feature.
+
+Every function takes n_targets x n_features matrices, dense or scipy sparse, and returns one value per feature. A sparse
+matrix is turned dense a few columns at a time, so a whole transcriptome can be scored without a dense copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.sparse import csc_matrix, csr_matrix, diags, issparse, sparray, spmatrix
+
+Matrix: TypeAlias = np.ndarray | spmatrix | sparray
+
+BLOCK = 512  # features that are dense at the same time
+NEGLIGIBLE = 1e-10  # share of a column's norm below which what varies is rounding
+
+
+def pearson(prediction: Matrix, truth: Matrix) -> np.ndarray:
+    """Pearson correlation of prediction and truth over the targets.
+
+    Parameters
+    ----------
+    prediction, truth
+        n_targets x n_features.
+
+    Returns
+    -------
+    np.ndarray
+        n_features values in [-1, 1]. NaN where the truth is constant; 0 where only the prediction is, since it tells
+        nothing of the truth and must not drop out of an average.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ.
+
+    References
+    ----------
+    Pearson, K. Notes on regression and inheritance in the case of two parents. Proc. R. Soc. 58, 240 (1895).
+    """
+    return per_feature(_correlation, prediction, truth)
+
+
+def mse(prediction: Matrix, truth: Matrix) -> np.ndarray:
+    """Mean squared error after scaling prediction and truth of each feature to [0, 1].
+
+    Parameters
+    ----------
+    prediction, truth
+        n_targets x n_features.
+
+    Returns
+    -------
+    np.ndarray
+        n_features values in [0, 1]. NaN where the truth is constant; a constant prediction is scaled to 0.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ.
+
+    References
+    ----------
+    Li, B., Bao, F., Hou, Y. et al. Tissue characterization at an enhanced resolution across spatial omics platforms
+    with deep generative model. Nat. Commun. 15, 6541 (2024).
+    """
+    return per_feature(_scaled_error, prediction, truth)
+
+
+def within_r(prediction: Matrix, truth: Matrix, spot: ArrayLike) -> np.ndarray:
+    """Pearson correlation of what is left after each spot's mean is taken out of prediction and truth.
+
+    It measures resolution alone: whatever is known from the low-resolution spots cancels, so a prediction that repeats
+    the spot scores 0.
+
+    Parameters
+    ----------
+    prediction, truth
+        n_targets x n_features.
+    spot
+        n_targets labels of the low-resolution spot of each target.
+
+    Returns
+    -------
+    np.ndarray
+        n_features values in [-1, 1]. NaN where the truth does not vary within any spot; 0 where only the prediction
+        does not.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ or ``spot`` does not have one label per target.
+
+    Notes
+    -----
+    The correlation within groups of the analysis of covariance (Fisher, R. A. Statistical Methods for Research Workers,
+    1925).
+    """
+    labels = np.asarray(spot).ravel()
+    if len(labels) != prediction.shape[0]:
+        msg = f"Expected one `spot` label for each of the {prediction.shape[0]} targets, found {len(labels)}."
+        raise ValueError(msg)
+    _, group, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    members = csr_matrix((np.ones(len(group)), (group, np.arange(len(group)))))
+    mean = diags(1 / counts) @ members
+
+    def correlation(p: np.ndarray, t: np.ndarray) -> np.ndarray:
+        return _cosine(p - (mean @ p)[group], t - (mean @ t)[group], p, t)
+
+    return per_feature(correlation, prediction, truth)
+
+
+def normalized_pearson(prediction: Matrix, truth: Matrix) -> np.ndarray:
+    """Pearson correlation after each target is divided by its total over the features, in prediction and truth.
+
+    It leaves depth out, which is shared by all features and easy to predict. Targets without any count stay 0.
+
+    Parameters
+    ----------
+    prediction, truth
+        n_targets x n_features, not negative.
+
+    Returns
+    -------
+    np.ndarray
+        n_features values in [-1, 1], NaN and 0 as in :func:`pearson`.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ.
+    """
+    return pearson(_shares(prediction), _shares(truth))
+
+
+def ks_distance(values: Matrix, inside: ArrayLike) -> np.ndarray:
+    """Kolmogorov-Smirnov distance of each feature between the targets inside and outside a region.
+
+    Parameters
+    ----------
+    values
+        n_targets x n_features.
+    inside
+        n_targets booleans, the region.
+
+    Returns
+    -------
+    np.ndarray
+        n_features values in [0, 1], the largest difference of the two empirical distribution functions; NaN where the
+        values have NaN.
+
+    Raises
+    ------
+    ValueError
+        If ``inside`` does not have one boolean per target, or the region is empty or everything.
+
+    References
+    ----------
+    Smirnov, N. Table for estimating the goodness of fit of empirical distributions. Ann. Math. Stat. 19, 279 (1948).
+    """
+    region = np.asarray(inside).ravel()
+    if region.dtype != bool or len(region) != values.shape[0]:
+        msg = f"Expected `inside` to be {values.shape[0]} booleans, found {len(region)} values of type {region.dtype}."
+        raise ValueError(msg)
+    n_inside = int(region.sum())
+    if n_inside in (0, len(region)):
+        msg = f"Expected a region with targets inside and outside, found {n_inside} of {len(region)} targets inside."
+        raise ValueError(msg)
+    step = np.where(region, 1 / n_inside, -1 / (len(region) - n_inside))
+
+    def distance(x: np.ndarray) -> np.ndarray:
+        order = np.argsort(x, axis=0)
+        ordered = np.take_along_axis(x, order, axis=0)
+        difference = np.abs(np.cumsum(step[order], axis=0))
+        difference[:-1][ordered[1:] == ordered[:-1]] = 0  # only after the last of equal values
+        return np.where(np.isnan(ordered[-1]), np.nan, np.minimum(difference.max(axis=0), 1))
+
+    return per_feature(distance, values)
+
+
+def coverage(truth: Matrix, lower: Matrix, upper: Matrix) -> np.ndarray:
+    """Share of the true values that lie in their predicted interval, ends included.
+
+    Parameters
+    ----------
+    truth, lower, upper
+        n_targets x n_features. A 90 % interval that is calibrated covers 0.9.
+
+    Returns
+    -------
+    np.ndarray
+        n_features values in [0, 1]; NaN where any of the three has NaN.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ or a lower end lies above its upper end.
+    """
+
+    def share(t: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+        if (low > high).any():
+            msg = "Expected `lower` <= `upper`, found lower ends above their upper ends. Are the arguments swapped?"
+            raise ValueError(msg)
+        covered = ((low <= t) & (t <= high)).mean(axis=0)
+        return np.where(np.isnan(t + low + high).any(axis=0), np.nan, covered)
+
+    return per_feature(share, truth, lower, upper)
+
+
+def per_feature(function: Callable[..., np.ndarray], *matrices: Matrix) -> np.ndarray:
+    """Apply a function of dense float64 columns to a few columns at a time and join the results.
+
+    Parameters
+    ----------
+    function
+        Takes as many n_targets x n_columns arrays as there are matrices, returns n_columns values.
+    *matrices
+        n_targets x n_features, dense or sparse, of one shape.
+
+    Returns
+    -------
+    np.ndarray
+        n_features values.
+
+    Raises
+    ------
+    ValueError
+        If the matrices are not two-dimensional or their shapes differ.
+    """
+    columns = [csc_matrix(matrix) if issparse(matrix) else np.asarray(matrix) for matrix in matrices]
+    shapes = [matrix.shape for matrix in columns]
+    if len(set(shapes)) > 1 or len(shapes[0]) != 2 or shapes[0][0] == 0:
+        msg = f"Expected matrices of one shape, n_targets x n_features with n_targets > 0, found {shapes}."
+        raise ValueError(msg)
+    blocks = [slice(start, start + BLOCK) for start in range(0, shapes[0][1], BLOCK)]
+    results = [function(*(_dense(matrix[:, block]) for matrix in columns)) for block in blocks]
+    return np.concatenate(results) if results else np.empty(0)
+
+
+def _dense(matrix: Matrix) -> np.ndarray:
+    array = matrix if isinstance(matrix, np.ndarray) else matrix.toarray()
+    return np.asarray(array, dtype=float)
+
+
+def _shares(matrix: Matrix) -> Matrix:
+    """Divide each row by its total; rows without counts stay 0."""
+    total = np.asarray(matrix.sum(axis=1), dtype=float).ravel()
+    scale = np.divide(1, total, out=np.zeros_like(total), where=total != 0)
+    return diags(scale) @ matrix if issparse(matrix) else scale[:, None] * np.asarray(matrix)
+
+
+def _correlation(p: np.ndarray, t: np.ndarray) -> np.ndarray:
+    return _cosine(p - p.mean(axis=0), t - t.mean(axis=0), p, t)
+
+
+def _cosine(p: np.ndarray, t: np.ndarray, whole_p: np.ndarray, whole_t: np.ndarray) -> np.ndarray:
+    """Cosine of the columns of two sets of residuals; ``whole`` tells which residuals are but rounding."""
+    norm_p, norm_t = np.linalg.norm(p, axis=0), np.linalg.norm(t, axis=0)
+    flat_p = norm_p <= NEGLIGIBLE * np.linalg.norm(whole_p, axis=0)
+    flat_t = norm_t <= NEGLIGIBLE * np.linalg.norm(whole_t, axis=0)
+    scale = np.where(flat_p | flat_t, 1, norm_p * norm_t)
+    cosine = np.where(flat_p, 0, np.clip((p * t).sum(axis=0) / scale, -1, 1))
+    return np.where(flat_t, np.nan, cosine)
+
+
+def _scaled_error(p: np.ndarray, t: np.ndarray) -> np.ndarray:
+    error = ((_unit_range(p) - _unit_range(t)) ** 2).mean(axis=0)
+    return np.where(np.ptp(t, axis=0) == 0, np.nan, error)
+
+
+def _unit_range(x: np.ndarray) -> np.ndarray:
+    span = np.ptp(x, axis=0)
+    return (x - x.min(axis=0)) / np.where(span == 0, 1, span)

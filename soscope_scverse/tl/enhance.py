@@ -1,0 +1,243 @@
+"""From spots and picture to enhanced subspots in one call."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from os import PathLike
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from anndata import AnnData
+
+from soscope_scverse import _keys as keys
+from soscope_scverse import _validation as check
+from soscope_scverse import im, pp
+from soscope_scverse.model import SoScope
+from soscope_scverse.module.likelihoods import COUNT_LIKELIHOODS
+
+logger = logging.getLogger(__name__)
+
+_N_GENES = 500
+
+
+def enhance(
+    adata: AnnData,
+    *,
+    image: Any = None,
+    image_scale: float | None = None,
+    n_subspots: int | Literal["auto"] = "auto",
+    layer: str | None = None,
+    genes: Sequence[str] | None = None,
+    likelihood: Literal["nb", "poisson", "gaussian"] = "nb",
+    encoder: Any = "texture",
+    library_key: str | None = None,
+    expectation: Literal["conditional", "prior"] = "conditional",
+    n_samples: int = 0,
+    seed: int = 0,
+    max_epochs: int | None = None,
+    accelerator: str = "auto",
+    model_kwargs: Mapping[str, Any] | None = None,
+    train_kwargs: Mapping[str, Any] | None = None,
+    save_model: str | PathLike | None = None,
+) -> AnnData:
+    """Divide the spots of a section into subspots and infer their profiles with soScope.
+
+    Runs :func:`~soscope_scverse.pp.subspots`, :func:`~soscope_scverse.pp.spot_graph`,
+    :func:`~soscope_scverse.im.features`, :meth:`SoScope.train <soscope_scverse.model.SoScope.train>` and
+    :meth:`SoScope.get_enhanced <soscope_scverse.model.SoScope.get_enhanced>`. A step whose slot is in `adata` is left
+    out, so each can be done by hand first. `adata` itself is not changed.
+
+    Parameters
+    ----------
+    adata
+        Spots, with positions in ``obsm["spatial"]``; a view counts as the spots in it.
+    image
+        Picture of the tissue: path, array, squidpy ``ImageContainer``, SpatialData image element, or a dict of them by
+        section. None takes the picture in ``uns["spatial"]``; without any, positions alone are used.
+    image_scale
+        Coordinates times this are pixels of `image`. Default: the scale that the picture carries, else 1.
+    n_subspots
+        Subspots of a spot, see :func:`~soscope_scverse.pp.subspots`.
+    layer
+        Layer that holds the profiles; None is ``X``. Raw counts unless `likelihood` is ``"gaussian"``.
+    genes
+        Features to enhance. Default: ``var["highly_variable"]`` if present, else the 500 spatially most variable ones.
+    likelihood
+        ``"nb"`` or ``"poisson"`` for counts, ``"gaussian"`` for anything else.
+    encoder
+        Of the picture, see :func:`~soscope_scverse.im.features`.
+    library_key
+        Column of ``obs`` that tells the sections.
+    expectation, n_samples
+        See :meth:`~soscope_scverse.model.SoScope.get_enhanced`.
+    seed
+        Of all random numbers; the global states are left alone.
+    max_epochs
+        Training steps, see :meth:`~soscope_scverse.model.SoScope.train`.
+    accelerator
+        As in Lightning: ``"auto"``, ``"cpu"``, ``"gpu"``, ...
+    model_kwargs, train_kwargs
+        Further arguments of :class:`~soscope_scverse.model.SoScope` and its ``train``.
+    save_model
+        New directory to save the trained model and its spots to, for
+        :meth:`SoScope.load <soscope_scverse.model.SoScope.load>`.
+
+    Returns
+    -------
+    AnnData of the subspots, see :meth:`~soscope_scverse.model.SoScope.get_enhanced`, with ``uns["soscope"]``: version,
+    seed, arguments (JSON), geometry, encoder and training history.
+
+    Raises
+    ------
+    ValueError
+        If the input does not fit; before any work starts.
+
+    References
+    ----------
+    Li, Bao, Hou et al. Tissue characterization at an enhanced resolution across spatial omics platforms with deep
+    generative model. Nature Communications 15, 6541 (2024).
+    """
+    arguments = {
+        "image": _describe(image),
+        "image_scale": image_scale,
+        "n_subspots": n_subspots,
+        "layer": layer,
+        "genes": None if genes is None else list(genes),
+        "likelihood": likelihood,
+        "encoder": encoder if isinstance(encoder, str) else _describe(encoder),
+        "library_key": library_key,
+        "expectation": expectation,
+        "n_samples": n_samples,
+        "max_epochs": max_epochs,
+        "accelerator": accelerator,
+        "model_kwargs": dict(model_kwargs or {}),
+        "train_kwargs": dict(train_kwargs or {}),
+    }
+    check.one_of("expectation", expectation, ["conditional", "prior"])
+    check.new_path("save_model", save_model)
+    spots = _checked_spots(adata, layer, genes, likelihood, library_key)
+    has_picture = _find_picture(spots, image, image_scale, library_key)
+
+    _divide(spots, n_subspots, library_key)
+    if keys.SPOT_GRAPH not in spots.obsp:
+        pp.spot_graph(spots, layer=layer, library_key=library_key)
+    if has_picture and keys.FEATURES not in spots.obsm:
+        logger.info("Extracting image features (encoder=%s).", arguments["encoder"])
+        im.features(spots, image, encoder=encoder, image_scale=image_scale, library_key=library_key)
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        SoScope.setup_anndata(spots, layer=layer, library_key=library_key)
+        model = SoScope(spots, likelihood=likelihood, **arguments["model_kwargs"])
+        epochs = {} if max_epochs is None else {"max_epochs": max_epochs}
+        model.train(accelerator=accelerator, **epochs, **arguments["train_kwargs"])
+        enhanced = model.get_enhanced(expectation=expectation, n_samples=n_samples)
+        spots.obsm[keys.LATENT] = model.get_latent_representation()
+    if has_picture and image is not None:
+        _embed_thumbnail(enhanced, image, image_scale, library_key)
+    enhanced.uns[keys.RESULT] = _record(spots, model, seed, arguments)
+    if save_model is not None:
+        model.save(str(save_model), save_anndata=True)
+    return enhanced
+
+
+def _checked_spots(
+    adata: AnnData, layer: str | None, genes: Sequence[str] | None, likelihood: str, library_key: str | None
+) -> AnnData:
+    """A copy of `adata` with the chosen genes, after all checks that cost nothing."""
+    check.anndata(adata)
+    check.one_of("likelihood", likelihood, [*COUNT_LIKELIHOODS, "gaussian"])
+    check.positions(adata)
+    check.sections(adata, library_key)
+    x = check.matrix(adata, layer)
+    if genes is not None:
+        chosen = check.genes(adata, genes)
+    elif "highly_variable" in adata.var:
+        chosen = adata.var_names[adata.var["highly_variable"].to_numpy(bool)].tolist()
+        if not chosen:
+            msg = "Expected genes marked in `adata.var['highly_variable']`, found none. Name them with `genes=`."
+            raise ValueError(msg)
+    elif adata.n_vars <= _N_GENES:
+        chosen = adata.var_names.tolist()
+    else:
+        check.finite(x)
+        chosen = pp.spatial_genes(adata, _N_GENES, layer=layer)
+    spots = adata[:, chosen].copy()
+    x = check.matrix(spots, layer)
+    if likelihood in COUNT_LIKELIHOODS:
+        check.counts(x, likelihood)
+        check.warn_empty(spots, x)
+    check.finite(x)
+    return spots
+
+
+def _find_picture(spots: AnnData, image: Any, image_scale: float | None, library_key: str | None) -> bool:
+    """Whether there is a picture or its features; raises if coordinates leave it, warns if there is none."""
+    if keys.FEATURES in spots.obsm:
+        return True
+    if image is None:
+        libraries = [None] if library_key is None else np.unique(check.sections(spots, library_key)).tolist()
+        embedded = [im.embedded_image(spots, library) for library in libraries]
+        if any(picture is None for picture in embedded):
+            warnings.warn(
+                "No picture given and none in `adata.uns['spatial']`: enhancing from positions alone.",
+                UserWarning,
+                stacklevel=3,
+            )
+            return False
+    im.check_coordinates(spots, image, image_scale=image_scale, library_key=library_key)
+    return True
+
+
+def _divide(spots: AnnData, n_subspots: int | Literal["auto"], library_key: str | None) -> None:
+    """Divide the spots unless they are divided already."""
+    if keys.SUBSPOTS not in spots.obsm:
+        pp.subspots(spots, n_subspots, library_key=library_key)
+        return
+    found = np.shape(spots.obsm[keys.SUBSPOTS])[1]
+    if n_subspots not in ("auto", found):
+        msg = (
+            f"Asked for n_subspots={n_subspots}, but `adata.obsm['{keys.SUBSPOTS}']` holds {found} subspots a spot. "
+            "Delete that slot and the image features, or leave `n_subspots` out."
+        )
+        raise ValueError(msg)
+
+
+def _embed_thumbnail(enhanced: AnnData, image: Any, image_scale: float | None, library_key: str | None) -> None:
+    """Put a small picture next to the subspots, so that plots show the tissue."""
+    for library, entry in enhanced.uns[keys.SPATIAL].items():
+        one = image[library] if isinstance(image, Mapping) and library_key is not None else image
+        picture, scale = im.thumbnail(im.open_image(one, scale=image_scale))
+        entry["images"] = {"hires": picture}
+        entry["scalefactors"]["tissue_hires_scalef"] = scale
+
+
+def _record(spots: AnnData, model: SoScope, seed: int, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Everything needed to make the result again, in types that h5ad and zarr can hold."""
+    record: dict[str, Any] = {
+        "version": version("soscope-scverse"),
+        "seed": seed,
+        "arguments": json.dumps(arguments, default=str),
+        "history": {name: frame.to_numpy(float).ravel() for name, frame in model.history.items()},
+    }
+    for name, key in (("geometry", keys.SUBSPOTS), ("encoder", keys.FEATURES)):
+        if key in spots.uns:
+            record[name] = spots.uns[key]
+    return record
+
+
+def _describe(thing: Any) -> Any:
+    """A picture or encoder in a few words; paths in full."""
+    if thing is None or isinstance(thing, str):
+        return thing
+    if isinstance(thing, PathLike):
+        return str(thing)
+    if isinstance(thing, Mapping):
+        return {str(name): _describe(value) for name, value in thing.items()}
+    shape = getattr(thing, "shape", None)
+    return f"{type(thing).__name__}{'' if shape is None else f' of shape {tuple(shape)}'}"
