@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -21,10 +21,23 @@ def _user_errors(command: Callable[..., None]) -> Callable[..., None]:
         try:
             command(**kwargs)
         except (ValueError, TypeError, OSError) as error:
-            click.echo(f"Error: {error}", err=True)
-            sys.exit(2)
+            _fail(error)
+        except _misconfiguration() as error:
+            _fail(error)
 
     return run
+
+
+def _fail(error: Exception) -> NoReturn:
+    click.echo(f"Error: {error}", err=True)
+    sys.exit(2)
+
+
+def _misconfiguration() -> type[Exception]:
+    """What Lightning raises for an accelerator that is not there; imported only when something else went wrong."""
+    from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+    return MisconfigurationException
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -45,9 +58,14 @@ def main() -> None:
 @click.option("--genes", help="Comma-separated genes, or @FILE with one a line.")
 @click.option("--likelihood", type=click.Choice(["nb", "poisson", "gaussian"]), default="nb", show_default=True)
 @click.option("--library-key", help="Column of obs that tells the sections.")
-@click.option("--n-samples", type=int, default=0, help="Draws for the layers std, q05 and q95; 0 leaves them out.")
+@click.option(
+    "--n-samples",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Draws for the layers std, q05 and q95; 0 leaves them out.",
+)
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--max-epochs", type=int, help="Training steps.")
+@click.option("--max-epochs", type=click.IntRange(min=1), help="Training steps.")
 @click.option("--accelerator", default="auto", show_default=True, help="cpu, gpu, ...")
 @click.option("--save-model", type=click.Path(path_type=Path), help="New directory for the trained model.")
 @click.option("--force", is_flag=True, help="Overwrite the output file.")
@@ -60,11 +78,9 @@ def enhance(source: Path, out: Path, genes: str | None, n_subspots: int | None, 
     if not out.parent.is_dir():
         msg = f"The folder of --out, {out.parent}, does not exist. Make it first."
         raise ValueError(msg)
-    import anndata
-
     from soscope_scverse import tl
 
-    adata = anndata.read_h5ad(source)
+    adata = _read(source)
     enhanced = tl.enhance(
         adata,
         genes=None if genes is None else _gene_list(genes),
@@ -81,7 +97,7 @@ def enhance(source: Path, out: Path, genes: str | None, n_subspots: int | None, 
 @click.option("--n-spots", type=int, default=400, show_default=True)
 @click.option("--lattice", type=click.Choice(["hex", "square"]), default="hex", show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--max-epochs", type=int, help="Training steps.")
+@click.option("--max-epochs", type=click.IntRange(min=1), help="Training steps.")
 @_user_errors
 def demo(out: Path, n_spots: int, lattice: str, seed: int, max_epochs: int | None) -> None:
     """Make a synthetic section, enhance it, and compare with the truth."""
@@ -134,6 +150,17 @@ def _progress() -> dict[str, bool]:
 def _gene_list(genes: str) -> list[str]:
     text = Path(genes[1:]).read_text().splitlines() if genes.startswith("@") else genes.split(",")
     return [name.strip() for name in text if name.strip()]
+
+
+def _read(path: Path) -> Any:
+    """Read an h5ad file; other HDF5 files fail in many ways."""
+    import anndata
+
+    try:
+        return anndata.read_h5ad(path)
+    except (KeyError, TypeError, OSError) as error:
+        msg = f"Expected {path} to be an AnnData file (.h5ad), but it cannot be read as one: {error}"
+        raise ValueError(msg) from error
 
 
 def _write(adata: Any, path: Path) -> None:

@@ -396,7 +396,7 @@ def test_real_sections_give_the_tasks_and_figures_of_the_readme(name):
     n_spots, n_parts, *expected = README[name]
     low, truth = bench.simulate_low_resolution(ad.read_h5ad(path))
     assert low.obsm["subspots"].shape[:2] == (n_spots, n_parts)
-    genes = pp.spatial_genes(truth)
+    genes = pp.spatial_genes(truth, 60)
     scores = [
         np.median(metrics.pearson(baseline(low[:, genes]), truth[:, genes].X))
         for baseline in (baselines.repeat, baselines.linear, baselines.gaussian_process)

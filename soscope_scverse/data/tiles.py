@@ -133,8 +133,8 @@ def interpolation_weights(
     sections
         n_spots labels; a subspot is interpolated from the spots of its own section.
     kind
-        ``"gaussian"``: a Gaussian kernel over the nearest spots; ``"none"``: the latent state of the subspot's spot,
-        as in the paper.
+        ``"gaussian"``: a Gaussian kernel over the nearest spots, tapered to 0 at the next one; ``"none"``: the latent
+        state of the subspot's spot, as in the paper.
     bandwidth
         Standard deviation of the kernel in units of the distance between neighbouring spots.
     n_neighbors
@@ -148,19 +148,30 @@ def interpolation_weights(
     if kind == "none":
         parent = np.broadcast_to(np.arange(n_spots)[:, None, None], (n_spots, n_subspots, 1))
         return parent.copy(), np.isfinite(subspots[..., :1]).astype(float)
-    k = min([n_neighbors, *np.unique(sections, return_counts=True)[1]])
-    neighbors = np.zeros((n_spots, n_subspots, k), dtype=np.int64)
-    weights = np.zeros((n_spots, n_subspots, k))
+    neighbors = np.zeros((n_spots, n_subspots, n_neighbors), dtype=np.int64)
+    weights = np.zeros((n_spots, n_subspots, n_neighbors))
     for section in np.unique(sections):
         rows = np.flatnonzero(sections == section)
         scale = bandwidth * nearest_distance(spatial[rows])
         spot, subspot = np.nonzero(np.isfinite(subspots[rows, :, 0]))
-        distance, nearest = cKDTree(spatial[rows]).query(subspots[rows[spot], subspot], k=range(1, k + 1))
-        # relative to the nearest spot: a subspot far from all spots must not underflow to nothing
-        weight = np.exp(-(distance**2 - distance[:, :1] ** 2) / (2 * scale**2))
-        neighbors[rows[spot], subspot] = rows[nearest]
-        weights[rows[spot], subspot] = weight / weight.sum(axis=1, keepdims=True)
+        distance, nearest = cKDTree(spatial[rows]).query(subspots[rows[spot], subspot], k=range(1, n_neighbors + 2))
+        neighbors[rows[spot], subspot] = rows[np.minimum(nearest[:, :-1], len(rows) - 1)]
+        weights[rows[spot], subspot] = _tapered_kernel(distance, scale)
     return neighbors, weights
+
+
+def _tapered_kernel(distance: np.ndarray, scale: float) -> np.ndarray:
+    """Normalised Gaussian weights of all neighbours but the last, where the kernel is brought down to 0.
+
+    Without the taper, which of several neighbours at one distance comes last would be chance, and the weights would
+    jump. `distance` is sorted along its rows; missing neighbours are infinitely far.
+    """
+    # relative to the nearest: a subspot far from all spots must not underflow to nothing
+    kernel = np.exp(-(distance**2 - distance[:, :1] ** 2) / (2 * scale**2))
+    weight = kernel[:, :-1] - kernel[:, -1:]
+    flat = weight.sum(axis=1) <= 0  # all neighbours at one distance
+    weight[flat] = kernel[flat, :-1]
+    return weight / weight.sum(axis=1, keepdims=True)
 
 
 def thin_counts(x: Matrix, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

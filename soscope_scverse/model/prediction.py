@@ -125,11 +125,12 @@ def enhanced_anndata(
 
 def _spatial_uns(adata: AnnData, enhanced: AnnData, library_key: str | None) -> dict:
     """``uns["spatial"]`` of the spots with the diameter of the subspots, for squidpy and scanpy."""
-    spatial = copy.deepcopy(dict(adata.uns.get(keys.SPATIAL, {}))) or {check.SINGLE_SECTION: {"images": {}}}
+    spatial = copy.deepcopy(dict(adata.uns.get(keys.SPATIAL, {})))
     sections = check.sections(enhanced, library_key)
-    for library, entry in spatial.items():
-        rows = sections == library if library_key is not None else slice(None)
-        xy = enhanced.obsm[keys.SPATIAL][rows]
-        diameter = nearest_distance(xy)
+    for section in np.unique(sections):
+        # without a library_key there is one section, whatever name it has in uns
+        library = next(iter(spatial), section) if library_key is None else section
+        entry = spatial.setdefault(library, {"images": {}})
+        diameter = nearest_distance(enhanced.obsm[keys.SPATIAL][sections == section])
         entry.setdefault("scalefactors", {"tissue_hires_scalef": 1.0})["spot_diameter_fullres"] = diameter
     return spatial

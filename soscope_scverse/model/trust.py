@@ -14,8 +14,9 @@ def picture_trust(profile: np.ndarray, features: np.ndarray, edge_index: np.ndar
 
     Neighbouring spots differ in profile and in picture. A ridge regression of one difference on the other, fitted
     without a contiguous part of the section, predicts the differences inside that part; trust is the slope of the true
-    differences on the predicted ones: 1 where the prediction can be taken as it is, 0 where it is worthless. As the
-    slope of a single feature is noisy, it is shrunk half-way to the slope of all features together.
+    differences on the predicted ones: 1 where the prediction can be taken as it is, 0 where it is worthless. The slope
+    is the posterior mean under a standard normal prior, so that predictions too small to be tested count as worthless.
+    As the slope of a single feature is noisy, it is shrunk half-way to the slope of all features together.
 
     Parameters
     ----------
@@ -48,12 +49,10 @@ def picture_trust(profile: np.ndarray, features: np.ndarray, edge_index: np.ndar
     if not predicted:
         return np.zeros(profile.shape[1])
     p, o = np.vstack(predicted), np.vstack(observed)
-    return np.clip(0.5 * (_slope(p, o, axis=0) + _slope(p, o, axis=None)), 0, 1)
-
-
-def _slope(predicted: np.ndarray, observed: np.ndarray, axis: int | None) -> np.ndarray:
-    """Least-squares slope through 0 of what was observed on what was predicted."""
-    return (predicted * observed).sum(axis=axis) / np.maximum((predicted**2).sum(axis=axis), 1e-12)
+    # every spot takes part in several differences: the evidence is that of about half as many independent ones
+    noise = 2 * (o**2).mean(axis=0)
+    agreement, size = (p * o).sum(axis=0), (p**2).sum(axis=0) + noise + 1e-12
+    return np.clip(0.5 * (agreement / size + agreement.sum() / size.sum()), 0, 1)
 
 
 def _standardised(x: np.ndarray) -> np.ndarray:

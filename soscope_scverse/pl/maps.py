@@ -31,8 +31,8 @@ def compare(
 ) -> np.ndarray:
     """Draw genes side by side: spots, enhanced subspots and, if known, the truth.
 
-    Subspots are drawn as counts of a whole spot like them, so that all maps of a gene share one colour scale; it ends
-    at the 99th percentile of the widest map.
+    Subspots are drawn as counts of a whole spot like them, so that all maps of a gene share one colour scale; it runs
+    from 0, or the 1st percentile of the lowest map if that is negative, to the 99th percentile of the highest.
 
     Parameters
     ----------
@@ -60,23 +60,25 @@ def compare(
     Raises
     ------
     ValueError
-        If a gene is missing, or `ax` has another shape.
+        If a gene is missing in one of the sections, or `ax` has another shape.
     """
-    genes = check.genes(enhanced, genes)
     maps = [("spots", adata, layer), ("enhanced", enhanced, None)]
     if truth is not None:
         maps.append(("truth", truth, truth_layer))
+    for _, section, _ in maps:
+        genes = check.genes(section, genes)
     shape = (len(genes), len(maps))
     if ax is None:
         _, ax = plt.subplots(*shape, figsize=(3.6 * shape[1], 3.2 * shape[0]), squeeze=False, layout="constrained")
-    elif np.shape(ax) != shape:
-        msg = f"Expected `ax` to be {shape[0]} x {shape[1]} Axes, found shape {np.shape(ax)}."
+    ax = np.asarray(ax)
+    if ax.shape != shape:
+        msg = f"Expected `ax` to be {shape[0]} x {shape[1]} Axes, found shape {ax.shape}."
         raise ValueError(msg)
     for row, gene in zip(ax, genes, strict=True):
         values = [_per_spot(section, gene, of) for _, section, of in maps]
-        top = max(np.quantile(v, 0.99) for v in values) or 1.0
+        limits = _colour_limits(values)
         for axes, (title, section, _), value in zip(row, maps, values, strict=True):
-            drawn = _draw_map(axes, section, value, cmap, top)
+            drawn = _draw_map(axes, section, value, cmap, limits)
             axes.set_title(f"{gene}: {title}", fontsize=10)
         axes.figure.colorbar(drawn, ax=row[-1], shrink=0.8)
     if save is not None:
@@ -93,12 +95,19 @@ def _per_spot(adata: AnnData, gene: str, layer: str | None) -> np.ndarray:
     return value
 
 
-def _draw_map(ax: Axes, adata: AnnData, value: np.ndarray, cmap: str, top: float) -> EllipseCollection:
+def _colour_limits(values: list[np.ndarray]) -> tuple[float, float]:
+    """Ends of the colour scale that the maps of a gene share."""
+    low = min(0.0, *(float(np.quantile(v, 0.01)) for v in values))
+    high = max(float(np.quantile(v, 0.99)) for v in values)
+    return low, high if high > low else low + 1
+
+
+def _draw_map(ax: Axes, adata: AnnData, value: np.ndarray, cmap: str, limits: tuple[float, float]) -> EllipseCollection:
     """Circles in data units at the positions, y pointing down as in a picture."""
     xy = check.positions(adata)
     size = np.full(len(xy), nearest_distance(xy))
     circles = EllipseCollection(size, size, np.zeros(len(xy)), units="xy", offsets=xy, offset_transform=ax.transData)
-    circles.set(array=value, cmap=cmap, clim=(0, top), linewidth=0)
+    circles.set(array=value, cmap=cmap, clim=limits, linewidth=0)
     ax.add_collection(circles)
     margin = size[0]
     ax.set(

@@ -61,9 +61,12 @@ def subspots(
     Raises
     ------
     ValueError
-        If coordinates are missing, no lattice is found, or `n_subspots` does not fit it.
+        If there are no spots, coordinates are missing, no lattice is found, or `n_subspots` does not fit it.
     """
     xy = check.positions(adata)
+    if not len(xy):
+        msg = "Expected at least one spot to divide, found none."
+        raise ValueError(msg)
     sections = check.sections(adata, library_key)
     if positions is not None:
         divided = _check_positions(positions, adata.n_obs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
 from anndata import AnnData
@@ -50,18 +51,24 @@ def spot_graph(
 
     Returns
     -------
-    None, or the copy. ``obsp[key_added]`` is a symmetric n_spots x n_spots CSR matrix of weights in (0, 1].
+    None, or the copy. ``obsp[key_added]`` is a symmetric n_spots x n_spots CSR matrix of weights in (0, 1]. Spots
+    without a neighbour are kept, with a warning.
 
     Raises
     ------
     ValueError
-        If coordinates are missing or `strength` is not above 1.
+        If coordinates are missing, profiles are not finite, `strength` is not above 1 or `n_neighbors` is below 1.
     """
     if not strength > 1:
         msg = f"Expected `strength` above 1, found {strength}."
         raise ValueError(msg)
+    if n_neighbors is not None and n_neighbors < 1:
+        msg = f"Expected `n_neighbors` to be at least 1, found {n_neighbors}. Leave it out for the lattice neighbours."
+        raise ValueError(msg)
     xy = check.positions(adata)
-    profile = comparable_profiles(check.matrix(adata, layer))
+    x = check.matrix(adata, layer)
+    check.finite(x)
+    profile = comparable_profiles(x)
     sections = check.sections(adata, library_key)
     array = check.array_index(adata)
     blocks = []
@@ -72,6 +79,7 @@ def spot_graph(
         blocks.append((rows[i], rows[j]))
     i = np.concatenate([b[0] for b in blocks])
     j = np.concatenate([b[1] for b in blocks])
+    _warn_isolated(adata, np.setdiff1d(np.arange(adata.n_obs), np.r_[i, j]))
     weight = similarity_weights(_row_distance(profile, i, j), strength)
 
     adata = check.writable(adata, copy=copy)
@@ -139,6 +147,16 @@ def similarity_weights(distance: np.ndarray, strength: float) -> np.ndarray:
     return np.maximum(np.exp(-(distance - shortest) / delta), 1e-6)
 
 
+def _warn_isolated(adata: AnnData, isolated: np.ndarray) -> None:
+    if len(isolated):
+        warnings.warn(
+            f"{len(isolated)} of {adata.n_obs} spots have no neighbour (first: {adata.obs_names[isolated[0]]!r}); "
+            "their latent state comes from their own profile alone.",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
 def _lattice_or_none(xy: np.ndarray, array: np.ndarray | None) -> Lattice | None:
     try:
         return find_lattice(xy, array)
@@ -172,13 +190,13 @@ def _nearest_pairs(xy: np.ndarray, n_neighbors: int) -> tuple[np.ndarray, np.nda
 
 
 def _touching(xy: np.ndarray) -> np.ndarray:
-    """Pairs i < j of touching subspots: the six nearest, not farther than 1.3 times the typical fourth nearest.
+    """Pairs i < j of touching subspots: the six nearest, not farther than 1.3 times the typical second nearest.
 
     On a square lattice that is the four sides, on a hexagonal one the six; cells get their close neighbours.
     """
     if len(xy) < 2:
         return np.empty((0, 2), dtype=int)
-    k = min(5, len(xy))
+    k = min(3, len(xy))
     reach = 1.3 * np.median(cKDTree(xy).query(xy, k=[k])[0])
     i, j = _nearest_pairs(xy, 6)
     close = np.linalg.norm(xy[i] - xy[j], axis=1) <= reach

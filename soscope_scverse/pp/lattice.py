@@ -95,6 +95,8 @@ def _steps_by_index(xy: np.ndarray, array: np.ndarray) -> tuple[np.ndarray, np.n
     if rank < 3:
         return None
     i, j = _near_steps(xy, np.arange(len(xy)))
+    if not len(i):
+        return None
     nearest = np.sqrt(((xy[i] - xy[j]) ** 2).sum(axis=1).min())
     residual = np.sqrt(((design @ affine - xy) ** 2).sum(axis=1).mean())
     if residual > 0.3 * nearest:

@@ -1,0 +1,58 @@
+"""Sphinx configuration: `sphinx-build -W -b html docs docs/_build`."""
+
+import os
+import shutil
+from importlib.metadata import version as _version
+from pathlib import Path
+
+project = "soscope-scverse"
+author = "soscope_scverse developers"
+copyright = author
+version = release = _version("soscope-scverse")
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.mathjax",
+    "numpydoc",
+]
+exclude_patterns = ["_build", "**.ipynb_checkpoints"]
+
+# notebooks lie beside docs/; Sphinx reads below docs/ only
+_here = Path(__file__).parent
+_notebooks = _here / "generated" / "tutorials"
+_notebooks.mkdir(parents=True, exist_ok=True)
+for _notebook in sorted((_here.parent / "tutorials").glob("*.ipynb")):
+    shutil.copyfile(_notebook, _notebooks / _notebook.name)
+
+nb_execution_mode = "off"
+myst_enable_extensions = ["amsmath", "dollarmath"]
+myst_heading_anchors = 3
+
+autosummary_generate = True
+autodoc_default_options = {"members": True, "member-order": "bysource", "no-value": True}
+autodoc_typehints_format = "short"
+numpydoc_show_class_members = False
+numpydoc_class_members_toctree = False
+
+# building the pages needs no network; links to other projects are resolved where there is one
+if os.environ.get("READTHEDOCS") or os.environ.get("SOSCOPE_DOCS_INTERSPHINX"):
+    extensions.append("sphinx.ext.intersphinx")
+intersphinx_mapping = {
+    "anndata": ("https://anndata.readthedocs.io/en/stable/", None),
+    "lightning": ("https://lightning.ai/docs/pytorch/stable/", None),
+    "matplotlib": ("https://matplotlib.org/stable/", None),
+    "numpy": ("https://numpy.org/doc/stable/", None),
+    "pandas": ("https://pandas.pydata.org/docs/", None),
+    "python": ("https://docs.python.org/3/", None),
+    "scanpy": ("https://scanpy.readthedocs.io/en/stable/", None),
+    "scipy": ("https://docs.scipy.org/doc/scipy/", None),
+    "scvi-tools": ("https://docs.scvi-tools.org/en/stable/", None),
+    "squidpy": ("https://squidpy.readthedocs.io/en/stable/", None),
+    "torch": ("https://docs.pytorch.org/docs/stable/", None),
+}
+
+html_theme = "sphinx_book_theme"
+html_title = "soscope-scverse"
+html_theme_options = {"show_toc_level": 2}

@@ -1,0 +1,248 @@
+import json
+
+import anndata as ad
+import numpy as np
+import pytest
+import torch
+from soscope_scverse import SoScope, bench, datasets, metrics, pp, tl
+
+QUICK = {"max_epochs": 4, "accelerator": "cpu", "train_kwargs": {"enable_progress_bar": False}}
+
+
+def test_one_call(section, tmp_path):
+    before = section.adata.copy()
+    enhanced = tl.enhance(section.adata, image=section.image, save_model=tmp_path / "model", **QUICK)
+    assert enhanced.shape == (420, 8)
+    np.testing.assert_allclose(enhanced.X.reshape(60, 7, 8).sum(axis=1), before.X.toarray(), rtol=1e-4)
+    np.testing.assert_allclose(enhanced.obsm["spatial"], pp.subspots(before, copy=True).obsm["subspots"].reshape(-1, 2))
+
+    # the input is as it was
+    assert set(section.adata.obsm) == set(before.obsm)
+    assert not section.adata.obsp
+    assert set(section.adata.uns) == set(before.uns)
+
+    enhanced.write_h5ad(tmp_path / "enhanced.h5ad")
+    again = ad.read_h5ad(tmp_path / "enhanced.h5ad")
+    np.testing.assert_array_equal(again.X, enhanced.X)
+    record = again.uns["soscope"]
+    assert record["seed"] == 0
+    assert json.loads(record["arguments"])["max_epochs"] == 4
+    assert record["geometry"]["geometry"] == "hex"
+    assert record["encoder"]["encoder"] == "texture"
+    assert len(record["history"]["train_loss"]) == 4
+
+    model = SoScope.load(str(tmp_path / "model"), accelerator="cpu")
+    np.testing.assert_array_equal(model.get_enhanced().X, enhanced.X)
+    assert model.adata.obsm["X_soscope"].shape == (60, 32)
+
+
+def test_squidpy_draws_the_result_as_it_is(section, tmp_path):
+    import matplotlib as mpl
+    import matplotlib.pyplot as plt
+    import squidpy as sq
+
+    mpl.use("Agg")
+    enhanced = tl.enhance(section.adata, image=section.image, **QUICK)
+    sq.pl.spatial_scatter(enhanced, color=enhanced.var_names[0])
+    plt.savefig(tmp_path / "map.png")
+    plt.close("all")
+    assert (tmp_path / "map.png").stat().st_size > 10_000
+
+
+def test_a_seed_is_enough_and_global_random_state_is_left_alone(section):
+    torch.manual_seed(7)
+    np.random.seed(7)  # noqa: NPY002
+    state, numpy_state = torch.random.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    a = tl.enhance(section.adata, image=section.image, seed=3, **QUICK)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert np.array_equal(np.random.get_state()[1], numpy_state)  # noqa: NPY002
+    b = tl.enhance(section.adata, image=section.image, seed=3, **QUICK)
+    np.testing.assert_array_equal(a.X, b.X)
+
+
+def test_steps_whose_slots_are_there_are_left_out(section, prepared):
+    prepared.obsm["subspots"] += 1.0
+    enhanced = tl.enhance(prepared, **QUICK)
+    np.testing.assert_array_equal(enhanced.obsm["spatial"], prepared.obsm["subspots"].reshape(-1, 2))
+    np.testing.assert_array_equal(enhanced.obsm["image_features"], prepared.obsm["subspot_features"].reshape(420, -1))
+    with pytest.raises(ValueError, match="holds 7 subspots"):
+        tl.enhance(prepared, n_subspots=19, **QUICK)
+
+
+def test_embedded_picture_with_its_scale_factor(section):
+    adata = section.adata
+    adata.uns["spatial"]["synthetic"]["images"] = {"hires": section.image[::2, ::2].astype(np.float32) / 255}
+    adata.uns["spatial"]["synthetic"]["scalefactors"]["tissue_hires_scalef"] = 0.5
+    enhanced = tl.enhance(adata, **QUICK)
+    assert "image_features" in enhanced.obsm
+    assert enhanced.uns["spatial"]["synthetic"]["scalefactors"]["tissue_hires_scalef"] == 0.5
+
+
+def test_without_picture_it_says_so(section):
+    with pytest.warns(UserWarning, match="positions alone"):
+        enhanced = tl.enhance(section.adata, **QUICK)
+    assert "image_features" not in enhanced.obsm
+
+
+def test_genes(section):
+    adata = section.adata
+    names = list(adata.var_names[[1, 5]])
+    assert list(tl.enhance(adata, genes=names, image=section.image, **QUICK).var_names) == names
+    adata.var["highly_variable"] = adata.var_names.isin(names)
+    assert set(tl.enhance(adata, image=section.image, **QUICK).var_names) == set(names)
+
+
+def test_layer(section):
+    adata = section.adata
+    adata.layers["counts"] = adata.X.copy()
+    adata.X = adata.X * 0.5
+    enhanced = tl.enhance(adata, layer="counts", image=section.image, **QUICK)
+    np.testing.assert_allclose(enhanced.X.reshape(60, 7, 8).sum(axis=1), adata.layers["counts"].toarray(), rtol=1e-4)
+
+
+def test_a_view_counts_as_the_spots_in_it(section):
+    view = section.adata[:40]
+    enhanced = tl.enhance(view, image=section.image, **QUICK)
+    assert view.is_view
+    np.testing.assert_array_equal(enhanced.X, tl.enhance(view.copy(), image=section.image, **QUICK).X)
+
+
+def test_several_sections(section):
+    two = ad.concat([section.adata, section.adata], label="library", keys=["a", "b"], index_unique="-")
+    enhanced = tl.enhance(two, image={"a": section.image, "b": section.image}, library_key="library", **QUICK)
+    assert enhanced.obs["library"].value_counts().to_dict() == {"a": 420, "b": 420}
+    assert enhanced.n_obs == 840
+
+
+def _with(adata, x):
+    adata.X = x
+    return adata
+
+
+def _set(adata, row, value):
+    x = adata.X.toarray().astype(float)
+    x[row, 0] = value
+    return _with(adata, x)
+
+
+def _coordinates(adata, row, value):
+    adata.obsm["spatial"] = adata.obsm["spatial"].astype(float)
+    adata.obsm["spatial"][row] = value
+    return adata
+
+
+def _drop_coordinates(adata):
+    del adata.obsm["spatial"]
+    return adata
+
+
+def _scatter(adata):
+    del adata.obs["array_row"]
+    return _coordinates(adata, slice(None), np.random.default_rng(0).uniform(40, 200, (60, 2)))
+
+
+def _rename(adata, axis):
+    setattr(adata, f"{axis}_names", ["same"] * getattr(adata, f"n_{axis}" if axis == "obs" else "n_vars"))
+    return adata
+
+
+@pytest.mark.parametrize(
+    ("fault", "options", "message"),
+    [
+        (lambda a: _set(a, 3, -1), {}, "1 negative values"),
+        (lambda a: _set(a, 3, np.nan), {}, "NaN"),
+        (lambda a: _set(a, 3, 0.5), {}, "1 fractions"),
+        (lambda a: _set(a, 3, np.nan), {"likelihood": "gaussian"}, "NaN"),
+        (lambda a: _rename(a, "obs"), {}, "obs_names_make_unique"),
+        (lambda a: _rename(a, "var"), {}, "var_names_make_unique"),
+        (_drop_coordinates, {}, "coordinates"),
+        (lambda a: _coordinates(a, 5, np.nan), {}, "NaN"),
+        (lambda a: _coordinates(a, slice(None), a.obsm["spatial"] * 10), {}, "outside"),
+        (_scatter, {}, "lattice"),
+        (lambda a: a, {"n_subspots": 1}, "n_subspots"),
+        (lambda a: a, {"n_subspots": 9}, "hex lattice"),
+        (lambda a: a, {"genes": ["nope"]}, "nope"),
+        (lambda a: a, {"genes": []}, "at least one gene"),
+        (lambda a: a, {"genes": ["region_1"] * 2}, "once"),
+        (lambda a: a, {"layer": "counts"}, "layer"),
+        (lambda a: a, {"likelihood": "zinb"}, "likelihood"),
+        (lambda a: a, {"expectation": "posterior"}, "expectation"),
+        (lambda a: a, {"library_key": "slide"}, "library_key"),
+        (lambda a: a, {"encoder": "resnet"}, "texture"),
+        (lambda a: a[:0], {}, "at least one"),
+        (lambda a: a.X, {}, "AnnData"),
+    ],
+)
+def test_bad_input_is_refused_before_any_work(section, fault, options, message, monkeypatch):
+    def no_work(*args, **kwargs):
+        pytest.fail("training started")
+
+    monkeypatch.setattr(SoScope, "train", no_work)
+    with pytest.raises((ValueError, TypeError), match=message):
+        tl.enhance(fault(section.adata), **{"image": section.image} | options)
+
+
+@pytest.mark.parametrize("image", [np.zeros((700, 800, 2), np.uint8), np.zeros((700, 800, 7), np.uint8)])
+def test_picture_with_strange_channels(section, image):
+    with pytest.raises(ValueError, match="channels"):
+        tl.enhance(section.adata, image=image, **QUICK)
+
+
+def test_spot_and_gene_without_counts_are_kept_and_enhanced_to_zero(section):
+    x = section.adata.X.toarray()
+    x[7], x[:, 2] = 0, 0
+    section.adata.X = x
+    with (
+        pytest.warns(UserWarning, match=r"1 of 60 spots have no counts .*'spot_0008'"),
+        pytest.warns(UserWarning, match="1 of 8 features have no counts"),
+    ):
+        enhanced = tl.enhance(section.adata, image=section.image, **QUICK)
+    assert (enhanced.X[49:56] == 0).all()
+    assert (enhanced.X[:, 2] == 0).all()
+    assert np.isfinite(enhanced.X).all()
+
+
+def test_spot_without_neighbours_is_kept(section):
+    adata = section.adata[np.r_[0, 20:60]].copy()
+    with pytest.warns(UserWarning, match="1 of 41 spots have no neighbour"):
+        enhanced = tl.enhance(adata, image=section.image, **QUICK)
+    assert np.isfinite(enhanced.X).all()
+
+
+def test_existing_model_directory_is_not_overwritten(section, tmp_path):
+    with pytest.raises(ValueError, match="save_model"):
+        tl.enhance(section.adata, image=section.image, save_model=tmp_path, **QUICK)
+
+
+@pytest.mark.slow
+def test_defaults_beat_linear_interpolation_on_a_synthetic_section():
+    adata, image, truth = datasets.synthetic_section(200, n_genes=30)
+    pp.subspots(adata)
+    enhanced = tl.enhance(adata, image=image, accelerator="cpu", train_kwargs={"enable_progress_bar": False})
+    structured = (truth.var["kind"] != "noise").to_numpy()
+    scores = [
+        np.median(metrics.within_r(x[:, structured], truth.layers["mean"][:, structured], truth.obs["spot"]))
+        for x in (enhanced.X, bench.BASELINES["linear"](adata))
+    ]
+    assert scores[0] > scores[1]
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize(
+    ("name", "picture", "options", "shape"),
+    [
+        ("her2st/C2", "her2st/C2_HE.jpg", {"n_subspots": 9}, (1683, 20)),
+        ("mouse_ob/MOB1", "mouse_ob/MOB1_HE.jpg", {}, (3411, 20)),
+        ("embryo/embryo", "embryo/colour_x5_from_lowres.jpg", {}, (20286, 20)),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*(no counts|no neighbour)")
+def test_real_sections(data_dir, name, picture, options, shape):
+    adata = ad.read_h5ad(data_dir / f"{name}.h5ad")
+    genes = pp.spatial_genes(adata, 20)
+    enhanced = tl.enhance(adata, image=data_dir / picture, genes=genes, **QUICK | options)
+    assert enhanced.shape == shape
+    assert np.isfinite(enhanced.X).all()
+    assert (enhanced.X >= 0).all()
+    total = enhanced.X.reshape(adata.n_obs, -1, 20).sum(axis=1)
+    np.testing.assert_allclose(total, adata[:, genes].X.toarray(), rtol=1e-4)

@@ -1,0 +1,242 @@
+import subprocess
+import sys
+
+import anndata as ad
+import numpy as np
+import pytest
+import torch
+from soscope_scverse import SoScope, pp
+
+QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
+
+
+def train(adata, max_epochs=20, seed=0, train_options=None, **options):
+    """A model after a few steps."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        SoScope.setup_anndata(adata)
+        model = SoScope(adata, **options)
+        model.train(max_epochs, **QUIET | (train_options or {}))
+    return model
+
+
+@pytest.fixture(scope="module")
+def trained(_prepared):
+    return train(_prepared.copy(), max_epochs=60)
+
+
+def test_enhanced_has_the_slots_that_are_promised(trained):
+    adata, enhanced = trained.adata, trained.get_enhanced()
+    assert enhanced.shape == (420, 8)
+    assert enhanced.X.dtype == np.float32
+    assert list(enhanced.obs["spot"]) == list(np.repeat(adata.obs_names, 7))
+    assert list(enhanced.obs["subspot"]) == list(range(7)) * 60
+    assert enhanced.obs_names.is_unique
+    np.testing.assert_array_equal(enhanced.obsm["spatial"], adata.obsm["subspots"].reshape(-1, 2))
+    np.testing.assert_array_equal(enhanced.obsm["image_features"], adata.obsm["subspot_features"].reshape(420, -1))
+    assert len(enhanced.obs[["array_col", "array_row"]].drop_duplicates()) == 420
+    assert list(enhanced.var_names) == list(adata.var_names)
+    diameter = enhanced.uns["spatial"]["synthetic"]["scalefactors"]["spot_diameter_fullres"]
+    assert diameter == pytest.approx(36 / 7**0.5)
+
+
+def test_enhanced_counts_add_up_to_the_spots(trained):
+    enhanced = trained.get_enhanced()
+    total = enhanced.X.reshape(60, 7, 8).sum(axis=1)
+    np.testing.assert_allclose(total, trained.adata.X.toarray(), rtol=1e-4)
+    assert (enhanced.X >= 0).all()
+
+
+def test_prior_expectation_is_smooth_and_close_to_the_spots(trained):
+    prior = trained.get_enhanced(expectation="prior").X.reshape(60, 7, 8).sum(axis=1)
+    observed = trained.adata.X.toarray()
+    assert np.corrcoef(prior.ravel(), observed.ravel())[0, 1] > 0.8
+    assert not np.allclose(prior, observed, rtol=0.01)
+
+
+def test_draws_give_their_spread(trained):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        enhanced = trained.get_enhanced(n_samples=60)
+    layers = enhanced.layers
+    assert set(layers) == {"std", "q05", "q95"}
+    assert (layers["q05"] <= layers["q95"]).all()
+    assert (layers["std"] >= 0).all()
+    inside = (enhanced.X >= layers["q05"] - 1) & (enhanced.X <= layers["q95"] + 1)
+    assert inside.mean() > 0.9
+    # a subspot varies at least as much as a multinomial share of its spot's count
+    share = np.clip(enhanced.X / np.maximum(np.repeat(trained.adata.X.toarray(), 7, axis=0), 1), 0, 1)
+    assert np.median(layers["std"] ** 2 / np.maximum(enhanced.X * (1 - share), 1e-3)) > 1
+
+
+def test_latent_representation(trained):
+    z = trained.get_latent_representation()
+    assert z.shape == (60, 32)
+    assert np.isfinite(z).all()
+
+
+def test_history_has_both_phases(trained):
+    history = trained.history
+    assert len(history["train_loss"]) == 60
+    assert len(history["pretrain_train_loss"]) == 10
+    for name in ("reconstruction_loss_train", "kl_local_train", "image_loss_train", "pretrain_graph_loss_train"):
+        assert np.isfinite(history[name].to_numpy(float)).all()
+    loss = history["train_loss"].to_numpy(float).ravel()
+    assert loss[-5:].mean() < loss[:5].mean()
+
+
+def test_one_seed_gives_the_same_bits(prepared):
+    a, b = (train(prepared.copy()).get_enhanced().X for _ in range(2))
+    np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(a, train(prepared.copy(), seed=1).get_enhanced().X)
+
+
+def test_permuting_the_spots_permutes_the_result(prepared):
+    rows = np.random.default_rng(0).permutation(prepared.n_obs)
+    plain, moved = train(prepared.copy()), train(prepared[rows].copy())
+    expected = plain.get_enhanced().X.reshape(60, 7, 8)[rows].reshape(420, 8)
+    np.testing.assert_allclose(moved.get_enhanced().X, expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        moved.get_latent_representation(), plain.get_latent_representation()[rows], rtol=1e-4, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize(("angle", "shift"), [(0, 5000), (30, 0), (110, -300)])
+def test_moving_the_coordinates_changes_nothing(section, prepared, angle, shift):
+    cos, sin = np.cos(np.radians(angle)), np.sin(np.radians(angle))
+    moved = section.adata.copy()
+    moved.obsm["spatial"] = moved.obsm["spatial"] @ np.array([[cos, sin], [-sin, cos]]) + shift
+    pp.subspots(moved)
+    pp.spot_graph(moved)
+    moved.obsm["subspot_features"] = prepared.obsm["subspot_features"]  # the picture moves along
+    expected = train(prepared.copy()).get_enhanced().X
+    np.testing.assert_allclose(train(moved).get_enhanced().X, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_padding_makes_no_subspots(section):
+    adata = section.adata
+    positions = section.truth.obsm["spatial"].reshape(60, 7, 2).copy()
+    positions[::3, 4:] = np.nan
+    pp.subspots(adata, positions=positions)
+    pp.spot_graph(adata)
+    enhanced = train(adata, max_epochs=5).get_enhanced(n_samples=3)
+    counts = enhanced.obs["spot"].value_counts().loc[adata.obs_names].to_numpy()
+    assert counts.tolist() == [4 if n % 3 == 0 else 7 for n in range(60)]
+    total = np.add.reduceat(enhanced.X, np.r_[0, counts.cumsum()[:-1]])
+    np.testing.assert_allclose(total, adata.X.toarray(), rtol=1e-4)
+    assert np.isfinite(enhanced.obsm["spatial"]).all()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"decoder": "joint"},
+        {"interpolation": "none"},
+        {"observation": "gaussian", "sigma": 3.0},
+        {"dispersion": "subspot"},
+        {"likelihood": "poisson"},
+        {"n_graph_samples": None},
+        {"image_weight": 0.0},
+        {"masked": 0.0, "feature_dropout": 0.0, "trust_picture": False},
+    ],
+    ids=str,
+)
+def test_every_form_trains(prepared, options):
+    enhanced = train(prepared, max_epochs=4, **options).get_enhanced()
+    total = enhanced.X.reshape(60, 7, 8).sum(axis=1)
+    np.testing.assert_allclose(total, prepared.X.toarray(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("aggregate", ["mean", "sum"])
+def test_gaussian_data(prepared, aggregate):
+    x = prepared.X.toarray()
+    prepared.X = (x - x.mean(0)) / x.std(0)
+    enhanced = train(prepared, max_epochs=10, likelihood="gaussian", aggregate=aggregate).get_enhanced(n_samples=2)
+    subspots = enhanced.X.reshape(60, 7, 8)
+    total = subspots.mean(axis=1) if aggregate == "mean" else subspots.sum(axis=1)
+    np.testing.assert_allclose(total, prepared.X, atol=1e-4)
+
+
+def test_held_out_molecules_are_scored(prepared):
+    model = train(prepared, max_epochs=40, train_options={"train_size": 0.8})
+    history = model.history
+    assert len(history["reconstruction_loss_validation"]) == 4
+    assert np.isfinite(history["reconstruction_loss_validation"].to_numpy(float)).all()
+    prior = model.get_enhanced(expectation="prior").X
+    assert prior.sum() / prepared.X.sum() == pytest.approx(1, abs=0.1)  # back at the full depth
+
+
+def test_training_can_go_on(prepared):
+    model = train(prepared, max_epochs=10)
+    before = model.get_enhanced(expectation="prior").X
+    model.train(5, **QUIET)
+    assert "pretrain_train_loss" in model.history
+    assert len(model.history["train_loss"]) == 5
+    assert not np.array_equal(before, model.get_enhanced(expectation="prior").X)
+
+
+def test_a_model_without_picture_ignores_it(prepared):
+    del prepared.obsm["subspot_features"]
+    model = train(prepared, max_epochs=4)
+    assert "image_features" not in model.get_enhanced().obsm
+    assert "image_loss_train" not in model.history
+
+
+def test_saved_model_gives_the_same_numbers_in_a_new_process(trained, tmp_path):
+    trained.save(tmp_path / "model", save_anndata=True)
+    code = (
+        "import sys, soscope_scverse as sos\n"
+        "model = sos.SoScope.load(sys.argv[1], accelerator='cpu')\n"
+        "model.get_enhanced().write_h5ad(sys.argv[2])\n"
+    )
+    out = tmp_path / "again.h5ad"
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code, tmp_path / "model", out], check=True)
+    again = ad.read_h5ad(out)
+    np.testing.assert_array_equal(again.X, trained.get_enhanced().X)
+    assert list(again.obs_names) == list(trained.get_enhanced().obs_names)
+
+
+def test_divergence_is_reported(prepared):
+    with pytest.raises(FloatingPointError, match=r"diverged at epoch .* learning rate"):
+        train(prepared, max_epochs=50, train_options={"lr": 1e30})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"likelihood": "zinb"}, "likelihood"),
+        ({"decoder": "mlp"}, "decoder"),
+        ({"interpolation": "linear"}, "interpolation"),
+        ({"observation": "exact"}, "observation"),
+        ({"dispersion": "gene"}, "dispersion"),
+        ({"likelihood": "nb", "aggregate": "mean"}, "add up"),
+    ],
+)
+def test_wrong_arguments(prepared, options, message):
+    SoScope.setup_anndata(prepared)
+    with pytest.raises(ValueError, match=message):
+        SoScope(prepared, **options)
+
+
+@pytest.mark.parametrize("slot", ["subspots", "subspot_exposure"])
+def test_missing_slots_name_the_call_that_makes_them(prepared, slot):
+    del prepared.obsm[slot]
+    with pytest.raises(ValueError, match=r"pp\.subspots"):
+        SoScope.setup_anndata(prepared)
+
+
+def test_missing_graph_names_the_call_that_makes_it(prepared):
+    del prepared.obsp["spot_graph"]
+    with pytest.raises(ValueError, match=r"pp\.spot_graph"):
+        SoScope.setup_anndata(prepared)
+
+
+def test_slots_that_do_not_fit(prepared):
+    other = prepared.copy()
+    other.obsm["subspot_exposure"] = other.obsm["subspot_exposure"] * 2
+    with pytest.raises(ValueError, match="sum to 1"):
+        SoScope.setup_anndata(other)
+    other = prepared.copy()
+    other.obsm["subspot_features"] = other.obsm["subspot_features"][:, :3]
+    with pytest.raises(ValueError, match=r"im\.features"):
+        SoScope.setup_anndata(other)
