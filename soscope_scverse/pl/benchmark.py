@@ -1,0 +1,108 @@
+"""Scores of methods."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from os import PathLike
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+_COLUMNS = ("task", "method", "gene", "metric", "value")
+_GROUP_WIDTH = 0.84  # of the boxes of a task, whose centres are 1 apart
+
+
+def benchmark(
+    df: pd.DataFrame,
+    *,
+    metric: Sequence[str] | str | None = None,
+    ax: np.ndarray | Axes | None = None,
+    save: str | PathLike | None = None,
+) -> np.ndarray:
+    """Draw box plots over genes: one panel for each metric, boxes grouped by task and coloured by method.
+
+    A gene counts once, with its mean over the seeds. Boxes reach from the first to the third quartile with a line at
+    the median, whiskers as far as 1.5 times that range; genes beyond are dots.
+
+    Parameters
+    ----------
+    df
+        Table of :func:`~soscope_scverse.bench.compare`, or several of them, concatenated.
+    metric
+        Metrics to draw; None is all in the table.
+    ax
+        As many Axes as metrics to draw on.
+    save
+        File to save the figure to.
+
+    Returns
+    -------
+    The Axes, one for each metric.
+
+    Raises
+    ------
+    ValueError
+        If the table lacks a column or a metric, or there are more or less Axes than metrics.
+    """
+    names = _metrics(df, metric)
+    tasks, methods = df["task"].unique(), df["method"].unique()
+    values = df.groupby(["metric", "method", "task", "gene"], observed=True)["value"].mean().dropna()
+    if ax is None:
+        size = (2 + 0.18 * len(tasks) * (len(methods) + 1), 1 + 2.4 * len(names))
+        _, ax = plt.subplots(len(names), figsize=size, squeeze=False, sharex=True, layout="constrained")
+    axes = np.atleast_1d(np.asarray(ax, dtype=object)).ravel()
+    if len(axes) != len(names):
+        msg = f"Expected one of the Axes for each of the {len(names)} metrics {names}, found {len(axes)}."
+        raise ValueError(msg)
+    for panel, name in zip(axes, names, strict=True):
+        _draw_boxes(panel, {group: v.to_numpy() for group, v in _groups(values, name)}, tasks, methods)
+        panel.set_ylabel(name)
+    axes[0].legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=min(len(methods), 4), frameon=False, fontsize=8)
+    if save is not None:
+        axes[0].figure.savefig(save, dpi=150)
+    return axes
+
+
+def _metrics(df: pd.DataFrame, metric: Sequence[str] | str | None) -> list[str]:
+    missing = [column for column in _COLUMNS if column not in df]
+    if missing:
+        msg = f"Expected a table of `bench.compare`, found the columns {list(df)} without {missing}."
+        raise ValueError(msg)
+    known = df["metric"].unique().tolist()
+    names = known if metric is None else [metric] if isinstance(metric, str) else list(metric)
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
+        msg = f"Expected `metric` out of those in the table, {known}, found {unknown or 'none'}. Choose among them."
+        raise ValueError(msg)
+    return names
+
+
+def _groups(values: pd.Series, metric: str):  # noqa: ANN202
+    return values.loc[[metric]].groupby(level=["method", "task"], observed=True)
+
+
+def _draw_boxes(ax: Axes, values: dict[tuple[str, str], np.ndarray], tasks: np.ndarray, methods: np.ndarray) -> None:
+    """Boxes of (method, task), those of one task next to each other."""
+    width = _GROUP_WIDTH / len(methods)
+    colours = plt.get_cmap("tab10" if len(methods) <= 10 else "tab20").colors
+    centres = np.arange(len(tasks))
+    for i, method in enumerate(methods):
+        ax.boxplot(
+            [values.get((method, task), []) for task in tasks],
+            positions=centres + (i + 0.5) * width - _GROUP_WIDTH / 2,
+            widths=0.85 * width,
+            manage_ticks=False,
+            patch_artist=True,
+            boxprops={"facecolor": colours[i % len(colours)], "linewidth": 0.6},
+            medianprops={"color": "black", "linewidth": 1},
+            whiskerprops={"linewidth": 0.6},
+            capprops={"linewidth": 0.6},
+            flierprops={"marker": ".", "markersize": 2, "markeredgecolor": "grey"},
+            label=method,
+        )
+    ax.set(xticks=centres, xticklabels=tasks, xlim=(-0.5, len(tasks) - 0.5))
+    ax.grid(axis="y", linewidth=0.4)
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right"]].set_visible(False)
