@@ -1,4 +1,4 @@
-"""Resolution enhancement of spatial omics with soScope, for AnnData and SpatialData.
+"""Resolution enhancement of spatial omics with soScope, for AnnData.
 
 Namespaces load when first used, so that importing the package stays light and does not import torch.
 """

@@ -20,7 +20,7 @@ def _user_errors(command: Callable[..., None]) -> Callable[..., None]:
     def run(**kwargs: Any) -> None:
         try:
             command(**kwargs)
-        except (ValueError, TypeError, OSError) as error:
+        except (ValueError, TypeError, OSError, FloatingPointError) as error:
             _fail(error)
         except _misconfiguration() as error:
             _fail(error)
@@ -72,6 +72,9 @@ def main() -> None:
 @_user_errors
 def enhance(source: Path, out: Path, genes: str | None, n_subspots: int | None, force: bool, **kwargs: Any) -> None:
     """Enhance the spots of IN.h5ad and write the subspots."""
+    if out.resolve() == source.resolve():
+        msg = f"--out is the input, {source}. Choose another file."
+        raise ValueError(msg)
     if out.exists() and not force:
         msg = f"{out} exists. Choose another --out or pass --force."
         raise ValueError(msg)

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from scipy.sparse import csr_matrix, issparse
 from scipy.stats import multivariate_normal
+
 from soscope_scverse import _keys as keys
 from soscope_scverse import bench, metrics, pp
 from soscope_scverse.bench import baselines

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 from scipy.spatial import cKDTree
+
 from soscope_scverse import datasets
 
 DIVISIONS = [("hex", 7), ("hex", 19), ("hex", 37), ("square", 4), ("square", 9), ("square", 16)]

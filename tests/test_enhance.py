@@ -4,6 +4,7 @@ import anndata as ad
 import numpy as np
 import pytest
 import torch
+
 from soscope_scverse import SoScope, bench, datasets, metrics, pp, tl
 
 QUICK = {"max_epochs": 4, "accelerator": "cpu", "train_kwargs": {"enable_progress_bar": False}}

@@ -9,11 +9,12 @@ import dask.array as da
 import numpy as np
 import pandas as pd
 import pytest
-import soscope_scverse.im as im
 import tifffile
 import xarray as xr
 from PIL import Image
 from skimage.color import hed_from_rgb
+
+import soscope_scverse.im as im
 
 HEIGHT, WIDTH = 150, 190
 PITCH, DIAMETER = 30.0, 20.0

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from soscope_scverse.module.image_regularizer import graph_bce
 from torch.nn.functional import binary_cross_entropy_with_logits
+
+from soscope_scverse.module.image_regularizer import graph_bce
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from scipy import stats
+
 from soscope_scverse.module.likelihoods import Start, get_likelihood
 
 N_DRAWS = 100_000

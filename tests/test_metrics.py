@@ -7,6 +7,7 @@ import pytest
 from scipy.sparse import coo_matrix, csc_array, csr_matrix
 from scipy.spatial.distance import cdist
 from scipy.stats import ks_2samp, pearsonr
+
 from soscope_scverse import metrics
 from soscope_scverse.metrics import agreement
 

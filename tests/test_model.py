@@ -5,6 +5,7 @@ import anndata as ad
 import numpy as np
 import pytest
 import torch
+
 from soscope_scverse import SoScope, pp
 
 QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+
 from soscope_scverse.model.trust import picture_trust
 from soscope_scverse.module.graph_encoder import GraphEncoder
 from soscope_scverse.module.image_regularizer import graph_bce

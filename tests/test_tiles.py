@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.sparse import csr_matrix
+
 from soscope_scverse.data.tiles import Section, full_tile, interpolation_weights, thin_counts
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import inspect
 import logging
@@ -93,10 +94,10 @@ def compare(
     ``seconds``
         Wall time of the run, without the shared image features and without imports of soScope.
     ``peak_mb``
-        How far the resident memory of the process (Linux: ``VmHWM``, reset before each run) rose during the run above
-        its level at the start, in megabytes of 10^6 bytes. It counts every allocation in main memory, those of torch
-        included, but none on a GPU; memory that earlier runs freed and the process kept counts as there already, so
-        small values are lower bounds. NaN on other systems.
+        How far the resident memory of the process rose during the run above its level at the start, in megabytes of
+        10^6 bytes: Linux's ``VmHWM``, reset before each run, after what earlier runs freed is given back to the system
+        (by glibc). It counts all allocations in main memory, those of torch and of other threads included, and none on
+        a GPU. What an allocator keeps in spite of that counts as there already. NaN on other systems.
 
     Raises
     ------
@@ -131,7 +132,7 @@ def compare(
         raise ValueError(msg)
     tables = []
     for name, seed in tqdm(jobs, desc=task, disable=not progress):
-        prediction, seconds, peak_mb = _measured(runs[name], spots, seed)
+        prediction, seconds, peak_mb = _measured(name, runs[name], spots, seed)
         scores = _scores(name, prediction, truth)
         tables.append(scores.assign(task=task, method=name, seed=seed, seconds=seconds, peak_mb=peak_mb))
     return pd.concat([table.astype({"seed": "Int64"}) for table in tables], ignore_index=True)[list(COLUMNS)]
@@ -215,7 +216,7 @@ def _takes_seed(run: Run) -> bool:
     return "seed" in inspect.signature(run).parameters
 
 
-def _measured(run: Run, spots: AnnData, seed: int | None) -> tuple[Matrix | None, float, float]:
+def _measured(name: str, run: Run, spots: AnnData, seed: int | None) -> tuple[Matrix | None, float, float]:
     """Prediction (None if the training diverged), seconds and peak memory of a run."""
     prediction = None
     before = _restart_peak()
@@ -223,7 +224,8 @@ def _measured(run: Run, spots: AnnData, seed: int | None) -> tuple[Matrix | None
     try:
         prediction = run(spots) if seed is None else run(spots, seed=seed)
     except FloatingPointError as error:
-        warnings.warn(f"A run with seed {seed} diverged, its scores are NaN: {error}", UserWarning, stacklevel=3)
+        msg = f"Method {name!r} with seed {seed} diverged, its scores are NaN: {error}"
+        warnings.warn(msg, UserWarning, stacklevel=3)
     return prediction, time.perf_counter() - start, max(_resident_mb("VmHWM") - before, 0)
 
 
@@ -231,8 +233,9 @@ def _restart_peak() -> float:
     """Set the highest resident memory of the process back to the present one, and return that; NaN if impossible."""
     gc.collect()
     try:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
+    except (OSError, AttributeError):
         return float("nan")
     return _resident_mb("VmRSS")
 

@@ -45,21 +45,16 @@ N_REGIONS = len(NUCLEI)
 
 
 class SyntheticSection(NamedTuple):
-    """A synthetic section (see :func:`synthetic_section`).
-
-    Attributes
-    ----------
-    adata
-        The spots: n_spots x n_genes counts, what an experiment would give.
-    image
-        The picture: height x width x 3, uint8, RGB. Its pixels are the unit of all positions.
-    truth
-        The subspots: (n_spots * n_subspots) x n_genes; row ``n * n_subspots + k`` is subspot k of spot n.
-    """
+    """A synthetic section (see :func:`synthetic_section`)."""
 
     adata: AnnData
+    """The spots: n_spots x n_genes counts, what an experiment would give."""
+
     image: np.ndarray
+    """The picture: height x width x 3, uint8, RGB. Its pixels are the unit of all positions."""
+
     truth: AnnData
+    """The subspots: (n_spots * n_subspots) x n_genes; row ``n * n_subspots + k`` is subspot k of spot n."""
 
 
 class _Tissue(NamedTuple):

@@ -52,7 +52,7 @@ class SoScope(BaseModelClass):
         Gaussian likelihood takes it.
     dispersion
         ``"feature"``: one dispersion for every feature, which makes sums exact; ``"subspot"``: one for every subspot
-        and feature, as in the paper.
+        and feature, as in the paper; counts of a spot then match in mean and variance only.
     aggregate
         Whether a spot is the ``"sum"`` of its subspots (default for counts) or their ``"mean"`` (default for Gaussian).
     feature_dropout
@@ -194,13 +194,13 @@ class SoScope(BaseModelClass):
 
     def train(
         self,
-        max_epochs: int = 600,
+        max_epochs: int = 400,
         *,
         pretrain_epochs: int | None = None,
         train_size: float = 1.0,
         lr: float = 2e-3,
         weight_decay: float = 1e-4,
-        kl_weight: float = 0.1,
+        kl_weight: float = 1.0,
         accelerator: str = "auto",
         devices: int | str = "auto",
         **trainer_kwargs: Any,
@@ -221,7 +221,7 @@ class SoScope(BaseModelClass):
         weight_decay
             L2 penalty.
         kl_weight
-            Weight of the divergence from the prior; the paper has 1.
+            Weight of the divergence from the prior; 1 is the evidence lower bound.
         accelerator, devices
             As in Lightning.
         **trainer_kwargs
@@ -344,8 +344,9 @@ class SoScope(BaseModelClass):
         adata
             Spots registered like those of the model; None takes these.
         expectation
-            ``"conditional"``: expected subspots given the observed spot; counts add up to it. ``"prior"``: expected
-            subspots given the latent state alone (soScope, Eq. 7).
+            ``"conditional"``: expected subspots given the observed spot; they add up to it (Gaussian data as far as
+            `sigma` is 0). ``"prior"``: expected subspots given the latent state alone (soScope, Eq. 7); smoother, as
+            the noise of the spot is not kept.
         n_samples
             Draws of latent states and subspots for the layers ``std``, ``q05`` and ``q95``; 0 leaves them out.
 

@@ -33,7 +33,7 @@ class CosineTrainingPlan(TrainingPlan):
         n_steps: int,
         lr: float = 2e-3,
         weight_decay: float = 1e-4,
-        kl_weight: float = 0.1,
+        kl_weight: float = 1.0,
     ) -> None:
         super().__init__(
             module,

@@ -1,5 +1,6 @@
 """Plots; each returns its Axes and takes ``ax`` and ``save``."""
 
+from soscope_scverse.pl.benchmark import benchmark
 from soscope_scverse.pl.maps import compare
 
-__all__ = ["compare"]
+__all__ = ["benchmark", "compare"]

@@ -48,18 +48,17 @@ def benchmark(
     """
     names = _metrics(df, metric)
     tasks, methods = df["task"].unique(), df["method"].unique()
-    values = df.groupby(["metric", "method", "task", "gene"], observed=True)["value"].mean().dropna()
     if ax is None:
-        size = (2 + 0.18 * len(tasks) * (len(methods) + 1), 1 + 2.4 * len(names))
+        size = (3 + 0.18 * len(tasks) * (len(methods) + 1), 1 + 2.4 * len(names))
         _, ax = plt.subplots(len(names), figsize=size, squeeze=False, sharex=True, layout="constrained")
     axes = np.atleast_1d(np.asarray(ax, dtype=object)).ravel()
     if len(axes) != len(names):
         msg = f"Expected one of the Axes for each of the {len(names)} metrics {names}, found {len(axes)}."
         raise ValueError(msg)
     for panel, name in zip(axes, names, strict=True):
-        _draw_boxes(panel, {group: v.to_numpy() for group, v in _groups(values, name)}, tasks, methods)
+        _draw_boxes(panel, _values(df, name), tasks, methods)
         panel.set_ylabel(name)
-    axes[0].legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=min(len(methods), 4), frameon=False, fontsize=8)
+    axes[0].legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize=8)
     if save is not None:
         axes[0].figure.savefig(save, dpi=150)
     return axes
@@ -79,29 +78,31 @@ def _metrics(df: pd.DataFrame, metric: Sequence[str] | str | None) -> list[str]:
     return names
 
 
-def _groups(values: pd.Series, metric: str):  # noqa: ANN202
-    return values.loc[[metric]].groupby(level=["method", "task"], observed=True)
+def _values(df: pd.DataFrame, metric: str) -> dict[tuple[str, str], np.ndarray]:
+    """One value for each gene, by task and method."""
+    genes = df[df["metric"] == metric].groupby(["task", "method", "gene"], observed=True)["value"].mean().dropna()
+    return {pair: values.to_numpy() for pair, values in genes.groupby(level=["task", "method"], observed=True)}
 
 
 def _draw_boxes(ax: Axes, values: dict[tuple[str, str], np.ndarray], tasks: np.ndarray, methods: np.ndarray) -> None:
-    """Boxes of (method, task), those of one task next to each other."""
+    """Boxes of the values by task and method, those of one task next to each other."""
     width = _GROUP_WIDTH / len(methods)
-    colours = plt.get_cmap("tab10" if len(methods) <= 10 else "tab20").colors
+    colours = plt.get_cmap("tab10" if len(methods) <= 10 else "tab20")
     centres = np.arange(len(tasks))
     for i, method in enumerate(methods):
-        ax.boxplot(
-            [values.get((method, task), []) for task in tasks],
+        drawn = ax.boxplot(
+            [values.get((task, method), np.empty(0)) for task in tasks],
             positions=centres + (i + 0.5) * width - _GROUP_WIDTH / 2,
             widths=0.85 * width,
             manage_ticks=False,
             patch_artist=True,
-            boxprops={"facecolor": colours[i % len(colours)], "linewidth": 0.6},
+            boxprops={"facecolor": colours(i % colours.N), "linewidth": 0.6},
             medianprops={"color": "black", "linewidth": 1},
             whiskerprops={"linewidth": 0.6},
             capprops={"linewidth": 0.6},
             flierprops={"marker": ".", "markersize": 2, "markeredgecolor": "grey"},
-            label=method,
         )
+        drawn["boxes"][0].set_label(method)
     ax.set(xticks=centres, xticklabels=tasks, xlim=(-0.5, len(tasks) - 0.5))
     ax.grid(axis="y", linewidth=0.4)
     ax.set_axisbelow(True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from os import PathLike
+from typing import Literal
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -25,6 +26,7 @@ def compare(
     truth: AnnData | None = None,
     layer: str | None = None,
     truth_layer: str | None = None,
+    aggregate: Literal["sum", "mean"] = "sum",
     cmap: str = "magma",
     ax: np.ndarray | None = None,
     save: str | PathLike | None = None,
@@ -46,6 +48,8 @@ def compare(
         True subspots with ``obs["spot"]``.
     layer, truth_layer
         Layers of `adata` and `truth` to draw; None is ``X``.
+    aggregate
+        Whether a spot is the sum of its subspots (counts) or their mean (intensities), as in the model.
     cmap
         Colour map.
     ax
@@ -75,7 +79,7 @@ def compare(
         msg = f"Expected `ax` to be {shape[0]} x {shape[1]} Axes, found shape {ax.shape}."
         raise ValueError(msg)
     for row, gene in zip(ax, genes, strict=True):
-        values = [_per_spot(section, gene, of) for _, section, of in maps]
+        values = [_per_spot(section, gene, of, aggregate) for _, section, of in maps]
         limits = _colour_limits(values)
         for axes, (title, section, _), value in zip(row, maps, values, strict=True):
             drawn = _draw_map(axes, section, value, cmap, limits)
@@ -86,11 +90,11 @@ def compare(
     return ax
 
 
-def _per_spot(adata: AnnData, gene: str, layer: str | None) -> np.ndarray:
-    """Values of a gene; those of subspots times the number of subspots in their spot."""
+def _per_spot(adata: AnnData, gene: str, layer: str | None, aggregate: str) -> np.ndarray:
+    """Values of a gene; amounts in subspots times the number of subspots in their spot."""
     x = check.matrix(adata, layer)
     value = dense(x[:, adata.var_names.get_indexer([gene])]).ravel().astype(float)
-    if keys.SPOT in adata.obs:
+    if aggregate == "sum" and keys.SPOT in adata.obs:
         value *= adata.obs.groupby(keys.SPOT, observed=True)[keys.SPOT].transform("size").to_numpy()
     return value
 

@@ -161,7 +161,7 @@ def resolve_n_subspots(n_subspots: int | str, kind: LatticeKind) -> int:
     if n_subspots not in allowed:
         msg = (
             f"Expected `n_subspots` to be 'auto' or one of {allowed} on a {kind} lattice, found {n_subspots!r}. "
-            "Other divisions can be given by `positions=`."
+            "If the lattice is another one, name it with `geometry=`; any other division can be given by `positions=`."
         )
         raise ValueError(msg)
     return int(n_subspots)
@@ -169,7 +169,7 @@ def resolve_n_subspots(n_subspots: int | str, kind: LatticeKind) -> int:
 
 def _check_positions(positions: np.ndarray, n_spots: int) -> np.ndarray:
     """User-given subspot positions as float64, after checks."""
-    positions = np.asarray(positions, dtype=float)
+    positions = np.array(positions, dtype=float)
     if positions.ndim != 3 or positions.shape[0] != n_spots or positions.shape[2] != 2:
         msg = f"Expected `positions` to be n_spots x n_subspots x 2 with n_spots = {n_spots}, found {positions.shape}."
         raise ValueError(msg)

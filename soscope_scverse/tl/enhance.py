@@ -94,8 +94,8 @@ def enhance(
 
     Raises
     ------
-    ValueError
-        If the input does not fit; before any work starts.
+    ValueError, TypeError
+        If the input does not fit; before the training starts.
 
     References
     ----------

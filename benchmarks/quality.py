@@ -1,0 +1,340 @@
+"""Quality on sections whose subspots are known: runs every method and writes ``docs/benchmarks.md``.
+
+``python benchmarks/quality.py --csv quality.csv``; the real sections come from ``../shared/data`` or the folder in
+``SOSCOPE_TEST_DATA``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import platform
+import shlex
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+
+from soscope_scverse import _keys as keys
+from soscope_scverse import bench, datasets, pp
+
+ROOT = Path(__file__).resolve().parents[1]
+DATA = Path(os.environ.get("SOSCOPE_TEST_DATA", ROOT.parent / "shared" / "data"))
+N_GENES = 60
+
+PAPER: dict[str, Any] = {
+    "model_kwargs": {
+        "decoder": "joint",
+        "interpolation": "none",
+        "observation": "gaussian",
+        "dispersion": "subspot",
+        "masked": 0.0,
+        "feature_dropout": 0.0,
+        "trust_picture": False,
+        "n_graph_samples": None,
+    },
+    "expectation": "prior",
+}
+"""Arguments of `tl.enhance` for the model as published, with our training."""
+
+SOSCOPE, NO_PICTURE, SHUFFLED, AS_PUBLISHED = "soscope", "soscope-no-picture", "soscope-shuffled", "soscope-paper"
+VARIANTS = {
+    NO_PICTURE: "default, without the picture",
+    SHUFFLED: "default, image features of the subspots permuted over the section",
+    AS_PUBLISHED: "architecture, likelihood and prediction of the paper (`PAPER` in the script)",
+}
+METHODS = [*bench.BASELINES, SOSCOPE, *VARIANTS]
+METRICS = ("pearson", "within_r", "mse", "normalized_pearson")
+
+
+# --------------------------------------------------------------------------------------------------------------- tasks
+
+
+class Task(NamedTuple):
+    """Spots, their true subspots and the picture."""
+
+    low: ad.AnnData
+    truth: ad.AnnData
+    image: Any
+
+
+def real(section: str, picture: str | None = None) -> Task:
+    low, truth = bench.simulate_low_resolution(ad.read_h5ad(DATA / section))
+    return chosen(low, truth, None if picture is None else DATA / picture, pp.spatial_genes(truth, N_GENES))
+
+
+def synthetic(*, noise_free: bool) -> Task:
+    low, image, truth = datasets.synthetic_section(n_genes=100)
+    pp.subspots(low)
+    genes = pp.spatial_genes(truth, N_GENES)
+    return chosen(low, mean_as_truth(truth) if noise_free else truth, image, genes)
+
+
+def synthetic_picture() -> Task:
+    low, image, truth = datasets.synthetic_section(n_genes=400)
+    pp.subspots(low)
+    of_picture = truth[:, truth.var["kind"] == "picture"].copy()
+    return chosen(low, mean_as_truth(truth), image, pp.spatial_genes(of_picture, N_GENES))
+
+
+def mean_as_truth(truth: ad.AnnData) -> ad.AnnData:
+    truth = truth.copy()
+    truth.X = truth.layers["mean"]
+    return truth
+
+
+def chosen(low: ad.AnnData, truth: ad.AnnData, image: Any, genes: list[str]) -> Task:
+    return Task(low[:, genes].copy(), truth[:, genes].copy(), image)
+
+
+TASKS: dict[str, Callable[[], Task]] = {
+    "her2st-C2": partial(real, "her2st/C2.h5ad", "her2st/C2_HE.jpg"),
+    "her2st-C3": partial(real, "her2st/C3.h5ad", "her2st/C3_HE.jpg"),
+    "her2st-C4": partial(real, "her2st/C4.h5ad", "her2st/C4_HE.jpg"),
+    "MOB1": partial(real, "mouse_ob/MOB1.h5ad", "mouse_ob/MOB1_HE.jpg"),
+    "MOB2": partial(real, "mouse_ob/MOB2.h5ad", "mouse_ob/MOB2_HE.jpg"),
+    "embryo": partial(real, "embryo/embryo.h5ad", "embryo/colour_x5_from_lowres.jpg"),
+    "humanskin-protein": partial(real, "humanskin/humanskin_prot.h5ad"),
+    "synthetic-noisy": partial(synthetic, noise_free=False),
+    "synthetic-noise-free": partial(synthetic, noise_free=True),
+    "synthetic-picture": synthetic_picture,
+}
+
+
+# ------------------------------------------------------------------------------------------------------------- methods
+
+
+def shuffled(adata: ad.AnnData, seed: int, **kwargs: Any) -> np.ndarray:
+    """Run soScope with the image features of one subspot given to another, the same for every seed."""
+    from soscope_scverse import tl
+
+    adata = adata.copy()
+    valid = np.asarray(adata.obsm[keys.EXPOSURE]) > 0
+    features = np.array(adata.obsm[keys.FEATURES])
+    features[valid] = np.random.default_rng(0).permutation(features[valid])
+    adata.obsm[keys.FEATURES] = features
+    return tl.enhance(adata, seed=seed, genes=adata.var_names.tolist(), **kwargs).X
+
+
+def methods_of(names: Iterable[str], task: Task, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """What `bench.compare` is to run; without a picture two variants are no others."""
+    every = {
+        **bench.BASELINES,
+        SOSCOPE: {},
+        NO_PICTURE: {"image": None},
+        SHUFFLED: partial(shuffled, train_kwargs={"enable_progress_bar": False}, **kwargs),
+        AS_PUBLISHED: PAPER,
+    }
+    without = () if task.image is not None else (NO_PICTURE, SHUFFLED)
+    return {name: every[name] for name in names if name not in without}
+
+
+def run(name: str, methods: Iterable[str], seeds: list[int], max_epochs: int | None) -> pd.DataFrame:
+    task = TASKS[name]()
+    kwargs = {} if max_epochs is None else {"max_epochs": max_epochs}
+    runs = methods_of(methods, task, kwargs)
+    df = bench.compare(*task, methods=runs, seeds=seeds, task=name, enhance_kwargs=kwargs)
+    return df.assign(n_spots=task.low.n_obs, n_targets=task.truth.n_obs)
+
+
+# -------------------------------------------------------------------------------------------------------------- report
+
+
+def medians(df: pd.DataFrame) -> pd.DataFrame:
+    """Median over genes, then mean over seeds (NaN if one diverged): a row for each task and method, in their order."""
+    per_run = df.groupby(["task", "method", "seed", "metric"], sort=False, dropna=False)["value"].median()
+    per_method = per_run.groupby(["task", "method", "metric"], sort=False).agg(lambda runs: runs.mean(skipna=False))
+    scores = per_method.unstack("metric")[list(METRICS)]
+    costs = df.groupby(["task", "method"], sort=False)[["seconds", "peak_mb"]].mean()
+    return scores.join(costs).reindex(costs.index)
+
+
+def report(df: pd.DataFrame, command: str) -> str:
+    scores = medians(df)
+    sections = [
+        introduction(df, command),
+        *(task_section(df, scores, task) for task in df["task"].unique()),
+        summary(scores),
+        variants(scores),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def introduction(df: pd.DataFrame, command: str) -> str:
+    packages = ("soscope-scverse", "torch", "torch-geometric", "scvi-tools", "anndata", "scikit-learn", "numpy")
+    seeds = ", ".join(str(seed) for seed in sorted(df["seed"].dropna().unique())) or "none"
+    lines = [
+        "# Benchmarks",
+        "",
+        "Neighbouring spots of real sections are merged, and every method recovers the original spots from them;",
+        "the synthetic sections have known subspots.",
+        f"A task has the {N_GENES} genes with the clearest spatial pattern (`pp.spatial_genes` of the true subspots).",
+        f"Scores are medians over genes, averaged over the seeds ({seeds}) where a method has one.",
+        "",
+        "- `pearson`: correlation with the truth over all subspots.",
+        "- `within_r`: the same after the mean of each spot is taken out, so that it measures resolution alone;",
+        "  repeating the spot scores 0.",
+        "- `mse`: squared error after scaling to [0, 1]; lower is better.",
+        "- `normalized`: Pearson after dividing by the total of the subspot.",
+        "- `seconds`: wall time of one run without the image features, which the methods share.",
+        "- `peak MB`: how far the resident memory of the process rose during one run above its level at the start,",
+        "  without the memory of a GPU.",
+        "",
+        f"Measured on {datetime.now(UTC):%d %B %Y} with {', '.join(f'{name} {version(name)}' for name in packages)}",
+        f"and Python {platform.python_version()} on {machine()}.",
+        "",
+        "To reproduce, with the real sections in `../shared/data` or the folder in `SOSCOPE_TEST_DATA`:",
+        "",
+        f"```bash\n{command}\n```",
+        "",
+        "Variants of soScope:",
+        "",
+        *(f"- `{name}`: {text}." for name, text in VARIANTS.items()),
+    ]
+    return "\n".join(lines)
+
+
+def machine() -> str:
+    import torch
+
+    cpu = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+        cpu = models[0].split(":")[1].strip() if models else cpu
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    threads = torch.get_num_threads()
+    return f"{platform.system()}, {cpu}, {os.cpu_count()} cores, {threads} thread{'s' * (threads > 1)} used, {gpu}"
+
+
+def task_section(df: pd.DataFrame, scores: pd.DataFrame, task: str) -> str:
+    of_task = df[df["task"] == task]
+    n_spots, n_targets = of_task[["n_spots", "n_targets"]].iloc[0]
+    header = ("method", "pearson", "within_r", "mse", "normalized", "seconds", "peak MB")
+    rows = [
+        (method, *(f"{row[m]:.3f}" for m in METRICS), f"{row['seconds']:.1f}", f"{row['peak_mb']:.0f}")
+        for method, row in scores.loc[task].iterrows()
+    ]
+    size = f"{n_spots} spots, {n_targets} subspots, {of_task['gene'].nunique()} genes."
+    return f"## {task}\n\n{size}\n\n{markdown(header, rows)}"
+
+
+def summary(scores: pd.DataFrame) -> str:
+    """Default soScope against the best baseline, which is another one for each task and metric."""
+    rows, losses = [], []
+    tasks = [task for task in scores.index.unique("task") if comparable(scores.loc[task])]
+    for task in tasks:
+        ours, rivals = scores.loc[(task, SOSCOPE)], baselines_of(scores.loc[task])
+        best = {"pearson": rivals["pearson"], "within_r": rivals["within_r"], "mse": -rivals["mse"]}
+        name = {metric: values.fillna(-np.inf).idxmax() for metric, values in best.items()}
+        theirs = {metric: rivals.loc[name[metric], metric] for metric in best}
+        rows.append(
+            (
+                task,
+                f"{ours['pearson'] - theirs['pearson']:+.3f} ({name['pearson']})",
+                f"{ratio(ours['within_r'], theirs['within_r'])} ({name['within_r']})",
+                f"{ratio(ours['mse'], theirs['mse'])} ({name['mse']})",
+            )
+        )
+        better = {m: ours[m] < theirs[m] if m == "mse" else ours[m] > theirs[m] for m in best}
+        losses += [(task, metric) for metric, is_better in better.items() if not is_better]
+    if not rows:
+        return ""
+    header = ("task", "pearson: difference", "within_r: ratio", "mse: ratio")
+    text = (
+        "Default soScope against the best baseline of each task and metric (its name in brackets): the hardest rival, "
+        "picked with the truth in hand.\nBetter are a difference above 0, a `within_r` ratio above 1 and an `mse` "
+        "ratio below 1."
+    )
+    return f"## Summary\n\n{text}\n\n{markdown(header, rows)}\n\n{verdict(tasks, losses)}"
+
+
+def comparable(scores: pd.DataFrame) -> bool:
+    return SOSCOPE in scores.index and len(baselines_of(scores)) > 0
+
+
+def baselines_of(scores: pd.DataFrame) -> pd.DataFrame:
+    return scores[scores.index.isin(list(bench.BASELINES))]
+
+
+def ratio(ours: float, theirs: float) -> str:
+    """A ratio to something that is not positive says nothing."""
+    return f"{ours / theirs:.2f}" if theirs > 0 else f"{ours:.3f} to {theirs:.3f}"
+
+
+def verdict(tasks: list[str], losses: list[tuple[str, str]]) -> str:
+    """Say where soScope loses, metric by metric."""
+    lines = []
+    for metric in ("pearson", "within_r", "mse"):
+        lost = [task for task, of in losses if of == metric]
+        where = f"; not better on {', '.join(lost)}" if lost else ""
+        lines.append(f"- `{metric}`: better than every baseline on {len(tasks) - len(lost)} of {len(tasks)}{where}.")
+    return "\n".join(lines)
+
+
+def variants(scores: pd.DataFrame) -> str:
+    names = [name for name in (SOSCOPE, *VARIANTS) if name in scores.index.unique("method")]
+    if len(names) < 2:
+        return ""
+    rows = [(task, *(cell(scores, task, name) for name in names)) for task in scores.index.unique("task")]
+    text = "What the picture and the changes to the published model bring, as `pearson` / `within_r`."
+    return f"## Variants\n\n{text}\n\n{markdown(('task', *names), rows)}"
+
+
+def cell(scores: pd.DataFrame, task: str, method: str) -> str:
+    if (task, method) not in scores.index:
+        return ""
+    return f"{scores.loc[(task, method), 'pearson']:.3f} / {scores.loc[(task, method), 'within_r']:.3f}"
+
+
+def markdown(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """Table whose first column is text and the others are numbers."""
+    titles = list(header)
+    rule = ["---", *["--:"] * (len(titles) - 1)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (titles, rule, *map(list, rows)))
+
+
+# ---------------------------------------------------------------------------------------------------------------- main
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), metavar="TASK", help=", ".join(TASKS))
+    parser.add_argument(
+        "--methods", nargs="+", choices=METHODS, default=METHODS, metavar="METHOD", help=", ".join(METHODS)
+    )
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
+    parser.add_argument("--max-epochs", type=int, help="training steps of soScope; default: those of the model")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "benchmarks.md", help="report to write")
+    parser.add_argument("--csv", type=Path, help="also write all scores, after every task")
+    parser.add_argument("--resume", type=Path, help="--csv of an earlier run: its tasks are reported, not run again")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments()
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message="No picture given")
+    warnings.filterwarnings("ignore", module="lightning")
+    tables = [] if args.resume is None else [pd.read_csv(args.resume, dtype={"seed": "Int64"})]
+    done = {task for table in tables for task in table["task"]}
+    command = shlex.join(["python", *sys.argv])
+    for name in args.tasks:
+        if name not in done:
+            tables.append(run(name, args.methods, args.seeds, args.max_epochs))
+        df = pd.concat(tables, ignore_index=True)
+        if args.csv is not None:
+            df.to_csv(args.csv, index=False)
+        args.out.write_text(report(df, command))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,300 @@
+"""The table of a comparison against scores made by hand, and its plot."""
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+from scipy.sparse import csr_matrix
+
+from soscope_scverse import bench, im, metrics, pl, pp
+
+METRICS = ["pearson", "within_r", "mse", "normalized_pearson"]
+IMAGE_METHODS = {"image_linear", "image_gaussian_process", "image_mlp", "joint_mlp"}
+FAST = {"max_epochs": 1, "accelerator": "cpu"}
+
+
+@pytest.fixture
+def task(section):
+    """Spots with known subspots, and the picture."""
+    pp.subspots(section.adata)
+    return section.adata, section.truth, section.image
+
+
+@pytest.fixture(autouse=True)
+def _close_figures():
+    yield
+    plt.close("all")
+
+
+def compare(low, truth, image=None, **kwargs) -> pd.DataFrame:
+    return bench.compare(low, truth, image, progress=False, **{"enhance_kwargs": FAST, **kwargs})
+
+
+def values(df, method, metric, seed=None) -> np.ndarray:
+    rows = df[(df["method"] == method) & (df["metric"] == metric)]
+    return (rows if seed is None else rows[rows["seed"] == seed])["value"].to_numpy()
+
+
+# ------------------------------------------------------------------------------------------------------------ the table
+
+
+def test_the_table_is_tidy_and_has_every_method(task):
+    low, truth, image = task
+    before = low.copy()
+    df = compare(low, truth, image, task="tiny")
+    assert list(df) == ["task", "method", "seed", "gene", "metric", "value", "seconds", "peak_mb"]
+    assert list(df["method"].unique()) == [*bench.BASELINES, "soscope"]
+    assert set(df["task"]) == {"tiny"}
+    assert df["seed"].dtype == "Int64"
+    assert set(df.loc[df["method"] == "soscope", "seed"]) == {0, 1}
+    assert df.loc[df["method"] != "soscope", "seed"].isna().all()
+    assert not df.duplicated(["task", "method", "seed", "gene", "metric"]).any()
+    assert len(df) == (len(bench.BASELINES) + 2) * low.n_vars * len(METRICS)
+    assert list(df["metric"].unique()) == METRICS
+    assert list(df["gene"].unique()) == list(low.var_names)
+    assert df["value"].notna().all()
+    assert (df["seconds"] > 0).all()
+    assert list(low.obsm) == list(before.obsm)
+    assert list(low.uns) == list(before.uns)
+
+
+def test_scores_of_baselines_are_those_of_the_metrics(task):
+    low, truth, image = task
+    df = compare(low, truth, image, methods=["linear", "image_linear"])
+    im.features(low, image)
+    for method in ("linear", "image_linear"):
+        prediction = bench.BASELINES[method](low)
+        for metric in METRICS:
+            extra = [truth.obs["spot"]] if metric == "within_r" else []
+            expected = getattr(metrics, metric)(prediction, truth.X, *extra)
+            np.testing.assert_array_equal(values(df, method, metric), expected)
+
+
+def test_without_a_picture_the_image_methods_are_left_out(task):
+    low, truth, _ = task
+    with pytest.warns(UserWarning, match="positions alone"):
+        df = compare(low, truth, seeds=[0])
+    assert set(df["method"]) == set(bench.BASELINES) - IMAGE_METHODS | {"soscope"}
+
+
+def test_features_that_are_there_are_used(task):
+    low, truth, image = task
+    expected = compare(low, truth, image, methods="image_linear")
+    im.features(low, image)
+    found = compare(low, truth, methods="image_linear")
+    np.testing.assert_array_equal(found["value"], expected["value"])
+
+
+def test_image_features_are_computed_once(task, monkeypatch):
+    low, truth, image = task
+    calls = []
+    features = im.features
+    monkeypatch.setattr(im, "features", lambda *args, **kwargs: calls.append(kwargs) or features(*args, **kwargs))
+    methods = {"a": bench.BASELINES["image_linear"], "b": {}}
+    compare(low, truth, image, methods=methods, enhance_kwargs={**FAST, "image_scale": 1.0})
+    assert calls == [{"image_scale": 1.0}]
+
+
+def mean_colour(tiles):
+    return tiles.mean(axis=(1, 2))
+
+
+def test_variants_are_dicts_and_functions(task):
+    low, truth, image = task
+    methods = {
+        "perfect": lambda adata: truth.X,
+        "random": lambda adata, seed: np.random.default_rng(seed).random(truth.shape),
+        "spread": bench.BASELINES["repeat"],
+        "soscope": {},
+        "wider": {"model_kwargs": {"n_hidden": 8, "n_latent": 4}},
+        "other encoder": {"encoder": mean_colour},
+        "no picture": {"image": None},
+    }
+    with pytest.warns(UserWarning, match="positions alone"):
+        df = compare(low, truth, image, methods=methods, seeds=[3, 4])
+    assert list(df["method"].unique()) == list(methods)
+    np.testing.assert_allclose(values(df, "perfect", "pearson"), 1)
+    np.testing.assert_array_equal(values(df, "perfect", "mse"), 0)
+    np.testing.assert_array_equal(values(df, "spread", "within_r"), 0)
+    runs = df.groupby("method")["seed"].unique()
+    assert all(list(runs[name]) == [3, 4] for name in ("random", "soscope", "wider", "other encoder", "no picture"))
+    scores = [tuple(values(df, name, "within_r", seed=3)) for name in list(methods)[3:]]
+    assert len(set(scores)) == len(scores)
+    assert (values(df, "random", "mse", seed=3) != values(df, "random", "mse", seed=4)).all()
+
+
+def test_seeds_and_arguments_reach_soscope(task):
+    low, truth, image = task
+    df = compare(low, truth, image, methods=["soscope"], seeds=(5, 5, 6))
+    first, again, other = df["value"].to_numpy().reshape(3, -1)
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+    longer = compare(low, truth, image, methods=["soscope"], seeds=[5], enhance_kwargs={**FAST, "max_epochs": 4})
+    assert (longer["value"].to_numpy() != first).any()
+
+
+def test_a_run_that_diverges_is_nan_and_named(task):
+    low, truth, _ = task
+
+    def diverging(adata, seed):
+        msg = "loss is NaN"
+        raise FloatingPointError(msg)
+
+    with pytest.warns(UserWarning, match="'bad' with seed 7 diverged.*loss is NaN"):
+        df = compare(low, truth, methods={"bad": diverging, "good": bench.BASELINES["repeat"]}, seeds=[7])
+    assert df.loc[df["method"] == "bad", "value"].isna().all()
+    assert df.loc[df["method"] == "good", "value"].notna().all()
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
+def test_peak_memory_is_that_of_the_run(task):
+    low, truth, _ = task
+
+    def needs_memory(adata):
+        np.ones(25_000_000)  # 200 MB, freed before the next run
+        return bench.BASELINES["repeat"](adata)
+
+    methods = {"large": needs_memory, "small": bench.BASELINES["repeat"], "large again": needs_memory}
+    peak = compare(low, truth, methods=methods).groupby("method")["peak_mb"].first()
+    assert 190 < peak["large"] < 260
+    assert 190 < peak["large again"] < 260
+    assert peak["small"] < 50
+
+
+def test_peak_memory_is_nan_where_the_system_does_not_tell(task, monkeypatch):
+    low, truth, _ = task
+    module = importlib.import_module("soscope_scverse.bench.compare")
+    monkeypatch.setattr(module, "Path", lambda path: Path("/nowhere") / path.lstrip("/"))
+    assert compare(low, truth, methods="repeat")["peak_mb"].isna().all()
+
+
+def test_the_merged_section_of_the_simulation_can_be_compared():
+    x, y = (axis.ravel() for axis in np.meshgrid(np.arange(6), np.arange(6)))
+    obs = pd.DataFrame({"array_row": y, "array_col": x}, index=[f"s{i}" for i in range(36)])
+    adata = AnnData(csr_matrix(np.column_stack([x, y]) + 1), obs=obs)
+    adata.obsm["spatial"] = np.column_stack([x, y]).astype(float)
+    low, truth = bench.simulate_low_resolution(adata)
+    df = compare(low, truth, methods=["repeat", "linear"])
+    assert len(df) == 2 * 2 * len(METRICS)
+    assert (values(df, "linear", "pearson") > values(df, "repeat", "pearson")).all()
+
+
+def test_progress_is_shown_on_demand(task, capfd):
+    low, truth, _ = task
+    compare(low, truth, methods="repeat", task="quiet")
+    bench.compare(low, truth, methods="repeat", task="loud")
+    shown = capfd.readouterr().err
+    assert "loud" in shown
+    assert "quiet" not in shown
+
+
+@pytest.mark.parametrize(
+    ("change", "kwargs", "message"),
+    [
+        (None, {"methods": ["magic"]}, r"out of \['repeat'.*'soscope'\], found \['magic'\]"),
+        (None, {"methods": {"a": 3}}, r"functions or dicts .*found \{'a': 3\}"),
+        (None, {"methods": []}, r"something to run, found methods \[\]"),
+        (None, {"methods": ["image_mlp"]}, "something to run"),
+        (None, {"methods": {"flat": lambda adata: np.ones(3)}}, r"'flat' to return .*\(420, 8\), found shape \(3,\)"),
+        (lambda low, truth: (low[:, :3], truth), {}, "same features .*found 3 and 8, 3 of them"),
+        (lambda low, truth: (low, truth[::-1]), {}, "spot by spot.*420 rows of other spots or order"),
+        (lambda low, truth: (low, truth[:10]), {}, "each of the 420 subspots.*found 10 rows"),
+        (lambda low, truth: (low, without(truth, "obs", "spot")), {}, r"no `truth.obs\['spot'\]`"),
+        (lambda low, truth: (without(low, "obsm", "subspots"), truth), {}, r"no \['subspots'\]. Run `pp.subspots`"),
+    ],
+)
+def test_what_does_not_fit_is_named(task, change, kwargs, message):
+    low, truth, _ = task
+    if change is not None:
+        low, truth = change(low, truth)
+    with pytest.raises(ValueError, match=message):
+        compare(low, truth, **kwargs)
+
+
+def without(adata, slot, key):
+    adata = adata.copy()
+    del getattr(adata, slot)[key]
+    return adata
+
+
+def test_importing_bench_does_not_import_torch():
+    code = "import sys, soscope_scverse.bench, soscope_scverse.pl; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# ------------------------------------------------------------------------------------------------------------- the plot
+
+
+@pytest.fixture
+def table() -> pd.DataFrame:
+    """Two tasks, two methods, two seeds of one; soscope was not run on the second task."""
+    runs = [("A", "linear", None, 0.0), ("A", "soscope", 0, 1.0), ("A", "soscope", 1, 3.0), ("B", "linear", None, 5.0)]
+    rows = [
+        (task, method, seed, f"g{gene}", metric, start + gene, 1.0, 1.0)
+        for task, method, seed, start in runs
+        for gene in range(5)
+        for metric in ("pearson", "mse")
+    ]
+    return pd.DataFrame(rows, columns=["task", "method", "seed", "gene", "metric", "value", "seconds", "peak_mb"])
+
+
+@pytest.mark.filterwarnings("error")
+def test_boxes_show_genes_averaged_over_seeds(table, tmp_path):
+    axes = pl.benchmark(table, save=tmp_path / "plot.png")
+    assert [ax.get_ylabel() for ax in axes] == ["pearson", "mse"]
+    assert (tmp_path / "plot.png").stat().st_size > 1000
+    assert [text.get_text() for text in axes[-1].get_xticklabels()] == ["A", "B"]
+    for ax in axes:
+        medians = [line.get_ydata() for line in ax.lines if line.get_linewidth() == 1 and line.get_linestyle() == "-"]
+        np.testing.assert_array_equal([m[0] if len(m) else np.nan for m in medians], [2, 7, 4, np.nan])
+    legend = axes[0].get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == ["linear", "soscope"]
+    colours = [patch.get_facecolor() for patch in legend.get_patches()]
+    assert colours[0] != colours[1]
+
+
+def test_boxes_of_a_task_lie_together(table):
+    (ax,) = pl.benchmark(table, metric="mse")
+    centres = np.array([patch.get_path().vertices[:, 0].mean() for patch in ax.patches])
+    assert set(np.round(centres)) <= {0, 1}
+    assert len(set(centres)) == len(centres)
+
+
+def test_axes_can_be_given(table):
+    _, ax = plt.subplots()
+    assert pl.benchmark(table, metric="pearson", ax=ax)[0] is ax
+    _, grid = plt.subplots(1, 2)
+    assert list(pl.benchmark(table, metric=["mse", "pearson"], ax=grid)) == list(grid)
+
+
+@pytest.mark.filterwarnings("error")
+def test_many_methods_and_missing_values_can_be_drawn(table):
+    many = pd.concat([table.assign(method=f"method {i}") for i in range(23)])
+    many.loc[many["gene"] == "g0", "value"] = np.nan
+    assert len(pl.benchmark(many)) == 2
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda df: pl.benchmark(df, metric="recall"), r"\['pearson', 'mse'\], found \['recall'\]"),
+        (lambda df: pl.benchmark(df, metric=[]), "found none"),
+        (lambda df: pl.benchmark(df.drop(columns="gene")), r"without \['gene'\]"),
+        (lambda df: pl.benchmark(df, ax=plt.subplots()[1]), "each of the 2 metrics .*, found 1"),
+    ],
+)
+def test_tables_and_axes_that_do_not_fit_are_named(table, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(table)
+
+
+def test_the_plot_takes_the_table_of_a_comparison(task):
+    low, truth, _ = task
+    df = compare(low, truth, methods=["repeat", "linear"])
+    assert [ax.get_ylabel() for ax in pl.benchmark(df)] == METRICS
