@@ -167,6 +167,17 @@ def test_held_out_molecules_are_scored(prepared):
     assert prior.sum() / prepared.X.sum() == pytest.approx(1, abs=0.1)  # back at the full depth
 
 
+def test_early_stopping(prepared):
+    options = {"train_size": 0.5, "early_stopping": True, "early_stopping_patience": 1, "lr": 0.05}
+    model = train(prepared, max_epochs=400, train_options=options)
+    assert len(model.history["train_loss"]) < 400
+    assert np.isfinite(model.get_enhanced().X).all()
+    with pytest.raises(ValueError, match="train_size"):
+        model.train(2, early_stopping=True, **QUIET)
+    with pytest.raises(ValueError, match="train_size"):
+        model.train(2, train_size=1.5, **QUIET)
+
+
 def test_training_can_go_on(prepared):
     model = train(prepared, max_epochs=10)
     before = model.get_enhanced(expectation="prior").X

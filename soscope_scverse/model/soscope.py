@@ -26,6 +26,12 @@ from soscope_scverse.module.likelihoods import COUNT_LIKELIHOODS
 from soscope_scverse.module.subspot_decoder import DECODERS
 from soscope_scverse.module.vae import GraphAutoencoder, SoScopeVAE
 
+_EARLY_STOPPING = {
+    "early_stopping": True,
+    "early_stopping_monitor": "reconstruction_loss_validation",
+    "early_stopping_patience": 5,  # scores are taken every ten steps
+}
+
 
 class SoScope(BaseModelClass):
     """soScope: subspot profiles from spot profiles, spatial graph and picture (Li et al., Nature Communications 2024).
@@ -198,6 +204,7 @@ class SoScope(BaseModelClass):
         *,
         pretrain_epochs: int | None = None,
         train_size: float = 1.0,
+        early_stopping: bool = False,
         lr: float = 2e-3,
         weight_decay: float = 1e-4,
         kl_weight: float = 1.0,
@@ -216,6 +223,8 @@ class SoScope(BaseModelClass):
         train_size
             Share of the molecules to train on; the others (binomial thinning) give the ``..._validation`` curves of
             :attr:`history`. 1 trains on all of them.
+        early_stopping
+            Stop when the score of the held-out molecules no longer improves; needs counts and `train_size` below 1.
         lr
             Learning rate at the start; it decays along a cosine.
         weight_decay
@@ -231,7 +240,15 @@ class SoScope(BaseModelClass):
         ------
         FloatingPointError
             If the training diverges.
+        ValueError
+            If `train_size` is not in (0, 1], or nothing is held out for `early_stopping`.
         """
+        if not 0 < train_size <= 1:
+            msg = f"Expected `train_size` above 0 and at most 1, found {train_size}."
+            raise ValueError(msg)
+        if early_stopping and not (train_size < 1 and self.module.likelihood.is_counts):
+            msg = "Expected held-out molecules for `early_stopping`: pass train_size=0.9 (counts only)."
+            raise ValueError(msg)
         section = self._section().reorder(self._order())
         module, starting = self.module, not self.is_trained_
         held_out = None
@@ -260,6 +277,8 @@ class SoScope(BaseModelClass):
             pretrain_epochs = max_epochs // 6 if starting else 0
         if pretrain_epochs:
             history |= self._pretrain(tile, pretrain_epochs, plan, trainer_kwargs)
+        if early_stopping:
+            trainer_kwargs = _EARLY_STOPPING | trainer_kwargs
         self._fit(module, TileDataModule([tile], validation), max_epochs, plan, trainer_kwargs)
         self.history_ = history | (self.history_ or {})
         if held_out is not None:

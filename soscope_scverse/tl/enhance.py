@@ -134,7 +134,7 @@ def enhance(
         torch.manual_seed(seed)
         SoScope.setup_anndata(spots, layer=layer, library_key=library_key)
         model = SoScope(spots, likelihood=likelihood, **arguments["model_kwargs"])
-        epochs = {} if max_epochs is None else {"max_epochs": max_epochs}
+        epochs: dict[str, Any] = {} if max_epochs is None else {"max_epochs": max_epochs}
         model.train(accelerator=accelerator, **epochs, **arguments["train_kwargs"])
         enhanced = model.get_enhanced(expectation=expectation, n_samples=n_samples)
         spots.obsm[keys.LATENT] = model.get_latent_representation()
