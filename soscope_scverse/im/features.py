@@ -187,25 +187,11 @@ def _sections(adata: AnnData, image: Any, image_scale: float | None, library_key
             msg = f"Expected `library_key`, the column of `obs`, with a dict of pictures ({sorted(image)}), found None."
             raise ValueError(msg)
         return [_Section(None, np.ones(adata.n_obs, dtype=bool), _section_image(adata, image, image_scale, None))]
-    labels = _labels(adata, library_key)
+    labels = validation.sections(adata, library_key)
     return [
         _Section(library, labels == library, _section_image(adata, image, image_scale, library))
         for library in np.unique(labels)
     ]
-
-
-def _labels(adata: AnnData, library_key: str) -> np.ndarray:
-    if library_key not in adata.obs:
-        msg = f"Expected the sections in `adata.obs['{library_key}']`, found only the columns {list(adata.obs)}."
-        raise ValueError(msg)
-    labels = adata.obs[library_key]
-    if labels.isna().any():
-        msg = (
-            f"Expected a section for every spot in `adata.obs['{library_key}']`, found none for "
-            f"{labels.isna().sum()} of {len(labels)}. Fill them in, or drop these spots."
-        )
-        raise ValueError(msg)
-    return labels.astype(str).to_numpy()
 
 
 def _section_image(adata: AnnData, image: Any, image_scale: float | None, library: str | None) -> ImageSource:
