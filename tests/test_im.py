@@ -423,7 +423,7 @@ def test_sections_without_picture_or_name_are_refused():
         im.features(adata, {"a": tissue()}, library_key="library")
     with pytest.raises(ValueError, match="`library_key`"):
         im.features(adata, {"a": tissue()})
-    with pytest.raises(ValueError, match=r"found 'batch'"):
+    with pytest.raises(ValueError, match="found 'batch'"):
         im.features(adata, tissue(), library_key="batch")
     adata.obs["library"] = pd.Series(np.nan, index=adata.obs_names, dtype=object)
     with pytest.raises(ValueError, match="section for every spot"):
