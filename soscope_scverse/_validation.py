@@ -73,7 +73,10 @@ def sections(adata: AnnData, library_key: str | None) -> np.ndarray:
         raise ValueError(msg)
     column = adata.obs[library_key]
     if column.isna().any():
-        msg = f"Expected a section for every row of `adata.obs[{library_key!r}]`, found {column.isna().sum()} NaN."
+        msg = (
+            f"Expected a section for every spot in `adata.obs[{library_key!r}]`, found {column.isna().sum()} NaN. "
+            "Fill them in, or drop these spots."
+        )
         raise ValueError(msg)
     return column.astype(str).to_numpy()
 
