@@ -297,6 +297,7 @@ class SoScope(BaseModelClass):
             n_graph_samples=module.n_graph_samples,
         )
         autoencoder.start_from(tile["x"])
+        trainer_kwargs = trainer_kwargs | {"check_val_every_n_epoch": None}
         self._fit(autoencoder, TileDataModule([tile], []), max_epochs, plan, trainer_kwargs)
         return {f"pretrain_{name}": values for name, values in (self.history_ or {}).items()}
 
