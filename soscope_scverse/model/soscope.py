@@ -255,7 +255,7 @@ class SoScope(BaseModelClass):
         if module.likelihood.is_counts and train_size < 1:
             kept, held_out = thin_counts(section.x, train_size, seed=int(torch.randint(2**31, (1,))))
             section = section._replace(x=kept)
-        tile = self._tile(section)
+        tile = self._tile(section, self._similarity_strength)
         validation = []
         if held_out is not None:
             rest = torch.as_tensor(held_out, dtype=torch.float32)
@@ -392,12 +392,13 @@ class SoScope(BaseModelClass):
         profiles = {name: values[rows] for name, values in profiles.items()}
         return enhanced_anndata(adata, profiles, features_key=self._features_key, library_key=self._library_key)
 
-    def _tile(self, section: Section) -> dict[str, torch.Tensor]:
+    def _tile(self, section: Section, similarity_strength: float | None = None) -> dict[str, torch.Tensor]:
+        """The section as one batch; the image similarity is part of the loss, so only training asks for it."""
         return full_tile(
             section,
             interpolation=self._interpolation,
             bandwidth=self._bandwidth,
-            similarity_strength=self._similarity_strength,
+            similarity_strength=similarity_strength,
         )
 
     @property
