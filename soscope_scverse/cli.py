@@ -58,6 +58,7 @@ def main() -> None:
 @click.option("--genes", help="Comma-separated genes, or @FILE with one a line.")
 @click.option("--likelihood", type=click.Choice(["nb", "poisson", "gaussian"]), default="nb", show_default=True)
 @click.option("--library-key", help="Column of obs that tells the sections.")
+@click.option("--preset", type=click.Choice(["default", "paper"]), default="default", show_default=True)
 @click.option(
     "--n-samples",
     type=click.IntRange(min=0),

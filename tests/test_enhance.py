@@ -37,6 +37,27 @@ def test_one_call(section, tmp_path):
     assert model.adata.obsm["X_soscope"].shape == (60, 32)
 
 
+def test_preset_paper_is_the_published_model(section):
+    enhanced = tl.enhance(section.adata, image=section.image, preset="paper", **QUICK)
+    arguments = json.loads(enhanced.uns["soscope"]["arguments"])
+    assert arguments["expectation"] == "prior"
+    assert arguments["model_kwargs"]["decoder"] == "joint"
+    assert enhanced.uns["soscope"]["uses_picture"]
+    # all subspots of a spot share the latent state: without a picture they are the same
+    with pytest.warns(UserWarning, match="No picture"):
+        alone = tl.enhance(section.adata, preset="paper", **QUICK).X.reshape(60, 7, 8)
+    np.testing.assert_allclose(alone, alone[:, :1].repeat(7, axis=1), rtol=1e-5)
+
+
+def test_arguments_win_over_the_preset(section):
+    options = {"preset": "paper", "expectation": "conditional", "model_kwargs": {"interpolation": "gaussian"}}
+    enhanced = tl.enhance(section.adata, image=section.image, **options, **QUICK)
+    np.testing.assert_allclose(enhanced.X.reshape(60, 7, 8).sum(axis=1), section.adata.X.toarray(), rtol=1e-4)
+    arguments = json.loads(enhanced.uns["soscope"]["arguments"])
+    assert arguments["model_kwargs"]["interpolation"] == "gaussian"
+    assert arguments["model_kwargs"]["observation"] == "gaussian"
+
+
 def test_squidpy_draws_the_result_as_it_is(section, tmp_path):
     import matplotlib as mpl
     import matplotlib.pyplot as plt
@@ -168,6 +189,7 @@ def _rename(adata, axis):
         (lambda a: a, {"layer": "counts"}, "layer"),
         (lambda a: a, {"likelihood": "zinb"}, "likelihood"),
         (lambda a: a, {"expectation": "posterior"}, "expectation"),
+        (lambda a: a, {"preset": "best"}, "preset"),
         (lambda a: a, {"library_key": "slide"}, "library_key"),
         (lambda a: a, {"encoder": "resnet"}, "texture"),
         (lambda a: a[:0], {}, "at least one"),

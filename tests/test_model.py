@@ -11,12 +11,12 @@ from soscope_scverse import SoScope, pp
 QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
 
 
-def train(adata, max_epochs=20, seed=0, train_options=None, **options):
-    """A model after a few steps."""
+def train(adata, max_epochs=20, seed=0, train_options=None, test_picture=False, **options):
+    """A model after a few steps; eight genes on 60 spots are no evidence for a picture, so it is not tested."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         SoScope.setup_anndata(adata)
-        model = SoScope(adata, **options)
+        model = SoScope(adata, test_picture=test_picture, **options)
         model.train(max_epochs, **QUIET | (train_options or {}))
     return model
 
@@ -138,7 +138,8 @@ def test_padding_makes_no_subspots(section):
         {"likelihood": "poisson"},
         {"n_graph_samples": None},
         {"image_weight": 0.0},
-        {"masked": 0.0, "feature_dropout": 0.0, "trust_picture": False},
+        {"masked": 0.0, "image_shrinkage": 0.0},
+        {"depth_noise": 0.0},
     ],
     ids=str,
 )
@@ -146,6 +147,50 @@ def test_every_form_trains(prepared, options):
     enhanced = train(prepared, max_epochs=4, **options).get_enhanced()
     total = enhanced.X.reshape(60, 7, 8).sum(axis=1)
     np.testing.assert_allclose(total, prepared.X.toarray(), rtol=1e-4)
+
+
+def shuffled(adata):
+    """A copy whose subspots have each other's image features."""
+    adata = adata.copy()
+    features = adata.obsm["subspot_features"]
+    flat = np.random.default_rng(0).permutation(features.reshape(-1, features.shape[2]))
+    adata.obsm["subspot_features"] = flat.reshape(features.shape)
+    return adata
+
+
+def test_a_picture_that_tells_nothing_changes_nothing(prepared, tmp_path):
+    without = prepared.copy()
+    del without.obsm["subspot_features"]
+    with pytest.warns(UserWarning, match="picture is left out"):
+        model = train(shuffled(prepared), test_picture=True)
+    enhanced = model.get_enhanced().X
+    np.testing.assert_array_equal(enhanced, train(without).get_enhanced().X)
+    model.save(tmp_path / "model", save_anndata=True)
+    np.testing.assert_array_equal(SoScope.load(tmp_path / "model", accelerator="cpu").get_enhanced().X, enhanced)
+
+
+def test_an_untested_picture_is_used(prepared):
+    a, b = (train(adata).get_enhanced().X for adata in (prepared.copy(), shuffled(prepared)))
+    assert not np.allclose(a, b, rtol=0.01)
+
+
+def test_depth_noise_keeps_the_depth_of_a_spot_from_its_neighbours(prepared):
+    """A spot of ten times the depth must not make the near sides of its neighbours deeper."""
+    deep = prepared.copy()
+    del deep.obsm["subspot_features"]
+    spot = int(np.argmin(np.linalg.norm(deep.obsm["spatial"] - deep.obsm["spatial"].mean(0), axis=1)))
+    x = deep.X.toarray()
+    x[spot] *= 10
+    deep.X = x
+    neighbours = deep.obsp["spot_graph"][spot].indices
+    towards = deep.obsm["spatial"][spot] - deep.obsm["spatial"][neighbours]
+    slope = []
+    for noise in (0.0, 1.0):
+        total = train(deep.copy(), max_epochs=100, depth_noise=noise).get_enhanced().X.sum(1).reshape(60, 7)[neighbours]
+        offset = deep.obsm["subspots"][neighbours] - deep.obsm["spatial"][neighbours][:, None]
+        near = np.einsum("nkd,nd->nk", offset, towards)
+        slope.append(np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(near, total, strict=True)]))
+    assert slope[1] < slope[0] - 0.2
 
 
 @pytest.mark.parametrize("aggregate", ["mean", "sum"])

@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 
-from soscope_scverse.model.trust import picture_trust
+from soscope_scverse.model.variance import depth_noise, picture_evidence
 from soscope_scverse.module.graph_encoder import GraphEncoder
 from soscope_scverse.module.image_regularizer import graph_bce
+from soscope_scverse.module.likelihoods import Spots
 from soscope_scverse.module.subspot_decoder import DECODERS
 from soscope_scverse.module.vae import SoScopeVAE
 
@@ -17,7 +19,7 @@ OPTIONS = {
     "n_latent": 4,
     "n_hidden": 16,
     "n_layers": 3,
-    "decoder": "additive",
+    "decoder": "shift",
     "feature_dropout": 0.5,
     "masked": 0.3,
     "image_weight": 1.0,
@@ -88,24 +90,62 @@ def test_edge_weights_matter():
     assert not torch.allclose(a, b)
 
 
-def test_untrusted_picture_has_no_effect():
-    decoder = DECODERS["additive"](4, 2, 3).eval()
-    torch.nn.init.normal_(decoder.image[-1].weight)
+def test_the_picture_starts_without_effect_in_the_shift_decoder():
     z, y = torch.randn(7, 4), torch.randn(7, 2)
-    alone = decoder(z, None, torch.zeros(3))
-    assert torch.equal(decoder(z, y, torch.zeros(3)), alone)
-    trust = torch.tensor([0.0, 1.0, 0.0])
-    assert ((decoder(z, y, trust) != alone).any(0)).tolist() == [False, True, False]
+    shift, joint = DECODERS["shift"](4, 2, 3).eval(), DECODERS["joint"](4, 2, 3).eval()
+    assert torch.equal(shift(z, y), shift(z, None))
+    assert not torch.equal(joint(z, y), joint(z, None))
 
 
-def test_picture_starts_without_effect_in_the_additive_decoder():
+@pytest.mark.parametrize("decoder", ["shift", "joint"])
+def test_no_picture_is_a_picture_that_is_the_same_everywhere(decoder):
+    decoder = DECODERS[decoder](4, 2, 3).eval()
+    z = torch.randn(7, 4)
+    assert torch.equal(decoder(z, None), decoder(z, torch.zeros(7, 2)))
+
+
+def test_the_picture_moves_the_latent_state():
+    decoder = DECODERS["shift"](4, 2, 3).eval()
+    torch.nn.init.normal_(decoder.shift)
     z, y = torch.randn(7, 4), torch.randn(7, 2)
-    additive, joint = DECODERS["additive"](4, 2, 3).eval(), DECODERS["joint"](4, 2, 3).eval()
-    assert torch.equal(additive(z, y, torch.ones(3)), additive(z, -y, torch.ones(3)))
-    assert not torch.equal(joint(z, y, torch.ones(3)), joint(z, -y, torch.ones(3)))
+    torch.testing.assert_close(decoder(z, y), decoder(z + y @ decoder.shift.T, None))
 
 
-@pytest.mark.parametrize("decoder", ["additive", "joint"])
+def test_depth_of_a_spot_is_absorbed():
+    tile = chain(n=40, n_features=30)
+    module = vae(tile)
+    generative = module.eval()(tile)[1]
+    spots = module.likelihood.aggregate(generative["subspots"])
+    x = torch.poisson(spots.mean * torch.linspace(0.2, 5, 40).unsqueeze(1) * 20) / 20
+    unchanged, penalty = module.absorb_depth(x, spots)
+    assert unchanged is spots
+    assert (penalty == 0).all()
+    module.depth_noise.fill_(1e6)
+    absorbed, _ = module.absorb_depth(x, spots)
+    torch.testing.assert_close(absorbed.mean.sum(1), x.sum(1), rtol=0.05, atol=0.5)
+    torch.testing.assert_close(
+        absorbed.mean / absorbed.mean.sum(1, keepdim=True), spots.mean / spots.mean.sum(1, keepdim=True)
+    )
+
+
+def test_depth_is_integrated_out():
+    """Laplace's approximation against the integral over the log depth."""
+    torch.manual_seed(1)
+    noise, mean = 0.09, 20 * torch.rand(1, 30) + 5
+    module = vae(chain(n_features=30), likelihood="poisson")
+    module.depth_noise.fill_(noise)
+    for surplus in (-0.5, 0.0, 0.7):
+        x = torch.poisson(mean * np.exp(surplus))
+        spots, penalty = module.absorb_depth(x, Spots(mean, torch.zeros(())))
+        found = module.likelihood.log_prob(x, spots).sum() - penalty.sum()
+        depth = torch.linspace(-2, 2, 4001)
+        prior = torch.distributions.Normal(0.0, noise**0.5).log_prob(depth)
+        given = module.likelihood.log_prob(x, Spots(mean * depth.exp().unsqueeze(1), torch.zeros(()))).sum(1)
+        exact = torch.logsumexp(prior + given, dim=0) + np.log(1e-3)
+        assert abs(float(found - exact)) < 0.3
+
+
+@pytest.mark.parametrize("decoder", ["shift", "joint"])
 @pytest.mark.parametrize("likelihood", ["nb", "poisson", "gaussian"])
 @pytest.mark.parametrize("observation", ["matched", "gaussian"])
 @pytest.mark.parametrize("dispersion", ["feature", "subspot"])
@@ -125,7 +165,7 @@ def test_loss_is_what_the_paper_writes():
     """-log p / G + w KL / G + beta L_image, all evaluated by hand."""
     tile = chain()
     module = vae(tile, image_weight=0.7).eval()
-    torch.nn.init.normal_(module.decoder.image[-1].weight, std=0.3)
+    torch.nn.init.normal_(module.decoder.shift, std=0.3)
     inference, generative, output = module(tile, loss_kwargs={"kl_weight": 0.4})
     subspots = generative["subspots"]
     nll = -module.likelihood.log_prob(tile["x"], module.likelihood.aggregate(subspots)).sum(1)
@@ -184,40 +224,68 @@ def test_masking_happens_in_training_only():
 
 @pytest.fixture(scope="module")
 def pictured():
-    """Spots on a grid; half of the features follow the picture, half are noise."""
+    """Spots on a grid whose profiles are smooth in space and follow a picture, in equal parts."""
     rng = np.random.default_rng(0)
-    n = 15
+    n = 12
     spatial = np.stack(np.meshgrid(np.arange(n), np.arange(n)), axis=-1).reshape(-1, 2).astype(float)
     features = rng.normal(size=(n * n, 6))
-    signal = features @ rng.normal(size=(6, 20)) + rng.normal(size=(n * n, 20))
-    profile = np.hstack([signal, rng.normal(size=(n * n, 20)) + spatial[:, :1]])
-    index = np.arange(n * n).reshape(n, n)
-    right = np.stack([index[:, :-1].ravel(), index[:, 1:].ravel()])
-    down = np.stack([index[:-1].ravel(), index[1:].ravel()])
-    return profile, features, np.hstack([right, down]), spatial
+    smooth = np.cos(spatial @ rng.normal(size=(2, 20)) / 3)
+    profile = features @ rng.normal(size=(6, 20)) / 6**0.5 + smooth + 0.3 * rng.normal(size=(n * n, 20))
+    return profile, features, spatial
 
 
-def test_trust_tells_signal_from_noise(pictured):
-    profile, features, edges, spatial = pictured
-    trust = picture_trust(profile, features, edges, spatial)
-    assert trust.shape == (40,)
-    assert ((trust >= 0) & (trust <= 1)).all()
-    assert trust[:20].min() > 0.9
-    assert np.median(trust[20:]) < 0.7
+def test_evidence_tells_a_picture_from_a_shuffled_one(pictured):
+    profile, features, spatial = pictured
+    assert picture_evidence(profile, features, spatial) > 30
+    shuffled = [features[np.random.default_rng(seed).permutation(len(features))] for seed in range(10)]
+    evidence = [picture_evidence(profile, picture, spatial) for picture in shuffled]
+    assert min(evidence) >= 0
+    assert max(evidence) < 4
 
 
-def test_a_shuffled_picture_is_not_trusted(pictured):
-    profile, features, edges, spatial = pictured
-    trust = []
-    for seed in range(10):
-        shuffled = features[np.random.default_rng(seed).permutation(len(features))]
-        trust.append(np.median(picture_trust(profile, shuffled, edges, spatial)))
-    assert np.median(trust) < 0.05
-    assert max(trust) < 0.3
+def test_a_picture_that_is_merely_smooth_is_little_evidence(pictured):
+    rng = np.random.default_rng(0)
+    fields = gaussian_filter(rng.normal(size=(30, 30, 30)), (1.5, 1.5, 0))[9:21, 9:21].reshape(144, 30)
+    fields /= fields.std(axis=0)
+    profile, features = fields[:, :20] + 0.3 * rng.normal(size=(144, 20)), fields[:, 20:]
+    assert picture_evidence(profile, features, pictured[2]) < 4
+    assert picture_evidence(profile + features @ rng.normal(size=(10, 20)) / 10**0.5, features, pictured[2]) > 20
 
 
-def test_trust_where_nothing_can_be_learnt(pictured):
-    profile, features, _, spatial = pictured
-    assert (picture_trust(profile, features, np.empty((2, 0), dtype=int), spatial) == 0).all()
-    constant = np.zeros_like(features)
-    assert (picture_trust(profile, constant, pictured[2], spatial) == 0).all()
+def test_evidence_does_not_depend_on_pose_scale_or_order(pictured):
+    profile, features, spatial = pictured
+    turn = np.array([[0.6, -0.8], [0.8, 0.6]])
+    rows = np.random.default_rng(0).permutation(len(profile))
+    moved = picture_evidence(3 * profile[rows] + 1, 5 * features[rows], 40 * spatial[rows] @ turn - 7)
+    assert moved == pytest.approx(picture_evidence(profile, features, spatial), rel=1e-3)
+
+
+def test_no_evidence_where_nothing_can_be_learnt(pictured):
+    profile, features, spatial = pictured
+    assert picture_evidence(profile[:5], features[:5], spatial[:5]) == 0
+    assert picture_evidence(profile, np.ones_like(features), spatial) == 0
+    assert picture_evidence(np.ones_like(profile), features, spatial) == 0
+
+
+def test_evidence_of_sections_adds_up(pictured):
+    profile, features, spatial = pictured
+    twice = [np.concatenate([a, a]) for a in (profile, features, spatial)]
+    both = picture_evidence(*twice, np.repeat(["a", "b"], len(profile)))
+    assert both == pytest.approx(2 * picture_evidence(*pictured), rel=0.01)
+
+
+@pytest.mark.parametrize("n", [12, 24])
+def test_depth_noise_is_found(n):
+    rng = np.random.default_rng(0)
+    spatial = np.stack(np.meshgrid(np.arange(n), np.arange(n)), axis=-1).reshape(-1, 2).astype(float)
+    smooth = np.exp(0.5 * np.cos(spatial[:, 0] / 4) + 0.5 * np.sin(spatial[:, 1] / 4))
+    technical = np.exp(0.4 * rng.normal(size=n * n))
+    level = rng.uniform(50, 200, 30)
+    assert depth_noise(rng.poisson(np.outer(smooth, level)), spatial) == 0.01
+    found = depth_noise(rng.poisson(np.outer(smooth * technical, level)), spatial)
+    assert found == pytest.approx(np.log(technical).var(), rel=0.3)
+
+
+def test_depth_noise_of_next_to_nothing():
+    assert depth_noise(np.ones((3, 4)), np.arange(6).reshape(3, 2)) == 0.01
+    assert depth_noise(np.ones((20, 4)), np.arange(40).reshape(20, 2)) == 0.01

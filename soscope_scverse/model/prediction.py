@@ -74,6 +74,9 @@ def _draw(
     module: SoScopeVAE, tile: dict[str, torch.Tensor], z: torch.Tensor, rows: slice, x: torch.Tensor | None
 ) -> torch.Tensor:
     subspots: Subspots = module.generative(tile, z, rows)["subspots"]
+    if x is None:  # given the observed spot, its depth is known
+        depth = torch.exp(module.depth_noise.sqrt() * torch.randn(len(subspots.mean), 1, 1, device=z.device))
+        subspots = subspots._replace(mean=subspots.mean * depth)
     return module.likelihood.sample(subspots, x)
 
 

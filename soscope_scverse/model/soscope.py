@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, Literal
 
 import numpy as np
@@ -21,10 +22,12 @@ from soscope_scverse.data.splitter import TileDataModule
 from soscope_scverse.data.tiles import Section, full_tile, thin_counts
 from soscope_scverse.model.prediction import enhance_profiles, enhanced_anndata
 from soscope_scverse.model.training import CosineTrainingPlan
-from soscope_scverse.model.trust import picture_trust
+from soscope_scverse.model.variance import depth_noise, picture_evidence
 from soscope_scverse.module.likelihoods import COUNT_LIKELIHOODS
 from soscope_scverse.module.subspot_decoder import DECODERS
 from soscope_scverse.module.vae import GraphAutoencoder, SoScopeVAE
+
+_EVIDENCE = 4.0  # log likelihood ratio; a permuted picture reaches it in less than 1 of 100 sections
 
 _EARLY_STOPPING = {
     "early_stopping": True,
@@ -45,7 +48,7 @@ class SoScope(BaseModelClass):
     n_latent, n_hidden, n_layers
         Dimensions of the latent state, width of the networks, graph-transformer layers of the encoder.
     decoder
-        ``"additive"``: a spatial term plus an image term; ``"joint"``: one network over both, as in the paper.
+        ``"shift"``: the picture shifts the latent state; ``"joint"``: one network over both, as in the paper.
     interpolation
         ``"gaussian"``: latent states are interpolated to the subspots; ``"none"``: a subspot has that of its spot, as
         in the paper.
@@ -61,10 +64,16 @@ class SoScope(BaseModelClass):
         and feature, as in the paper; counts of a spot then match in mean and variance only.
     aggregate
         Whether a spot is the ``"sum"`` of its subspots (default for counts) or their ``"mean"`` (default for Gaussian).
-    feature_dropout
-        Share of the image features dropped at every training step.
-    trust_picture
-        Learn, on held-out parts of the section, how far the picture is believed for every feature. False believes it.
+    image_shrinkage
+        How strongly the effect of the picture is held back, in spots: a share ``image_shrinkage / (image_shrinkage +
+        n_spots)`` of the image features is dropped at every training step, which acts as a ridge penalty of the same
+        strength for every size of section.
+    test_picture
+        Leave the picture out, with a warning, where the spots give no evidence that it tells of the profiles (a log
+        likelihood ratio of at most 4). False always uses it.
+    depth_noise
+        Variance of the log depth of a spot that its place does not explain; ``"auto"`` estimates it from the spots.
+        0 takes every difference in depth for tissue, as the paper does.
     masked
         Share of the spots that is hidden from the encoder at every training step; the paper hides none.
     image_weight
@@ -102,15 +111,16 @@ class SoScope(BaseModelClass):
         n_latent: int = 32,
         n_hidden: int = 128,
         n_layers: int = 3,
-        decoder: Literal["additive", "joint"] = "additive",
+        decoder: Literal["shift", "joint"] = "shift",
         interpolation: Literal["gaussian", "none"] = "gaussian",
         bandwidth: float = 0.5,
         observation: Literal["matched", "gaussian"] = "matched",
         sigma: float | None = None,
         dispersion: Literal["feature", "subspot"] = "feature",
         aggregate: Literal["sum", "mean"] | None = None,
-        feature_dropout: float = 0.5,
-        trust_picture: bool = True,
+        image_shrinkage: float = 40.0,
+        test_picture: bool = True,
+        depth_noise: float | Literal["auto"] = "auto",
         masked: float = 0.3,
         image_weight: float = 1.0,
         similarity_strength: float = 2.0,
@@ -129,7 +139,8 @@ class SoScope(BaseModelClass):
         self._interpolation = interpolation
         self._bandwidth = bandwidth
         self._similarity_strength = similarity_strength if image_weight else None
-        self._trust_picture = trust_picture and decoder == "additive"
+        self._test_picture = test_picture
+        self._depth_noise = depth_noise
         self.module = SoScopeVAE(
             x.shape[1],
             np.shape(self.adata_manager.get_from_registry(keys.FEATURES))[-1] if self._features_key else 0,
@@ -142,7 +153,7 @@ class SoScope(BaseModelClass):
             n_hidden=n_hidden,
             n_layers=n_layers,
             decoder=decoder,
-            feature_dropout=feature_dropout,
+            feature_dropout=image_shrinkage / (image_shrinkage + adata.n_obs),
             masked=masked,
             image_weight=image_weight,
             n_graph_samples=n_graph_samples,
@@ -270,8 +281,7 @@ class SoScope(BaseModelClass):
             "check_val_every_n_epoch": 10 if validation else None,
         } | trainer_kwargs
         if starting:
-            module.start_from(tile["x"])
-            self._start_image(tile, section)
+            self._start(tile, section)
         history = dict(self.history_ or {})
         if pretrain_epochs is None:
             pretrain_epochs = max_epochs // 6 if starting else 0
@@ -297,6 +307,7 @@ class SoScope(BaseModelClass):
             n_graph_samples=module.n_graph_samples,
         )
         autoencoder.start_from(tile["x"])
+        autoencoder.depth_noise.copy_(module.depth_noise)
         trainer_kwargs = trainer_kwargs | {"check_val_every_n_epoch": None}
         self._fit(autoencoder, TileDataModule([tile], []), max_epochs, plan, trainer_kwargs)
         return {f"pretrain_{name}": values for name, values in (self.history_ or {}).items()}
@@ -316,20 +327,32 @@ class SoScope(BaseModelClass):
         )
         runner()
 
-    def _start_image(self, tile: dict[str, torch.Tensor], section: Section) -> None:
-        """Standardise the image features and learn how far to believe them."""
+    def _start(self, tile: dict[str, torch.Tensor], section: Section) -> None:
+        """Set what is read off the data before the training: scales, noise of the depth, and use of the picture."""
+        module = self.module
+        module.start_from(tile["x"])
+        if module.likelihood.is_counts:
+            noise = self._depth_noise
+            if noise == "auto":
+                noise = depth_noise(tile["x"].numpy(), section.spatial, section.sections)
+            module.depth_noise.fill_(noise)
         if section.features is None:
             return
-        module = self.module
         valid = tile["features"].flatten(0, 1)[tile["valid"]]
         module.image_mean.copy_(valid.mean(dim=0))
         module.image_scale.copy_(valid.std(dim=0, correction=0).clamp(min=1e-6))
-        if self._trust_picture:
+        if self._test_picture:
             profile = module.transform(tile["x"]).numpy()
             mean_features = np.einsum("nk,nkl->nl", section.exposure, section.features)
-            edges = tile["edge_index"].numpy()
-            trust = picture_trust(profile, mean_features, edges[:, edges[0] < edges[1]], section.spatial)
-            module.trust[: module.n_features] = torch.as_tensor(trust, dtype=torch.float32)
+            evidence = picture_evidence(profile, mean_features, section.spatial, section.sections)
+            module.uses_picture.fill_(evidence > _EVIDENCE)
+            if evidence <= _EVIDENCE:
+                msg = (
+                    "The picture is left out: it tells nothing of the profiles that their positions do not tell "
+                    f"(log likelihood ratio {evidence:.1f}, needed {_EVIDENCE:.0f}). Check that positions and picture "
+                    "fit together; `test_picture=False` uses it all the same."
+                )
+                warnings.warn(msg, UserWarning, stacklevel=2)
 
     def get_latent_representation(self, adata: AnnData | None = None) -> np.ndarray:
         """Mean of the latent state q(Z given X, A), n_spots x n_latent.

@@ -37,22 +37,25 @@ class JointDecoder(nn.Module):
         self, n_latent: int, n_image_features: int, n_outputs: int, n_hidden: int = 128, dropout: float = 0.0
     ) -> None:
         super().__init__()
+        self.n_image_features = n_image_features
         self.dropout = nn.Dropout(dropout)
         self.trunk = _trunk(n_latent + n_image_features, n_hidden)
         self.head = nn.Linear(n_hidden, n_outputs)
 
-    def forward(self, z: Tensor, features: Tensor | None, trust: Tensor) -> Tensor:
-        """Effects, n_targets x n_outputs, from z (n_targets x n_latent) and features (n_targets x n_image_features)."""
-        if features is not None:
-            z = torch.cat([z, self.dropout(features)], dim=1)
-        return self.head(self.trunk(z))
+    def forward(self, z: Tensor, features: Tensor | None) -> Tensor:
+        """Effects, n_targets x n_outputs, from z (n_targets x n_latent) and features (n_targets x n_image_features).
+
+        `features` None stands for a picture that is the same everywhere.
+        """
+        features = z.new_zeros(len(z), self.n_image_features) if features is None else self.dropout(features)
+        return self.head(self.trunk(torch.cat([z, features], dim=1)))
 
 
-class AdditiveDecoder(nn.Module):
-    """A spatial term plus an image term, so that the model can say where the picture tells nothing.
+class ShiftDecoder(nn.Module):
+    """The picture shifts the latent state, and one network reads the shifted state: effect = f(z + B y).
 
-    effect = spatial(z) + trust * image(y). The image term starts at 0, and `trust` in [0, 1] tells for every feature
-    how far the picture is believed.
+    What f learns of how features vary together between spots holds for the variation that the picture shows, too; so
+    the picture has n_latent numbers to tell, not n_outputs. B starts at 0.
 
     Parameters
     ----------
@@ -63,24 +66,21 @@ class AdditiveDecoder(nn.Module):
     """
 
     def __init__(
-        self, n_latent: int, n_image_features: int, n_outputs: int, n_hidden: int = 128, dropout: float = 0.5
+        self, n_latent: int, n_image_features: int, n_outputs: int, n_hidden: int = 128, dropout: float = 0.0
     ) -> None:
         super().__init__()
-        self.spatial = nn.Sequential(_trunk(n_latent, n_hidden), nn.Linear(n_hidden, n_outputs))
-        if n_image_features:
-            head = nn.Linear(n_hidden // 2, n_outputs)
-            nn.init.zeros_(head.weight)
-            nn.init.zeros_(head.bias)
-            self.image = nn.Sequential(
-                nn.Dropout(dropout), nn.Linear(n_image_features, n_hidden // 2), nn.ReLU(), nn.Dropout(0.2), head
-            )
+        self.dropout = nn.Dropout(dropout)
+        self.effect = nn.Sequential(_trunk(n_latent, n_hidden), nn.Linear(n_hidden, n_outputs))
+        self.shift = nn.Parameter(torch.zeros(n_latent, n_image_features))
 
-    def forward(self, z: Tensor, features: Tensor | None, trust: Tensor) -> Tensor:
-        """Effects, n_targets x n_outputs, from z (n_targets x n_latent) and features (n_targets x n_image_features)."""
-        effect = self.spatial(z)
+    def forward(self, z: Tensor, features: Tensor | None) -> Tensor:
+        """Effects, n_targets x n_outputs, from z (n_targets x n_latent) and features (n_targets x n_image_features).
+
+        `features` None stands for a picture that is the same everywhere.
+        """
         if features is not None:
-            effect = torch.addcmul(effect, trust, self.image(features))
-        return effect
+            z = z + nn.functional.linear(self.dropout(features), self.shift)
+        return self.effect(z)
 
 
-DECODERS: dict[str, type[JointDecoder] | type[AdditiveDecoder]] = {"joint": JointDecoder, "additive": AdditiveDecoder}
+DECODERS: dict[str, type[JointDecoder] | type[ShiftDecoder]] = {"joint": JointDecoder, "shift": ShiftDecoder}

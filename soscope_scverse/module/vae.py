@@ -18,6 +18,8 @@ from soscope_scverse.module.subspot_decoder import DECODERS
 
 Tensors = dict[str, Tensor]
 
+_TINY = 1e-8
+
 
 class _GraphModule(BaseModuleClass):
     """What both phases share: the encoder, its input and the hidden spots.
@@ -43,6 +45,7 @@ class _GraphModule(BaseModuleClass):
         self.n_graph_samples = n_graph_samples
         self.baseline = nn.Parameter(torch.zeros(n_features))
         self.log_dispersion = nn.Parameter(torch.zeros(n_features), requires_grad=likelihood.has_dispersion)
+        self.register_buffer("depth_noise", torch.zeros(()))
         self.register_buffer("unit", torch.ones(n_features))
         self.register_buffer("input_mean", torch.zeros(n_features))
         self.register_buffer("input_scale", torch.ones(n_features))
@@ -74,6 +77,32 @@ class _GraphModule(BaseModuleClass):
         """Feature parameters as learnt so far."""
         return Start(self.baseline, self.log_dispersion.clamp(-8, 8), self.unit)
 
+    def absorb_depth(self, x: Tensor, spots: Spots) -> tuple[Spots, Tensor]:
+        """Let every spot have a depth of its own, log-normal with variance `depth_noise`, before features are compared.
+
+        A spot that is deeper than its place explains one number, its depth, and not all features at once; so the latent
+        states, which are carried from spot to spot, need not follow it.
+
+        Parameters
+        ----------
+        x
+            n_spots x n_features observed profiles.
+        spots
+            Their parameters at the depth that the latent states tell.
+
+        Returns
+        -------
+        Parameters at the most likely depth of every spot, and minus its log probability (Laplace's approximation).
+        """
+        if not (self.likelihood.is_counts and self.depth_noise > 0):
+            return spots, x.new_zeros(len(x))
+        total = spots.mean.sum(dim=1)
+        counting = (spots.mean * (1 + spots.dispersion)).sum(dim=1) / total.clamp(min=_TINY) ** 2
+        surplus = torch.log1p(x.sum(dim=1)) - torch.log1p(total)
+        depth = surplus * self.depth_noise / (self.depth_noise + counting)
+        penalty = 0.5 * (depth**2 / self.depth_noise + torch.log1p(self.depth_noise / counting))
+        return Spots(spots.mean * depth.exp().unsqueeze(1), spots.dispersion), penalty
+
     def _get_inference_input(self, tensors: Tensors, **kwargs: Any) -> dict[str, Any]:
         return {"tensors": tensors}
 
@@ -95,11 +124,11 @@ class _GraphModule(BaseModuleClass):
         msg = "Use `SoScope.get_enhanced(n_samples=...)` for draws."
         raise RuntimeError(msg)
 
-    def _loss_output(self, nll: Tensor, qz: Normal, kl_weight: float, **terms: Tensor) -> LossOutput:
+    def _loss_output(self, nll: Tensor, depth: Tensor, qz: Normal, kl_weight: float, **terms: Tensor) -> LossOutput:
         """Loss per spot and feature, so that weights mean the same for every panel."""
         n_features = nll.shape[1]
         kl = kl_divergence(qz, Normal(torch.zeros_like(qz.loc), torch.ones_like(qz.scale))).sum(dim=1)
-        reconstruction = nll.sum(dim=1)
+        reconstruction = nll.sum(dim=1) + depth
         loss = (reconstruction + kl_weight * kl).mean() / n_features + sum(terms.values())
         return LossOutput(
             loss=loss,
@@ -149,12 +178,13 @@ class GraphAutoencoder(_GraphModule):
         self, tensors: Tensors, inference_outputs: dict, generative_outputs: dict, kl_weight: float = 1.0
     ) -> LossOutput:
         """Negative log likelihood of profiles and graph plus divergence from the prior."""
-        nll = -self.likelihood.log_prob(tensors["x"], generative_outputs["spots"])
+        spots, depth = self.absorb_depth(tensors["x"], generative_outputs["spots"])
+        nll = -self.likelihood.log_prob(tensors["x"], spots)
         i, j = tensors["edge_index"]
         once = i < j
         z = inference_outputs["z"] / inference_outputs["z"].shape[1] ** 0.5
         graph = graph_bce(z, tensors["edge_index"][:, once], tensors["edge_weight"][once], self.n_graph_samples)
-        return self._loss_output(nll, inference_outputs["qz"], kl_weight, graph_loss=graph)
+        return self._loss_output(nll, depth, inference_outputs["qz"], kl_weight, graph_loss=graph)
 
 
 class SoScopeVAE(_GraphModule):
@@ -169,7 +199,7 @@ class SoScopeVAE(_GraphModule):
     n_latent, n_hidden, n_layers
         Widths and depth of the networks.
     decoder
-        ``"additive"`` or ``"joint"``.
+        ``"shift"`` or ``"joint"``.
     feature_dropout
         Share of the image features dropped at every step.
     masked
@@ -193,7 +223,7 @@ class SoScopeVAE(_GraphModule):
         n_latent: int,
         n_hidden: int,
         n_layers: int,
-        decoder: Literal["additive", "joint"],
+        decoder: Literal["shift", "joint"],
         feature_dropout: float,
         masked: float,
         image_weight: float,
@@ -213,7 +243,7 @@ class SoScopeVAE(_GraphModule):
         self.encoder = GraphEncoder(n_features, n_latent, n_hidden, n_layers)
         n_outputs = n_features * (2 if self.per_subspot_dispersion else 1)
         self.decoder = DECODERS[decoder](n_latent, n_image_features, n_outputs, n_hidden, feature_dropout)
-        self.register_buffer("trust", torch.ones(n_outputs))
+        self.register_buffer("uses_picture", torch.tensor(bool(n_image_features)))
         self.register_buffer("image_mean", torch.zeros(n_image_features))
         self.register_buffer("image_scale", torch.ones(n_image_features))
 
@@ -229,9 +259,9 @@ class SoScopeVAE(_GraphModule):
             mode="sum",
         )
         features = None
-        if "features" in tensors:
+        if self.uses_picture:
             features = (tensors["features"][rows].flatten(0, 1) - self.image_mean) / self.image_scale
-        effect = self.decoder(z_k, features, self.trust).view(n_spots, n_subspots, -1)
+        effect = self.decoder(z_k, features).view(n_spots, n_subspots, -1)
         start = self.feature_parameters()
         if self.per_subspot_dispersion:
             effect, relative = effect.split(self.n_features, dim=-1)
@@ -245,13 +275,14 @@ class SoScopeVAE(_GraphModule):
         subspots = generative_outputs["subspots"]
         spots = self.likelihood.aggregate(subspots)
         terms = {}
-        if self.image_weight and "image_edge_index" in tensors:
+        if self.image_weight and self.uses_picture and "image_edge_index" in tensors:
             terms["image_loss"] = self.image_weight * self._image_loss(subspots, spots, tensors)
         x = tensors["x"]
+        spots, depth = self.absorb_depth(x, spots)
         if "x_held_out" in tensors:
             odds = tensors["held_out_odds"]  # of a molecule to be held out: counts scale, and so does phi
             x, spots = tensors["x_held_out"], Spots(spots.mean * odds, spots.dispersion * odds)
-        return self._loss_output(-self._observed(x, spots), inference_outputs["qz"], kl_weight, **terms)
+        return self._loss_output(-self._observed(x, spots), depth, inference_outputs["qz"], kl_weight, **terms)
 
     def _observed(self, x: Tensor, spots: Spots) -> Tensor:
         """Log probability of the observed spots."""

@@ -19,6 +19,7 @@ from soscope_scverse import _validation as check
 from soscope_scverse import im, pp
 from soscope_scverse.model import SoScope
 from soscope_scverse.module.likelihoods import COUNT_LIKELIHOODS
+from soscope_scverse.tl.presets import PRESETS
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,8 @@ def enhance(
     likelihood: Literal["nb", "poisson", "gaussian"] = "nb",
     encoder: Any = "texture",
     library_key: str | None = None,
-    expectation: Literal["conditional", "prior"] = "conditional",
+    preset: Literal["default", "paper"] = "default",
+    expectation: Literal["conditional", "prior"] | None = None,
     n_samples: int = 0,
     seed: int = 0,
     max_epochs: int | None = None,
@@ -73,7 +75,12 @@ def enhance(
         Of the picture, see :func:`~soscope_scverse.im.features`.
     library_key
         Column of ``obs`` that tells the sections.
-    expectation, n_samples
+    preset
+        ``"paper"``: architecture, likelihood and prediction as published; arguments given beside it win.
+    expectation
+        See :meth:`~soscope_scverse.model.SoScope.get_enhanced`. Default: ``"conditional"``; ``"prior"`` with
+        ``preset="paper"``.
+    n_samples
         See :meth:`~soscope_scverse.model.SoScope.get_enhanced`.
     seed
         Of all random numbers; the global states are left alone.
@@ -90,7 +97,7 @@ def enhance(
     Returns
     -------
     AnnData of the subspots, see :meth:`~soscope_scverse.model.SoScope.get_enhanced`, with ``uns["soscope"]``: version,
-    seed, arguments (JSON), geometry, encoder and training history.
+    seed, arguments (JSON), geometry, encoder, whether the picture was used, and training history.
 
     Raises
     ------
@@ -102,6 +109,9 @@ def enhance(
     Li, Bao, Hou et al. Tissue characterization at an enhanced resolution across spatial omics platforms with deep
     generative model. Nature Communications 15, 6541 (2024).
     """
+    check.one_of("preset", preset, list(PRESETS))
+    if expectation is None:
+        expectation = PRESETS[preset].expectation
     arguments = {
         "image": _describe(image),
         "image_scale": image_scale,
@@ -111,11 +121,12 @@ def enhance(
         "likelihood": likelihood,
         "encoder": encoder if isinstance(encoder, str) else _describe(encoder),
         "library_key": library_key,
+        "preset": preset,
         "expectation": expectation,
         "n_samples": n_samples,
         "max_epochs": max_epochs,
         "accelerator": accelerator,
-        "model_kwargs": dict(model_kwargs or {}),
+        "model_kwargs": {**PRESETS[preset].model_kwargs, **(model_kwargs or {})},
         "train_kwargs": dict(train_kwargs or {}),
     }
     check.one_of("expectation", expectation, ["conditional", "prior"])
@@ -223,6 +234,7 @@ def _record(spots: AnnData, model: SoScope, seed: int, arguments: dict[str, Any]
         "version": version("soscope-scverse"),
         "seed": seed,
         "arguments": json.dumps(arguments, default=str),
+        "uses_picture": bool(model.module.uses_picture),
         "history": {name: frame.to_numpy(float).ravel() for name, frame in model.history.items()},
     }
     for name, key in (("geometry", keys.SUBSPOTS), ("encoder", keys.FEATURES)):

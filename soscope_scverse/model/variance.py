@@ -1,0 +1,185 @@
+"""Which share of the spots' variation is smooth in space, follows the picture, or is noise of the single spot.
+
+Two decisions are made from it before the training: whether the picture tells anything of the profiles, and how much of
+a spot's depth is technical.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy.linalg import LinAlgError, cho_factor, cho_solve
+from scipy.optimize import minimize
+from scipy.spatial.distance import cdist
+
+from soscope_scverse.pp.graphs import nearest_distance
+
+_N_COMPONENTS = 2
+_BLOCK_SPOTS = 200
+_MAX_BLOCKS = 4
+_MIN_SPOTS = 8
+_LEAST_DEPTH_NOISE = 0.01  # a tenth more or less: no two spots are captured equally well
+_ROUGH, _SMOOTH = 1.0, 1.9  # powers of the distance: exponential covariance, and nearly Gaussian
+# log of: smooth variance, length (in spot distances), noise variance, picture variance; data have variance 1
+_START = np.array([-0.7, 1.0, -0.7, -3.0])
+_BOUNDS = ((-8.0, 4.0), (-0.7, 4.0), (-8.0, 1.0), (-12.0, 4.0))
+
+
+class VarianceComponents(NamedTuple):
+    """Maximum-likelihood estimate of a Gaussian process with three parts."""
+
+    log_likelihood: float
+    smooth: float
+    """Variance of the part that is smooth in space, with covariance exp(-(distance / length) ** power)."""
+    length: float
+    """Its length scale, in distances of neighbouring spots."""
+    noise: float
+    """Variance of the part that belongs to the single spot."""
+    picture: float
+    """Variance of the part that is linear in the image features; 0 without a picture."""
+
+
+class _Block(NamedTuple):
+    """Covariances of a contiguous group of spots; groups are taken to be independent."""
+
+    rows: np.ndarray
+    distance: np.ndarray
+    picture: np.ndarray | None
+
+
+def picture_evidence(
+    profile: np.ndarray, features: np.ndarray, spatial: np.ndarray, sections: np.ndarray | None = None
+) -> float:
+    """Log likelihood ratio of a picture that tells of the profiles to one that does not.
+
+    The first two principal components of the profiles are modelled as smooth in space plus noise, without and with a
+    part that is linear in the image features. A feature that is merely smooth gains little, as the smooth part, rough
+    or very smooth, explains it too. With the pictures of six real sections permuted, the ratio exceeded 4 once in 268
+    times.
+
+    Parameters
+    ----------
+    profile
+        n_spots x n_features, on the scale on which effects add up (log for counts).
+    features
+        n_spots x n_image_features mean image features of the spots.
+    spatial
+        n_spots x 2 positions.
+    sections
+        n_spots labels; None is one section.
+
+    Returns
+    -------
+    The ratio, at least 0; 0 where there are fewer than eight spots.
+    """
+    profile, features = _standardised(profile), _standardised(features)
+    if len(profile) < _MIN_SPOTS or not features.any():
+        return 0.0
+    blocks = _blocks(spatial, sections, features)
+    components, size, _ = np.linalg.svd(profile, full_matrices=False)
+    n_components = min(_N_COMPONENTS, int((size > 1e-6 * len(profile) ** 0.5).sum()))
+    ratio = 0.0
+    for values in _standardised(components[:, :n_components]).T:
+        fits = [_with_and_without(blocks, values, power) for power in (_ROUGH, _SMOOTH)]
+        ratio += max(0.0, np.max(fits, axis=0) @ [1, -1])
+    return ratio
+
+
+def _with_and_without(blocks: Sequence[_Block], y: np.ndarray, power: float) -> tuple[float, float]:
+    """Log likelihoods with and without a part that is linear in the image features."""
+    without = _fit([block._replace(picture=None) for block in blocks], y, power, [_START])
+    start = np.log([without.smooth, without.length, without.noise])
+    seen = _fit(blocks, y, power, [np.r_[start, picture] for picture in (-3.0, -0.5)])
+    return seen.log_likelihood, without.log_likelihood
+
+
+def depth_noise(x: np.ndarray, spatial: np.ndarray, sections: np.ndarray | None = None) -> float:
+    """Variance of the log depth that belongs to the single spot instead of being smooth in space.
+
+    Parameters
+    ----------
+    x
+        n_spots x n_features counts.
+    spatial
+        n_spots x 2 positions.
+    sections
+        n_spots labels; None is one section.
+
+    Returns
+    -------
+    The variance, at least 0.01; 0.01 where there are fewer than eight spots.
+    """
+    depth = np.log1p(np.asarray(x, dtype=float).sum(axis=1))
+    if len(depth) < _MIN_SPOTS or depth.std() < 1e-6:
+        return _LEAST_DEPTH_NOISE
+    share = _fit(_blocks(spatial, sections, None), _standardised(depth), _ROUGH, [_START]).noise
+    return max(_LEAST_DEPTH_NOISE, share * depth.var())
+
+
+def _fit(blocks: Sequence[_Block], y: np.ndarray, power: float, starts: Sequence[np.ndarray]) -> VarianceComponents:
+    """Maximise the likelihood of standardised values from several starting points."""
+    fits = [minimize(_loss, start, (blocks, y, power), jac=True, method="L-BFGS-B", bounds=_BOUNDS) for start in starts]
+    best = min(fits, key=lambda fit: fit.fun)
+    smooth, length, noise, picture = np.exp(best.x)
+    return VarianceComponents(-best.fun, smooth, length, noise, 0.0 if blocks[0].picture is None else picture)
+
+
+def _loss(theta: np.ndarray, blocks: Sequence[_Block], y: np.ndarray, power: float) -> tuple[float, np.ndarray]:
+    """Negative log likelihood without its constant, and its gradient, at log parameters."""
+    loss, gradient = 0.0, np.zeros(4)
+    smooth, length, noise, picture = np.exp(theta)
+    for rows, distance, image in blocks:
+        decay = (distance / length) ** power
+        space = smooth * np.exp(-decay)
+        by_length = space * power * decay
+        seen = np.zeros_like(space) if image is None else picture * image
+        try:
+            factor = cho_factor(space + seen + noise * np.eye(len(rows)), lower=True)
+        except LinAlgError:
+            return 1e25, np.zeros(4)
+        inverse = cho_solve(factor, np.eye(len(rows)))
+        weights = inverse @ y[rows]
+        loss += 0.5 * y[rows] @ weights + np.log(np.diag(factor[0])).sum()
+        slope = 0.5 * (inverse - np.outer(weights, weights))
+        gradient += [
+            (slope * space).sum(),
+            (slope * by_length).sum(),
+            noise * np.trace(slope),
+            (slope * seen).sum(),
+        ]
+    return loss, gradient
+
+
+def _blocks(spatial: np.ndarray, sections: np.ndarray | None, features: np.ndarray | None) -> list[_Block]:
+    """A few contiguous groups of spots, so that the cost does not grow with the section."""
+    sections = np.zeros(len(spatial)) if sections is None else np.asarray(sections)
+    groups: list[np.ndarray] = []
+    for section in np.unique(sections):
+        groups += _halved(np.flatnonzero(sections == section), spatial)
+    chosen = np.unique(np.linspace(0, len(groups) - 1, min(len(groups), _MAX_BLOCKS)).round().astype(int))
+    blocks = []
+    for rows in (groups[i] for i in chosen):
+        pitch = nearest_distance(spatial[rows]) if len(rows) > 1 else 1.0
+        picture = None if features is None else features[rows] @ features[rows].T / features.shape[1]
+        blocks.append(_Block(rows, cdist(spatial[rows], spatial[rows]) / pitch, picture))
+    return blocks
+
+
+def _halved(rows: np.ndarray, spatial: np.ndarray) -> list[np.ndarray]:
+    """Cut spots across their longest direction until no group is too large."""
+    if len(rows) <= _BLOCK_SPOTS:
+        return [rows]
+    centred = spatial[rows] - spatial[rows].mean(axis=0)
+    along = centred @ np.linalg.svd(centred, full_matrices=False)[2][0]
+    along *= np.sign((along**3).sum()) or 1  # the same end first, however the section is turned
+    rows = rows[np.argsort(along, kind="stable")]
+    half = len(rows) // 2
+    return _halved(rows[:half], spatial) + _halved(rows[half:], spatial)
+
+
+def _standardised(x: np.ndarray) -> np.ndarray:
+    x = np.asarray(x, dtype=float)
+    scale = x.std(axis=0)
+    return (x - x.mean(axis=0)) / np.where(scale > 0, scale, 1)
