@@ -213,7 +213,7 @@ def test_held_out_molecules_are_scored(prepared):
 
 
 def test_early_stopping(prepared):
-    options = {"train_size": 0.5, "early_stopping": True, "early_stopping_patience": 1, "lr": 0.05}
+    options = {"train_size": 0.5, "early_stopping": True, "early_stopping_min_delta": 5.0}
     model = train(prepared, max_epochs=400, train_options=options)
     assert len(model.history["train_loss"]) < 400
     assert np.isfinite(model.get_enhanced().X).all()
