@@ -42,6 +42,8 @@ def chain(n=12, k=3, n_features=5, n_image_features=2):
         "x": torch.poisson(torch.full((n, n_features), 6.0)),
         "edge_index": torch.cat([torch.stack([i, i + 1]), torch.stack([i + 1, i])], dim=1),
         "edge_weight": torch.rand(2 * n - 2),
+        "own": torch.arange(n),
+        "share": torch.tensor(1.0),
         "exposure": torch.full((n, k), 1 / k),
         "neighbors": torch.arange(n).view(n, 1, 1).expand(n, k, 1).contiguous(),
         "neighbor_weights": torch.ones(n, k, 1),

@@ -3,7 +3,9 @@ import pytest
 import torch
 from scipy.sparse import csr_matrix
 
-from soscope_scverse.data.tiles import Section, full_tile, interpolation_weights, thin_counts
+from soscope_scverse.data.splitter import TileDataModule
+from soscope_scverse.data.tiles import Section, Tiles, contiguous_groups, interpolation_weights, thin_counts
+from soscope_scverse.module.vae import GraphAutoencoder, SoScopeVAE
 
 
 def grid(n=6, pitch=10.0):
@@ -109,7 +111,7 @@ def test_tile_holds_what_the_section_holds():
     graph = csr_matrix(np.eye(9, k=1) + np.eye(9, k=-1))
     features = np.random.default_rng(0).normal(size=(9, 4, 5))
     section = Section(csr_matrix(np.ones((9, 2))), graph, spatial, subspots, exposure, features, one_section(spatial))
-    tile = full_tile(section, interpolation="gaussian", bandwidth=0.5, similarity_strength=2.0)
+    tile = Tiles(section, interpolation="gaussian", bandwidth=0.5, similarity_strength=2.0).tile()
     assert tile["x"].shape == (9, 2)
     assert tile["edge_index"].shape == (2, 16)
     assert len(tile["valid"]) == 34
@@ -118,7 +120,7 @@ def test_tile_holds_what_the_section_holds():
     assert (i < j).all()
     np.testing.assert_allclose(np.linalg.norm(targets[i] - targets[j], axis=1), 5)  # sides only
     assert tile["image_edge_weight"].median() == pytest.approx(0.5, abs=0.05)
-    assert "image_edge_index" not in full_tile(section, interpolation="none", bandwidth=0.5)
+    assert "image_edge_index" not in Tiles(section, interpolation="none", bandwidth=0.5).tile()
     assert all(not value.is_floating_point() or value.dtype == torch.float32 for value in tile.values())
 
 
@@ -131,8 +133,144 @@ def test_reordering_a_section_reorders_its_tile():
         np.arange(18.0).reshape(9, 2), graph, spatial, divided(spatial), exposure, None, one_section(spatial)
     )
     rows = np.random.default_rng(1).permutation(9)
-    moved = full_tile(section.reorder(rows), interpolation="none", bandwidth=0.5)
+    moved = Tiles(section.reorder(rows), interpolation="none", bandwidth=0.5).tile()
     assert (moved["x"].numpy() == section.x[rows]).all()
     dense = np.zeros((9, 9))
     dense[tuple(moved["edge_index"].numpy())] = moved["edge_weight"].numpy()
     np.testing.assert_allclose(dense, graph.toarray()[np.ix_(rows, rows)], rtol=1e-6)
+
+
+@pytest.fixture
+def tiles():
+    """A section of 14 x 14 spots, four subspots each, some of them missing."""
+    rng = np.random.default_rng(0)
+    spatial = grid(14)
+    subspots = divided(spatial)
+    subspots[::5, 2:] = np.nan
+    valid = np.isfinite(subspots[..., 0])
+    distance = np.linalg.norm(spatial[:, None] - spatial, axis=-1)
+    section = Section(
+        x=rng.poisson(20, (196, 5)).astype(float),
+        graph=csr_matrix(np.where(np.isclose(distance, 10), 0.5, 0)),
+        spatial=spatial,
+        subspots=subspots,
+        exposure=valid / valid.sum(axis=1, keepdims=True),
+        features=rng.normal(size=(196, 4, 3)),
+        sections=one_section(spatial),
+    )
+    return Tiles(section, interpolation="gaussian", bandwidth=0.5, similarity_strength=2.0)
+
+
+def models(tiles):
+    torch.manual_seed(0)
+    module = SoScopeVAE(
+        5,
+        3,
+        likelihood="nb",
+        aggregate=None,
+        sigma=None,
+        dispersion="feature",
+        observation="matched",
+        n_latent=4,
+        n_hidden=16,
+        n_layers=3,
+        decoder="shift",
+        feature_dropout=0.0,
+        masked=0.0,
+        image_weight=0.0,
+        n_graph_samples=None,
+    )
+    torch.nn.init.normal_(module.decoder.shift)
+    auto = GraphAutoencoder(
+        module.encoder, 5, module.likelihood, n_latent=4, n_hidden=16, masked=0.0, n_graph_samples=None
+    )
+    for m in (module, auto):
+        m.start_from(torch.as_tensor(tiles.section.x, dtype=torch.float32))
+        m.eval()
+    return module, auto
+
+
+@pytest.mark.parametrize("size", [1, 7, 60])
+def test_what_is_said_of_a_spot_does_not_depend_on_the_tiling(tiles, size):
+    module, _ = models(tiles)
+    whole = tiles.tile()
+    z = module.inference(whole)["z"]
+    expected = module.generative(whole, z)["subspots"].mean
+    for own in contiguous_groups(tiles.section.spatial, tiles.section.sections, size, np.random.default_rng(1))[:20]:
+        tile, own = tiles.tile(own), np.sort(own)
+        z_tile = module.inference(tile)["z"]
+        torch.testing.assert_close(z_tile[tile["own"]], z[own], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            module.generative(tile, z_tile)["subspots"].mean, expected[own], rtol=1e-5, atol=1e-6
+        )
+
+
+def test_the_losses_of_the_tiles_average_to_that_of_the_section(tiles):
+    module, auto = models(tiles)
+    groups = contiguous_groups(tiles.section.spatial, tiles.section.sections, 50)
+    assert len(groups) == 4
+    module.depth_noise.fill_(0.05)
+    whole = module(tiles.tile())[2].loss
+    parts = [module(tiles.tile(own))[2].loss * len(own) / 196 for own in groups]
+    torch.testing.assert_close(sum(parts), whole)
+
+    def likelihood_and_divergence(tile):
+        output = auto(tile)[2]
+        return sum(value.sum() for part in (output.reconstruction_loss, output.kl_local) for value in part.values())
+
+    torch.testing.assert_close(
+        sum(likelihood_and_divergence(tiles.tile(own)) for own in groups), likelihood_and_divergence(tiles.tile())
+    )
+
+
+def test_gradients_of_the_tiles_average_to_that_of_the_section(tiles):
+    module, _ = models(tiles)
+    module(tiles.tile())[2].loss.backward()
+    expected = [None if p.grad is None else p.grad.clone() for p in module.parameters()]
+    module.zero_grad()
+    for own in contiguous_groups(tiles.section.spatial, tiles.section.sections, 50):
+        (module(tiles.tile(own))[2].loss * len(own) / 196).backward()
+    for p, gradient in zip(module.parameters(), expected, strict=True):
+        if gradient is not None:
+            torch.testing.assert_close(p.grad, gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_the_image_pairs_of_a_tile_are_those_of_the_section(tiles):
+    whole = tiles.tile()
+    index, weights = whole["image_edge_index"].T.tolist(), whole["image_edge_weight"]
+    pairs = {tuple(pair): weight for pair, weight in zip(index, weights, strict=True)}
+    own = contiguous_groups(tiles.section.spatial, tiles.section.sections, 50)[1]
+    tile, targets = tiles.tile(own), tiles.targets(np.sort(own))
+    assert len(tile["valid"]) == len(targets)
+    for (i, j), weight in zip(tile["image_edge_index"].T.tolist(), tile["image_edge_weight"], strict=True):
+        assert pairs[targets[i], targets[j]] == weight
+    assert tile["share"] == pytest.approx(len(own) / 196)
+
+
+def test_groups_are_contiguous_disjoint_and_complete():
+    spatial = np.vstack([grid(12), grid(12)])
+    sections = np.repeat(["a", "b"], 144)
+    for rng in (None, np.random.default_rng(0)):
+        groups = contiguous_groups(spatial, sections, 40, rng)
+        assert sorted(np.concatenate(groups)) == list(range(288))
+        assert all(len(group) == 36 for group in groups)
+        assert all(len(set(sections[group])) == 1 for group in groups)
+        assert all(np.ptp(spatial[group], axis=0).max() < 90 for group in groups)
+
+
+def test_borders_move_from_epoch_to_epoch(tiles):
+    data = TileDataModule(tiles, 50, None, seed=0)
+    assert data.n_batches == 4
+    first, second = ([sorted(batch["exposure"].shape) for batch in data.train_dataloader()] for _ in range(2))
+    assert len(first) == len(second) == 4
+    a, b = ([set(map(float, batch["x"][batch["own"]].sum(1))) for batch in data.train_dataloader()] for _ in range(2))
+    assert a != b
+    again = TileDataModule(tiles, 50, None, seed=0)
+    c = [len(batch["x"]) for batch in again.train_dataloader()]
+    assert len(c) == 4
+
+
+def test_small_sections_share_a_tile(tiles):
+    section = tiles.section._replace(sections=np.repeat(np.arange(14), 14))
+    shared = Tiles(section, interpolation="none", bandwidth=0.5)
+    assert TileDataModule(shared, 45, None, seed=0).n_batches == 5

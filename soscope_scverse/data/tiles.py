@@ -1,7 +1,4 @@
-"""Batches of a section: dictionaries of tensors that the module understands.
-
-A section is one tile so far. All row-wise tensors follow the order of the spots given.
-"""
+"""Batches of a section: dictionaries of tensors that the module understands."""
 
 from __future__ import annotations
 
@@ -47,14 +44,12 @@ class Section(NamedTuple):
         )
 
 
-def full_tile(
-    section: Section,
-    *,
-    interpolation: Literal["gaussian", "none"],
-    bandwidth: float,
-    similarity_strength: float | None = None,
-) -> dict[str, torch.Tensor]:
-    """All spots as one batch.
+class Tiles:
+    """A section cut into batches, each with the surroundings that its spots need.
+
+    The latent state of a spot depends on the spots `n_hops` edges away, and a subspot on the latent states of the spots
+    that it is interpolated from. A tile holds all of these, so what the model says of a tile's own spots does not
+    depend on the tiling.
 
     Parameters
     ----------
@@ -64,53 +59,165 @@ def full_tile(
         See :func:`interpolation_weights`.
     similarity_strength
         s of the image similarity W; None leaves W out.
+    n_hops
+        Graph layers of the encoder.
+    held_out
+        n_spots x n_features molecules that are held out of the section's profiles, to be scored.
+    """
+
+    def __init__(
+        self,
+        section: Section,
+        *,
+        interpolation: Literal["gaussian", "none"],
+        bandwidth: float,
+        similarity_strength: float | None = None,
+        n_hops: int = 3,
+        held_out: np.ndarray | None = None,
+    ) -> None:
+        self.section = section
+        self.n_hops = n_hops
+        self.held_out = held_out
+        self.graph = csr_matrix(section.graph)
+        self.neighbors, self.weights = interpolation_weights(
+            section.spatial, section.subspots, section.sections, kind=interpolation, bandwidth=bandwidth
+        )
+        valid = section.exposure > 0
+        self.first_target = np.r_[0, valid.sum(axis=1).cumsum()]
+        self.similarity: csr_matrix | None = None
+        if section.features is not None and similarity_strength is not None:
+            features = section.features[valid]
+            scale = features.std(axis=0)
+            i, j, weight = image_similarity(
+                section.subspots[valid],
+                features / np.where(scale > 0, scale, 1),
+                np.repeat(section.sections, valid.sum(axis=1)),
+                similarity_strength,
+            )
+            self.similarity = csr_matrix((weight, (i, j)), shape=(self.n_targets, self.n_targets))
+
+    @property
+    def n_spots(self) -> int:
+        """Spots of the section."""
+        return len(self.section.spatial)
+
+    @property
+    def n_targets(self) -> int:
+        """Valid subspots of the section."""
+        return int(self.first_target[-1])
+
+    def targets(self, own: np.ndarray) -> np.ndarray:
+        """Numbers of the valid subspots of the spots `own`, counted through the section."""
+        return np.concatenate([np.arange(self.first_target[n], self.first_target[n + 1]) for n in own])
+
+    def tile(self, own: np.ndarray | None = None) -> dict[str, torch.Tensor]:
+        """Batch of the spots `own`; None is the whole section.
+
+        Returns
+        -------
+        ``x``
+            n_inputs x n_features profiles of the own spots and their surroundings.
+        ``edge_index``, ``edge_weight``
+            2 x n_edges and n_edges: A between them, both directions.
+        ``own``
+            n_own rows of the own spots among the inputs.
+        ``exposure``
+            n_own x n_subspots.
+        ``neighbors``, ``neighbor_weights``
+            n_own x n_subspots x n_neighbors: S, the interpolation of latent states; rows among the inputs.
+        ``valid``
+            Numbers of the subspots that are not padding, counted through n_own x n_subspots.
+        ``features``
+            n_own x n_subspots x n_image_features, with a picture.
+        ``image_edge_index``, ``image_edge_weight``
+            2 x n_pairs and n_pairs: W, every touching pair of valid own subspots once, with a picture.
+        ``share``
+            Share of the section's spots that are own.
+        ``x_held_out``
+            n_own x n_features, with molecules held out.
+        """
+        section = self.section
+        own = np.arange(self.n_spots) if own is None else np.sort(own)
+        inputs = self._surroundings(np.union1d(own, self.neighbors[own][self.weights[own] > 0]))
+        row = np.full(self.n_spots, -1)
+        row[inputs] = np.arange(len(inputs))
+        graph = coo_array(self.graph[inputs][:, inputs])
+        tile = {
+            "x": _float(dense(section.x[inputs])),
+            "edge_index": torch.as_tensor(np.stack([graph.row, graph.col]).astype(np.int64)),
+            "edge_weight": _float(graph.data),
+            "own": torch.as_tensor(row[own]),
+            "exposure": _float(section.exposure[own]),
+            "neighbors": torch.as_tensor(np.where(self.weights[own] > 0, row[self.neighbors[own]], 0)),
+            "neighbor_weights": _float(self.weights[own]),
+            "valid": torch.as_tensor(np.flatnonzero(section.exposure[own].ravel() > 0)),
+            "share": torch.tensor(len(own) / self.n_spots),
+        }
+        if section.features is not None:
+            tile["features"] = _float(section.features[own])
+        if self.similarity is not None:
+            targets = self.targets(own)
+            pairs = coo_array(self.similarity[targets][:, targets])
+            tile["image_edge_index"] = torch.as_tensor(np.stack([pairs.row, pairs.col]).astype(np.int64))
+            tile["image_edge_weight"] = _float(pairs.data)
+        if self.held_out is not None:
+            tile["x_held_out"] = _float(self.held_out[own])
+        return tile
+
+    def _surroundings(self, rows: np.ndarray) -> np.ndarray:
+        """The spots `n_hops` edges away or less."""
+        for _ in range(self.n_hops):
+            if len(rows) == self.n_spots:
+                break
+            rows = np.union1d(rows, self.graph[rows].indices)
+        return rows
+
+
+def contiguous_groups(
+    spatial: np.ndarray, sections: np.ndarray, size: int, rng: np.random.Generator | None = None
+) -> list[np.ndarray]:
+    """Cut every section into compact groups of about equal size.
+
+    Parameters
+    ----------
+    spatial
+        n_spots x 2 positions.
+    sections
+        n_spots labels; no group has spots of two sections.
+    size
+        Most spots of a group.
+    rng
+        Turns the axes at random before they are cut, so that borders lie elsewhere every time.
 
     Returns
     -------
-    ``x``
-        n_spots x n_features.
-    ``edge_index``, ``edge_weight``
-        2 x n_edges and n_edges: A, both directions.
-    ``exposure``
-        n_spots x n_subspots.
-    ``neighbors``, ``neighbor_weights``
-        n_spots x n_subspots x n_neighbors: S, the interpolation of latent states.
-    ``valid``
-        Numbers of the subspots that are not padding, counted through n_spots x n_subspots.
-    ``features``
-        n_spots x n_subspots x n_image_features, with a picture.
-    ``image_edge_index``, ``image_edge_weight``
-        2 x n_pairs and n_pairs: W, every touching pair of valid subspots once, with a picture.
+    Rows of every group.
     """
-    graph = coo_array(section.graph)
-    neighbors, weights = interpolation_weights(
-        section.spatial, section.subspots, section.sections, kind=interpolation, bandwidth=bandwidth
-    )
-    valid = np.flatnonzero(section.exposure.ravel() > 0)
-    tile = {
-        "x": _float(dense(section.x)),
-        "edge_index": torch.as_tensor(np.stack([graph.row, graph.col]).astype(np.int64)),
-        "edge_weight": _float(graph.data),
-        "exposure": _float(section.exposure),
-        "neighbors": torch.as_tensor(neighbors),
-        "neighbor_weights": _float(weights),
-        "valid": torch.as_tensor(valid),
-    }
-    if section.features is not None:
-        tile["features"] = _float(section.features)
-        if similarity_strength is not None:
-            flat = section.features.reshape(-1, section.features.shape[-1])[valid]
-            scale = flat.std(axis=0)
-            sections = np.repeat(section.sections, section.exposure.shape[1])[valid]
-            i, j, weight = image_similarity(
-                section.subspots.reshape(-1, 2)[valid],
-                flat / np.where(scale > 0, scale, 1),
-                sections,
-                similarity_strength,
-            )
-            tile["image_edge_index"] = torch.as_tensor(np.stack([i, j]))
-            tile["image_edge_weight"] = _float(weight)
-    return tile
+    if rng is not None:
+        angle = rng.uniform(0, np.pi)
+        spatial = spatial @ np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    groups: list[np.ndarray] = []
+    for section in np.unique(sections):
+        groups += _halved(np.flatnonzero(sections == section), spatial, size, turned=rng is not None)
+    return groups
+
+
+def _halved(rows: np.ndarray, spatial: np.ndarray, size: int, *, turned: bool) -> list[np.ndarray]:
+    """Cut in halves across the longest side; of the axes if they have been turned at random, else of the spots."""
+    if len(rows) <= size:
+        return [rows]
+    centred = spatial[rows] - spatial[rows].mean(axis=0)
+    if turned:
+        along = centred[:, np.ptp(centred, axis=0).argmax()]
+    else:
+        along = centred @ np.linalg.svd(centred, full_matrices=False)[2][0]
+        along *= np.sign((along**3).sum()) or 1  # the same end first, whatever the axes
+    rows = rows[np.argsort(along, kind="stable")]
+    half = len(rows) // 2
+    return [
+        *_halved(rows[:half], spatial, size, turned=turned),
+        *_halved(rows[half:], spatial, size, turned=turned),
+    ]
 
 
 def interpolation_weights(

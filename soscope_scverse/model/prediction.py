@@ -13,6 +13,7 @@ from anndata import AnnData
 
 from soscope_scverse import _keys as keys
 from soscope_scverse import _validation as check
+from soscope_scverse.data.tiles import Tiles, contiguous_groups
 from soscope_scverse.module.likelihoods import Subspots
 from soscope_scverse.module.vae import SoScopeVAE
 from soscope_scverse.pp.geometry import fine_array_index
@@ -25,19 +26,19 @@ _QUANTILES = {"q05": 0.05, "q95": 0.95}
 @torch.inference_mode()
 def enhance_profiles(
     module: SoScopeVAE,
-    tile: dict[str, torch.Tensor],
+    tiles: Tiles,
     *,
     expectation: Literal["conditional", "prior"],
     n_samples: int,
 ) -> dict[str, np.ndarray]:
-    """Profiles of all valid subspots of a tile.
+    """Profiles of all valid subspots of a section.
 
     Parameters
     ----------
     module
         Trained module.
-    tile
-        Batch of :func:`~soscope_scverse.data.tiles.full_tile`.
+    tiles
+        The section.
     expectation, n_samples
         See :meth:`~soscope_scverse.model.SoScope.get_enhanced`.
 
@@ -46,34 +47,43 @@ def enhance_profiles(
     ``mean`` and, with samples, ``std``, ``q05`` and ``q95``; n_targets x n_features float32 each.
     """
     module.eval()
-    device = next(module.parameters()).device
-    tile = {name: value.to(device) for name, value in tile.items()}
-    qz = module.inference(tile)["qz"]
-    draws = [qz.sample() for _ in range(n_samples)]
-    parts: dict[str, list[np.ndarray]] = {}
-    for rows in _chunks(tile, module.n_features):
-        x, exposure = tile["x"][rows], tile["exposure"][rows]
-        subspots = module.generative(tile, qz.mean, rows)["subspots"]
-        result = {"mean": module.likelihood.condition(x, subspots) if expectation == "conditional" else subspots.mean}
-        if draws:
+    shape = tiles.n_targets, module.n_features
+    size = max(1, _CHUNK_VALUES // (tiles.section.exposure.shape[1] * module.n_features))
+    result: dict[str, np.ndarray] = {}
+    for own, tile in _batches(module, tiles, size):
+        qz = module.inference(tile)["qz"]
+        x, exposure = tile["x"][tile["own"]], tile["exposure"]
+        subspots = module.generative(tile, qz.mean)["subspots"]
+        values = {"mean": module.likelihood.condition(x, subspots) if expectation == "conditional" else subspots.mean}
+        if n_samples:
             given = x if expectation == "conditional" else None
-            result |= _spread([_draw(module, tile, z, rows, given) for z in draws])
-        for name, value in result.items():
-            parts.setdefault(name, []).append(value[exposure > 0].cpu().numpy())
-    return {name: np.concatenate(values) for name, values in parts.items()}
+            values |= _spread([_draw(module, tile, qz.sample(), given) for _ in range(n_samples)])
+        targets = tiles.targets(own)
+        for name, value in values.items():
+            result.setdefault(name, np.empty(shape, np.float32))[targets] = value[exposure > 0].cpu().numpy()
+    return result
 
 
-def _chunks(tile: dict[str, torch.Tensor], n_features: int) -> Iterator[slice]:
-    n_spots, n_subspots = tile["exposure"].shape
-    size = max(1, _CHUNK_VALUES // (n_subspots * n_features))
-    for start in range(0, n_spots, size):
-        yield slice(start, start + size)
+@torch.inference_mode()
+def latent_states(module: SoScopeVAE, tiles: Tiles) -> np.ndarray:
+    """Mean latent states of all spots of a section, n_spots x n_latent."""
+    module.eval()
+    z = np.empty((tiles.n_spots, module.encoder.mean.out_features), np.float32)
+    for own, tile in _batches(module, tiles, max(1, _CHUNK_VALUES // module.n_features)):
+        z[own] = module.inference(tile)["z"][tile["own"]].cpu().numpy()
+    return z
 
 
-def _draw(
-    module: SoScopeVAE, tile: dict[str, torch.Tensor], z: torch.Tensor, rows: slice, x: torch.Tensor | None
-) -> torch.Tensor:
-    subspots: Subspots = module.generative(tile, z, rows)["subspots"]
+def _batches(module: SoScopeVAE, tiles: Tiles, size: int) -> Iterator[tuple[np.ndarray, dict[str, torch.Tensor]]]:
+    """Own spots and tensors of tiles of at most `size` spots, on the module's device."""
+    device = next(module.parameters()).device
+    for group in contiguous_groups(tiles.section.spatial, tiles.section.sections, size):
+        own = np.sort(group)
+        yield own, {name: value.to(device) for name, value in tiles.tile(own).items()}
+
+
+def _draw(module: SoScopeVAE, tile: dict[str, torch.Tensor], z: torch.Tensor, x: torch.Tensor | None) -> torch.Tensor:
+    subspots: Subspots = module.generative(tile, z)["subspots"]
     if x is None:  # given the observed spot, its depth is known
         depth = torch.exp(module.depth_noise.sqrt() * torch.randn(len(subspots.mean), 1, 1, device=z.device))
         subspots = subspots._replace(mean=subspots.mean * depth)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any, Literal
 
@@ -17,10 +18,11 @@ from scvi.train import TrainRunner
 
 from soscope_scverse import _keys as keys
 from soscope_scverse import _validation as check
+from soscope_scverse._arrays import dense
 from soscope_scverse.data.fields import SlotField
 from soscope_scverse.data.splitter import TileDataModule
-from soscope_scverse.data.tiles import Section, full_tile, thin_counts
-from soscope_scverse.model.prediction import enhance_profiles, enhanced_anndata
+from soscope_scverse.data.tiles import Section, Tiles, thin_counts
+from soscope_scverse.model.prediction import enhance_profiles, enhanced_anndata, latent_states
 from soscope_scverse.model.training import CosineTrainingPlan
 from soscope_scverse.model.variance import depth_noise, picture_evidence
 from soscope_scverse.module.likelihoods import COUNT_LIKELIHOODS
@@ -28,6 +30,8 @@ from soscope_scverse.module.subspot_decoder import DECODERS
 from soscope_scverse.module.vae import GraphAutoencoder, SoScopeVAE
 
 _EVIDENCE = 4.0  # log likelihood ratio; a permuted picture reaches it in less than 1 of 100 sections
+
+_N_STEPS = 400
 
 _EARLY_STOPPING = {
     "early_stopping": True,
@@ -211,8 +215,9 @@ class SoScope(BaseModelClass):
 
     def train(
         self,
-        max_epochs: int = 400,
+        max_epochs: int | None = None,
         *,
+        batch_size: int = 2048,
         pretrain_epochs: int | None = None,
         train_size: float = 1.0,
         early_stopping: bool = False,
@@ -228,9 +233,12 @@ class SoScope(BaseModelClass):
         Parameters
         ----------
         max_epochs
-            Steps of the second phase.
+            Passes over the spots in the second phase; default as many as make 400 steps.
+        batch_size
+            Most spots of a step. More are cut into contiguous tiles, elsewhere in every epoch; each brings the
+            surroundings that its latent states depend on.
         pretrain_epochs
-            Steps of the first phase; default a sixth of `max_epochs`, 0 in a model that is trained on.
+            Passes of the first phase; default a sixth of `max_epochs`, 0 in a model that is trained on.
         train_size
             Share of the molecules to train on; the others (binomial thinning) give the ``..._validation`` curves of
             :attr:`history`. 1 trains on all of them.
@@ -266,11 +274,12 @@ class SoScope(BaseModelClass):
         if module.likelihood.is_counts and train_size < 1:
             kept, held_out = thin_counts(section.x, train_size, seed=int(torch.randint(2**31, (1,))))
             section = section._replace(x=kept)
-        tile = self._tile(section, self._similarity_strength)
-        validation = []
-        if held_out is not None:
-            rest = torch.as_tensor(held_out, dtype=torch.float32)
-            validation = [tile | {"x_held_out": rest, "held_out_odds": torch.tensor((1 - train_size) / train_size)}]
+        tiles = self._tiles(section, self._similarity_strength)
+        validation = None if held_out is None else self._tiles(section, self._similarity_strength, held_out)
+        module.held_out_odds.fill_((1 - train_size) / train_size)
+        data = TileDataModule(tiles, batch_size, validation, seed=torch.initial_seed())
+        if max_epochs is None:
+            max_epochs = math.ceil(_N_STEPS / data.n_batches)
         plan = {"lr": lr, "weight_decay": weight_decay, "kl_weight": kl_weight}
         trainer_kwargs = {
             "accelerator": accelerator,
@@ -278,23 +287,24 @@ class SoScope(BaseModelClass):
             "benchmark": False,
             "gradient_clip_val": 5.0,
             "log_every_n_steps": 1,
-            "check_val_every_n_epoch": 10 if validation else None,
+            "check_val_every_n_epoch": None if validation is None else 10,
+            "reload_dataloaders_every_n_epochs": int(data.n_batches > 1),
         } | trainer_kwargs
         if starting:
-            self._start(tile, section)
+            self._start(section)
         history = dict(self.history_ or {})
         if pretrain_epochs is None:
             pretrain_epochs = max_epochs // 6 if starting else 0
         if pretrain_epochs:
-            history |= self._pretrain(tile, pretrain_epochs, plan, trainer_kwargs)
+            history |= self._pretrain(data, pretrain_epochs, plan, trainer_kwargs)
         if early_stopping:
             trainer_kwargs = _EARLY_STOPPING | trainer_kwargs
-        self._fit(module, TileDataModule([tile], validation), max_epochs, plan, trainer_kwargs)
+        self._fit(module, data, max_epochs, plan, trainer_kwargs)
         self.history_ = history | (self.history_ or {})
         if held_out is not None:
             module.scale_depth(1 / train_size)
 
-    def _pretrain(self, tile: dict[str, torch.Tensor], max_epochs: int, plan: dict, trainer_kwargs: dict) -> dict:
+    def _pretrain(self, data: TileDataModule, max_epochs: int, plan: dict, trainer_kwargs: dict) -> dict:
         """Warm up the encoder; returns the history of this phase under names that begin with ``pretrain_``."""
         module = self.module
         autoencoder = GraphAutoencoder(
@@ -306,10 +316,10 @@ class SoScope(BaseModelClass):
             masked=module.masked,
             n_graph_samples=module.n_graph_samples,
         )
-        autoencoder.start_from(tile["x"])
+        autoencoder.start_from(torch.as_tensor(dense(data.tiles.section.x), dtype=torch.float32))
         autoencoder.depth_noise.copy_(module.depth_noise)
         trainer_kwargs = trainer_kwargs | {"check_val_every_n_epoch": None}
-        self._fit(autoencoder, TileDataModule([tile], []), max_epochs, plan, trainer_kwargs)
+        self._fit(autoencoder, data.without_validation(), max_epochs, plan, trainer_kwargs)
         return {f"pretrain_{name}": values for name, values in (self.history_ or {}).items()}
 
     def _fit(
@@ -320,29 +330,30 @@ class SoScope(BaseModelClass):
         module.train()
         runner = TrainRunner(
             self,
-            training_plan=CosineTrainingPlan(module, n_steps=max_epochs * len(data.train), **plan),
+            training_plan=CosineTrainingPlan(module, n_steps=max_epochs * data.n_batches, **plan),
             data_splitter=data,
             max_epochs=max_epochs,
             **trainer_kwargs,
         )
         runner()
 
-    def _start(self, tile: dict[str, torch.Tensor], section: Section) -> None:
+    def _start(self, section: Section) -> None:
         """Set what is read off the data before the training: scales, noise of the depth, and use of the picture."""
         module = self.module
-        module.start_from(tile["x"])
+        x = torch.as_tensor(dense(section.x), dtype=torch.float32)
+        module.start_from(x)
         if module.likelihood.is_counts:
             noise = self._depth_noise
             if noise == "auto":
-                noise = depth_noise(tile["x"].numpy(), section.spatial, section.sections)
+                noise = depth_noise(x.numpy(), section.spatial, section.sections)
             module.depth_noise.fill_(noise)
         if section.features is None:
             return
-        valid = tile["features"].flatten(0, 1)[tile["valid"]]
-        module.image_mean.copy_(valid.mean(dim=0))
-        module.image_scale.copy_(valid.std(dim=0, correction=0).clamp(min=1e-6))
+        features = torch.as_tensor(section.features[section.exposure > 0], dtype=torch.float32)
+        module.image_mean.copy_(features.mean(dim=0))
+        module.image_scale.copy_(features.std(dim=0, correction=0).clamp(min=1e-6))
         if self._test_picture:
-            profile = module.transform(tile["x"]).numpy()
+            profile = module.transform(x).numpy()
             mean_features = np.einsum("nk,nkl->nl", section.exposure, section.features)
             evidence = picture_evidence(profile, mean_features, section.spatial, section.sections)
             module.uses_picture.fill_(evidence > _EVIDENCE)
@@ -364,11 +375,7 @@ class SoScope(BaseModelClass):
         """
         adata = self._validate_anndata(adata)
         order = self._order(adata)
-        tile = self._tile(self._section(adata).reorder(order))
-        device = next(self.module.parameters()).device
-        self.module.eval()
-        with torch.inference_mode():
-            z = self.module.inference({k: v.to(device) for k, v in tile.items()})["z"].cpu().numpy()
+        z = latent_states(self.module, self._tiles(self._section(adata).reorder(order)))
         latent = np.empty_like(z)
         latent[order] = z
         return latent
@@ -409,19 +416,23 @@ class SoScope(BaseModelClass):
         check.one_of("expectation", expectation, ["conditional", "prior"])
         adata = self._validate_anndata(adata)
         order = self._order(adata)
-        tile = self._tile(self._section(adata).reorder(order))
-        profiles = enhance_profiles(self.module, tile, expectation=expectation, n_samples=n_samples)
+        tiles = self._tiles(self._section(adata).reorder(order))
+        profiles = enhance_profiles(self.module, tiles, expectation=expectation, n_samples=n_samples)
         rows = np.argsort(_subspot_spot(np.asarray(adata.obsm[keys.EXPOSURE]), order), kind="stable")
         profiles = {name: values[rows] for name, values in profiles.items()}
         return enhanced_anndata(adata, profiles, features_key=self._features_key, library_key=self._library_key)
 
-    def _tile(self, section: Section, similarity_strength: float | None = None) -> dict[str, torch.Tensor]:
-        """The section as one batch; the image similarity is part of the loss, so only training asks for it."""
-        return full_tile(
+    def _tiles(
+        self, section: Section, similarity_strength: float | None = None, held_out: np.ndarray | None = None
+    ) -> Tiles:
+        """The section as batches; the image similarity is part of the loss, so only training asks for it."""
+        return Tiles(
             section,
             interpolation=self._interpolation,
             bandwidth=self._bandwidth,
             similarity_strength=similarity_strength,
+            n_hops=len(self.module.encoder.layers),
+            held_out=held_out,
         )
 
     @property

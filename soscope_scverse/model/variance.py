@@ -14,6 +14,7 @@ from scipy.linalg import LinAlgError, cho_factor, cho_solve
 from scipy.optimize import minimize
 from scipy.spatial.distance import cdist
 
+from soscope_scverse.data.tiles import contiguous_groups
 from soscope_scverse.pp.graphs import nearest_distance
 
 _N_COMPONENTS = 2
@@ -155,9 +156,7 @@ def _loss(theta: np.ndarray, blocks: Sequence[_Block], y: np.ndarray, power: flo
 def _blocks(spatial: np.ndarray, sections: np.ndarray | None, features: np.ndarray | None) -> list[_Block]:
     """A few contiguous groups of spots, so that the cost does not grow with the section."""
     sections = np.zeros(len(spatial)) if sections is None else np.asarray(sections)
-    groups: list[np.ndarray] = []
-    for section in np.unique(sections):
-        groups += _halved(np.flatnonzero(sections == section), spatial)
+    groups = contiguous_groups(spatial, sections, _BLOCK_SPOTS)
     chosen = np.unique(np.linspace(0, len(groups) - 1, min(len(groups), _MAX_BLOCKS)).round().astype(int))
     blocks = []
     for rows in (groups[i] for i in chosen):
@@ -165,18 +164,6 @@ def _blocks(spatial: np.ndarray, sections: np.ndarray | None, features: np.ndarr
         picture = None if features is None else features[rows] @ features[rows].T / features.shape[1]
         blocks.append(_Block(rows, cdist(spatial[rows], spatial[rows]) / pitch, picture))
     return blocks
-
-
-def _halved(rows: np.ndarray, spatial: np.ndarray) -> list[np.ndarray]:
-    """Cut spots across their longest direction until no group is too large."""
-    if len(rows) <= _BLOCK_SPOTS:
-        return [rows]
-    centred = spatial[rows] - spatial[rows].mean(axis=0)
-    along = centred @ np.linalg.svd(centred, full_matrices=False)[2][0]
-    along *= np.sign((along**3).sum()) or 1  # the same end first, however the section is turned
-    rows = rows[np.argsort(along, kind="stable")]
-    half = len(rows) // 2
-    return _halved(rows[:half], spatial) + _halved(rows[half:], spatial)
 
 
 def _standardised(x: np.ndarray) -> np.ndarray:

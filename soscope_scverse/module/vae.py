@@ -21,6 +21,10 @@ Tensors = dict[str, Tensor]
 _TINY = 1e-8
 
 
+def _rows(normal: Normal, rows: Tensor) -> Normal:
+    return Normal(normal.loc[rows], normal.scale[rows], validate_args=False)
+
+
 class _GraphModule(BaseModuleClass):
     """What both phases share: the encoder, its input and the hidden spots.
 
@@ -178,13 +182,21 @@ class GraphAutoencoder(_GraphModule):
         self, tensors: Tensors, inference_outputs: dict, generative_outputs: dict, kl_weight: float = 1.0
     ) -> LossOutput:
         """Negative log likelihood of profiles and graph plus divergence from the prior."""
+        own = tensors["own"]
         spots, depth = self.absorb_depth(tensors["x"], generative_outputs["spots"])
         nll = -self.likelihood.log_prob(tensors["x"], spots)
-        i, j = tensors["edge_index"]
-        once = i < j
         z = inference_outputs["z"] / inference_outputs["z"].shape[1] ** 0.5
-        graph = graph_bce(z, tensors["edge_index"][:, once], tensors["edge_weight"][once], self.n_graph_samples)
-        return self._loss_output(nll, depth, inference_outputs["qz"], kl_weight, graph_loss=graph)
+        graph = graph_bce(z[own], *self._own_edges(tensors), self.n_graph_samples, tensors["share"])
+        return self._loss_output(nll[own], depth[own], _rows(inference_outputs["qz"], own), kl_weight, graph_loss=graph)
+
+    @staticmethod
+    def _own_edges(tensors: Tensors) -> tuple[Tensor, Tensor]:
+        """Edges between own spots, every pair once, numbered through the own spots."""
+        row = torch.full((len(tensors["x"]),), -1, device=tensors["x"].device)
+        row[tensors["own"]] = torch.arange(len(tensors["own"]), device=row.device)
+        i, j = row[tensors["edge_index"]]
+        once = (i >= 0) & (i < j)
+        return torch.stack([i, j])[:, once], tensors["edge_weight"][once]
 
 
 class SoScopeVAE(_GraphModule):
@@ -243,24 +255,25 @@ class SoScopeVAE(_GraphModule):
         self.encoder = GraphEncoder(n_features, n_latent, n_hidden, n_layers)
         n_outputs = n_features * (2 if self.per_subspot_dispersion else 1)
         self.decoder = DECODERS[decoder](n_latent, n_image_features, n_outputs, n_hidden, feature_dropout)
+        self.register_buffer("held_out_odds", torch.ones(()))
         self.register_buffer("uses_picture", torch.tensor(bool(n_image_features)))
         self.register_buffer("image_mean", torch.zeros(n_image_features))
         self.register_buffer("image_scale", torch.ones(n_image_features))
 
     @auto_move_data
-    def generative(self, tensors: Tensors, z: Tensor, rows: slice = slice(None), **kwargs: Any) -> dict[str, Subspots]:
-        """Parameters of the subspots of the spots in `rows`; `z` is that of all spots."""
-        exposure = tensors["exposure"][rows]
+    def generative(self, tensors: Tensors, z: Tensor, **kwargs: Any) -> dict[str, Subspots]:
+        """Parameters of the subspots of the own spots; `z` is that of all inputs."""
+        exposure = tensors["exposure"]
         n_spots, n_subspots = exposure.shape
         z_k = embedding_bag(
-            tensors["neighbors"][rows].flatten(0, 1),
+            tensors["neighbors"].flatten(0, 1),
             z,
-            per_sample_weights=tensors["neighbor_weights"][rows].flatten(0, 1),
+            per_sample_weights=tensors["neighbor_weights"].flatten(0, 1),
             mode="sum",
         )
         features = None
         if self.uses_picture:
-            features = (tensors["features"][rows].flatten(0, 1) - self.image_mean) / self.image_scale
+            features = (tensors["features"].flatten(0, 1) - self.image_mean) / self.image_scale
         effect = self.decoder(z_k, features).view(n_spots, n_subspots, -1)
         start = self.feature_parameters()
         if self.per_subspot_dispersion:
@@ -277,12 +290,13 @@ class SoScopeVAE(_GraphModule):
         terms = {}
         if self.image_weight and self.uses_picture and "image_edge_index" in tensors:
             terms["image_loss"] = self.image_weight * self._image_loss(subspots, spots, tensors)
-        x = tensors["x"]
+        x = tensors["x"][tensors["own"]]
         spots, depth = self.absorb_depth(x, spots)
         if "x_held_out" in tensors:
-            odds = tensors["held_out_odds"]  # of a molecule to be held out: counts scale, and so does phi
+            odds = self.held_out_odds  # of a molecule to be held out: counts scale, and so does phi
             x, spots = tensors["x_held_out"], Spots(spots.mean * odds, spots.dispersion * odds)
-        return self._loss_output(-self._observed(x, spots), depth, inference_outputs["qz"], kl_weight, **terms)
+        qz = _rows(inference_outputs["qz"], tensors["own"])
+        return self._loss_output(-self._observed(x, spots), depth, qz, kl_weight, **terms)
 
     def _observed(self, x: Tensor, spots: Spots) -> Tensor:
         """Log probability of the observed spots."""
@@ -298,4 +312,10 @@ class SoScopeVAE(_GraphModule):
         """
         deviation = self.likelihood.rate(subspots) - spots.mean.unsqueeze(1)
         deviation = deviation.flatten(0, 1).index_select(0, tensors["valid"]) / (self.unit * self.n_features**0.5)
-        return graph_bce(deviation, tensors["image_edge_index"], tensors["image_edge_weight"], self.n_graph_samples)
+        return graph_bce(
+            deviation,
+            tensors["image_edge_index"],
+            tensors["image_edge_weight"],
+            self.n_graph_samples,
+            tensors["share"],
+        )
