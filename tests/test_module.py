@@ -288,6 +288,16 @@ def test_depth_noise_is_found(n):
     assert found == pytest.approx(np.log(technical).var(), rel=0.3)
 
 
+def test_empty_spots_and_shared_positions_are_no_noise(pictured):
+    profile, features, spatial = pictured
+    counts = np.random.default_rng(0).poisson(np.full((144, 30), 20.0))
+    counts[::20] = 0
+    assert depth_noise(counts, spatial) == 0.01
+    assert depth_noise(counts, np.repeat(spatial[::2], 2, axis=0)) == 0.01
+    assert np.isfinite(picture_evidence(profile, features, np.repeat(spatial[::2], 2, axis=0)))
+    assert np.isfinite(picture_evidence(profile, features, np.zeros((144, 2))))
+
+
 def test_depth_noise_of_next_to_nothing():
     assert depth_noise(np.ones((3, 4)), np.arange(6).reshape(3, 2)) == 0.01
     assert depth_noise(np.ones((20, 4)), np.arange(40).reshape(20, 2)) == 0.01

@@ -99,6 +99,8 @@ def _with_and_without(blocks: Sequence[_Block], y: np.ndarray, power: float) -> 
 def depth_noise(x: np.ndarray, spatial: np.ndarray, sections: np.ndarray | None = None) -> float:
     """Variance of the log depth that belongs to the single spot instead of being smooth in space.
 
+    Spots without counts are left out.
+
     Parameters
     ----------
     x
@@ -112,11 +114,14 @@ def depth_noise(x: np.ndarray, spatial: np.ndarray, sections: np.ndarray | None 
     -------
     The variance, at least 0.01; 0.01 where there are fewer than eight spots.
     """
-    depth = np.log1p(np.asarray(x, dtype=float).sum(axis=1))
+    total = np.asarray(x, dtype=float).sum(axis=1)
+    seen = np.flatnonzero(total > 0)
+    depth = np.log(total[seen])
     if len(depth) < _MIN_SPOTS or depth.std() < 1e-6:
         return _LEAST_DEPTH_NOISE
-    share = _fit(_blocks(spatial, sections, None), _standardised(depth), _ROUGH, [_START]).noise
-    return max(_LEAST_DEPTH_NOISE, share * depth.var())
+    blocks = _blocks(spatial[seen], None if sections is None else sections[seen], None)
+    noise = _fit(blocks, _standardised(depth), _ROUGH, [_START]).noise * depth.var()
+    return max(_LEAST_DEPTH_NOISE, float(noise - (1 / total[seen]).mean()))  # less the noise of counting
 
 
 def _fit(blocks: Sequence[_Block], y: np.ndarray, power: float, starts: Sequence[np.ndarray]) -> VarianceComponents:
@@ -160,7 +165,7 @@ def _blocks(spatial: np.ndarray, sections: np.ndarray | None, features: np.ndarr
     chosen = np.unique(np.linspace(0, len(groups) - 1, min(len(groups), _MAX_BLOCKS)).round().astype(int))
     blocks = []
     for rows in (groups[i] for i in chosen):
-        pitch = nearest_distance(spatial[rows]) if len(rows) > 1 else 1.0
+        pitch = nearest_distance(np.unique(spatial[rows], axis=0))
         picture = None if features is None else features[rows] @ features[rows].T / features.shape[1]
         blocks.append(_Block(rows, cdist(spatial[rows], spatial[rows]) / pitch, picture))
     return blocks
