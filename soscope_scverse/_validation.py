@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from numbers import Real
 from os import PathLike
 from pathlib import Path
 
@@ -209,6 +210,13 @@ def one_of(name: str, value: object, allowed: Sequence[str]) -> None:
     """Raise unless `value` is one of `allowed`."""
     if value not in allowed:
         msg = f"Expected `{name}` to be one of {list(allowed)}, found {value!r}."
+        raise ValueError(msg)
+
+
+def at_least(name: str, value: object, least: float) -> None:
+    """Raise a ValueError unless `value` is a number and at least `least`."""
+    if not isinstance(value, Real) or not float(value) >= least:
+        msg = f"Expected `{name}` to be a number of at least {least}, found {value!r}."
         raise ValueError(msg)
 
 

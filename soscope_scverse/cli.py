@@ -66,7 +66,7 @@ def main() -> None:
     help="Draws for the layers std, q05 and q95; 0 leaves them out.",
 )
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--max-epochs", type=click.IntRange(min=1), help="Training steps.")
+@click.option("--max-epochs", type=click.IntRange(min=1), help="Passes over the spots; default: 400 steps in all.")
 @click.option("--accelerator", default="auto", show_default=True, help="cpu, gpu, ...")
 @click.option("--save-model", type=click.Path(path_type=Path), help="New directory for the trained model.")
 @click.option("--force", is_flag=True, help="Overwrite the output file.")
@@ -101,7 +101,7 @@ def enhance(source: Path, out: Path, genes: str | None, n_subspots: int | None, 
 @click.option("--n-spots", type=int, default=400, show_default=True)
 @click.option("--lattice", type=click.Choice(["hex", "square"]), default="hex", show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--max-epochs", type=click.IntRange(min=1), help="Training steps.")
+@click.option("--max-epochs", type=click.IntRange(min=1), help="Passes over the spots; default: 400 steps in all.")
 @_user_errors
 def demo(out: Path, n_spots: int, lattice: str, seed: int, max_epochs: int | None) -> None:
     """Make a synthetic section, enhance it, and compare with the truth."""

@@ -297,3 +297,22 @@ def test_slots_that_do_not_fit(prepared):
     other.obsm["subspot_features"] = other.obsm["subspot_features"][:, :3]
     with pytest.raises(ValueError, match=r"im\.features"):
         SoScope.setup_anndata(other)
+
+
+@pytest.mark.parametrize("options", [{"image_shrinkage": -1}, {"depth_noise": "much"}, {"depth_noise": -0.1}], ids=str)
+def test_numbers_out_of_range_are_refused(prepared, options):
+    SoScope.setup_anndata(prepared)
+    with pytest.raises(ValueError, match=next(iter(options))):
+        SoScope(prepared, **options)
+
+
+def test_tiles_train_as_the_whole_does(prepared):
+    SoScope.setup_anndata(prepared)
+    with pytest.raises(ValueError, match="batch_size"):
+        SoScope(prepared).train(1, batch_size=0, **QUIET)
+    whole = train(prepared.copy(), max_epochs=100)
+    tiled = train(prepared.copy(), max_epochs=40, train_options={"batch_size": 20, "train_size": 0.9})
+    assert len(tiled.history["train_loss"]) == 40
+    assert np.isfinite(tiled.history["reconstruction_loss_validation"].to_numpy(float)).all()
+    a, b = (model.get_enhanced().X for model in (whole, tiled))
+    assert np.corrcoef(a.ravel(), b.ravel())[0, 1] > 0.9

@@ -135,6 +135,9 @@ class SoScope(BaseModelClass):
         check.one_of("interpolation", interpolation, ["gaussian", "none"])
         check.one_of("observation", observation, ["matched", "gaussian"])
         check.one_of("dispersion", dispersion, ["feature", "subspot"])
+        check.at_least("image_shrinkage", image_shrinkage, 0)
+        if depth_noise != "auto":
+            check.at_least("depth_noise", depth_noise, 0)
         super().__init__(adata)
         x = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
         if likelihood in COUNT_LIKELIHOODS:
@@ -260,8 +263,9 @@ class SoScope(BaseModelClass):
         FloatingPointError
             If the training diverges.
         ValueError
-            If `train_size` is not in (0, 1], or nothing is held out for `early_stopping`.
+            If `train_size` is not in (0, 1], `batch_size` is below 1, or nothing is held out for `early_stopping`.
         """
+        check.at_least("batch_size", batch_size, 1)
         if not 0 < train_size <= 1:
             msg = f"Expected `train_size` above 0 and at most 1, found {train_size}."
             raise ValueError(msg)

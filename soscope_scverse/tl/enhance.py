@@ -85,7 +85,7 @@ def enhance(
     seed
         Of all random numbers; the global states are left alone.
     max_epochs
-        Training steps, see :meth:`~soscope_scverse.model.SoScope.train`.
+        Passes over the spots, see :meth:`~soscope_scverse.model.SoScope.train`.
     accelerator
         As in Lightning: ``"auto"``, ``"cpu"``, ``"gpu"``, ...
     model_kwargs, train_kwargs
