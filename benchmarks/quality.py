@@ -193,6 +193,8 @@ def introduction(df: pd.DataFrame, command: str) -> str:
         "Variants of soScope:",
         "",
         *(f"- `{name}`: {text}." for name, text in VARIANTS.items()),
+        "",
+        f"`{ORACLE}` is the noise-free truth scored against the noisy one: the best that any method can do.",
     ]
     return "\n".join(lines)
 
