@@ -216,7 +216,7 @@ def one_of(name: str, value: object, allowed: Sequence[str]) -> None:
 def at_least(name: str, value: object, least: float) -> None:
     """Raise a ValueError unless `value` is a number and at least `least`."""
     if not isinstance(value, Real) or not float(value) >= least:
-        msg = f"Expected `{name}` to be a number of at least {least}, found {value!r}."
+        msg = f"Expected `{name}` to be at least {least}, found {value!r}."
         raise ValueError(msg)
 
 

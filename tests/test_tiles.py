@@ -266,8 +266,10 @@ def test_borders_move_from_epoch_to_epoch(tiles):
     a, b = ([set(map(float, batch["x"][batch["own"]].sum(1))) for batch in data.train_dataloader()] for _ in range(2))
     assert a != b
     again = TileDataModule(tiles, 50, None, seed=0)
-    c = [len(batch["x"]) for batch in again.train_dataloader()]
-    assert len(c) == 4
+    c = [[len(batch["x"]) for batch in again.train_dataloader()] for _ in range(2)]
+    assert len(c[0]) == 4
+    same = TileDataModule(tiles, 50, None, seed=0)
+    assert c == [[len(batch["x"]) for batch in same.train_dataloader()] for _ in range(2)]
 
 
 def test_small_sections_share_a_tile(tiles):

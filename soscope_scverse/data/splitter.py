@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import NamedTuple, cast
 
 import lightning.pytorch as pl
 import numpy as np
@@ -10,6 +11,15 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from soscope_scverse.data.tiles import Tiles, contiguous_groups
+
+
+class HeldOut(NamedTuple):
+    """Molecules that are held out of the profiles, to be scored."""
+
+    x: np.ndarray
+    """n_spots x n_features."""
+    odds: float
+    """Of a molecule to be held out."""
 
 
 class TileDataModule(pl.LightningDataModule):
@@ -21,48 +31,50 @@ class TileDataModule(pl.LightningDataModule):
         The section.
     batch_size
         Most spots of a tile.
-    validation
-        The section with molecules held out, to be scored; None scores nothing.
+    held_out
+        What validation scores; None scores nothing.
     seed
         Of the borders between tiles and of their order.
     """
 
-    def __init__(self, tiles: Tiles, batch_size: int, validation: Tiles | None, seed: int) -> None:
+    def __init__(self, tiles: Tiles, batch_size: int, held_out: HeldOut | None, seed: int) -> None:
         super().__init__()
         self.tiles = tiles
-        self.validation = validation
+        self.held_out = held_out
         self.batch_size = batch_size
         self.rng = np.random.default_rng(seed)
-        self.n_batches = len(self._groups(tiles, None))
+        self.n_batches = len(self._groups(None))
         self.n_train = tiles.n_spots
-        self.n_val = 0 if validation is None else validation.n_spots
-        self._whole = tiles.tile() if self.n_batches == 1 else None
+        self.n_val = 0 if held_out is None else tiles.n_spots
+        self._whole = [tiles.tile()] if self.n_batches == 1 else None
 
     def without_validation(self) -> TileDataModule:
         """The same tiles, nothing to score."""
         data = copy.copy(self)
-        data.validation, data.n_val = None, 0
+        data.held_out, data.n_val = None, 0
         return data
 
     def train_dataloader(self) -> DataLoader:
         """One tile a step."""
         if self._whole is not None:
-            return DataLoader(_TileDataset(self.tiles, [], whole=self._whole), batch_size=None)
-        groups = self._groups(self.tiles, self.rng)
+            # a list is all that a map-style data set needs to be
+            return DataLoader(cast("Dataset", self._whole), batch_size=None)
+        groups = self._groups(self.rng)
         order = self.rng.permutation(len(groups))
         return DataLoader(_TileDataset(self.tiles, [groups[i] for i in order]), batch_size=None)
 
     def val_dataloader(self) -> DataLoader | list:
         """One tile a step; an empty list where nothing is held out, as Lightning expects."""
-        if self.validation is None:
+        if self.held_out is None:
             return []
-        return DataLoader(_TileDataset(self.validation, self._groups(self.validation, None)), batch_size=None)
+        return DataLoader(_TileDataset(self.tiles, self._groups(None), self.held_out), batch_size=None)
 
-    def _groups(self, tiles: Tiles, rng: np.random.Generator | None) -> list[np.ndarray]:
+    def _groups(self, rng: np.random.Generator | None) -> list[np.ndarray]:
         """Contiguous groups; small sections share a tile."""
         packed: list[list[np.ndarray]] = []
         room = 0
-        for group in contiguous_groups(tiles.section.spatial, tiles.section.sections, self.batch_size, rng):
+        section = self.tiles.section
+        for group in contiguous_groups(section.spatial, section.sections, self.batch_size, rng):
             if len(group) > room:
                 packed.append([])
                 room = self.batch_size
@@ -72,17 +84,20 @@ class TileDataModule(pl.LightningDataModule):
 
 
 class _TileDataset(Dataset):
-    """Tiles made when they are asked for."""
+    """Tiles made when they are asked for; those to be scored have ``x_held_out`` and ``held_out_odds``."""
 
-    def __init__(self, tiles: Tiles, groups: list[np.ndarray], whole: dict[str, torch.Tensor] | None = None) -> None:
+    def __init__(self, tiles: Tiles, groups: list[np.ndarray], held_out: HeldOut | None = None) -> None:
         self.tiles = tiles
         self.groups = groups
-        self.whole = whole
+        self.held_out = held_out
 
     def __len__(self) -> int:
-        return 1 if self.whole is not None else len(self.groups)
+        return len(self.groups)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        if index >= len(self):
-            raise IndexError(index)
-        return self.tiles.tile(self.groups[index]) if self.whole is None else self.whole
+        own = np.sort(self.groups[index])
+        tile = self.tiles.tile(own)
+        if self.held_out is not None:
+            tile["x_held_out"] = torch.as_tensor(self.held_out.x[own], dtype=torch.float32)
+            tile["held_out_odds"] = torch.tensor(self.held_out.odds)
+        return tile

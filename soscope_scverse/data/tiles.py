@@ -61,8 +61,6 @@ class Tiles:
         s of the image similarity W; None leaves W out.
     n_hops
         Graph layers of the encoder.
-    held_out
-        n_spots x n_features molecules that are held out of the section's profiles, to be scored.
     """
 
     def __init__(
@@ -73,11 +71,9 @@ class Tiles:
         bandwidth: float,
         similarity_strength: float | None = None,
         n_hops: int = 3,
-        held_out: np.ndarray | None = None,
     ) -> None:
         self.section = section
         self.n_hops = n_hops
-        self.held_out = held_out
         self.graph = csr_matrix(section.graph)
         self.neighbors, self.weights = interpolation_weights(
             section.spatial, section.subspots, section.sections, kind=interpolation, bandwidth=bandwidth
@@ -133,8 +129,6 @@ class Tiles:
             2 x n_pairs and n_pairs: W, every touching pair of valid own subspots once, with a picture.
         ``share``
             Share of the section's spots that are own.
-        ``x_held_out``
-            n_own x n_features, with molecules held out.
         """
         section = self.section
         own = np.arange(self.n_spots) if own is None else np.sort(own)
@@ -160,8 +154,6 @@ class Tiles:
             pairs = coo_array(self.similarity[targets][:, targets])
             tile["image_edge_index"] = torch.as_tensor(np.stack([pairs.row, pairs.col]).astype(np.int64))
             tile["image_edge_weight"] = _float(pairs.data)
-        if self.held_out is not None:
-            tile["x_held_out"] = _float(self.held_out[own])
         return tile
 
     def _surroundings(self, rows: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ from anndata import AnnData
 from scipy import ndimage, sparse
 
 from soscope_scverse import _keys as keys
+from soscope_scverse import _validation as check
 from soscope_scverse.pp.geometry import resolve_n_subspots, subspot_offsets
 from soscope_scverse.pp.lattice import Lattice, LatticeKind
 
@@ -157,8 +158,8 @@ def synthetic_section(
     >>> adata.shape, truth.shape
     ((100, 20), (700, 20))
     """
-    _check_at_least_one("n_spots", n_spots)
-    _check_at_least_one("n_genes", n_genes)
+    check.at_least("n_spots", n_spots, 1)
+    check.at_least("n_genes", n_genes, 1)
     offsets = _offsets(lattice, n_subspots)
     rng = np.random.default_rng(seed)
 
@@ -180,12 +181,6 @@ def synthetic_section(
     truth = _subspot_anndata(counts, mean, var, subspots, here, depth, n_spots)
     adata = _spot_anndata(truth, rows, cols, spots)
     return SyntheticSection(adata, image, truth)
-
-
-def _check_at_least_one(name: str, value: int) -> None:
-    if value < 1:
-        msg = f"Expected `{name}` to be at least 1, found {value!r}. Ask for one or more."
-        raise ValueError(msg)
 
 
 def _offsets(lattice: str, n_subspots: int | None) -> np.ndarray:

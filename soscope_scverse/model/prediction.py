@@ -60,7 +60,9 @@ def enhance_profiles(
             values |= _spread([_draw(module, tile, qz.sample(), given) for _ in range(n_samples)])
         targets = tiles.targets(own)
         for name, value in values.items():
-            result.setdefault(name, np.empty(shape, np.float32))[targets] = value[exposure > 0].cpu().numpy()
+            if name not in result:
+                result[name] = np.empty(shape, np.float32)
+            result[name][targets] = value[exposure > 0].cpu().numpy()
     return result
 
 

@@ -20,7 +20,7 @@ from soscope_scverse import _keys as keys
 from soscope_scverse import _validation as check
 from soscope_scverse._arrays import dense
 from soscope_scverse.data.fields import SlotField
-from soscope_scverse.data.splitter import TileDataModule
+from soscope_scverse.data.splitter import HeldOut, TileDataModule
 from soscope_scverse.data.tiles import Section, Tiles, thin_counts
 from soscope_scverse.model.prediction import enhance_profiles, enhanced_anndata, latent_states
 from soscope_scverse.model.training import CosineTrainingPlan
@@ -276,12 +276,13 @@ class SoScope(BaseModelClass):
         module, starting = self.module, not self.is_trained_
         held_out = None
         if module.likelihood.is_counts and train_size < 1:
-            kept, held_out = thin_counts(section.x, train_size, seed=int(torch.randint(2**31, (1,))))
-            section = section._replace(x=kept)
-        tiles = self._tiles(section, self._similarity_strength)
-        validation = None if held_out is None else self._tiles(section, self._similarity_strength, held_out)
-        module.held_out_odds.fill_((1 - train_size) / train_size)
-        data = TileDataModule(tiles, batch_size, validation, seed=torch.initial_seed())
+            kept, rest = thin_counts(section.x, train_size, seed=int(torch.randint(2**31, (1,))))
+            section, held_out = section._replace(x=kept), HeldOut(rest, (1 - train_size) / train_size)
+        if starting:
+            self._start(section)
+        # W is part of the loss alone, and only with a picture that is used
+        tiles = self._tiles(section, self._similarity_strength if module.uses_picture else None)
+        data = TileDataModule(tiles, batch_size, held_out, seed=torch.initial_seed())
         if max_epochs is None:
             max_epochs = math.ceil(_N_STEPS / data.n_batches)
         plan = {"lr": lr, "weight_decay": weight_decay, "kl_weight": kl_weight}
@@ -291,11 +292,9 @@ class SoScope(BaseModelClass):
             "benchmark": False,
             "gradient_clip_val": 5.0,
             "log_every_n_steps": 1,
-            "check_val_every_n_epoch": None if validation is None else 10,
+            "check_val_every_n_epoch": None if held_out is None else 10,
             "reload_dataloaders_every_n_epochs": int(data.n_batches > 1),
         } | trainer_kwargs
-        if starting:
-            self._start(section)
         history = dict(self.history_ or {})
         if pretrain_epochs is None:
             pretrain_epochs = max_epochs // 6 if starting else 0
@@ -426,9 +425,7 @@ class SoScope(BaseModelClass):
         profiles = {name: values[rows] for name, values in profiles.items()}
         return enhanced_anndata(adata, profiles, features_key=self._features_key, library_key=self._library_key)
 
-    def _tiles(
-        self, section: Section, similarity_strength: float | None = None, held_out: np.ndarray | None = None
-    ) -> Tiles:
+    def _tiles(self, section: Section, similarity_strength: float | None = None) -> Tiles:
         """The section as batches; the image similarity is part of the loss, so only training asks for it."""
         return Tiles(
             section,
@@ -436,7 +433,6 @@ class SoScope(BaseModelClass):
             bandwidth=self._bandwidth,
             similarity_strength=similarity_strength,
             n_hops=len(self.module.encoder.layers),
-            held_out=held_out,
         )
 
     @property

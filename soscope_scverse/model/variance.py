@@ -23,23 +23,19 @@ _MAX_BLOCKS = 4
 _MIN_SPOTS = 8
 _LEAST_DEPTH_NOISE = 0.01  # a tenth more or less: no two spots are captured equally well
 _ROUGH, _SMOOTH = 1.0, 1.9  # powers of the distance: exponential covariance, and nearly Gaussian
-# log of: smooth variance, length (in spot distances), noise variance, picture variance; data have variance 1
+# log of: variance and length (in spot distances) of the part that is smooth in space, with covariance
+# exp(-(distance / length) ** power); variance of the noise; variance of the part linear in the image features.
+# The data have variance 1.
 _START = np.array([-0.7, 1.0, -0.7, -3.0])
 _BOUNDS = ((-8.0, 4.0), (-0.7, 4.0), (-8.0, 1.0), (-12.0, 4.0))
 
 
-class VarianceComponents(NamedTuple):
-    """Maximum-likelihood estimate of a Gaussian process with three parts."""
+class _Fit(NamedTuple):
+    """Most likely Gaussian process."""
 
     log_likelihood: float
-    smooth: float
-    """Variance of the part that is smooth in space, with covariance exp(-(distance / length) ** power)."""
-    length: float
-    """Its length scale, in distances of neighbouring spots."""
-    noise: float
-    """Variance of the part that belongs to the single spot."""
-    picture: float
-    """Variance of the part that is linear in the image features; 0 without a picture."""
+    theta: np.ndarray
+    """Log parameters, as `_START`."""
 
 
 class _Block(NamedTuple):
@@ -91,8 +87,7 @@ def picture_evidence(
 def _with_and_without(blocks: Sequence[_Block], y: np.ndarray, power: float) -> tuple[float, float]:
     """Log likelihoods with and without a part that is linear in the image features."""
     without = _fit([block._replace(picture=None) for block in blocks], y, power, [_START])
-    start = np.log([without.smooth, without.length, without.noise])
-    seen = _fit(blocks, y, power, [np.r_[start, picture] for picture in (-3.0, -0.5)])
+    seen = _fit(blocks, y, power, [np.r_[without.theta[:3], picture] for picture in (-3.0, -0.5)])
     return seen.log_likelihood, without.log_likelihood
 
 
@@ -120,16 +115,15 @@ def depth_noise(x: np.ndarray, spatial: np.ndarray, sections: np.ndarray | None 
     if len(depth) < _MIN_SPOTS or depth.std() < 1e-6:
         return _LEAST_DEPTH_NOISE
     blocks = _blocks(spatial[seen], None if sections is None else sections[seen], None)
-    noise = _fit(blocks, _standardised(depth), _ROUGH, [_START]).noise * depth.var()
+    noise = np.exp(_fit(blocks, _standardised(depth), _ROUGH, [_START]).theta[2]) * depth.var()
     return max(_LEAST_DEPTH_NOISE, float(noise - (1 / total[seen]).mean()))  # less the noise of counting
 
 
-def _fit(blocks: Sequence[_Block], y: np.ndarray, power: float, starts: Sequence[np.ndarray]) -> VarianceComponents:
+def _fit(blocks: Sequence[_Block], y: np.ndarray, power: float, starts: Sequence[np.ndarray]) -> _Fit:
     """Maximise the likelihood of standardised values from several starting points."""
     fits = [minimize(_loss, start, (blocks, y, power), jac=True, method="L-BFGS-B", bounds=_BOUNDS) for start in starts]
     best = min(fits, key=lambda fit: fit.fun)
-    smooth, length, noise, picture = np.exp(best.x)
-    return VarianceComponents(-best.fun, smooth, length, noise, 0.0 if blocks[0].picture is None else picture)
+    return _Fit(-best.fun, best.x)
 
 
 def _loss(theta: np.ndarray, blocks: Sequence[_Block], y: np.ndarray, power: float) -> tuple[float, np.ndarray]:

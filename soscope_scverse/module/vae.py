@@ -255,7 +255,6 @@ class SoScopeVAE(_GraphModule):
         self.encoder = GraphEncoder(n_features, n_latent, n_hidden, n_layers)
         n_outputs = n_features * (2 if self.per_subspot_dispersion else 1)
         self.decoder = DECODERS[decoder](n_latent, n_image_features, n_outputs, n_hidden, feature_dropout)
-        self.register_buffer("held_out_odds", torch.ones(()))
         self.register_buffer("uses_picture", torch.tensor(bool(n_image_features)))
         self.register_buffer("image_mean", torch.zeros(n_image_features))
         self.register_buffer("image_scale", torch.ones(n_image_features))
@@ -288,12 +287,12 @@ class SoScopeVAE(_GraphModule):
         subspots = generative_outputs["subspots"]
         spots = self.likelihood.aggregate(subspots)
         terms = {}
-        if self.image_weight and self.uses_picture and "image_edge_index" in tensors:
+        if self.image_weight and "image_edge_index" in tensors:
             terms["image_loss"] = self.image_weight * self._image_loss(subspots, spots, tensors)
         x = tensors["x"][tensors["own"]]
         spots, depth = self.absorb_depth(x, spots)
         if "x_held_out" in tensors:
-            odds = self.held_out_odds  # of a molecule to be held out: counts scale, and so does phi
+            odds = tensors["held_out_odds"]  # of a molecule to be held out: counts scale, and so does phi
             x, spots = tensors["x_held_out"], Spots(spots.mean * odds, spots.dispersion * odds)
         qz = _rows(inference_outputs["qz"], tensors["own"])
         return self._loss_output(-self._observed(x, spots), depth, qz, kl_weight, **terms)
