@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from numbers import Real
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from anndata import AnnData
-from scipy.sparse import csr_matrix, issparse
 
 from soscope_scverse import _keys as keys
-from soscope_scverse._arrays import Matrix, stored
+from soscope_scverse._arrays import Matrix, in_memory, stored
 
 SINGLE_SECTION = "section"
 
@@ -127,8 +127,8 @@ def array_index(adata: AnnData) -> np.ndarray | None:
     return values.astype(int)
 
 
-def matrix(adata: AnnData, layer: str | None) -> Matrix:
-    """Return the profiles, ``X`` or a layer, as a dense array or CSR matrix."""
+def profiles(adata: AnnData, layer: str | None) -> Any:
+    """Return ``X`` or a layer as the AnnData holds it, perhaps on disk."""
     if layer is not None and layer not in adata.layers:
         msg = f"Expected `layer` to be one of {sorted(adata.layers)}, found {layer!r}."
         raise ValueError(msg)
@@ -139,7 +139,12 @@ def matrix(adata: AnnData, layer: str | None) -> Matrix:
     if x.shape[0] == 0 or x.shape[1] == 0:
         msg = f"Expected at least one observation and one feature, found a {x.shape[0]} x {x.shape[1]} matrix."
         raise ValueError(msg)
-    return csr_matrix(x) if issparse(x) else np.asarray(x)
+    return x
+
+
+def matrix(adata: AnnData, layer: str | None) -> Matrix:
+    """Return the profiles, ``X`` or a layer, as a dense array or CSR matrix."""
+    return in_memory(profiles(adata, layer))
 
 
 def is_counts(x: Matrix) -> bool:
@@ -225,6 +230,21 @@ def new_path(name: str, path: str | PathLike | None) -> None:
     if path is not None and Path(path).exists():
         msg = f"Expected `{name}` to be a new path, found {str(path)!r}. Remove it or choose another."
         raise ValueError(msg)
+
+
+def output(name: str, path: str | PathLike, *, overwrite: bool) -> Path:
+    """Return the path of an AnnData to be written, ``.zarr`` or ``.h5ad``, in a folder that exists."""
+    path = Path(path)
+    if path.suffix not in (".zarr", ".h5ad"):
+        msg = f"Expected `{name}` to end in '.zarr' or '.h5ad', found {str(path)!r}."
+        raise ValueError(msg)
+    if not path.parent.is_dir():
+        msg = f"Expected `{name}` in a folder that exists, found {str(path)!r}. Make {str(path.parent)!r} first."
+        raise ValueError(msg)
+    if path.exists() and not overwrite:
+        msg = f"Expected `{name}` to be a new path, found {str(path)!r}. Choose another, or pass `overwrite=True`."
+        raise ValueError(msg)
+    return path
 
 
 def writable(adata: AnnData, *, copy: bool) -> AnnData:

@@ -20,6 +20,7 @@ OPTIONS = {
     "n_hidden": 16,
     "n_layers": 3,
     "decoder": "shift",
+    "n_image_components": 128,
     "feature_dropout": 0.5,
     "masked": 0.3,
     "image_weight": 1.0,
@@ -43,7 +44,7 @@ def chain(n=12, k=3, n_features=5, n_image_features=2):
         "edge_index": torch.cat([torch.stack([i, i + 1]), torch.stack([i + 1, i])], dim=1),
         "edge_weight": torch.rand(2 * n - 2),
         "own": torch.arange(n),
-        "share": torch.tensor(1.0),
+        "edge_density": torch.tensor(2 / n),
         "exposure": torch.full((n, k), 1 / k),
         "neighbors": torch.arange(n).view(n, 1, 1).expand(n, k, 1).contiguous(),
         "neighbor_weights": torch.ones(n, k, 1),
@@ -51,6 +52,7 @@ def chain(n=12, k=3, n_features=5, n_image_features=2):
         "features": torch.randn(n, k, n_image_features),
         "image_edge_index": torch.stack([m, m + 1]),
         "image_edge_weight": torch.rand(n * k - 1),
+        "image_edge_density": torch.tensor(2 / (n * k)),
     }
 
 
@@ -175,7 +177,8 @@ def test_loss_is_what_the_paper_writes():
     kl = (0.5 * (mean**2 + scale**2 - 1) - scale.log()).sum(1)
     rate = subspots.mean * 3
     residual = (rate - subspots.mean.sum(1, keepdim=True)) / tile["x"].mean(0)
-    image = graph_bce(residual.reshape(36, 5) / 5**0.5, tile["image_edge_index"], tile["image_edge_weight"])
+    residual = residual.reshape(36, 5) / 5**0.5
+    image = graph_bce(residual.__getitem__, 36, tile["image_edge_index"], tile["image_edge_weight"])
     expected = (nll + 0.4 * kl).mean() / 5 + 0.7 * image
     torch.testing.assert_close(output.loss, expected)
 

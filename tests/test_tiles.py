@@ -3,8 +3,10 @@ import pytest
 import torch
 from scipy.sparse import csr_matrix
 
+from soscope_scverse.data import splitter
 from soscope_scverse.data.splitter import TileDataModule
 from soscope_scverse.data.tiles import Section, Tiles, contiguous_groups, interpolation_weights, thin_counts
+from soscope_scverse.module.image_regularizer import graph_bce
 from soscope_scverse.module.vae import GraphAutoencoder, SoScopeVAE
 
 
@@ -24,11 +26,11 @@ def one_section(spatial):
 def test_interpolation_weights_sum_to_one_and_follow_the_kernel():
     spatial = grid()
     index, weight = interpolation_weights(spatial, divided(spatial), one_section(spatial), bandwidth=0.7)
-    np.testing.assert_allclose(weight.sum(axis=-1), 1)
+    np.testing.assert_allclose(weight.sum(axis=-1), 1, rtol=1e-6)
     distance = np.linalg.norm(spatial[index] - divided(spatial)[:, :, None], axis=-1)
     beyond = np.sort(np.linalg.norm(divided(spatial)[:, :, None] - spatial, axis=-1), axis=-1)[..., [9]]
     kernel = np.exp(-(distance**2) / (2 * 7.0**2)) - np.exp(-(beyond**2) / (2 * 7.0**2))
-    np.testing.assert_allclose(weight, kernel / kernel.sum(axis=-1, keepdims=True))
+    np.testing.assert_allclose(weight, kernel / kernel.sum(axis=-1, keepdims=True), rtol=1e-5, atol=1e-6)
 
 
 def test_interpolation_reproduces_a_plane_inside():
@@ -51,15 +53,15 @@ def test_spots_at_one_distance_weigh_the_same():
         )
         distance = np.linalg.norm(spatial[index[0, 0]] - centre[0, 0], axis=1).round(6)
         for d in np.unique(distance):
-            assert np.ptp(weight[0, 0][distance == d]) < 1e-12
+            assert np.ptp(weight[0, 0][distance == d]) < 1e-7
 
 
 def test_fewer_spots_than_neighbours():
     spatial = grid(2)
     _, weight = interpolation_weights(spatial, divided(spatial), one_section(spatial))
-    np.testing.assert_allclose(weight.sum(axis=-1), 1)
+    np.testing.assert_allclose(weight.sum(axis=-1), 1, rtol=1e-6)
     _, weight = interpolation_weights(spatial[:1], divided(spatial[:1]), np.array(["a"]))
-    np.testing.assert_allclose(weight.sum(axis=-1), 1)
+    np.testing.assert_allclose(weight.sum(axis=-1), 1, rtol=1e-6)
 
 
 def test_none_takes_the_latent_state_of_the_parent():
@@ -78,7 +80,7 @@ def test_padding_has_no_weight_and_far_subspots_still_have():
         _, weight = interpolation_weights(spatial, subspots, one_section(spatial), kind=kind)
         total = weight.sum(axis=-1)
         assert total[0, 3] == 0
-        np.testing.assert_allclose(np.delete(total.ravel(), 3), 1)
+        np.testing.assert_allclose(np.delete(total.ravel(), 3), 1, rtol=1e-6)
 
 
 def test_no_interpolation_across_sections():
@@ -94,6 +96,7 @@ def test_thinning_splits_every_molecule():
     x = np.random.default_rng(0).poisson(50, (200, 20))
     for matrix in (x, csr_matrix(x)):
         kept, rest = thin_counts(matrix, 0.9, seed=1)
+        kept, rest = kept.toarray(), rest.toarray()
         np.testing.assert_array_equal(kept + rest, x)
         assert (kept >= 0).all()
         assert (rest >= 0).all()
@@ -124,22 +127,6 @@ def test_tile_holds_what_the_section_holds():
     assert all(not value.is_floating_point() or value.dtype == torch.float32 for value in tile.values())
 
 
-def test_reordering_a_section_reorders_its_tile():
-    spatial = grid(3)
-    graph = csr_matrix(np.triu(np.random.default_rng(0).random((9, 9)), 1))
-    graph = graph + graph.T
-    exposure = np.full((9, 4), 0.25)
-    section = Section(
-        np.arange(18.0).reshape(9, 2), graph, spatial, divided(spatial), exposure, None, one_section(spatial)
-    )
-    rows = np.random.default_rng(1).permutation(9)
-    moved = Tiles(section.reorder(rows), interpolation="none", bandwidth=0.5).tile()
-    assert (moved["x"].numpy() == section.x[rows]).all()
-    dense = np.zeros((9, 9))
-    dense[tuple(moved["edge_index"].numpy())] = moved["edge_weight"].numpy()
-    np.testing.assert_allclose(dense, graph.toarray()[np.ix_(rows, rows)], rtol=1e-6)
-
-
 @pytest.fixture
 def tiles():
     """A section of 14 x 14 spots, four subspots each, some of them missing."""
@@ -166,6 +153,7 @@ def models(tiles):
     module = SoScopeVAE(
         5,
         3,
+        n_image_components=128,
         likelihood="nb",
         aggregate=None,
         sigma=None,
@@ -244,7 +232,29 @@ def test_the_image_pairs_of_a_tile_are_those_of_the_section(tiles):
     assert len(tile["valid"]) == len(targets)
     for (i, j), weight in zip(tile["image_edge_index"].T.tolist(), tile["image_edge_weight"], strict=True):
         assert pairs[targets[i], targets[j]] == weight
-    assert tile["share"] == pytest.approx(len(own) / 196)
+    assert tile["image_edge_density"] == pytest.approx(
+        len(pairs) / (len(whole["valid"]) * (len(whole["valid"]) - 1) / 2)
+    )
+
+
+def test_edges_of_a_tile_stand_for_those_of_the_section(tiles):
+    """Of the graph losses, the term of the edges averages to that of the section over many tilings, or nearly so."""
+    embedding = torch.rand(196, 3, generator=torch.Generator().manual_seed(0))
+
+    def edge_term(own):
+        tile = tiles.tile(own)
+        own = np.arange(196) if own is None else np.sort(own)
+        edges, weights = GraphAutoencoder._own_edges(tile)
+        density = tile["edge_density"]
+        losses = [
+            graph_bce(embedding[own].__getitem__, len(own), edges, weight, density=density)
+            for weight in (torch.zeros_like(weights), weights)
+        ]
+        return float(losses[0] - losses[1])
+
+    rng = np.random.default_rng(0)
+    tilings = [contiguous_groups(tiles.section.spatial, tiles.section.sections, 50, rng) for _ in range(30)]
+    assert np.mean([edge_term(own) for groups in tilings for own in groups]) == pytest.approx(edge_term(None), rel=0.03)
 
 
 def test_groups_are_contiguous_disjoint_and_complete():
@@ -258,21 +268,66 @@ def test_groups_are_contiguous_disjoint_and_complete():
         assert all(np.ptp(spatial[group], axis=0).max() < 90 for group in groups)
 
 
+@pytest.mark.parametrize("size", [1, 10, 48, 50, 143])
+def test_groups_are_as_few_as_fit_and_of_one_size(size):
+    groups = contiguous_groups(grid(12), np.full(144, "a"), size, np.random.default_rng(0))
+    assert len(groups) == -(-144 // size)
+    sizes = [len(group) for group in groups]
+    assert max(sizes) <= size
+    assert max(sizes) - min(sizes) <= len(groups).bit_length()
+
+
+def started(tiles, *args, **kwargs):
+    data = TileDataModule(tiles, *args, **kwargs)
+    data.setup("fit")
+    return data
+
+
 def test_borders_move_from_epoch_to_epoch(tiles):
-    data = TileDataModule(tiles, 50, None, seed=0)
-    assert data.n_batches == 4
-    first, second = ([sorted(batch["exposure"].shape) for batch in data.train_dataloader()] for _ in range(2))
-    assert len(first) == len(second) == 4
+    data = started(tiles, 50, seed=0)
+    assert data.n_tiles == 4
     a, b = ([set(map(float, batch["x"][batch["own"]].sum(1))) for batch in data.train_dataloader()] for _ in range(2))
+    assert len(a) == len(b) == 4
     assert a != b
-    again = TileDataModule(tiles, 50, None, seed=0)
-    c = [[len(batch["x"]) for batch in again.train_dataloader()] for _ in range(2)]
-    assert len(c[0]) == 4
-    same = TileDataModule(tiles, 50, None, seed=0)
-    assert c == [[len(batch["x"]) for batch in same.train_dataloader()] for _ in range(2)]
+    c, d = (
+        [[len(batch["x"]) for batch in data.train_dataloader()] for _ in range(2)]
+        for data in (started(tiles, 50, seed=0), started(tiles, 50, seed=0))
+    )
+    assert c == d
 
 
 def test_small_sections_share_a_tile(tiles):
     section = tiles.section._replace(sections=np.repeat(np.arange(14), 14))
     shared = Tiles(section, interpolation="none", bandwidth=0.5)
-    assert TileDataModule(shared, 45, None, seed=0).n_batches == 5
+    assert TileDataModule(shared, 45, seed=0).n_tiles == 5
+
+
+@pytest.mark.parametrize(("batch_size", "n_processes"), [(2048, 1), (50, 1), (100, 2), (50, 2), (2048, 3), (7, 3)])
+def test_a_step_takes_the_same_spots_whatever_fits_into_memory(tiles, batch_size, n_processes):
+    data = TileDataModule(tiles, batch_size, seed=0, n_processes=n_processes)
+    assert data.n_steps == 1
+    assert data.tile_spots <= batch_size
+    assert data.n_tiles <= data.n_accumulated * n_processes < data.n_tiles + n_processes
+
+
+def test_large_sections_take_several_steps(tiles, monkeypatch):
+    monkeypatch.setattr(splitter, "_STEP_SPOTS", 60)
+    assert TileDataModule(tiles, 2048, seed=0).n_steps == 1
+    whole, small, two = (
+        TileDataModule(tiles, 60, seed=0),
+        TileDataModule(tiles, 20, seed=0),
+        TileDataModule(tiles, 60, seed=0, n_processes=2),
+    )
+    assert whole.n_steps == small.n_steps == two.n_steps == 4
+    assert (whole.n_accumulated, small.n_accumulated, two.n_accumulated) == (1, 3, 1)
+    assert (whole.n_tiles, small.n_tiles, two.n_tiles) == (4, 12, 8)
+
+
+def test_blocks_decode_as_the_whole_does(tiles):
+    module, _ = models(tiles)
+    whole = tiles.tile()
+    z = module.inference(whole)["z"]
+    expected = module.generative(whole, z)["subspots"].mean
+    own = np.array([100, 3, 4, 50])
+    inputs, block = tiles.block(own)
+    torch.testing.assert_close(module.generative(block, z[inputs])["subspots"].mean, expected[own])

@@ -1,22 +1,27 @@
-"""Hands tiles to Lightning."""
+"""Hands tiles to Lightning: which spots make a step, and which process takes them."""
 
 from __future__ import annotations
 
 import copy
+import math
 from typing import NamedTuple, cast
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.distributed import DistributedSampler
 
+from soscope_scverse._arrays import Matrix, dense
 from soscope_scverse.data.tiles import Tiles, contiguous_groups
+
+_STEP_SPOTS = 2048  # a step of fewer, where there are more, is too noisy: see docs/scaling.md
 
 
 class HeldOut(NamedTuple):
     """Molecules that are held out of the profiles, to be scored."""
 
-    x: np.ndarray
+    x: Matrix
     """n_spots x n_features."""
     odds: float
     """Of a molecule to be held out."""
@@ -24,6 +29,10 @@ class HeldOut(NamedTuple):
 
 class TileDataModule(pl.LightningDataModule):
     """Tiles to train on, cut anew every epoch, and tiles to validate on.
+
+    How many spots make a step depends neither on how many fit into the memory of a device nor on the number of devices:
+    smaller tiles are shared out to the processes, and each accumulates the gradients of its own. An epoch has
+    ``n_steps`` of ``n_accumulated`` tiles a process.
 
     Parameters
     ----------
@@ -35,18 +44,27 @@ class TileDataModule(pl.LightningDataModule):
         What validation scores; None scores nothing.
     seed
         Of the borders between tiles and of their order.
+    n_processes
+        Processes that share the tiles.
     """
 
-    def __init__(self, tiles: Tiles, batch_size: int, held_out: HeldOut | None, seed: int) -> None:
+    def __init__(
+        self, tiles: Tiles, batch_size: int, held_out: HeldOut | None = None, *, seed: int, n_processes: int = 1
+    ) -> None:
         super().__init__()
         self.tiles = tiles
         self.held_out = held_out
-        self.batch_size = batch_size
-        self.rng = np.random.default_rng(seed)
-        self.n_batches = len(self._groups(None))
+        self.seed = seed
+        self.n_processes = n_processes
         self.n_train = tiles.n_spots
         self.n_val = 0 if held_out is None else tiles.n_spots
-        self._whole = [tiles.tile()] if self.n_batches == 1 else None
+        step_spots = min(max(batch_size, _STEP_SPOTS), tiles.n_spots)
+        self.n_steps = math.ceil(tiles.n_spots / step_spots)
+        tiles_of_a_step = n_processes * math.ceil(step_spots / (batch_size * n_processes))
+        self.tile_spots = math.ceil(tiles.n_spots / (self.n_steps * tiles_of_a_step))
+        self.most_spots = min(batch_size, math.ceil(step_spots / n_processes))
+        self.n_tiles = len(self._groups(None))
+        self.n_accumulated = math.ceil(self.n_tiles / (self.n_steps * n_processes))
 
     def without_validation(self) -> TileDataModule:
         """The same tiles, nothing to score."""
@@ -54,30 +72,42 @@ class TileDataModule(pl.LightningDataModule):
         data.held_out, data.n_val = None, 0
         return data
 
+    def setup(self, stage: str) -> None:
+        """All processes cut the section along the same lines; one that is a single tile is made once."""
+        self.rng = np.random.default_rng(self.trainer.strategy.broadcast(self.seed) if self.trainer else self.seed)
+        self._whole = [self.tiles.tile()] if self.n_tiles == 1 else None
+
     def train_dataloader(self) -> DataLoader:
-        """One tile a step."""
+        """One tile a batch."""
         if self._whole is not None:
             # a list is all that a map-style data set needs to be
-            return DataLoader(cast("Dataset", self._whole), batch_size=None)
+            return self._loader(cast("Dataset", self._whole))
         groups = self._groups(self.rng)
         order = self.rng.permutation(len(groups))
-        return DataLoader(_TileDataset(self.tiles, [groups[i] for i in order]), batch_size=None)
+        return self._loader(_TileDataset(self.tiles, [groups[i] for i in order]))
 
     def val_dataloader(self) -> DataLoader | list:
-        """One tile a step; an empty list where nothing is held out, as Lightning expects."""
+        """One tile a batch; an empty list where nothing is held out, as Lightning expects."""
         if self.held_out is None:
             return []
-        return DataLoader(_TileDataset(self.tiles, self._groups(None), self.held_out), batch_size=None)
+        return self._loader(_TileDataset(self.tiles, self._groups(None), self.held_out))
+
+    def _loader(self, tiles: Dataset) -> DataLoader:
+        rank = self.trainer.global_rank if self.trainer else 0
+        sampler: DistributedSampler = DistributedSampler(tiles, self.n_processes, rank, shuffle=False)
+        return DataLoader(tiles, batch_size=None, sampler=sampler)
 
     def _groups(self, rng: np.random.Generator | None) -> list[np.ndarray]:
-        """Contiguous groups; small sections share a tile."""
+        """Contiguous groups of about one size; small sections share a tile."""
+        section = self.tiles.section
+        n_spots = dict(zip(*np.unique(section.sections, return_counts=True), strict=True))
         packed: list[list[np.ndarray]] = []
         room = 0
-        section = self.tiles.section
-        for group in contiguous_groups(section.spatial, section.sections, self.batch_size, rng):
-            if len(group) > room:
+        for group in contiguous_groups(section.spatial, section.sections, self.tile_spots, rng):
+            is_section = len(group) == n_spots[section.sections[group[0]]]
+            if not is_section or len(group) > room:
                 packed.append([])
-                room = self.batch_size
+                room = self.most_spots if is_section else 0
             packed[-1].append(group)
             room -= len(group)
         return [np.concatenate(groups) for groups in packed]
@@ -98,6 +128,6 @@ class _TileDataset(Dataset):
         own = np.sort(self.groups[index])
         tile = self.tiles.tile(own)
         if self.held_out is not None:
-            tile["x_held_out"] = torch.as_tensor(self.held_out.x[own], dtype=torch.float32)
+            tile["x_held_out"] = torch.as_tensor(dense(self.held_out.x[own]), dtype=torch.float32)
             tile["held_out_odds"] = torch.tensor(self.held_out.odds)
         return tile

@@ -27,21 +27,9 @@ class Section(NamedTuple):
     exposure: np.ndarray
     """n_spots x n_subspots shares."""
     features: np.ndarray | None
-    """n_spots x n_subspots x n_image_features."""
+    """n_spots x n_subspots x n_image_components, projected."""
     sections: np.ndarray
     """n_spots labels."""
-
-    def reorder(self, rows: np.ndarray) -> Section:
-        """The same spots in another order."""
-        return Section(
-            x=self.x[rows],
-            graph=csr_matrix(self.graph)[rows][:, rows],
-            spatial=self.spatial[rows],
-            subspots=self.subspots[rows],
-            exposure=self.exposure[rows],
-            features=None if self.features is None else self.features[rows],
-            sections=self.sections[rows],
-        )
 
 
 class Tiles:
@@ -80,17 +68,18 @@ class Tiles:
         )
         valid = section.exposure > 0
         self.first_target = np.r_[0, valid.sum(axis=1).cumsum()]
+        self.edge_density = _density(self.graph.nnz / 2, self.n_spots)
         self.similarity: csr_matrix | None = None
         if section.features is not None and similarity_strength is not None:
-            features = section.features[valid]
-            scale = features.std(axis=0)
             i, j, weight = image_similarity(
                 section.subspots[valid],
-                features / np.where(scale > 0, scale, 1),
+                section.features[valid],
                 np.repeat(section.sections, valid.sum(axis=1)),
                 similarity_strength,
             )
+            weight = weight.astype(np.float32)
             self.similarity = csr_matrix((weight, (i, j)), shape=(self.n_targets, self.n_targets))
+            self.image_edge_density = _density(len(weight), self.n_targets)
 
     @property
     def n_spots(self) -> int:
@@ -115,6 +104,8 @@ class Tiles:
             n_inputs x n_features profiles of the own spots and their surroundings.
         ``edge_index``, ``edge_weight``
             2 x n_edges and n_edges: A between them, both directions.
+        ``edge_density``
+            Share of all pairs of spots of the section that A joins.
         ``own``
             n_own rows of the own spots among the inputs.
         ``exposure``
@@ -124,11 +115,10 @@ class Tiles:
         ``valid``
             Numbers of the subspots that are not padding, counted through n_own x n_subspots.
         ``features``
-            n_own x n_subspots x n_image_features, with a picture.
-        ``image_edge_index``, ``image_edge_weight``
-            2 x n_pairs and n_pairs: W, every touching pair of valid own subspots once, with a picture.
-        ``share``
-            Share of the section's spots that are own.
+            n_own x n_subspots x n_image_components, with a picture.
+        ``image_edge_index``, ``image_edge_weight``, ``image_edge_density``
+            2 x n_pairs and n_pairs: W, every touching pair of valid own subspots once; share of all pairs of subspots
+            of the section that W joins. With a picture.
         """
         section = self.section
         own = np.arange(self.n_spots) if own is None else np.sort(own)
@@ -140,21 +130,42 @@ class Tiles:
             "x": _float(dense(section.x[inputs])),
             "edge_index": torch.as_tensor(np.stack([graph.row, graph.col]).astype(np.int64)),
             "edge_weight": _float(graph.data),
+            "edge_density": torch.tensor(self.edge_density),
             "own": torch.as_tensor(row[own]),
-            "exposure": _float(section.exposure[own]),
-            "neighbors": torch.as_tensor(np.where(self.weights[own] > 0, row[self.neighbors[own]], 0)),
-            "neighbor_weights": _float(self.weights[own]),
             "valid": torch.as_tensor(np.flatnonzero(section.exposure[own].ravel() > 0)),
-            "share": torch.tensor(len(own) / self.n_spots),
+            **self._subspots(own, row),
         }
-        if section.features is not None:
-            tile["features"] = _float(section.features[own])
         if self.similarity is not None:
             targets = self.targets(own)
             pairs = coo_array(self.similarity[targets][:, targets])
             tile["image_edge_index"] = torch.as_tensor(np.stack([pairs.row, pairs.col]).astype(np.int64))
             tile["image_edge_weight"] = _float(pairs.data)
+            tile["image_edge_density"] = torch.tensor(self.image_edge_density)
         return tile
+
+    def block(self, own: np.ndarray) -> tuple[np.ndarray, dict[str, torch.Tensor]]:
+        """Batch of the spots `own` for the decoder alone, in their order.
+
+        Returns
+        -------
+        Rows of the spots whose latent states it needs, and ``exposure``, ``neighbors`` (rows among these),
+        ``neighbor_weights`` and ``features`` as of :meth:`tile`.
+        """
+        inputs = np.unique(self.neighbors[own])
+        row = np.full(self.n_spots, -1)
+        row[inputs] = np.arange(len(inputs))
+        return inputs, self._subspots(own, row)
+
+    def _subspots(self, own: np.ndarray, row: np.ndarray) -> dict[str, torch.Tensor]:
+        """What the decoder is given; `row` numbers the spots whose latent states are at hand."""
+        subspots = {
+            "exposure": _float(self.section.exposure[own]),
+            "neighbors": torch.as_tensor(np.where(self.weights[own] > 0, row[self.neighbors[own]], 0)),
+            "neighbor_weights": _float(self.weights[own]),
+        }
+        if self.section.features is not None:
+            subspots["features"] = _float(self.section.features[own])
+        return subspots
 
     def _surroundings(self, rows: np.ndarray) -> np.ndarray:
         """The spots `n_hops` edges away or less."""
@@ -168,7 +179,7 @@ class Tiles:
 def contiguous_groups(
     spatial: np.ndarray, sections: np.ndarray, size: int, rng: np.random.Generator | None = None
 ) -> list[np.ndarray]:
-    """Cut every section into compact groups of about equal size.
+    """Cut every section into as few compact groups as there can be, all of about one size.
 
     Parameters
     ----------
@@ -190,13 +201,14 @@ def contiguous_groups(
         spatial = spatial @ np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     groups: list[np.ndarray] = []
     for section in np.unique(sections):
-        groups += _halved(np.flatnonzero(sections == section), spatial, size, turned=rng is not None)
+        rows = np.flatnonzero(sections == section)
+        groups += _bisected(rows, spatial, -(-len(rows) // size), turned=rng is not None)
     return groups
 
 
-def _halved(rows: np.ndarray, spatial: np.ndarray, size: int, *, turned: bool) -> list[np.ndarray]:
-    """Cut in halves across the longest side; of the axes if they have been turned at random, else of the spots."""
-    if len(rows) <= size:
+def _bisected(rows: np.ndarray, spatial: np.ndarray, n_groups: int, *, turned: bool) -> list[np.ndarray]:
+    """Cut in two across the longest side; of the axes if they have been turned at random, else of the spots."""
+    if n_groups == 1:
         return [rows]
     centred = spatial[rows] - spatial[rows].mean(axis=0)
     if turned:
@@ -205,10 +217,11 @@ def _halved(rows: np.ndarray, spatial: np.ndarray, size: int, *, turned: bool) -
         along = centred @ np.linalg.svd(centred, full_matrices=False)[2][0]
         along *= np.sign((along**3).sum()) or 1  # the same end first, whatever the axes
     rows = rows[np.argsort(along, kind="stable")]
-    half = len(rows) // 2
+    n_first = n_groups // 2
+    cut = len(rows) * n_first // n_groups
     return [
-        *_halved(rows[:half], spatial, size, turned=turned),
-        *_halved(rows[half:], spatial, size, turned=turned),
+        *_bisected(rows[:cut], spatial, n_first, turned=turned),
+        *_bisected(rows[cut:], spatial, n_groups - n_first, turned=turned),
     ]
 
 
@@ -241,14 +254,15 @@ def interpolation_weights(
 
     Returns
     -------
-    Row numbers and weights, n_spots x n_subspots x n_neighbors each; weights sum to 1, and to 0 for padding.
+    Row numbers and weights, n_spots x n_subspots x n_neighbors each, int32 and float32; weights sum to 1, and to 0 for
+    padding.
     """
     n_spots, n_subspots, _ = subspots.shape
     if kind == "none":
         parent = np.broadcast_to(np.arange(n_spots)[:, None, None], (n_spots, n_subspots, 1))
-        return parent.copy(), np.isfinite(subspots[..., :1]).astype(float)
-    neighbors = np.zeros((n_spots, n_subspots, n_neighbors), dtype=np.int64)
-    weights = np.zeros((n_spots, n_subspots, n_neighbors))
+        return parent.astype(np.int32), np.isfinite(subspots[..., :1]).astype(np.float32)
+    neighbors = np.zeros((n_spots, n_subspots, n_neighbors), dtype=np.int32)
+    weights = np.zeros((n_spots, n_subspots, n_neighbors), dtype=np.float32)
     for section in np.unique(sections):
         rows = np.flatnonzero(sections == section)
         scale = bandwidth * nearest_distance(spatial[rows])
@@ -273,11 +287,17 @@ def _tapered_kernel(distance: np.ndarray, scale: float) -> np.ndarray:
     return weight / weight.sum(axis=1, keepdims=True)
 
 
-def thin_counts(x: Matrix, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def thin_counts(x: Matrix, fraction: float, seed: int) -> tuple[csr_matrix, csr_matrix]:
     """Split counts in two: each molecule goes to the first part with probability `fraction`, else to the second."""
-    counts = dense(x)
-    kept = np.random.default_rng(seed).binomial(counts.astype(np.int64), fraction).astype(np.float32)
-    return kept, counts - kept
+    counts = csr_matrix(x, dtype=np.float32)
+    kept, rest = counts.copy(), counts.copy()
+    kept.data = np.random.default_rng(seed).binomial(counts.data.astype(np.int64), fraction).astype(np.float32)
+    rest.data -= kept.data
+    return kept, rest
+
+
+def _density(n_edges: float, n_nodes: int) -> float:
+    return n_edges / max(n_nodes * (n_nodes - 1) / 2, 1)
 
 
 def _float(x: np.ndarray) -> torch.Tensor:

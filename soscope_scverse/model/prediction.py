@@ -3,116 +3,160 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
+from torch import Tensor
+from tqdm.auto import tqdm
 
 from soscope_scverse import _keys as keys
 from soscope_scverse import _validation as check
+from soscope_scverse._arrays import dense
 from soscope_scverse.data.tiles import Tiles, contiguous_groups
+from soscope_scverse.model.processes import Processes
+from soscope_scverse.model.store import Arrays, new_store, open_lazily
 from soscope_scverse.module.likelihoods import Subspots
 from soscope_scverse.module.vae import SoScopeVAE
 from soscope_scverse.pp.geometry import fine_array_index
 from soscope_scverse.pp.graphs import nearest_distance
 
 _CHUNK_VALUES = 5_000_000  # subspot values decoded at once: 20 MB a tensor
+_DRAWN_VALUES = 50_000_000  # the same of all draws together
+_LATENT_SPOTS = 2048
 _QUANTILES = {"q05": 0.05, "q95": 0.95}
 
 
+class LatentStates(NamedTuple):
+    """q(Z given X, A): mean and standard deviation, n_spots x n_latent each."""
+
+    mean: Tensor
+    scale: Tensor
+
+
 @torch.inference_mode()
-def enhance_profiles(
+def latent_states(module: SoScopeVAE, tiles: Tiles, processes: Processes) -> LatentStates:
+    """Latent states of all spots, tile by tile; on the module's device."""
+    module.eval()
+    device = _device(module)
+    states = np.zeros((2, tiles.n_spots, module.encoder.mean.out_features), np.float32)
+    groups = contiguous_groups(tiles.section.spatial, tiles.section.sections, _LATENT_SPOTS)
+    for turn, group in enumerate(groups):
+        if processes.takes(turn):
+            own = np.sort(group)
+            tile = {name: value.to(device) for name, value in tiles.tile(own).items()}
+            qz = module.inference(tile)["qz"]
+            states[0, own], states[1, own] = (part[tile["own"]].cpu().numpy() for part in (qz.loc, qz.scale))
+    return LatentStates(*torch.as_tensor(processes.add_up(states), device=device))
+
+
+def places(n_samples: int) -> list[str]:
+    """Where the result has arrays of subspots x features."""
+    return ["X", *(f"layers/{name}" for name in ("std", *_QUANTILES) if n_samples)]
+
+
+def block_spots(tiles: Tiles, n_features: int, n_samples: int) -> int:
+    """How many spots to decode at once."""
+    values = tiles.section.exposure.shape[1] * n_features
+    return max(1, min(_CHUNK_VALUES, _DRAWN_VALUES // max(n_samples, 1)) // values)
+
+
+@torch.inference_mode()
+def fill_profiles(
+    arrays: Arrays,
     module: SoScopeVAE,
     tiles: Tiles,
     *,
     expectation: Literal["conditional", "prior"],
     n_samples: int,
-) -> dict[str, np.ndarray]:
-    """Profiles of all valid subspots of a section.
+    batch_size: int,
+    processes: Processes,
+) -> None:
+    """Write the profiles of all valid subspots, spot by spot, to the arrays of the first process.
 
     Parameters
     ----------
+    arrays
+        n_targets x n_features for each of :func:`places`; empty on all processes but the first.
     module
         Trained module.
     tiles
-        The section.
+        The section, in the order of the result.
     expectation, n_samples
         See :meth:`~soscope_scverse.model.SoScope.get_enhanced`.
-
-    Returns
-    -------
-    ``mean`` and, with samples, ``std``, ``q05`` and ``q95``; n_targets x n_features float32 each.
+    batch_size
+        Spots decoded at once; every block draws its own latent states.
+    processes
+        Who takes part.
     """
-    module.eval()
-    shape = tiles.n_targets, module.n_features
-    size = max(1, _CHUNK_VALUES // (tiles.section.exposure.shape[1] * module.n_features))
-    result: dict[str, np.ndarray] = {}
-    for own, tile in _batches(module, tiles, size):
-        qz = module.inference(tile)["qz"]
-        x, exposure = tile["x"][tile["own"]], tile["exposure"]
-        subspots = module.generative(tile, qz.mean)["subspots"]
-        values = {"mean": module.likelihood.condition(x, subspots) if expectation == "conditional" else subspots.mean}
-        if n_samples:
-            given = x if expectation == "conditional" else None
-            values |= _spread([_draw(module, tile, qz.sample(), given) for _ in range(n_samples)])
-        targets = tiles.targets(own)
-        for name, value in values.items():
-            if name not in result:
-                result[name] = np.empty(shape, np.float32)
-            result[name][targets] = value[exposure > 0].cpu().numpy()
-    return result
+    states = latent_states(module, tiles, processes)
+    names = places(n_samples)
+    starts = range(0, tiles.n_spots, batch_size)
+    progress = tqdm(starts, desc="Enhancing", unit="block", delay=5, disable=None if processes.is_first else True)
+    for turn, start in enumerate(progress):
+        spots = np.arange(start, min(start + batch_size, tiles.n_spots))
+        rows = slice(tiles.first_target[spots[0]], tiles.first_target[spots[-1] + 1])
+        block = _decoded(module, tiles, states, spots, expectation, n_samples) if processes.takes(turn) else None
+        shape = len(names), rows.stop - rows.start, module.n_features
+        values = processes.to_first(block, turn, shape)
+        if values is not None:
+            for name, value in zip(names, values.cpu().numpy(), strict=True):
+                arrays[name][rows] = value
 
 
-@torch.inference_mode()
-def latent_states(module: SoScopeVAE, tiles: Tiles) -> np.ndarray:
-    """Mean latent states of all spots of a section, n_spots x n_latent."""
-    module.eval()
-    z = np.empty((tiles.n_spots, module.encoder.mean.out_features), np.float32)
-    for own, tile in _batches(module, tiles, max(1, _CHUNK_VALUES // module.n_features)):
-        z[own] = module.inference(tile)["z"][tile["own"]].cpu().numpy()
-    return z
+def _decoded(
+    module: SoScopeVAE, tiles: Tiles, states: LatentStates, spots: np.ndarray, expectation: str, n_samples: int
+) -> Tensor:
+    """Profiles of the valid subspots of some spots: mean and, with samples, std and quantiles, one after the other."""
+    device = _device(module)
+    inputs, batch = tiles.block(spots)
+    batch = {name: value.to(device) for name, value in batch.items()}
+    mean, scale = states.mean[inputs], states.scale[inputs]
+    x = torch.as_tensor(dense(tiles.section.x[spots]), dtype=torch.float32, device=device)
+    subspots = module.generative(batch, mean)["subspots"]
+    values = [module.likelihood.condition(x, subspots) if expectation == "conditional" else subspots.mean]
+    if n_samples:
+        given = x if expectation == "conditional" else None
+        draws = [_draw(module, batch, mean + scale * torch.randn_like(scale), given) for _ in range(n_samples)]
+        values += _spread(torch.stack(draws))
+    return torch.stack([value[batch["exposure"] > 0] for value in values])
 
 
-def _batches(module: SoScopeVAE, tiles: Tiles, size: int) -> Iterator[tuple[np.ndarray, dict[str, torch.Tensor]]]:
-    """Own spots and tensors of tiles of at most `size` spots, on the module's device."""
-    device = next(module.parameters()).device
-    for group in contiguous_groups(tiles.section.spatial, tiles.section.sections, size):
-        own = np.sort(group)
-        yield own, {name: value.to(device) for name, value in tiles.tile(own).items()}
+def _device(module: SoScopeVAE) -> torch.device:
+    return next(module.parameters()).device
 
 
-def _draw(module: SoScopeVAE, tile: dict[str, torch.Tensor], z: torch.Tensor, x: torch.Tensor | None) -> torch.Tensor:
-    subspots: Subspots = module.generative(tile, z)["subspots"]
+def _draw(module: SoScopeVAE, batch: dict[str, Tensor], z: Tensor, x: Tensor | None) -> Tensor:
+    subspots: Subspots = module.generative(batch, z)["subspots"]
     if x is None:  # given the observed spot, its depth is known
         depth = torch.exp(module.depth_noise.sqrt() * torch.randn(len(subspots.mean), 1, 1, device=z.device))
         subspots = subspots._replace(mean=subspots.mean * depth)
     return module.likelihood.sample(subspots, x)
 
 
-def _spread(draws: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-    stacked = torch.stack(draws)
-    result = {"std": stacked.std(dim=0, correction=0)}
-    return result | {name: stacked.quantile(q, dim=0) for name, q in _QUANTILES.items()}
+def _spread(draws: Tensor) -> list[Tensor]:
+    return [draws.std(dim=0, correction=0), *(draws.quantile(q, dim=0) for q in _QUANTILES.values())]
 
 
-def enhanced_anndata(
-    adata: AnnData, profiles: dict[str, np.ndarray], *, features_key: str | None, library_key: str | None
+def result_frame(
+    adata: AnnData, *, features_key: str | None, library_key: str | None, uns: Mapping[str, Any]
 ) -> AnnData:
-    """AnnData of the subspots of `adata`.
+    """AnnData of the subspots of `adata` without their profiles.
 
     Parameters
     ----------
     adata
-        Spots, in the order of the profiles.
-    profiles
-        ``mean`` and optional layers of all valid subspots, row by row.
+        Spots, in the order of the result.
     features_key
         Slot of ``obsm`` with the image features, if any.
     library_key
         Column of ``obs`` that tells the sections.
+    uns
+        Further entries of ``uns``.
     """
     valid = np.asarray(adata.obsm[keys.EXPOSURE]) > 0
     spot, subspot = np.nonzero(valid)
@@ -127,25 +171,53 @@ def enhanced_anndata(
     array = check.array_index(adata)
     if array is not None and "array_steps" in info:
         obs[["array_col", "array_row"]] = fine_array_index(array, info)[valid]
-    enhanced = AnnData(profiles["mean"], obs=obs, var=adata.var.copy())
-    enhanced.obsm[keys.SPATIAL] = np.asarray(adata.obsm[keys.SUBSPOTS])[valid]
+    frame = AnnData(obs=obs, var=adata.var.copy())
+    frame.obsm[keys.SPATIAL] = _targets(adata.obsm[keys.SUBSPOTS], valid)
     if features_key is not None:
-        enhanced.obsm[keys.IMAGE_FEATURES] = np.asarray(adata.obsm[features_key])[valid]
-    for name, values in profiles.items():
-        if name != "mean":
-            enhanced.layers[name] = values
-    enhanced.uns[keys.SPATIAL] = _spatial_uns(adata, enhanced, library_key)
-    return enhanced
+        frame.obsm[keys.IMAGE_FEATURES] = _targets(adata.obsm[features_key], valid)
+    frame.uns[keys.SPATIAL] = _spatial_uns(adata, frame, library_key)
+    frame.uns |= uns
+    return frame
 
 
-def _spatial_uns(adata: AnnData, enhanced: AnnData, library_key: str | None) -> dict:
+def _targets(values: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Rows of the valid subspots; no copy where there is no padding, since image features may be large."""
+    rows = np.asarray(values).reshape(valid.size, -1)
+    return rows if valid.all() else rows[valid.ravel()]
+
+
+def with_profiles(
+    frame: AnnData, out: Path | None, places: list[str], chunk_rows: int, fill: Callable[[Arrays], None], who: Processes
+) -> AnnData:
+    """Fill the profiles of a result in memory, or on disk if `out` is given; all processes get the result."""
+    if out is None:
+        arrays = {place: np.empty(frame.shape, np.float32) for place in places}
+        fill(arrays)
+        frame = frame.copy()
+        for place, values in arrays.items():
+            who.from_first(values)
+            if place == "X":
+                frame.X = values
+            else:
+                frame.layers[place.removeprefix("layers/")] = values
+        return frame
+    if who.is_first:
+        with new_store(out, frame, places, chunk_rows) as arrays:
+            fill(arrays)
+    else:
+        fill({})
+    who.wait()
+    return open_lazily(out)
+
+
+def _spatial_uns(adata: AnnData, frame: AnnData, library_key: str | None) -> dict:
     """``uns["spatial"]`` of the spots with the diameter of the subspots, for squidpy and scanpy."""
     spatial = copy.deepcopy(dict(adata.uns.get(keys.SPATIAL, {})))
-    sections = check.sections(enhanced, library_key)
+    sections = check.sections(frame, library_key)
     for section in np.unique(sections):
         # without a library_key there is one section, whatever name it has in uns
         library = next(iter(spatial), section) if library_key is None else section
         entry = spatial.setdefault(library, {"images": {}})
-        diameter = nearest_distance(enhanced.obsm[keys.SPATIAL][sections == section])
+        diameter = nearest_distance(frame.obsm[keys.SPATIAL][sections == section])
         entry.setdefault("scalefactors", {"tissue_hires_scalef": 1.0})["spot_diameter_fullres"] = diameter
     return spatial

@@ -4,27 +4,42 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Mapping
+from functools import partial
+from os import PathLike
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
+from lightning.pytorch import Trainer
+from scipy.sparse import csr_matrix
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
 from scvi.data.fields import LayerField
 from scvi.model.base import BaseModelClass
 from scvi.train import TrainRunner
+from torch import distributed
 
 from soscope_scverse import _keys as keys
 from soscope_scverse import _validation as check
-from soscope_scverse._arrays import dense
+from soscope_scverse._arrays import dense, in_memory, spread
 from soscope_scverse.data.fields import SlotField
 from soscope_scverse.data.splitter import HeldOut, TileDataModule
 from soscope_scverse.data.tiles import Section, Tiles, thin_counts
-from soscope_scverse.model.prediction import enhance_profiles, enhanced_anndata, latent_states
+from soscope_scverse.model.prediction import (
+    block_spots,
+    fill_profiles,
+    latent_states,
+    places,
+    result_frame,
+    with_profiles,
+)
+from soscope_scverse.model.processes import Processes
+from soscope_scverse.model.projection import Projection, fit_projection
 from soscope_scverse.model.training import CosineTrainingPlan
-from soscope_scverse.model.variance import depth_noise, picture_evidence
+from soscope_scverse.model.variance import depth_noise, picture_evidence, sample_blocks
 from soscope_scverse.module.likelihoods import COUNT_LIKELIHOODS
 from soscope_scverse.module.subspot_decoder import DECODERS
 from soscope_scverse.module.vae import GraphAutoencoder, SoScopeVAE
@@ -32,6 +47,7 @@ from soscope_scverse.module.vae import GraphAutoencoder, SoScopeVAE
 _EVIDENCE = 4.0  # log likelihood ratio; a permuted picture reaches it in less than 1 of 100 sections
 
 _N_STEPS = 400
+_MOST_SAMPLED = 20_000  # spots that starting values are taken from
 
 _EARLY_STOPPING = {
     "early_stopping": True,
@@ -72,6 +88,8 @@ class SoScope(BaseModelClass):
         How strongly the effect of the picture is held back, in spots: a share ``image_shrinkage / (image_shrinkage +
         n_spots)`` of the image features is dropped at every training step, which acts as a ridge penalty of the same
         strength for every size of section.
+    n_image_components
+        Image features that are wider, as those of deep encoders are, are reduced to this many principal components.
     test_picture
         Leave the picture out, with a warning, where the spots give no evidence that it tells of the profiles (a log
         likelihood ratio of at most 4). False always uses it.
@@ -106,6 +124,7 @@ class SoScope(BaseModelClass):
     """
 
     history_: dict[str, pd.DataFrame] | None
+    trainer: Trainer | None = None
 
     def __init__(
         self,
@@ -123,6 +142,7 @@ class SoScope(BaseModelClass):
         dispersion: Literal["feature", "subspot"] = "feature",
         aggregate: Literal["sum", "mean"] | None = None,
         image_shrinkage: float = 40.0,
+        n_image_components: int = 128,
         test_picture: bool = True,
         depth_noise: float | Literal["auto"] = "auto",
         masked: float = 0.3,
@@ -136,10 +156,11 @@ class SoScope(BaseModelClass):
         check.one_of("observation", observation, ["matched", "gaussian"])
         check.one_of("dispersion", dispersion, ["feature", "subspot"])
         check.at_least("image_shrinkage", image_shrinkage, 0)
+        check.at_least("n_image_components", n_image_components, 1)
         if depth_noise != "auto":
             check.at_least("depth_noise", depth_noise, 0)
         super().__init__(adata)
-        x = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
+        x = in_memory(self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY))
         if likelihood in COUNT_LIKELIHOODS:
             check.counts(x, likelihood)
         check.finite(x)
@@ -148,9 +169,11 @@ class SoScope(BaseModelClass):
         self._similarity_strength = similarity_strength if image_weight else None
         self._test_picture = test_picture
         self._depth_noise = depth_noise
+        self._n_image_components = n_image_components
         self.module = SoScopeVAE(
             x.shape[1],
             np.shape(self.adata_manager.get_from_registry(keys.FEATURES))[-1] if self._features_key else 0,
+            n_image_components=n_image_components,
             likelihood=likelihood,
             aggregate=aggregate,
             sigma=sigma,
@@ -220,6 +243,7 @@ class SoScope(BaseModelClass):
         self,
         max_epochs: int | None = None,
         *,
+        max_steps: int | None = None,
         batch_size: int = 2048,
         pretrain_epochs: int | None = None,
         train_size: float = 1.0,
@@ -235,13 +259,15 @@ class SoScope(BaseModelClass):
 
         Parameters
         ----------
-        max_epochs
-            Passes over the spots in the second phase; default as many as make 400 steps.
+        max_epochs, max_steps
+            Length of the second phase, in passes over the spots or in steps; default 400 steps, whatever the size of
+            the section.
         batch_size
-            Most spots of a step. More are cut into contiguous tiles, elsewhere in every epoch; each brings the
-            surroundings that its latent states depend on.
+            Most spots that a device takes at once. More are cut into contiguous tiles, elsewhere in every epoch; each
+            brings the surroundings that its latent states depend on. A step takes as many tiles as make 2,048 spots, so
+            smaller tiles save memory and change nothing else.
         pretrain_epochs
-            Passes of the first phase; default a sixth of `max_epochs`, 0 in a model that is trained on.
+            Passes of the first phase; default a sixth of the steps of the second, 0 in a model that is trained on.
         train_size
             Share of the molecules to train on; the others (binomial thinning) give the ``..._validation`` curves of
             :attr:`history`. 1 trains on all of them.
@@ -254,26 +280,33 @@ class SoScope(BaseModelClass):
         kl_weight
             Weight of the divergence from the prior; 1 is the evidence lower bound.
         accelerator, devices
-            As in Lightning.
+            As in Lightning. Several devices share the tiles of a step.
         **trainer_kwargs
-            Further arguments of :class:`scvi.train.Trainer`.
+            Further arguments of :class:`scvi.train.Trainer`: ``strategy="ddp"``, ``num_nodes=2``,
+            ``precision="bf16-mixed"``, ...
 
         Raises
         ------
         FloatingPointError
             If the training diverges.
         ValueError
-            If `train_size` is not in (0, 1], `batch_size` is below 1, or nothing is held out for `early_stopping`.
+            If `train_size` is not in (0, 1], `batch_size` is below 1, both `max_epochs` and `max_steps` are given, or
+            nothing is held out for `early_stopping`.
         """
         check.at_least("batch_size", batch_size, 1)
+        if max_epochs is not None and max_steps is not None:
+            msg = f"Expected one of `max_epochs` and `max_steps`, found {max_epochs} and {max_steps}."
+            raise ValueError(msg)
         if not 0 < train_size <= 1:
             msg = f"Expected `train_size` above 0 and at most 1, found {train_size}."
             raise ValueError(msg)
         if early_stopping and not (train_size < 1 and self.module.likelihood.is_counts):
             msg = "Expected held-out molecules for `early_stopping`: pass train_size=0.9 (counts only)."
             raise ValueError(msg)
-        section = self._section().reorder(self._order())
-        module, starting = self.module, not self.is_trained_
+        module, starting, order = self.module, not self.is_trained_, self._order()
+        if starting:
+            self._fit_projection(order)
+        section = self._section(order=order)
         held_out = None
         if module.likelihood.is_counts and train_size < 1:
             kept, rest = thin_counts(section.x, train_size, seed=int(torch.randint(2**31, (1,))))
@@ -282,10 +315,6 @@ class SoScope(BaseModelClass):
             self._start(section)
         # W is part of the loss alone, and only with a picture that is used
         tiles = self._tiles(section, self._similarity_strength if module.uses_picture else None)
-        data = TileDataModule(tiles, batch_size, held_out, seed=torch.initial_seed())
-        if max_epochs is None:
-            max_epochs = math.ceil(_N_STEPS / data.n_batches)
-        plan = {"lr": lr, "weight_decay": weight_decay, "kl_weight": kl_weight}
         trainer_kwargs = {
             "accelerator": accelerator,
             "devices": devices,
@@ -293,21 +322,28 @@ class SoScope(BaseModelClass):
             "gradient_clip_val": 5.0,
             "log_every_n_steps": 1,
             "check_val_every_n_epoch": None if held_out is None else 10,
-            "reload_dataloaders_every_n_epochs": int(data.n_batches > 1),
+            "use_distributed_sampler": False,
         } | trainer_kwargs
-        history = dict(self.history_ or {})
+        n_processes = _n_processes(trainer_kwargs)
+        data = TileDataModule(tiles, batch_size, held_out, seed=torch.initial_seed(), n_processes=n_processes)
+        if max_steps is None:
+            max_steps = _N_STEPS if max_epochs is None else max_epochs * data.n_steps
         if pretrain_epochs is None:
-            pretrain_epochs = max_epochs // 6 if starting else 0
-        if pretrain_epochs:
-            history |= self._pretrain(data, pretrain_epochs, plan, trainer_kwargs)
+            pretrain_steps = max_steps // 6 if starting else 0
+        else:
+            pretrain_steps = pretrain_epochs * data.n_steps
+        plan = {"lr": lr, "weight_decay": weight_decay, "kl_weight": kl_weight}
+        history = dict(self.history_ or {})
+        if pretrain_steps:
+            history |= self._pretrain(data, pretrain_steps, plan, trainer_kwargs)
         if early_stopping:
             trainer_kwargs = _EARLY_STOPPING | trainer_kwargs
-        self._fit(module, data, max_epochs, plan, trainer_kwargs)
+        self._fit(module, data, max_steps, plan, trainer_kwargs)
         self.history_ = history | (self.history_ or {})
         if held_out is not None:
             module.scale_depth(1 / train_size)
 
-    def _pretrain(self, data: TileDataModule, max_epochs: int, plan: dict, trainer_kwargs: dict) -> dict:
+    def _pretrain(self, data: TileDataModule, n_steps: int, plan: dict, trainer_kwargs: dict) -> dict:
         """Warm up the encoder; returns the history of this phase under names that begin with ``pretrain_``."""
         module = self.module
         autoencoder = GraphAutoencoder(
@@ -319,54 +355,61 @@ class SoScope(BaseModelClass):
             masked=module.masked,
             n_graph_samples=module.n_graph_samples,
         )
-        autoencoder.start_from(torch.as_tensor(dense(data.tiles.section.x), dtype=torch.float32))
+        autoencoder.start_from(_sampled_profiles(data.tiles.section))
         autoencoder.depth_noise.copy_(module.depth_noise)
         trainer_kwargs = trainer_kwargs | {"check_val_every_n_epoch": None}
-        self._fit(autoencoder, data.without_validation(), max_epochs, plan, trainer_kwargs)
+        self._fit(autoencoder, data.without_validation(), n_steps, plan, trainer_kwargs)
         return {f"pretrain_{name}": values for name, values in (self.history_ or {}).items()}
 
-    def _fit(
-        self, module: torch.nn.Module, data: TileDataModule, max_epochs: int, plan: dict, trainer_kwargs: dict
-    ) -> None:
+    def _fit(self, module: torch.nn.Module, data: TileDataModule, n_steps: int, plan: dict, kwargs: dict) -> None:
         """Run one phase; afterwards ``history_`` is that of this phase."""
         self.is_trained_ = False  # else scvi-tools appends to the history, and drops metrics that were not in it
         module.train()
-        runner = TrainRunner(
-            self,
-            training_plan=CosineTrainingPlan(module, n_steps=max_epochs * data.n_batches, **plan),
-            data_splitter=data,
-            max_epochs=max_epochs,
-            **trainer_kwargs,
-        )
-        runner()
+        steps = {
+            "max_epochs": math.ceil(n_steps / data.n_steps),
+            "max_steps": n_steps,
+            "accumulate_grad_batches": data.n_accumulated,
+            "reload_dataloaders_every_n_epochs": int(data.n_tiles > 1),
+        }
+        plan = CosineTrainingPlan(module, n_steps=n_steps, **plan)
+        TrainRunner(self, training_plan=plan, data_splitter=data, **steps | kwargs)()
+
+    def _fit_projection(self, order: np.ndarray) -> None:
+        """Learn how image features are standardised and reduced."""
+        if not self._features_key:
+            return
+        get = self.adata_manager.get_from_registry
+        valid = np.asarray(get(keys.EXPOSURE)) > 0
+        projection = fit_projection(np.asarray(get(keys.FEATURES)), valid, self._n_image_components, order)
+        self.module.image_mean.copy_(torch.as_tensor(projection.mean))
+        self.module.image_projection.copy_(torch.as_tensor(projection.matrix))
 
     def _start(self, section: Section) -> None:
         """Set what is read off the data before the training: scales, noise of the depth, and use of the picture."""
         module = self.module
-        x = torch.as_tensor(dense(section.x), dtype=torch.float32)
-        module.start_from(x)
+        module.start_from(_sampled_profiles(section))
         if module.likelihood.is_counts:
             noise = self._depth_noise
             if noise == "auto":
-                noise = depth_noise(x.numpy(), section.spatial, section.sections)
+                noise = depth_noise(section.x, section.spatial, section.sections)
             module.depth_noise.fill_(noise)
-        if section.features is None:
+        if section.features is None or not self._test_picture:
             return
-        features = torch.as_tensor(section.features[section.exposure > 0], dtype=torch.float32)
-        module.image_mean.copy_(features.mean(dim=0))
-        module.image_scale.copy_(features.std(dim=0, correction=0).clamp(min=1e-6))
-        if self._test_picture:
-            profile = module.transform(x).numpy()
-            mean_features = np.einsum("nk,nkl->nl", section.exposure, section.features)
-            evidence = picture_evidence(profile, mean_features, section.spatial, section.sections)
-            module.uses_picture.fill_(evidence > _EVIDENCE)
-            if evidence <= _EVIDENCE:
-                msg = (
-                    "The picture is left out: it tells nothing of the profiles that their positions do not tell "
-                    f"(log likelihood ratio {evidence:.1f}, needed {_EVIDENCE:.0f}). Check that positions and picture "
-                    "fit together; `test_picture=False` uses it all the same."
-                )
-                warnings.warn(msg, UserWarning, stacklevel=2)
+        rows, blocks = sample_blocks(section.spatial, section.sections)
+        evidence = picture_evidence(
+            module.transform(torch.as_tensor(dense(section.x[rows]), dtype=torch.float32)).numpy(),
+            np.einsum("nk,nkl->nl", section.exposure[rows], section.features[rows]),
+            section.spatial[rows],
+            blocks,
+        )
+        module.uses_picture.fill_(evidence > _EVIDENCE)
+        if evidence <= _EVIDENCE:
+            msg = (
+                "The picture is left out: it tells nothing of the profiles that their positions do not tell "
+                f"(log likelihood ratio {evidence:.1f}, needed {_EVIDENCE:.0f}). Check that positions and picture "
+                "fit together; `test_picture=False` uses it all the same."
+            )
+            warnings.warn(msg, UserWarning, stacklevel=2)
 
     def get_latent_representation(self, adata: AnnData | None = None) -> np.ndarray:
         """Mean of the latent state q(Z given X, A), n_spots x n_latent.
@@ -376,12 +419,8 @@ class SoScope(BaseModelClass):
         adata
             Spots registered like those of the model; None takes these.
         """
-        adata = self._validate_anndata(adata)
-        order = self._order(adata)
-        z = latent_states(self.module, self._tiles(self._section(adata).reorder(order)))
-        latent = np.empty_like(z)
-        latent[order] = z
-        return latent
+        tiles = self._tiles(self._section(self._validate_anndata(adata)))
+        return latent_states(self.module, tiles, self._processes()).mean.cpu().numpy()
 
     def get_enhanced(
         self,
@@ -389,8 +428,12 @@ class SoScope(BaseModelClass):
         *,
         expectation: Literal["conditional", "prior"] = "conditional",
         n_samples: int = 0,
+        batch_size: int | None = None,
+        out: str | PathLike | None = None,
+        overwrite: bool = False,
+        uns: Mapping[str, Any] | None = None,
     ) -> AnnData:
-        """Enhanced profiles of all subspots.
+        """Enhanced profiles of all subspots, in memory or written to disk piece by piece.
 
         Parameters
         ----------
@@ -401,11 +444,23 @@ class SoScope(BaseModelClass):
             `sigma` is 0). ``"prior"``: expected subspots given the latent state alone (soScope, Eq. 7); smoother, as
             the noise of the spot is not kept.
         n_samples
-            Draws of latent states and subspots for the layers ``std``, ``q05`` and ``q95``; 0 leaves them out.
+            Draws of latent states and subspots for the layers ``std``, ``q05`` and ``q95``; 0 leaves them out. Latent
+            states are drawn anew for every `batch_size` spots.
+        batch_size
+            Spots decoded at once, and with `out` the rows of a chunk are their subspots. Default: as many as make five
+            million values, or 50 million with all draws.
+        out
+            ``.zarr`` store or ``.h5ad`` file to write to, so that the profiles need not fit into memory. It takes its
+            name when it is complete; what an interrupted run leaves is removed.
+        overwrite
+            Replace what is at `out`.
+        uns
+            Further entries of ``uns``.
 
         Returns
         -------
-        AnnData, n_targets x n_features, subspots of a spot next to each other in the order of the spots:
+        AnnData, n_targets x n_features, subspots of a spot next to each other in the order of the spots. With `out`,
+        ``X``, ``layers`` and ``obsm`` are dask arrays of the file.
 
         ``X``
             Enhanced profiles, float32.
@@ -415,15 +470,37 @@ class SoScope(BaseModelClass):
             Positions in pixels; features with a picture.
         ``uns["spatial"]``
             That of the spots with the diameter of the subspots.
+
+        Raises
+        ------
+        ValueError
+            If an argument is none of its choices, or `out` cannot be written to; before any work.
         """
         check.one_of("expectation", expectation, ["conditional", "prior"])
+        if batch_size is not None:
+            check.at_least("batch_size", batch_size, 1)
+        path = None if out is None else check.output("out", out, overwrite=overwrite)
         adata = self._validate_anndata(adata)
-        order = self._order(adata)
-        tiles = self._tiles(self._section(adata).reorder(order))
-        profiles = enhance_profiles(self.module, tiles, expectation=expectation, n_samples=n_samples)
-        rows = np.argsort(_subspot_spot(np.asarray(adata.obsm[keys.EXPOSURE]), order), kind="stable")
-        profiles = {name: values[rows] for name, values in profiles.items()}
-        return enhanced_anndata(adata, profiles, features_key=self._features_key, library_key=self._library_key)
+        tiles = self._tiles(self._section(adata))
+        frame = result_frame(adata, features_key=self._features_key, library_key=self._library_key, uns=uns or {})
+        size = batch_size or block_spots(tiles, self.module.n_features, n_samples)
+        processes = self._processes()
+        fill = partial(
+            fill_profiles,
+            module=self.module,
+            tiles=tiles,
+            expectation=expectation,
+            n_samples=n_samples,
+            batch_size=size,
+            processes=processes,
+        )
+        chunk_rows = size * tiles.section.exposure.shape[1]
+        return with_profiles(frame, path, places(n_samples), chunk_rows, fill, processes)
+
+    def _processes(self) -> Processes:
+        """Those that trained this model, as long as they are together."""
+        together = self.trainer is not None and self.trainer.world_size > 1 and distributed.is_initialized()
+        return Processes.of_group(self.device) if together else Processes()
 
     def _tiles(self, section: Section, similarity_strength: float | None = None) -> Tiles:
         """The section as batches; the image similarity is part of the loss, so only training asks for it."""
@@ -444,25 +521,40 @@ class SoScope(BaseModelClass):
     def _library_key(self) -> str | None:
         return self.registry["setup_args"]["library_key"]
 
-    def _order(self, adata: AnnData | None = None) -> np.ndarray:
-        """Spots by name: results do not depend on the order of the rows, random numbers included."""
-        return np.argsort((self.adata if adata is None else adata).obs_names.to_numpy(str), kind="stable")
+    def _order(self) -> np.ndarray:
+        """Spots by name: the training does not depend on the order of the rows, random numbers included."""
+        return np.argsort(self.adata.obs_names.to_numpy(str), kind="stable")
 
-    def _section(self, adata: AnnData | None = None) -> Section:
+    def _section(self, adata: AnnData | None = None, order: np.ndarray | None = None) -> Section:
+        """What the model knows of the spots, in this order; image features as the networks see them."""
         adata = self.adata if adata is None else adata
         get = self.get_anndata_manager(adata, required=True).get_from_registry
-        features_key = self._features_key
+        rows = np.arange(adata.n_obs) if order is None else order
+        features = None
+        if self._features_key:
+            projection = Projection(self.module.image_mean.cpu().numpy(), self.module.image_projection.cpu().numpy())
+            features = projection(np.asarray(get(keys.FEATURES)), rows)
         return Section(
-            x=get(REGISTRY_KEYS.X_KEY),
-            graph=get(keys.SPOT_GRAPH),
-            spatial=np.asarray(get(keys.SPATIAL), dtype=float),
-            subspots=np.asarray(get(keys.SUBSPOTS), dtype=float),
-            exposure=np.asarray(get(keys.EXPOSURE), dtype=float),
-            features=np.asarray(get(keys.FEATURES)) if features_key else None,
-            sections=check.sections(adata, self._library_key),
+            x=in_memory(get(REGISTRY_KEYS.X_KEY))[rows],
+            graph=csr_matrix(get(keys.SPOT_GRAPH))[rows][:, rows],
+            spatial=np.asarray(get(keys.SPATIAL), dtype=float)[rows],
+            subspots=np.asarray(get(keys.SUBSPOTS), dtype=float)[rows],
+            exposure=np.asarray(get(keys.EXPOSURE), dtype=np.float32)[rows],
+            features=features,
+            sections=check.sections(adata, self._library_key)[rows],
         )
 
 
-def _subspot_spot(exposure: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """Row of the spot of every valid subspot when spots are taken in `order`."""
-    return np.repeat(order, (exposure > 0).sum(axis=1)[order])
+def _sampled_profiles(section: Section) -> torch.Tensor:
+    """Profiles of enough spots to tell means and variances of the features, dense."""
+    rows = spread(len(section.spatial), _MOST_SAMPLED)
+    return torch.as_tensor(dense(section.x[rows]), dtype=torch.float32)
+
+
+def _n_processes(trainer_kwargs: Mapping[str, Any]) -> int:
+    """How many processes Lightning will start."""
+    names = {"accelerator", "devices", "strategy", "num_nodes"}
+    asked = {name: value for name, value in trainer_kwargs.items() if name in names}
+    if asked["devices"] in ("auto", 1) and asked.get("num_nodes", 1) == 1:
+        return 1  # scvi-tools takes one device unless it is told to take more
+    return Trainer(**asked, logger=False, enable_checkpointing=False).world_size

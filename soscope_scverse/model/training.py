@@ -48,9 +48,14 @@ class CosineTrainingPlan(TrainingPlan):
     def configure_optimizers(self) -> dict[str, Any]:
         """Adam over the trainable parameters and a cosine schedule over all steps."""
         parameters = [p for p in self.module.parameters() if p.requires_grad]
-        optimizer = torch.optim.Adam(parameters, lr=self.lr, weight_decay=self.weight_decay)
+        optimizer = torch.optim.Adam(parameters, lr=self.lr, weight_decay=self.weight_decay, fused=True)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=self.n_steps, eta_min=0.01 * self.lr)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_fit_start(self) -> None:
+        """Let every process hide other spots and draw other latent states."""
+        if self.trainer.world_size > 1:
+            torch.manual_seed(torch.initial_seed() + self.trainer.global_rank)
 
     def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
         """One step; stops with a message if the loss is not finite."""
@@ -72,6 +77,14 @@ class CosineTrainingPlan(TrainingPlan):
         _, _, output = self.forward(batch, loss_kwargs=self.loss_kwargs)
         name = "train_loss" if mode == "train" else "validation_loss"
         # the batch size cannot be told from a dictionary of tensors of different lengths
-        self.log(name, output.loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=output.n_obs_minibatch)
+        self.log(
+            name,
+            output.loss,
+            on_step=False,
+            on_epoch=True,
+            prog_bar=True,
+            batch_size=output.n_obs_minibatch,
+            sync_dist=self.use_sync_dist,
+        )
         self.compute_and_log_metrics(output, metrics, mode)
         return output

@@ -14,6 +14,7 @@ from scipy.linalg import LinAlgError, cho_factor, cho_solve
 from scipy.optimize import minimize
 from scipy.spatial.distance import cdist
 
+from soscope_scverse._arrays import Matrix, spread
 from soscope_scverse.data.tiles import contiguous_groups
 from soscope_scverse.pp.graphs import nearest_distance
 
@@ -91,7 +92,7 @@ def _with_and_without(blocks: Sequence[_Block], y: np.ndarray, power: float) -> 
     return seen.log_likelihood, without.log_likelihood
 
 
-def depth_noise(x: np.ndarray, spatial: np.ndarray, sections: np.ndarray | None = None) -> float:
+def depth_noise(x: Matrix, spatial: np.ndarray, sections: np.ndarray | None = None) -> float:
     """Variance of the log depth that belongs to the single spot instead of being smooth in space.
 
     Spots without counts are left out.
@@ -109,7 +110,7 @@ def depth_noise(x: np.ndarray, spatial: np.ndarray, sections: np.ndarray | None 
     -------
     The variance, at least 0.01; 0.01 where there are fewer than eight spots.
     """
-    total = np.asarray(x, dtype=float).sum(axis=1)
+    total = np.asarray(x.sum(axis=1), dtype=float).ravel()
     seen = np.flatnonzero(total > 0)
     depth = np.log(total[seen])
     if len(depth) < _MIN_SPOTS or depth.std() < 1e-6:
@@ -152,13 +153,23 @@ def _loss(theta: np.ndarray, blocks: Sequence[_Block], y: np.ndarray, power: flo
     return loss, gradient
 
 
-def _blocks(spatial: np.ndarray, sections: np.ndarray | None, features: np.ndarray | None) -> list[_Block]:
-    """A few contiguous groups of spots, so that the cost does not grow with the section."""
-    sections = np.zeros(len(spatial)) if sections is None else np.asarray(sections)
+def sample_blocks(spatial: np.ndarray, sections: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A few contiguous groups of spots, so that the cost of what is told from them does not grow with the section.
+
+    Returns
+    -------
+    Rows of the chosen spots and the numbers of their groups.
+    """
     groups = contiguous_groups(spatial, sections, _BLOCK_SPOTS)
-    chosen = np.unique(np.linspace(0, len(groups) - 1, min(len(groups), _MAX_BLOCKS)).round().astype(int))
+    chosen = [groups[i] for i in spread(len(groups), _MAX_BLOCKS)]
+    return np.concatenate(chosen), np.repeat(np.arange(len(chosen)), [len(rows) for rows in chosen])
+
+
+def _blocks(spatial: np.ndarray, sections: np.ndarray | None, features: np.ndarray | None) -> list[_Block]:
+    """Covariances of sampled groups."""
+    sampled, number = sample_blocks(spatial, np.zeros(len(spatial)) if sections is None else np.asarray(sections))
     blocks = []
-    for rows in (groups[i] for i in chosen):
+    for rows in (sampled[number == i] for i in range(number.max() + 1)):
         pitch = nearest_distance(np.unique(spatial[rows], axis=0))
         picture = None if features is None else features[rows] @ features[rows].T / features.shape[1]
         blocks.append(_Block(rows, cdist(spatial[rows], spatial[rows]) / pitch, picture))

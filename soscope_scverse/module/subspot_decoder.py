@@ -78,9 +78,10 @@ class ShiftDecoder(nn.Module):
 
         `features` None stands for a picture that is the same everywhere.
         """
-        if features is not None:
-            z = z + nn.functional.linear(self.dropout(features), self.shift)
-        return self.effect(z)
+        if features is None:
+            # the processes of a distributed training wait for a gradient of every parameter
+            return self.effect(z + 0 * self.shift.sum())
+        return self.effect(z + nn.functional.linear(self.dropout(features), self.shift))
 
 
 DECODERS: dict[str, type[JointDecoder] | type[ShiftDecoder]] = {"joint": JointDecoder, "shift": ShiftDecoder}

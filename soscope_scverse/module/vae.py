@@ -186,7 +186,13 @@ class GraphAutoencoder(_GraphModule):
         spots, depth = self.absorb_depth(tensors["x"], generative_outputs["spots"])
         nll = -self.likelihood.log_prob(tensors["x"], spots)
         z = inference_outputs["z"] / inference_outputs["z"].shape[1] ** 0.5
-        graph = graph_bce(z[own], *self._own_edges(tensors), self.n_graph_samples, tensors["share"])
+        graph = graph_bce(
+            lambda spots: z.index_select(0, own[spots]),
+            len(own),
+            *self._own_edges(tensors),
+            self.n_graph_samples,
+            tensors["edge_density"],
+        )
         return self._loss_output(nll[own], depth[own], _rows(inference_outputs["qz"], own), kl_weight, graph_loss=graph)
 
     @staticmethod
@@ -206,6 +212,8 @@ class SoScopeVAE(_GraphModule):
     ----------
     n_features, n_image_features
         Widths of the profiles and of the image features; 0 without a picture.
+    n_image_components
+        Most image features that the networks see; wider ones are projected before they get here.
     likelihood, aggregate, sigma, dispersion, observation
         See :class:`~soscope_scverse.model.SoScope`.
     n_latent, n_hidden, n_layers
@@ -227,6 +235,7 @@ class SoScopeVAE(_GraphModule):
         n_features: int,
         n_image_features: int,
         *,
+        n_image_components: int,
         likelihood: str,
         aggregate: Literal["sum", "mean"] | None,
         sigma: float | None,
@@ -254,10 +263,11 @@ class SoScopeVAE(_GraphModule):
         self.image_weight = image_weight if n_image_features else 0.0
         self.encoder = GraphEncoder(n_features, n_latent, n_hidden, n_layers)
         n_outputs = n_features * (2 if self.per_subspot_dispersion else 1)
-        self.decoder = DECODERS[decoder](n_latent, n_image_features, n_outputs, n_hidden, feature_dropout)
+        n_seen = min(n_image_features, n_image_components)
+        self.decoder = DECODERS[decoder](n_latent, n_seen, n_outputs, n_hidden, feature_dropout)
         self.register_buffer("uses_picture", torch.tensor(bool(n_image_features)))
         self.register_buffer("image_mean", torch.zeros(n_image_features))
-        self.register_buffer("image_scale", torch.ones(n_image_features))
+        self.register_buffer("image_projection", torch.eye(n_image_features, n_seen))
 
     @auto_move_data
     def generative(self, tensors: Tensors, z: Tensor, **kwargs: Any) -> dict[str, Subspots]:
@@ -270,9 +280,7 @@ class SoScopeVAE(_GraphModule):
             per_sample_weights=tensors["neighbor_weights"].flatten(0, 1),
             mode="sum",
         )
-        features = None
-        if self.uses_picture:
-            features = (tensors["features"].flatten(0, 1) - self.image_mean) / self.image_scale
+        features = tensors["features"].flatten(0, 1) if self.uses_picture else None
         effect = self.decoder(z_k, features).view(n_spots, n_subspots, -1)
         start = self.feature_parameters()
         if self.per_subspot_dispersion:
@@ -309,12 +317,21 @@ class SoScopeVAE(_GraphModule):
         Deviations are taken per unit of exposure and of the feature's typical value, and averaged over features: the
         inner products do not grow with depth, number of subspots or number of features.
         """
-        deviation = self.likelihood.rate(subspots) - spots.mean.unsqueeze(1)
-        deviation = deviation.flatten(0, 1).index_select(0, tensors["valid"]) / (self.unit * self.n_features**0.5)
+        n_subspots = subspots.mean.shape[1]
+        mean, exposure = subspots.mean.flatten(0, 1), subspots.exposure.flatten(0, 1)
+        unit = self.unit * self.n_features**0.5
+
+        def deviation(targets: Tensor) -> Tensor:
+            rows = tensors["valid"][targets]
+            chosen = Subspots(mean.index_select(0, rows), subspots.dispersion, exposure.index_select(0, rows))
+            whole = spots.mean.index_select(0, rows.div(n_subspots, rounding_mode="floor"))
+            return (self.likelihood.rate(chosen) - whole) / unit
+
         return graph_bce(
             deviation,
+            len(tensors["valid"]),
             tensors["image_edge_index"],
             tensors["image_edge_weight"],
             self.n_graph_samples,
-            tensors["share"],
+            tensors["image_edge_density"],
         )

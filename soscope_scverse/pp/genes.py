@@ -6,8 +6,9 @@ import numpy as np
 from anndata import AnnData
 
 from soscope_scverse import _validation as check
+from soscope_scverse._arrays import columns, row_chunks
 from soscope_scverse.metrics import morans_i
-from soscope_scverse.pp.graphs import comparable_profiles
+from soscope_scverse.pp.graphs import equal_depth
 
 
 def spatial_genes(
@@ -16,7 +17,8 @@ def spatial_genes(
     """Names of the spatially most variable genes: the highest Moran's I among the most counted.
 
     Moran's I, over the six nearest neighbours, is that of log1p of counts at equal depth: on raw counts the pattern of
-    the depth itself would choose the genes. Data that are not counts are taken as they are.
+    the depth itself would choose the genes. Data that are not counts are taken as they are. A file-backed matrix is
+    read in pieces.
 
     Parameters
     ----------
@@ -36,18 +38,25 @@ def spatial_genes(
     Raises
     ------
     ValueError
-        If coordinates are missing.
+        If coordinates are missing or profiles are not finite.
 
     See Also
     --------
     soscope_scverse.metrics.morans_i
     """
     xy = check.positions(adata)
-    x = check.matrix(adata, layer)
-    total = np.asarray(abs(x).sum(axis=0)).ravel()
+    x = check.profiles(adata, layer)
+    total, depth, counts = np.zeros(adata.n_vars), [], True
+    for chunk in row_chunks(x):
+        check.finite(chunk)
+        total += np.asarray(abs(chunk).sum(axis=0)).ravel()
+        depth.append(np.asarray(chunk.sum(axis=1)).ravel())
+        counts = counts and check.is_counts(chunk)
     candidates = np.argsort(-total, kind="stable")[:n_candidates]
     if len(xy) < 3:
         return adata.var_names[candidates[:n_genes]].tolist()
-    profiles = comparable_profiles(x)[:, candidates]
+    profiles = columns(x, candidates)
+    if counts:
+        profiles = equal_depth(profiles, np.concatenate(depth))
     scores = np.nan_to_num(morans_i(profiles, xy, n_neighbors=min(6, len(xy) - 1)), nan=-np.inf)
     return adata.var_names[candidates[np.argsort(-scores, kind="stable")[:n_genes]]].tolist()

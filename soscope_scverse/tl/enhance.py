@@ -6,6 +6,7 @@ import json
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from importlib.metadata import version
 from os import PathLike
 from typing import Any, Literal
@@ -17,6 +18,7 @@ from anndata import AnnData
 from soscope_scverse import _keys as keys
 from soscope_scverse import _validation as check
 from soscope_scverse import im, pp
+from soscope_scverse._arrays import columns
 from soscope_scverse.model import SoScope
 from soscope_scverse.module.likelihoods import COUNT_LIKELIHOODS
 from soscope_scverse.tl.presets import PRESETS
@@ -46,6 +48,8 @@ def enhance(
     model_kwargs: Mapping[str, Any] | None = None,
     train_kwargs: Mapping[str, Any] | None = None,
     save_model: str | PathLike | None = None,
+    out: str | PathLike | None = None,
+    overwrite: bool = False,
 ) -> AnnData:
     """Divide the spots of a section into subspots and infer their profiles with soScope.
 
@@ -57,7 +61,8 @@ def enhance(
     Parameters
     ----------
     adata
-        Spots, with positions in ``obsm["spatial"]``; a view counts as the spots in it.
+        Spots, with positions in ``obsm["spatial"]``; a view counts as the spots in it. Of a file-backed one the chosen
+        genes are read.
     image
         Picture of the tissue: path, array, squidpy ``ImageContainer``, SpatialData image element, or a dict of them by
         section. None takes the picture in ``uns["spatial"]``; without any, positions alone are used.
@@ -93,6 +98,9 @@ def enhance(
     save_model
         New directory to save the trained model and its spots to, for
         :meth:`SoScope.load <soscope_scverse.model.SoScope.load>`.
+    out, overwrite
+        ``.zarr`` store or ``.h5ad`` file that the result is written to piece by piece, and whether one that is there is
+        replaced; see :meth:`~soscope_scverse.model.SoScope.get_enhanced`.
 
     Returns
     -------
@@ -131,6 +139,8 @@ def enhance(
     }
     check.one_of("expectation", expectation, ["conditional", "prior"])
     check.new_path("save_model", save_model)
+    if out is not None:
+        check.output("out", out, overwrite=overwrite)
     spots = _checked_spots(adata, layer, genes, likelihood, library_key)
     has_picture = _find_picture(spots, image, image_scale, library_key)
 
@@ -140,6 +150,8 @@ def enhance(
     if has_picture and keys.FEATURES not in spots.obsm:
         logger.info("Extracting image features (encoder=%s).", arguments["encoder"])
         im.features(spots, image, encoder=encoder, image_scale=image_scale, library_key=library_key)
+    if has_picture and image is not None:
+        _embed_thumbnails(spots, image, image_scale, library_key)
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -147,25 +159,21 @@ def enhance(
         model = SoScope(spots, likelihood=likelihood, **arguments["model_kwargs"])
         epochs: dict[str, Any] = {} if max_epochs is None else {"max_epochs": max_epochs}
         model.train(accelerator=accelerator, **epochs, **arguments["train_kwargs"])
-        enhanced = model.get_enhanced(expectation=expectation, n_samples=n_samples)
-        spots.obsm[keys.LATENT] = model.get_latent_representation()
-    if has_picture and image is not None:
-        _embed_thumbnail(enhanced, image, image_scale, library_key)
-    enhanced.uns[keys.RESULT] = _record(spots, model, seed, arguments)
-    if save_model is not None:
-        model.save(str(save_model), save_anndata=True)
-    return enhanced
+        if save_model is not None:
+            _save(model, save_model)
+        uns = {keys.RESULT: _record(spots, model, seed, arguments)}
+        return model.get_enhanced(expectation=expectation, n_samples=n_samples, out=out, overwrite=overwrite, uns=uns)
 
 
 def _checked_spots(
     adata: AnnData, layer: str | None, genes: Sequence[str] | None, likelihood: str, library_key: str | None
 ) -> AnnData:
-    """A copy of `adata` with the chosen genes, after all checks that cost nothing."""
+    """A copy of `adata` in memory with the chosen genes, after all checks that cost nothing."""
     check.anndata(adata)
     check.one_of("likelihood", likelihood, [*COUNT_LIKELIHOODS, "gaussian"])
     check.positions(adata)
     check.sections(adata, library_key)
-    x = check.matrix(adata, layer)
+    check.profiles(adata, layer)
     if genes is not None:
         chosen = check.genes(adata, genes)
     elif "highly_variable" in adata.var:
@@ -176,15 +184,30 @@ def _checked_spots(
     elif adata.n_vars <= _N_GENES:
         chosen = adata.var_names.tolist()
     else:
-        check.finite(x)
         chosen = pp.spatial_genes(adata, _N_GENES, layer=layer)
-    spots = adata[:, chosen].copy()
+    spots = _with_genes(adata, chosen)
     x = check.matrix(spots, layer)
     if likelihood in COUNT_LIKELIHOODS:
         check.counts(x, likelihood)
         check.warn_empty(spots, x)
     check.finite(x)
     return spots
+
+
+def _with_genes(adata: AnnData, names: list[str]) -> AnnData:
+    """A new AnnData in memory with these genes; arrays that are not of genes are shared, as nothing changes them."""
+    if adata.is_view:
+        adata = adata.to_memory()
+    index = adata.var_names.get_indexer(names)
+    return AnnData(
+        None if adata.X is None else columns(adata.X, index),
+        obs=adata.obs.copy(),
+        var=adata.var.iloc[index].copy(),
+        layers={name: columns(values, index) for name, values in adata.layers.items()},
+        obsm=dict(adata.obsm),
+        obsp=dict(adata.obsp),
+        uns=deepcopy(dict(adata.uns)),
+    )
 
 
 def _find_picture(spots: AnnData, image: Any, image_scale: float | None, library_key: str | None) -> bool:
@@ -219,13 +242,23 @@ def _divide(spots: AnnData, n_subspots: int | Literal["auto"], library_key: str 
         raise ValueError(msg)
 
 
-def _embed_thumbnail(enhanced: AnnData, image: Any, image_scale: float | None, library_key: str | None) -> None:
-    """Put a small picture next to the subspots, so that plots show the tissue."""
-    for library, entry in enhanced.uns[keys.SPATIAL].items():
+def _embed_thumbnails(spots: AnnData, image: Any, image_scale: float | None, library_key: str | None) -> None:
+    """Put a small picture next to the spots, so that plots of them and of their subspots show the tissue."""
+    libraries = spots.uns.setdefault(keys.SPATIAL, {})
+    for section in np.unique(check.sections(spots, library_key)):
+        library = next(iter(libraries), section) if library_key is None else section
         one = image[library] if isinstance(image, Mapping) and library_key is not None else image
         picture, scale = im.thumbnail(im.open_image(one, scale=image_scale))
+        entry = libraries.setdefault(library, {})
         entry["images"] = {"hires": picture}
-        entry["scalefactors"]["tissue_hires_scalef"] = scale
+        entry.setdefault("scalefactors", {})["tissue_hires_scalef"] = scale
+
+
+def _save(model: SoScope, path: str | PathLike) -> None:
+    """Save the model and its spots, with their latent states; of several processes the first one does."""
+    model.adata.obsm[keys.LATENT] = model.get_latent_representation()
+    if model.trainer and model.trainer.is_global_zero:
+        model.save(str(path), save_anndata=True)
 
 
 def _record(spots: AnnData, model: SoScope, seed: int, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -235,7 +268,7 @@ def _record(spots: AnnData, model: SoScope, seed: int, arguments: dict[str, Any]
         "seed": seed,
         "arguments": json.dumps(arguments, default=str),
         "uses_picture": bool(model.module.uses_picture),
-        "history": {name: frame.to_numpy(float).ravel() for name, frame in model.history.items()},
+        "history": {name: frame.to_numpy(float).ravel() for name, frame in (model.history or {}).items()},
     }
     for name, key in (("geometry", keys.SUBSPOTS), ("encoder", keys.FEATURES)):
         if key in spots.uns:

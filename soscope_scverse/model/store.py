@@ -1,0 +1,96 @@
+"""Results on disk: filled piece by piece, complete or absent, and opened without being read."""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import anndata as ad
+import h5py
+import numpy as np
+import zarr
+from anndata import AnnData
+from anndata.experimental import read_elem_lazy
+
+Arrays: TypeAlias = dict[str, Any]
+"""Arrays by their place in the AnnData, as "X" or "layers/std"; rows can be assigned to."""
+
+
+@contextmanager
+def new_store(path: Path, frame: AnnData, places: list[str], chunk_rows: int) -> Iterator[Arrays]:
+    """Arrays of a new zarr store or h5ad file, which takes its name when they have been filled.
+
+    Parameters
+    ----------
+    path
+        Ends in ``.zarr`` or ``.h5ad``; whatever is there is replaced in the end.
+    frame
+        Everything else that the store holds.
+    places
+        The n_obs x n_vars float32 arrays to make.
+    chunk_rows
+        Rows of a chunk.
+    """
+    part = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.part{path.suffix}")
+    make = _h5ad_arrays if path.suffix == ".h5ad" else _zarr_arrays
+    try:
+        with make(part, frame, places, (min(chunk_rows, max(frame.n_obs, 1)), frame.n_vars)) as arrays:
+            yield arrays
+        if part.suffix == ".zarr":
+            zarr.consolidate_metadata(part)
+            _remove(path)  # a folder does not replace another one
+        part.replace(path)
+    finally:
+        _remove(part)
+
+
+@contextmanager
+def _h5ad_arrays(part: Path, frame: AnnData, places: list[str], chunks: tuple[int, int]) -> Iterator[Arrays]:
+    frame.write_h5ad(part)
+    with h5py.File(part, "r+") as file:
+        arrays = {}
+        for place in places:
+            arrays[place] = file.create_dataset(place, frame.shape, np.float32, chunks=chunks)
+            arrays[place].attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+        yield arrays
+
+
+@contextmanager
+def _zarr_arrays(part: Path, frame: AnnData, places: list[str], chunks: tuple[int, int]) -> Iterator[Arrays]:
+    with ad.settings.override(zarr_write_format=3):
+        frame.write_zarr(part)
+    group = zarr.open_group(part, mode="r+", use_consolidated=False)
+    arrays = {}
+    for place in places:
+        arrays[place] = group.create_array(place, shape=frame.shape, dtype=np.float32, chunks=chunks)
+        arrays[place].attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+    yield arrays
+
+
+def open_lazily(path: Path) -> AnnData:
+    """AnnData of a store whose profiles and image features are dask arrays, read when they are asked for."""
+    if path.suffix == ".h5ad":
+        with h5py.File(path, "r") as file:
+            return _lazy(file)
+    return _lazy(zarr.open_group(path, mode="r"))
+
+
+def _lazy(group: Any) -> AnnData:
+    in_memory = {name: ad.io.read_elem(group[name]) for name in ("obs", "var", "uns")}
+    return AnnData(
+        read_elem_lazy(group["X"]),
+        **in_memory,
+        layers={name: read_elem_lazy(group["layers"][name]) for name in group["layers"]},
+        obsm={name: read_elem_lazy(group["obsm"][name]) for name in group["obsm"]},
+    )
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
