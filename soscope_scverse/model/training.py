@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -48,7 +50,7 @@ class CosineTrainingPlan(TrainingPlan):
     def configure_optimizers(self) -> dict[str, Any]:
         """Adam over the trainable parameters and a cosine schedule over all steps."""
         parameters = [p for p in self.module.parameters() if p.requires_grad]
-        optimizer = torch.optim.Adam(parameters, lr=self.lr, weight_decay=self.weight_decay, fused=True)
+        optimizer = torch.optim.Adam(parameters, lr=self.lr, weight_decay=self.weight_decay)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=self.n_steps, eta_min=0.01 * self.lr)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -76,15 +78,17 @@ class CosineTrainingPlan(TrainingPlan):
         """Loss and its log; the names of the metrics are those of scvi-tools."""
         _, _, output = self.forward(batch, loss_kwargs=self.loss_kwargs)
         name = "train_loss" if mode == "train" else "validation_loss"
-        # the batch size cannot be told from a dictionary of tensors of different lengths
-        self.log(
-            name,
-            output.loss,
+        log = partial(
+            self.log,
             on_step=False,
             on_epoch=True,
-            prog_bar=True,
+            # it cannot be told from a dictionary of tensors of different lengths
             batch_size=output.n_obs_minibatch,
             sync_dist=self.use_sync_dist,
         )
-        self.compute_and_log_metrics(output, metrics, mode)
+        log(name, output.loss, prog_bar=True)
+        # scvi-tools would log these in inference mode, where gloo cannot add them up over the processes
+        for term, value in output.extra_metrics.items():
+            log(f"{term}_{mode}", value)
+        self.compute_and_log_metrics(replace(output, extra_metrics={}), metrics, mode)
         return output

@@ -56,4 +56,6 @@ class GraphEncoder(nn.Module):
         h = torch.cat([profile * (1 - flag), flag], dim=1)
         for layer in self.layers:
             h = torch.relu(layer(h, edge_index, edge_weight.unsqueeze(1)))
-        return Normal(self.mean(h), nn.functional.softplus(self.scale(h)) + _MIN_SCALE, validate_args=False)
+        # in mixed precision the layers return bfloat16, too coarse for what comes after them
+        mean, scale = self.mean(h).float(), self.scale(h).float()
+        return Normal(mean, nn.functional.softplus(scale) + _MIN_SCALE, validate_args=False)

@@ -175,7 +175,7 @@ class GraphAutoencoder(_GraphModule):
     def generative(self, tensors: Tensors, z: Tensor, **kwargs: Any) -> dict[str, Spots]:
         """Parameters of the spots' profiles: a spot is its own and only subspot."""
         whole = torch.ones(len(z), 1, device=z.device)
-        subspots = self.likelihood.parameters(self.decoder(z).unsqueeze(1), self.feature_parameters(), whole)
+        subspots = self.likelihood.parameters(self.decoder(z).float().unsqueeze(1), self.feature_parameters(), whole)
         return {"spots": self.likelihood.aggregate(subspots)}
 
     def loss(
@@ -281,7 +281,7 @@ class SoScopeVAE(_GraphModule):
             mode="sum",
         )
         features = tensors["features"].flatten(0, 1) if self.uses_picture else None
-        effect = self.decoder(z_k, features).view(n_spots, n_subspots, -1)
+        effect = self.decoder(z_k, features).float().view(n_spots, n_subspots, -1)
         start = self.feature_parameters()
         if self.per_subspot_dispersion:
             effect, relative = effect.split(self.n_features, dim=-1)
