@@ -1,8 +1,26 @@
-"""Seconds and memory of training and prediction as sections grow: prints a table and writes JSON.
+"""Seconds and memory as sections grow: prints tables, writes JSON and a plot.
 
-``python benchmarks/scaling.py --json scaling.json``. Every size runs in a process of its own, so that peak memory is
-that of the size alone. A section is a square lattice of spots with four subspots, 200 genes and 64 image features, all
-noise: what counts here are the shapes.
+``python benchmarks/scaling.py --json scaling.json --plot scaling.png`` runs every part; ``--parts`` chooses some of
+
+- ``sizes``: preparation, an epoch of the training, latent states and streamed prediction for 10^4 to 10^6 subspots
+  (10^7 with ``--large``), 200 genes and 64 image features, and how time and memory grow (slope of the logarithms);
+- ``published``: a step at 1,974 spots x 4 subspots, 60 genes and 2,048 raw image features, against a dense evaluation
+  of the published objective, and the peak memory of ours;
+- ``features``: subspots a second of the encoder "texture";
+- ``processes``: steps a second of one and of two processes with one thread each;
+- ``embryo``: the steps of `tl.enhance` on a real section (2,898 spots x 7, 1,000 genes, from ``../shared/data``);
+- ``million``: `tl.enhance` by default, 250,000 spots x 4 and 200 genes from a file-backed AnnData and a TIFF to zarr.
+
+Every measurement runs in a process of its own, so that its peak memory (resident set, with about 1 GB of imported
+libraries) is its own. A GPU is used where there is one.
+
+How near a step comes to what the machine can do is told from counts of its work and from the speed of a large matrix
+product and of a large copy on the same device. With M subspots, G genes, D latent dimensions, H hidden units, and n
+input spots with e edges, a step (forward, and twice that backward) takes about
+
+- operations: 3 x 2 x [M (D H + 4 H^2 + H G) + 4 n (G H + 2 H^2) + 2 D M];
+- bytes: 4 x [42 M G + 60 M H + 3 (12 n + 10 e) H]: 14 passes over subspots x genes forward (bounding, exponential,
+  shares) and 28 back, five layers of the decoder, three of the encoder with their messages.
 """
 
 from __future__ import annotations
@@ -10,12 +28,16 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -24,84 +46,407 @@ import numpy as np
 from scipy import sparse
 
 SIZES = (10_000, 30_000, 100_000, 300_000, 1_000_000)
-N_SUBSPOTS = 4
+N_SUBSPOTS, N_GENES, N_FEATURES = 4, 200, 64
+PIXELS = 20  # between spots
+DATA = Path(os.environ.get("SOSCOPE_TEST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+QUIET = {"enable_progress_bar": False, "enable_model_summary": False}
 
 
-def section(n_targets: int, n_genes: int, n_features: int) -> ad.AnnData:
-    """Spots on a square lattice with counts and image features that mean nothing."""
-    rng = np.random.default_rng(0)
+# ------------------------------------------------------------------------------------------------------------ sections
+
+
+def section(n_targets: int, n_genes: int, n_features: int = 0, seed: int = 0) -> ad.AnnData:
+    """Spots on a square lattice whose counts and image features follow six smooth fields."""
+    rng = np.random.default_rng(seed)
     side = round((n_targets / N_SUBSPOTS) ** 0.5)
-    spatial = 100.0 * np.stack(np.meshgrid(np.arange(side), np.arange(side)), axis=-1).reshape(-1, 2)
-    counts = sparse.csr_matrix(rng.poisson(0.5, (side**2, n_genes)).astype(np.int32))
-    adata = ad.AnnData(counts, obsm={"spatial": spatial})
-    features = rng.standard_normal((side**2, N_SUBSPOTS, n_features), dtype=np.float32)
-    adata.obsm["subspot_features"] = features
+    spatial = PIXELS * (np.stack(np.meshgrid(np.arange(side), np.arange(side)), axis=-1).reshape(-1, 2) + 0.5)
+    rate = np.exp(fields(spatial) @ rng.normal(0, 0.5, (6, n_genes)) - 0.7)
+    counts = sparse.vstack([sparse.csr_matrix(rng.poisson(part)) for part in np.array_split(rate, 50)], format="csr")
+    adata = ad.AnnData(counts.astype(np.int32), obsm={"spatial": spatial})
+    if n_features:
+        import soscope_scverse as sos
+
+        sos.pp.subspots(adata, N_SUBSPOTS)
+        features = np.empty((len(spatial), N_SUBSPOTS, n_features), np.float32)
+        mix = rng.normal(size=(6, n_features))
+        for k in range(N_SUBSPOTS):
+            features[:, k] = np.tanh(fields(adata.obsm["subspots"][:, k]) @ mix)
+            features[:, k] += rng.standard_normal((len(spatial), n_features), dtype=np.float32)
+        adata.obsm["subspot_features"] = features
     return adata
 
 
-def measure(n_targets: int, n_genes: int, n_features: int) -> dict[str, float]:
-    """Prepare a section, train for single epochs and predict its latent states."""
+def fields(xy: np.ndarray) -> np.ndarray:
+    """Six smooth fields with wave lengths of about ten spots."""
+    waves = np.random.default_rng(1).normal(0, 0.6 / PIXELS, (2, 6))
+    return np.sin(xy @ waves + np.arange(6))
+
+
+def write_picture(path: Path, width: int) -> None:
+    """A tiled RGB TIFF that shows three of the fields with noise."""
+    import tifffile
+
+    rng = np.random.default_rng(2)
+    picture = tifffile.memmap(path, shape=(width, width, 3), dtype=np.uint8, photometric="rgb")
+    for top in range(0, width, 512):
+        rows = np.arange(top, min(top + 512, width))
+        xy = np.stack(np.meshgrid(np.arange(width), rows), axis=-1).reshape(-1, 2)
+        shown = 150 + 60 * fields(xy)[:, :3] + rng.integers(-30, 30, (len(xy), 3))
+        picture[rows] = shown.clip(0, 255).reshape(len(rows), width, 3)
+    picture.flush()
+
+
+# -------------------------------------------------------------------------------------------------------- measurements
+
+
+def timed(run: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def peak_gb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+def new_model(adata: ad.AnnData, **options: Any) -> Any:
     import torch
 
     import soscope_scverse as sos
 
-    warnings.filterwarnings("ignore")
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    adata = section(n_targets, n_genes, n_features)
-    seconds: dict[str, float] = {}
-
-    def timed(name: str, run: Callable[[], Any]) -> Any:
-        start = time.perf_counter()
-        result = run()
-        seconds[name] = time.perf_counter() - start
-        return result
-
-    def prepare() -> None:
-        sos.pp.subspots(adata, N_SUBSPOTS)
-        sos.pp.spot_graph(adata)
-
-    timed("prepare_s", prepare)
     sos.SoScope.setup_anndata(adata)
     torch.manual_seed(0)
-    model = sos.SoScope(adata, test_picture=False)
-    quiet = {"pretrain_epochs": 0, "enable_progress_bar": False, "accelerator": "cpu"}
-    model.train(1, **quiet)  # the first training also fits the noise of the depth
-    timed("one_s", lambda: model.train(1, **quiet))
-    timed("two_s", lambda: model.train(2, **quiet))
-    timed("latent_s", model.get_latent_representation)
+    return sos.SoScope(adata, test_picture=False, **options)
+
+
+def seconds_a_step(model: Any, n_steps: int = 10, **options: Any) -> float:
+    """Of the second phase, once everything is warm."""
+    model.train(max_steps=2, pretrain_epochs=0, **QUIET, **options)
+    few, many = (
+        timed(lambda n=n: model.train(max_steps=n, pretrain_epochs=0, **QUIET, **options)) for n in (2, 2 + n_steps)
+    )
+    return (many - few) / n_steps
+
+
+def size(n_targets: int) -> dict[str, float]:
+    """One row of the table of sizes."""
+    import soscope_scverse as sos
+
+    adata = section(n_targets, N_GENES, N_FEATURES)
+    prepare_s = timed(lambda: sos.pp.spot_graph(adata))
+    model = new_model(adata)
+    options = {"pretrain_epochs": 0, **QUIET}
+    model.train(max_steps=1, **options)  # the first training also looks for scales and noise
+    one_s, two_s = (timed(lambda n=n: model.train(n, **options)) for n in (1, 2))
+    latent_s = timed(model.get_latent_representation)
+    with tempfile.TemporaryDirectory() as folder:
+        write_s = timed(lambda: model.get_enhanced(out=Path(folder) / "enhanced.zarr"))
+    n_spots, n = adata.n_obs, adata.n_obs * N_SUBSPOTS
+    n_steps = -(-n_spots // 2048)
+    step_s = (two_s - one_s) / n_steps
     return {
-        "subspots": adata.n_obs * N_SUBSPOTS,
-        "spots": adata.n_obs,
-        "prepare_s": seconds["prepare_s"],
-        "build_s": 2 * seconds["one_s"] - seconds["two_s"],
-        "epoch_s": seconds["two_s"] - seconds["one_s"],
-        "latent_s": seconds["latent_s"],
-        "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
-    }
+        "subspots": n,
+        "prepare_s": prepare_s,
+        "epoch_s": two_s - one_s,
+        "step_s": step_s,
+        "latent_s": latent_s,
+        "write_s": write_s,
+        "rows_per_s": n / write_s,
+        "peak_gb": peak_gb(),
+    } | shares_of_limits(step_s, n / n_steps, n_spots / n_steps)
+
+
+def shares_of_limits(step_s: float, m: float, n: float) -> dict[str, float]:
+    """Share of the speed of a matrix product and of a copy that a step reaches; counts as in the module's docstring."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    g, d, h, e = N_GENES, 32, 128, 4 * n
+    operations = 6 * (m * (d * h + 4 * h**2 + h * g) + 4 * n * (g * h + 2 * h**2) + 2 * d * m)
+    traffic = 4 * (42 * m * g + 60 * m * h + 3 * (12 * n + 10 * e) * h)
+    a, b = torch.rand(2048, 2048, device=device), torch.rand(64_000_000, device=device)
+
+    def speed(work: float, run: Callable[[], Any]) -> float:
+        def repeated() -> None:
+            for _ in range(5):
+                run()
+            if device == "cuda":
+                torch.cuda.synchronize()
+
+        repeated()
+        return 5 * work / timed(repeated)
+
+    flops, bandwidth = speed(2 * 2048**3, lambda: a @ a), speed(8 * len(b), b.clone)
+    return {"of_flops": operations / step_s / flops, "of_bandwidth": traffic / step_s / bandwidth}
+
+
+def published(which: str) -> dict[str, float]:
+    """A step on 1,974 spots x 4 subspots, 60 genes, 2,048 image features."""
+    import torch
+
+    import soscope_scverse as sos
+    from soscope_scverse.tl.presets import PRESETS
+
+    adata = section(N_SUBSPOTS * 44 * 45, 60, 2048)[:1974].copy()
+    adata.obsm["subspot_features"] = adata.obsm["subspot_features"].astype(np.float32)
+    sos.pp.spot_graph(adata)
+    if which == "dense":
+        return {"step_s": dense_step(adata), "peak_gb": peak_gb()}
+    options = {} if which == "default" else {**PRESETS["paper"].model_kwargs, "n_graph_samples": 512}
+    options.pop("test_picture", None)
+    step_s = seconds_a_step(new_model(adata, **options))
+    return {"step_s": step_s, "peak_gb": peak_gb(), "threads": torch.get_num_threads()}
+
+
+def dense_step(adata: ad.AnnData) -> float:
+    """Seconds of a step of the published objective as it is written: all pairs of subspots, W as a dense matrix."""
+    import torch
+    from torch.nn.functional import binary_cross_entropy_with_logits, softplus
+    from torch_geometric.nn import TransformerConv
+
+    from soscope_scverse.pp.graphs import image_similarity
+
+    x = torch.as_tensor(adata.X.toarray(), dtype=torch.float32)
+    features = torch.as_tensor(adata.obsm["subspot_features"]).flatten(0, 1)
+    xy = adata.obsm["subspots"].reshape(-1, 2)
+    n, g, m = *x.shape, len(xy)
+    graph = sparse.coo_matrix(adata.obsp["spot_graph"])
+    edges = torch.as_tensor(np.stack([graph.row, graph.col]).astype(np.int64))
+    weights = torch.as_tensor(graph.data, dtype=torch.float32)[:, None]
+    similarity = torch.zeros(m, m)
+    i, j, w = image_similarity(xy, features.numpy(), np.zeros(m))
+    similarity[i, j] = similarity[j, i] = torch.as_tensor(w, dtype=torch.float32)
+
+    layers = torch.nn.ModuleList(TransformerConv(a, 128, edge_dim=1) for a in (g, 128, 128))
+    mean, scale = torch.nn.Linear(128, 32), torch.nn.Linear(128, 32)
+    trunk, blocks = torch.nn.Linear(32 + features.shape[1], 128), torch.nn.ModuleList()
+    for _ in range(2):
+        blocks.append(
+            torch.nn.Sequential(*(part for _ in range(2) for part in (torch.nn.Linear(128, 128), torch.nn.ReLU())))
+        )
+    head = torch.nn.Linear(128, g)
+    parts = torch.nn.ModuleList([layers, mean, scale, trunk, blocks, head])
+    adam = torch.optim.Adam(parts.parameters(), lr=1e-3)
+
+    def step() -> None:
+        h = torch.log1p(x)
+        for layer in layers:
+            h = torch.relu(layer(h, edges, weights))
+        q = torch.distributions.Normal(mean(h), softplus(scale(h)))
+        z = q.rsample()
+        h = trunk(torch.cat([z.repeat_interleave(N_SUBSPOTS, dim=0), features], dim=1))
+        for block in blocks:
+            h = h + block(h)
+        rate = softplus(head(h)).view(n, N_SUBSPOTS, g)
+        total = rate.sum(dim=1)
+        likelihood = torch.distributions.Normal(total, 1.0).log_prob(x).sum()
+        divergence = torch.distributions.kl_divergence(q, torch.distributions.Normal(0.0, 1.0)).sum()
+        deviation = (rate - total[:, None] / N_SUBSPOTS).flatten(0, 1)
+        image = binary_cross_entropy_with_logits(deviation @ deviation.T, similarity)
+        adam.zero_grad()
+        ((divergence - likelihood) / (n * g) + image).backward()
+        adam.step()
+
+    step()
+    return min(timed(step) for _ in range(3))
+
+
+def features() -> dict[str, float]:
+    """Subspots a second of "texture" on a picture with 10 pixels from subspot to subspot."""
+    import soscope_scverse as sos
+
+    adata = section(100_000, 2)
+    sos.pp.subspots(adata, N_SUBSPOTS)
+    width = round(PIXELS * adata.n_obs**0.5)
+    with tempfile.TemporaryDirectory() as folder:
+        write_picture(Path(folder) / "picture.tif", width)
+        seconds = timed(lambda: sos.im.features(adata, Path(folder) / "picture.tif"))
+    n = adata.n_obs * N_SUBSPOTS
+    return {"subspots": n, "megapixels": width**2 / 1e6, "subspots_per_s": n / seconds, "peak_gb": peak_gb()}
+
+
+def processes(n_processes: int) -> dict[str, float]:
+    """Steps of 2,048 spots shared by processes with one thread each."""
+    adata = section(N_SUBSPOTS * 2048 * 4, N_GENES, N_FEATURES)
+    import soscope_scverse as sos
+
+    sos.pp.spot_graph(adata)
+    options = {} if n_processes == 1 else {"devices": n_processes, "strategy": "ddp"}
+    return {"processes": n_processes, "step_s": seconds_a_step(new_model(adata), 16, accelerator="cpu", **options)}
+
+
+def embryo() -> dict[str, float]:
+    """Seconds of the steps of `tl.enhance` on a real section."""
+    import soscope_scverse as sos
+
+    seconds: dict[str, float] = {}
+    with stages(seconds):
+        seconds["read"] = timed(lambda: ad.read_h5ad(DATA / "embryo" / "embryo.h5ad"))
+        adata = ad.read_h5ad(DATA / "embryo" / "embryo.h5ad")
+        start = time.perf_counter()
+        genes = sos.pp.spatial_genes(adata, 1000)
+        picture = DATA / "embryo" / "colour_x5_from_lowres.jpg"
+        sos.tl.enhance(adata, image=picture, n_subspots=7, genes=genes, train_kwargs={"enable_progress_bar": False})
+        seconds["all"] = time.perf_counter() - start
+    return seconds | {"peak_gb": peak_gb()}
+
+
+def million(n_targets: int) -> dict[str, float]:
+    """Seconds of `tl.enhance` by default, from a file-backed AnnData and a TIFF to zarr."""
+    import soscope_scverse as sos
+
+    seconds: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as name, stages(seconds):
+        folder = Path(name)
+        make = [sys.executable, __file__, "--one", "inputs", str(n_targets), name]
+        subprocess.run(make, check=True)
+        start = time.perf_counter()
+        adata = ad.read_h5ad(folder / "spots.h5ad", backed="r")
+        out = folder / "enhanced.zarr"
+        enhanced = sos.tl.enhance(
+            adata,
+            image=folder / "picture.tif",
+            n_subspots=N_SUBSPOTS,
+            out=out,
+            train_kwargs={"enable_progress_bar": False},
+        )
+        seconds["all"] = time.perf_counter() - start
+        first = enhanced.X[: 100 * N_SUBSPOTS].compute().reshape(100, N_SUBSPOTS, -1).sum(axis=1)
+        np.testing.assert_allclose(first, adata.X[:100].toarray(), rtol=1e-3)
+        megabytes = sum(file.stat().st_size for file in out.rglob("*") if file.is_file()) / 1e6
+        return {"subspots": enhanced.n_obs, **seconds, "peak_gb": peak_gb(), "zarr_mb": megabytes}
+
+
+def inputs(n_targets: int, folder: str) -> dict[str, float]:
+    """Write the inputs of `million`, in a process of its own so that its memory does not count."""
+    adata = section(n_targets, N_GENES)
+    adata.write_h5ad(Path(folder) / "spots.h5ad")
+    write_picture(Path(folder) / "picture.tif", round(PIXELS * adata.n_obs**0.5))
+    return {}
+
+
+@contextmanager
+def stages(seconds: dict[str, float]) -> Iterator[None]:
+    """Record what each step of `tl.enhance` takes."""
+    import soscope_scverse as sos
+
+    steps = [
+        (sos.pp, "spatial_genes"),
+        (sos.pp, "subspots"),
+        (sos.pp, "spot_graph"),
+        (sos.im, "features"),
+        (sos.SoScope, "train"),
+        (sos.SoScope, "get_enhanced"),
+    ]
+    plain = [getattr(place, name) for place, name in steps]
+
+    def recorded(name: str, function: Callable) -> Callable:
+        @wraps(function)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            start = time.perf_counter()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
+
+        return run
+
+    for (place, name), function in zip(steps, plain, strict=True):
+        setattr(place, name, recorded(name, function))
+    try:
+        yield
+    finally:
+        for (place, name), function in zip(steps, plain, strict=True):
+            setattr(place, name, function)
+
+
+# -------------------------------------------------------------------------------------------------------------- report
+
+
+MEASURES: dict[str, Callable[..., dict[str, float]]] = {
+    "size": lambda n: size(int(n)),
+    "published": published,
+    "features": features,
+    "processes": lambda n: processes(int(n)),
+    "embryo": embryo,
+    "million": lambda n: million(int(n)),
+    "inputs": lambda n, folder: inputs(int(n), folder),
+}
+
+
+def measured(name: str, *args: object, threads: int | None = None) -> dict[str, float]:
+    """Run a measurement in a process of its own and print what it found."""
+    environment = os.environ | ({} if threads is None else {"OMP_NUM_THREADS": str(threads)})
+    command = [sys.executable, __file__, "--one", name, *map(str, args)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    if done.returncode:
+        sys.exit(done.stderr[-4000:])
+    found = json.loads(done.stdout.splitlines()[-1])
+    print(f"{name} {' '.join(map(str, args))}: ", "  ".join(f"{k} {v:.4g}" for k, v in found.items()), flush=True)
+    return found
+
+
+def slope(rows: list[dict[str, float]], name: str) -> float:
+    """Exponent of the growth with the number of subspots."""
+    return float(np.polyfit(np.log([row["subspots"] for row in rows]), np.log([row[name] for row in rows]), 1)[0])
+
+
+def sizes(args: argparse.Namespace) -> Any:
+    chosen = [*args.sizes, *([10_000_000] if args.large else [])]
+    rows = [measured("size", n) for n in chosen]
+    slopes = {name: slope(rows, name) for name in ("epoch_s", "write_s", "peak_gb")} if len(rows) > 1 else {}
+    print("slopes:", slopes)
+    return {"rows": rows, "slopes": slopes}
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], Any]] = {
+    "published": lambda args: {which: measured("published", which) for which in ("default", "paper", "dense")},
+    "features": lambda args: measured("features"),
+    "processes": lambda args: [measured("processes", n, threads=1) for n in (1, 2)],
+    "embryo": lambda args: measured("embryo"),
+    "sizes": sizes,
+    "million": lambda args: measured("million", 1_000_000),
+}
+
+
+def plot(rows: list[dict[str, float]], path: Path) -> None:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(8, 3.4), layout="constrained")
+    n = [row["subspots"] for row in rows]
+    for name, label in (("epoch_s", "an epoch of training"), ("write_s", "prediction, streamed")):
+        axes[0].loglog(n, [row[name] for row in rows], "o-", label=f"{label} (slope {slope(rows, name):.2f})")
+    axes[0].set(xlabel="subspots", ylabel="seconds")
+    axes[0].legend(frameon=False, fontsize=8)
+    axes[1].semilogx(n, [row["peak_gb"] for row in rows], "o-", color="C2")
+    axes[1].set(xlabel="subspots", ylabel="peak memory (GB)", ylim=(0, None))
+    figure.savefig(path, dpi=150)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--sizes", nargs="+", type=int, default=SIZES, help="subspots")
-    parser.add_argument("--genes", type=int, default=200)
-    parser.add_argument("--features", type=int, default=64)
+    parser.add_argument("--large", action="store_true", help="also 10^7 subspots")
     parser.add_argument("--json", type=Path, help="file to write")
-    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--plot", type=Path, help="picture to write, of the part `sizes`")
+    parser.add_argument("--one", nargs="+", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
-        print(json.dumps(measure(args.sizes[0], args.genes, args.features)))
+        warnings.filterwarnings("ignore")
+        logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+        print(json.dumps(MEASURES[args.one[0]](*args.one[1:])))
         return
-    rows = []
-    for size in args.sizes:
-        command = [sys.executable, __file__, "--one", "--sizes", str(size)]
-        command += ["--genes", str(args.genes), "--features", str(args.features)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            sys.exit(done.stderr[-2000:])
-        rows.append(json.loads(done.stdout.splitlines()[-1]))
-        print("  ".join(f"{name} {value:.4g}" for name, value in rows[-1].items()), flush=True)
-    if args.json is not None:
-        args.json.write_text(json.dumps(rows, indent=1))
+    results = {}
+    for part in args.parts:
+        results[part] = PARTS[part](args)
+        if args.json is not None:
+            args.json.write_text(json.dumps(results, indent=1))
+    if args.plot is not None and "sizes" in results:
+        plot(results["sizes"]["rows"], args.plot)
 
 
 if __name__ == "__main__":

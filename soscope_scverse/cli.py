@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import click
 
@@ -48,7 +48,7 @@ def main() -> None:
 
 @main.command()
 @click.argument("source", metavar="IN.h5ad", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="File to write (.h5ad).")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="File or store to write (.h5ad, .zarr).")
 @click.option(
     "--image", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Picture (JPEG, PNG, TIFF)."
 )
@@ -68,32 +68,43 @@ def main() -> None:
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--max-epochs", type=click.IntRange(min=1), help="Passes over the spots; default: 400 steps in all.")
 @click.option("--accelerator", default="auto", show_default=True, help="cpu, gpu, ...")
+@click.option("--devices", type=click.IntRange(min=1), help="Devices of a machine that train together; default 1.")
+@click.option("--num-nodes", type=click.IntRange(min=1), help="Machines that train together; default 1.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Most spots that a device takes at once; default 2048.")
 @click.option("--save-model", type=click.Path(path_type=Path), help="New directory for the trained model.")
 @click.option("--force", is_flag=True, help="Overwrite the output file.")
 @_user_errors
-def enhance(source: Path, out: Path, genes: str | None, n_subspots: int | None, force: bool, **kwargs: Any) -> None:
-    """Enhance the spots of IN.h5ad and write the subspots."""
+def enhance(
+    source: Path,
+    out: Path,
+    genes: str | None,
+    n_subspots: int | None,
+    force: bool,
+    devices: int | None,
+    num_nodes: int | None,
+    batch_size: int | None,
+    **kwargs: Any,
+) -> None:
+    """Enhance the spots of IN.h5ad and write the subspots, piece by piece."""
     if out.resolve() == source.resolve():
         msg = f"--out is the input, {source}. Choose another file."
         raise ValueError(msg)
     if out.exists() and not force:
         msg = f"{out} exists. Choose another --out or pass --force."
         raise ValueError(msg)
-    if not out.parent.is_dir():
-        msg = f"The folder of --out, {out.parent}, does not exist. Make it first."
-        raise ValueError(msg)
     from soscope_scverse import tl
 
-    adata = _read(source)
+    machines = {"devices": devices, "num_nodes": num_nodes, "batch_size": batch_size}
     enhanced = tl.enhance(
-        adata,
+        _read(source, backed="r"),
         genes=None if genes is None else _gene_list(genes),
         n_subspots="auto" if n_subspots is None else n_subspots,
-        train_kwargs=_progress(),
+        train_kwargs=_progress() | {name: value for name, value in machines.items() if value is not None},
+        out=out,
+        overwrite=force,
         **kwargs,
     )
-    _write(enhanced, out)
-    click.echo(f"{adata.n_obs} spots -> {enhanced.n_obs} subspots x {enhanced.n_vars} genes: {out}")
+    click.echo(f"{enhanced.obs['spot'].nunique()} spots -> {enhanced.n_obs} subspots x {enhanced.n_vars} genes: {out}")
 
 
 @main.command()
@@ -156,12 +167,12 @@ def _gene_list(genes: str) -> list[str]:
     return [name.strip() for name in text if name.strip()]
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path, backed: Literal["r"] | None = None) -> Any:
     """Read an h5ad file; other HDF5 files fail in many ways."""
     import anndata
 
     try:
-        return anndata.read_h5ad(path)
+        return anndata.read_h5ad(path, backed=backed)
     except (KeyError, TypeError, OSError) as error:
         msg = f"Expected {path} to be an AnnData file (.h5ad), but it cannot be read as one: {error}"
         raise ValueError(msg) from error

@@ -194,9 +194,18 @@ def test_an_accelerator_that_is_not_there(folder, monkeypatch):
     assert_refused(enhance("--n-subspots", 4, "--accelerator", "cuda"), folder, "CUDAAccelerator")
 
 
+def test_a_store_and_machines(folder):
+    assert enhance("--n-subspots", 4, "--batch-size", 10, "--devices", 1, out="out.zarr").exit_code == 0
+    assert enhance("--n-subspots", 4, out="out.h5ad").exit_code == 0
+    assert listing(folder) == ["in.h5ad", "out.h5ad", "out.zarr", "section.png"]
+    assert ad.read_zarr("out.zarr").shape == ad.read_h5ad("out.h5ad").shape == (120, 5)
+    assert "'.zarr' or '.h5ad'" in enhance(out="out.txt").stderr
+    assert "Invalid value for '--devices'" in enhance("--devices", 0).stderr
+
+
 def test_files_that_are_not_there(folder):
     assert_refused(enhance(source="nowhere.h5ad"), folder, "'nowhere.h5ad' does not exist")
-    assert_refused(enhance(out="nowhere/out.h5ad"), folder, "The folder of --out, nowhere, does not exist")
+    assert_refused(enhance(out="nowhere/out.h5ad"), folder, "Make 'nowhere' first")
     missing = run("enhance", "in.h5ad")
     assert_refused(missing, folder, "Missing option '--out'")
 

@@ -316,3 +316,52 @@ def test_tiles_train_as_the_whole_does(prepared):
     assert np.isfinite(tiled.history["reconstruction_loss_validation"].to_numpy(float)).all()
     a, b = (model.get_enhanced().X for model in (whole, tiled))
     assert np.corrcoef(a.ravel(), b.ravel())[0, 1] > 0.9
+
+
+def test_a_model_of_wide_features(prepared, tmp_path):
+    narrow = prepared.obsm["subspot_features"]
+    mixed = narrow @ np.random.default_rng(0).normal(size=(narrow.shape[2], 300))
+    prepared.obsm["subspot_features"] = mixed.astype(np.float32)
+    model = train(prepared, max_epochs=10, n_image_components=16)
+    assert model.module.decoder.shift.shape == (32, 16)
+    enhanced = model.get_enhanced()
+    assert enhanced.obsm["image_features"].shape == (420, 300)
+    assert np.isfinite(enhanced.X).all()
+    model.save(tmp_path / "model", save_anndata=True)
+    again = SoScope.load(tmp_path / "model", accelerator="cpu").get_enhanced()
+    np.testing.assert_array_equal(again.X, enhanced.X)
+
+
+def test_a_fixed_number_of_steps(prepared):
+    model = train(prepared, max_epochs=None, train_options={"max_steps": 9})
+    assert len(model.history["train_loss"]) == 9
+    assert len(model.history["pretrain_train_loss"]) == 1
+    with pytest.raises(ValueError, match="max_steps"):
+        model.train(3, max_steps=3, **QUIET)
+
+
+def test_small_tiles_are_accumulated(prepared):
+    """A step takes the whole section, however it is cut; what is left is the noise of the latent states."""
+    options = {"masked": 0.0, "image_shrinkage": 0.0, "image_weight": 0.0}
+    runs = {size: {"pretrain_epochs": 0, "kl_weight": 0.0, "batch_size": size} for size in (60, 15)}
+    losses = [
+        train(prepared.copy(), max_epochs=20, train_options=run, **options).history["train_loss"].to_numpy(float)
+        for run in runs.values()
+    ]
+    assert len(losses[0]) == len(losses[1]) == 20
+    np.testing.assert_allclose(*losses, rtol=0.05)
+
+
+def test_mixed_precision(prepared):
+    expected = train(prepared.copy(), max_epochs=60).get_enhanced()
+    mixed = train(prepared, max_epochs=60, train_options={"precision": "bf16-mixed"})
+    assert {p.dtype for p in mixed.module.parameters()} == {torch.float32}
+    enhanced = mixed.get_enhanced()
+    assert np.isfinite(enhanced.X).all()
+    assert np.corrcoef(enhanced.X.ravel(), expected.X.ravel())[0, 1] > 0.98
+
+
+def test_a_file_backed_matrix(prepared, tmp_path):
+    prepared.write_h5ad(tmp_path / "spots.h5ad")
+    backed = train(ad.read_h5ad(tmp_path / "spots.h5ad", backed="r"), max_epochs=3)
+    np.testing.assert_array_equal(backed.get_enhanced().X, train(prepared, max_epochs=3).get_enhanced().X)

@@ -49,10 +49,9 @@ class Projection(NamedTuple):
 def fit_projection(features: np.ndarray, valid: np.ndarray, n_components: int, spots: np.ndarray) -> Projection:
     """Standardise image features and reduce those that are wider than `n_components` to their principal components.
 
-    The components are turned by a random rotation that is always the same. Dropping single features at random, as the
-    decoder does in training, is then the same ridge penalty in every direction of the reduced space, so that a
-    component counts as much as it varies; dropping principal components would penalise the strong ones as much as the
-    weak.
+    The components are turned until all of them vary alike. Dropping single ones at random, as the decoder does in
+    training, is then a ridge penalty of one strength in every direction of the reduced space, as it is for standardised
+    features that are not reduced; dropping principal components would hold back the strong ones as much as the weak.
 
     Parameters
     ----------
@@ -76,15 +75,44 @@ def fit_projection(features: np.ndarray, valid: np.ndarray, n_components: int, s
     if width <= n_components:
         return Projection(mean, np.diag(1 / scale))
 
-    correlation = np.zeros((width, width))
+    correlation = np.zeros((width, width), np.float32)
     for chunk in _chunks(features, spot, subspot):
         standard = ((chunk - mean) / scale).astype(np.float32)
-        correlation += standard.T @ standard
-    variance, components = eigh(correlation / len(spot), subset_by_index=(width - n_components, width - 1))
+        correlation += standard.T @ (standard / len(spot))
+    variance, components = eigh(correlation, overwrite_a=True, subset_by_index=(width - n_components, width - 1))
     components *= np.sign(components[np.abs(components).argmax(axis=0), np.arange(n_components)])
-    rotation = np.linalg.qr(np.random.default_rng(0).standard_normal((n_components, n_components)))[0]
     unit = np.sqrt(max(variance.mean(), 1e-12))
-    return Projection(mean, components @ rotation / (unit * scale[:, None]))
+    return Projection(mean, components @ levelling_rotation(variance) / (unit * scale[:, None]))
+
+
+def levelling_rotation(variance: np.ndarray) -> np.ndarray:
+    """Rotation of uncorrelated coordinates to ones that all have the mean variance.
+
+    One plane rotation after the other brings a coordinate to the mean (Chan and Li, Diagonal elements and eigenvalues
+    of a real symmetric matrix, 1983).
+
+    Returns
+    -------
+    n x n; coordinates are rows times this.
+    """
+    covariance, mean = np.diag(variance).astype(float), variance.mean(dtype=float)
+    rotation, left = np.eye(len(variance)), np.arange(len(variance))
+    while len(left) > 1:
+        diagonal = covariance[left, left]
+        high, low = left[diagonal.argmax()], left[diagonal.argmin()]
+        above, below = covariance[high, high] - mean, mean - covariance[low, low]
+        if above <= 0 or below <= 0:
+            break
+        # tangent t with below t^2 - 2 c t - above = 0 for the covariance c of the two
+        both = covariance[high, low]
+        tangent = (both - np.sqrt(both**2 + above * below)) / below
+        cosine = 1 / np.hypot(1, tangent)
+        plane, turn = [high, low], cosine * np.array([[1, -tangent], [tangent, 1]])
+        covariance[:, plane] = covariance[:, plane] @ turn
+        covariance[plane] = turn.T @ covariance[plane]
+        rotation[:, plane] = rotation[:, plane] @ turn
+        left = left[left != high]
+    return rotation
 
 
 def _chunks(features: np.ndarray, spot: np.ndarray, subspot: np.ndarray) -> Iterator[np.ndarray]:

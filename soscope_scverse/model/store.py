@@ -61,7 +61,7 @@ def _h5ad_arrays(part: Path, frame: AnnData, places: list[str], chunks: tuple[in
 
 @contextmanager
 def _zarr_arrays(part: Path, frame: AnnData, places: list[str], chunks: tuple[int, int]) -> Iterator[Arrays]:
-    with ad.settings.override(zarr_write_format=3):
+    with ad.settings.override(zarr_write_format=3, auto_shard_zarr_v3=False):
         frame.write_zarr(part)
     group = zarr.open_group(part, mode="r+", use_consolidated=False)
     arrays = {}

@@ -1,0 +1,163 @@
+"""Results that are written piece by piece."""
+
+import anndata as ad
+import dask.array
+import numpy as np
+import pytest
+import scanpy as sc
+import torch
+import zarr
+
+from soscope_scverse import SoScope, pp, tl
+from soscope_scverse.model import prediction, store
+
+QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def trained(_section, _prepared):
+    """A model of spots some of which have fewer subspots."""
+    adata = _prepared.copy()
+    positions = adata.obsm["subspots"].copy()
+    positions[::3, 4:] = np.nan
+    features = adata.obsm["subspot_features"]
+    pp.subspots(adata, positions=positions)
+    adata.obsm["subspot_features"] = features
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        SoScope.setup_anndata(adata)
+        model = SoScope(adata, test_picture=False)
+        model.train(6, **QUIET)
+    return model
+
+
+def seeded(model, **kwargs):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return model.get_enhanced(**kwargs)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("name", ["enhanced.zarr", "enhanced.h5ad"])
+@pytest.mark.parametrize("n_samples", [0, 3])
+def test_what_is_written_is_what_is_returned(trained, tmp_path, name, n_samples):
+    options = {"n_samples": n_samples, "batch_size": 7, "uns": {"note": "mine"}}
+    expected = seeded(trained, **options)
+    lazy = seeded(trained, out=tmp_path / name, **options)
+    assert names(tmp_path) == [name]
+    read = ad.read_zarr(tmp_path / name) if name.endswith("zarr") else ad.read_h5ad(tmp_path / name)
+    for result in (lazy, read):
+        assert result.shape == expected.shape == (360, 8)
+        np.testing.assert_array_equal(np.asarray(result.X), expected.X)
+        assert set(result.layers) == set(expected.layers) == ({"std", "q05", "q95"} if n_samples else set())
+        for layer in expected.layers:
+            np.testing.assert_array_equal(np.asarray(result.layers[layer]), expected.layers[layer])
+        for slot in ("spatial", "image_features"):
+            np.testing.assert_array_equal(np.asarray(result.obsm[slot]), expected.obsm[slot])
+        assert result.obs.astype(str).equals(expected.obs.astype(str))
+        assert list(result.var_names) == list(expected.var_names)
+        assert result.uns["note"] == "mine"
+        assert set(result.uns["spatial"]) == set(expected.uns["spatial"])
+    for array in (lazy.X, *lazy.layers.values(), lazy.obsm["image_features"]):
+        assert isinstance(array, dask.array.Array)
+
+
+def test_the_store_is_zarr_3_in_chunks(trained, tmp_path):
+    trained.get_enhanced(out=tmp_path / "enhanced.zarr", batch_size=10)
+    x = zarr.open_group(tmp_path / "enhanced.zarr", mode="r")["X"]
+    assert x.metadata.zarr_format == 3
+    assert x.chunks == (70, 8)
+
+
+@pytest.mark.parametrize("batch_size", [1, 11, 1000])
+def test_the_result_does_not_depend_on_the_blocks(trained, batch_size):
+    blocks = trained.get_enhanced(batch_size=batch_size)
+    np.testing.assert_allclose(blocks.X, trained.get_enhanced().X, rtol=1e-5, atol=1e-6)
+
+
+def test_many_draws_take_smaller_blocks(trained):
+    tiles = trained._tiles(trained._section())
+    assert prediction.block_spots(tiles, 1000, 0) == 5_000_000 // 7000
+    assert prediction.block_spots(tiles, 1000, 200) == 250_000 // 7000
+    assert prediction.block_spots(tiles, 10**9, 0) == 1
+
+
+@pytest.mark.parametrize("name", ["enhanced.zarr", "enhanced.h5ad"])
+@pytest.mark.parametrize("fault", [KeyboardInterrupt, OSError("No space left on device"), RuntimeError("killed")])
+def test_an_interrupted_run_leaves_nothing(trained, tmp_path, monkeypatch, name, fault):
+    decoded, calls = prediction._decoded, []
+
+    def broken(*args):
+        calls.append(args)
+        if len(calls) > 2:
+            raise fault
+        return decoded(*args)
+
+    monkeypatch.setattr(prediction, "_decoded", broken)
+    with pytest.raises(BaseException, match="" if fault is KeyboardInterrupt else str(fault)):
+        trained.get_enhanced(out=tmp_path / name, batch_size=10)
+    assert names(tmp_path) == []
+
+    monkeypatch.undo()
+    trained.get_enhanced(out=tmp_path / name)
+    before = store.open_lazily(tmp_path / name).X.compute()
+    calls.clear()
+    monkeypatch.setattr(prediction, "_decoded", broken)
+    with pytest.raises(BaseException, match="" if fault is KeyboardInterrupt else str(fault)):
+        trained.get_enhanced(out=tmp_path / name, batch_size=10, overwrite=True, expectation="prior")
+    assert names(tmp_path) == [name]
+    np.testing.assert_array_equal(store.open_lazily(tmp_path / name).X.compute(), before)
+
+
+@pytest.mark.parametrize("name", ["enhanced.zarr", "enhanced.h5ad"])
+def test_overwriting(trained, tmp_path, name):
+    trained.get_enhanced(out=tmp_path / name)
+    with pytest.raises(ValueError, match="overwrite=True"):
+        trained.get_enhanced(out=tmp_path / name)
+    prior = trained.get_enhanced(out=tmp_path / name, overwrite=True, expectation="prior")
+    np.testing.assert_array_equal(prior.X.compute(), trained.get_enhanced(expectation="prior").X)
+    assert names(tmp_path) == [name]
+
+
+@pytest.mark.parametrize(("name", "message"), [("enhanced.csv", r"\.zarr"), ("nowhere/enhanced.zarr", "nowhere")])
+def test_a_place_that_cannot_be_written_to_is_refused_before_any_work(section, tmp_path, monkeypatch, name, message):
+    monkeypatch.setattr(SoScope, "train", lambda *args, **kwargs: pytest.fail("training started"))
+    with pytest.raises(ValueError, match=message):
+        tl.enhance(section.adata, image=section.image, out=tmp_path / name)
+    (tmp_path / "there.zarr").mkdir()
+    with pytest.raises(ValueError, match="new path"):
+        tl.enhance(section.adata, image=section.image, out=tmp_path / "there.zarr")
+
+
+def test_one_call_from_file_to_file(section, tmp_path):
+    adata = section.adata
+    adata.layers["counts"] = adata.X.copy()
+    adata.write_h5ad(tmp_path / "spots.h5ad")
+    options = {
+        "image": section.image,
+        "max_epochs": 4,
+        "accelerator": "cpu",
+        "train_kwargs": {"enable_progress_bar": False},
+    }
+    backed = ad.read_h5ad(tmp_path / "spots.h5ad", backed="r")
+    for layer in (None, "counts"):
+        enhanced = tl.enhance(backed, out=tmp_path / "enhanced.zarr", overwrite=True, layer=layer, **options)
+        assert backed.isbacked
+        expected = tl.enhance(adata, layer=layer, **options)
+        np.testing.assert_array_equal(enhanced.X.compute(), expected.X)
+        assert enhanced.uns["soscope"]["arguments"] == expected.uns["soscope"]["arguments"]
+        picture = enhanced.uns["spatial"]["synthetic"]["images"]["hires"]
+        np.testing.assert_array_equal(picture, expected.uns["spatial"]["synthetic"]["images"]["hires"])
+
+
+def test_scanpy_goes_on_without_reading_everything(trained, tmp_path):
+    lazy = trained.get_enhanced(out=tmp_path / "enhanced.zarr", batch_size=7)
+    plain = trained.get_enhanced(batch_size=7)
+    for adata in (lazy, plain):
+        sc.pp.normalize_total(adata, target_sum=100)
+        sc.pp.log1p(adata)
+    assert isinstance(lazy.X, dask.array.Array)
+    np.testing.assert_allclose(lazy.X.compute(), plain.X, rtol=1e-5)
