@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import uuid
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 import zarr
 from anndata import AnnData
 from anndata.experimental import read_elem_lazy
+from zarr.errors import ZarrUserWarning
 
 Arrays: TypeAlias = dict[str, Any]
 """Arrays by their place in the AnnData, as "X" or "layers/std"; rows can be assigned to."""
@@ -41,7 +43,9 @@ def new_store(path: Path, frame: AnnData, places: list[str], chunk_rows: int) ->
         with make(part, frame, places, (min(chunk_rows, max(frame.n_obs, 1)), frame.n_vars)) as arrays:
             yield arrays
         if part.suffix == ".zarr":
-            zarr.consolidate_metadata(part)
+            with warnings.catch_warnings():  # other readers of zarr 3 may not know it; anndata does
+                warnings.simplefilter("ignore", ZarrUserWarning)
+                zarr.consolidate_metadata(part)
             _remove(path)  # a folder does not replace another one
         part.replace(path)
     finally:

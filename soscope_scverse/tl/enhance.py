@@ -157,8 +157,7 @@ def enhance(
         torch.manual_seed(seed)
         SoScope.setup_anndata(spots, layer=layer, library_key=library_key)
         model = SoScope(spots, likelihood=likelihood, **arguments["model_kwargs"])
-        epochs: dict[str, Any] = {} if max_epochs is None else {"max_epochs": max_epochs}
-        model.train(accelerator=accelerator, **epochs, **arguments["train_kwargs"])
+        model.train(**{"max_epochs": max_epochs, "accelerator": accelerator} | arguments["train_kwargs"])
         if save_model is not None:
             _save(model, save_model)
         uns = {keys.RESULT: _record(spots, model, seed, arguments)}
