@@ -193,7 +193,7 @@ def with_profiles(
     if out is None:
         arrays = {place: np.empty(frame.shape, np.float32) for place in places}
         fill(arrays)
-        frame = frame.copy()
+        frame = frame.copy()  # its arrays may be those of the spots
         for place, values in arrays.items():
             who.from_first(values)
             if place == "X":

@@ -124,7 +124,8 @@ class SoScope(BaseModelClass):
     """
 
     history_: dict[str, pd.DataFrame] | None
-    trainer: Trainer | None = None
+    trainer: Any = None
+    """Lightning's trainer of the last training."""
 
     def __init__(
         self,
@@ -321,11 +322,12 @@ class SoScope(BaseModelClass):
             "benchmark": False,
             "gradient_clip_val": 5.0,
             "log_every_n_steps": 1,
-            "check_val_every_n_epoch": None if held_out is None else 10,
-            "use_distributed_sampler": False,
+            "use_distributed_sampler": False,  # the tiles are spread by the data module
         } | trainer_kwargs
         n_processes = _n_processes(trainer_kwargs)
         data = TileDataModule(tiles, batch_size, held_out, seed=torch.initial_seed(), n_processes=n_processes)
+        # about every ten steps
+        trainer_kwargs.setdefault("check_val_every_n_epoch", max(1, 10 // data.n_steps) if data.n_val else None)
         if max_steps is None:
             max_steps = _N_STEPS if max_epochs is None else max_epochs * data.n_steps
         if pretrain_epochs is None:
@@ -340,6 +342,8 @@ class SoScope(BaseModelClass):
             trainer_kwargs = _EARLY_STOPPING | trainer_kwargs
         self._fit(module, data, max_steps, plan, trainer_kwargs)
         self.history_ = history | (self.history_ or {})
+        if n_processes > 1:  # scvi-tools would put the models of all processes on the first device
+            self.to_device(self.trainer.strategy.root_device)
         if held_out is not None:
             module.scale_depth(1 / train_size)
 
@@ -477,6 +481,7 @@ class SoScope(BaseModelClass):
             If an argument is none of its choices, or `out` cannot be written to; before any work.
         """
         check.one_of("expectation", expectation, ["conditional", "prior"])
+        check.at_least("n_samples", n_samples, 0)
         if batch_size is not None:
             check.at_least("batch_size", batch_size, 1)
         path = None if out is None else check.output("out", out, overwrite=overwrite)

@@ -24,6 +24,7 @@ PRESETS = {
             "observation": "gaussian",
             "dispersion": "subspot",
             "image_shrinkage": 0.0,
+            "n_image_components": 2048,
             "test_picture": False,
             "depth_noise": 0.0,
             "masked": 0.0,
