@@ -39,6 +39,20 @@ class Encoder(ABC):
         Features (n_targets x n_image_features float32, finite) and their names.
         """
 
+    def anchored(self, origin: np.ndarray) -> Encoder:
+        """Return the encoder for parts of a section, which are encoded one by one and must fit together.
+
+        Parameters
+        ----------
+        origin
+            The least x and y of all positions of the section, rounded down to whole pixels.
+
+        Returns
+        -------
+        The encoder itself, unless it lays a grid over the picture: then one whose grid starts at ``origin``.
+        """
+        return self
+
 
 _ENCODERS: dict[str, Callable[[], Encoder]] = {}
 
@@ -180,10 +194,17 @@ class Texture(Encoder):
     positions, not at the corner of the picture, so a shift of both by whole pixels changes nothing.
     """
 
+    def __init__(self, origin: np.ndarray | None = None) -> None:
+        self._origin = origin
+
+    def anchored(self, origin: np.ndarray) -> Texture:
+        """Return the encoder whose blocks start at ``origin``; see :meth:`Encoder.anchored`."""
+        return Texture(origin)
+
     def encode(self, source: ImageSource, centres: np.ndarray, width: float) -> tuple[np.ndarray, list[str]]:
         """Compute the statistics for every position; see :meth:`Encoder.encode`."""
         block = max(1, int(width // _BLOCKS))
-        origin = np.floor(centres.min(axis=0)).astype(int)
+        origin = np.floor(centres.min(axis=0) if self._origin is None else self._origin).astype(int)
         positions, reach = (centres - origin) / block, width / block / 2 + _MARGIN
         n_columns = int(positions[:, 0].max() + 2 * reach) + 2
         bands = positions[:, 1] // max(2 * reach, _BAND_BLOCKS // n_columns)

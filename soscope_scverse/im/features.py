@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from anndata import AnnData
@@ -15,7 +15,12 @@ from soscope_scverse import _validation as validation
 from soscope_scverse.im.encoders import Encoder, TileFunction, get_encoder
 from soscope_scverse.im.source import ImageSource, embedded_image, library_entry, open_image
 
+if TYPE_CHECKING:
+    from distributed import Client
+
 _PATCH_IN_PITCHES = 4
+_BAND_IN_PATCHES = 8
+"""Height of a band in widths of the patch. Neighbouring bands both read the patch width between them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +39,7 @@ def features(
     image_scale: float | None = None,
     key_added: str = keys.FEATURES,
     library_key: str | None = None,
+    client: Client | None = None,
     copy: bool = False,
 ) -> AnnData | None:
     """Describe the tissue around every subspot.
@@ -61,6 +67,11 @@ def features(
         Where to write.
     library_key
         Column of ``obs`` that names the section of a spot; sections are computed one after another.
+    client
+        ``distributed.Client`` of the Dask cluster that computes the features. Positions are encoded in bands of eight
+        patch widths, each of which is one task; the result is the same with and without a cluster. Files are opened by
+        the workers, so their paths must lead to them there. JPEG and PNG files are decoded by every worker as a whole;
+        for large pictures a tiled TIFF or a chunked array is the better choice.
     copy
         Return a changed copy instead of writing to ``adata``.
 
@@ -101,7 +112,7 @@ def features(
         raise ValueError(msg)
 
     widths = context * radii * [section.source.scale for section in sections]
-    adata.obsm[key_added], names = _encode(model, sections, subspots, valid, widths)
+    adata.obsm[key_added], names = _encode(model, sections, subspots, valid, widths, client)
     adata.uns[key_added] = {
         "encoder": model.name,
         "context": float(context),
@@ -114,7 +125,12 @@ def features(
 
 
 def _encode(
-    model: Encoder, sections: list[_Section], subspots: np.ndarray, valid: np.ndarray, widths: np.ndarray
+    model: Encoder,
+    sections: list[_Section],
+    subspots: np.ndarray,
+    valid: np.ndarray,
+    widths: np.ndarray,
+    client: Client | None,
 ) -> tuple[np.ndarray, list[str]]:
     """Features of all sections, n_spots x n_subspots x n_image_features, and their names."""
     names: list[str] = []
@@ -123,12 +139,44 @@ def _encode(
         inside = valid & section.rows[:, None]
         if not inside.any():
             continue
-        values, names = model.encode(section.source, subspots[inside] * section.source.scale, width)
+        values, names = _encode_section(model, section.source, subspots[inside] * section.source.scale, width, client)
         section.source.release()  # One decoded picture at a time, however many sections there are.
         if not encoded.size:
             encoded = np.zeros((*valid.shape, len(names)), dtype=np.float32)
         encoded[inside] = values
     return encoded, names
+
+
+def _encode_section(
+    model: Encoder, source: ImageSource, centres: np.ndarray, width: float, client: Client | None
+) -> tuple[np.ndarray, list[str]]:
+    """Features of the positions of one section, band by band, here or as tasks of a cluster."""
+    model = model.anchored(np.floor(centres.min(axis=0)))
+    bands = _bands(centres, width)
+    parts = [centres[band] for band in bands]
+    if client is None:
+        encoded = [model.encode(source, part, width) for part in parts]
+    else:
+        # Sent once to the workers that need them, rather than with every task.
+        shared = [client.scatter(thing, hash=False) for thing in (model, source.for_tasks())]
+        encoded = client.gather(client.map(_encode_band, parts, model=shared[0], source=shared[1], width=width))
+    values, names = zip(*encoded, strict=True)
+    features = np.empty((len(centres), len(names[0])), dtype=np.float32)
+    features[np.concatenate(bands)] = np.concatenate(values)
+    return features, names[0]
+
+
+def _encode_band(
+    centres: np.ndarray, model: Encoder, source: ImageSource, width: float
+) -> tuple[np.ndarray, list[str]]:
+    return model.encode(source, centres, width)
+
+
+def _bands(centres: np.ndarray, width: float) -> list[np.ndarray]:
+    """Indices of the positions in every band of rows; they depend on positions and patch alone, as results must."""
+    y = centres[:, 1]
+    _, band = np.unique((y - y.min()) // (_BAND_IN_PATCHES * width), return_inverse=True)
+    return np.split(np.argsort(band, kind="stable"), np.cumsum(np.bincount(band))[:-1])
 
 
 def check_coordinates(

@@ -103,6 +103,13 @@ class ImageSource:
         if isinstance(self.pixels, _Decoded):
             self.pixels.release()
 
+    def for_tasks(self) -> ImageSource:
+        """Return the picture as the tasks of a cluster read it: dask arrays are computed in the task that asks.
+
+        A file travels as its path, which all workers must reach; an array in memory travels as it is.
+        """
+        return replace(self, pixels=_InTask(self.pixels)) if hasattr(self.pixels, "__dask_graph__") else self
+
     def _read_inside(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
         window = {"y": slice(y0, y1), "x": slice(x0, x1), "c": slice(None)}
         block = np.asarray(self.pixels[tuple(window[axis] for axis in self.axes)])
@@ -280,11 +287,25 @@ def _open_decoded(picture: _Decoded) -> ImageSource:
     return ImageSource(picture, "yxc" if len(picture.shape) == 3 else "yx")
 
 
+class _InTask:
+    """Dask array whose pieces are computed where they are read.
+
+    By default a piece would become tasks of the cluster that the reading task waits for, and occupies.
+    """
+
+    def __init__(self, pixels: Any) -> None:
+        self._pixels = pixels
+        self.shape, self.dtype = pixels.shape, pixels.dtype
+
+    def __getitem__(self, window: Any) -> np.ndarray:
+        return np.asarray(self._pixels[window].compute(scheduler="synchronous"))
+
+
 class _Decoded:
     """JPEG or PNG as an array whose size is known at once and whose pixels are decoded when first read."""
 
     def __init__(self, file_type: Callable[[Path], ImageFile], path: Path) -> None:
-        self._file_type, self._path = file_type, path
+        self._file_type, self._path = file_type, path.absolute()
         self._array: np.ndarray | None = None
         with file_type(path) as picture:
             bands = {"L": 1, "I;16": 1, "I": 1, "RGB": 3}.get(picture.mode)
@@ -300,6 +321,9 @@ class _Decoded:
             self._array = decoded.astype(self.dtype, copy=False)
         return self._array[window]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Decoded, (self._file_type, self._path)
+
     def release(self) -> None:
         self._array = None
 
@@ -309,30 +333,34 @@ def _is_transparent(picture: ImageFile) -> bool:
 
 
 def _open_tiff(path: Path) -> ImageSource:
-    file = tifffile.TiffFile(path)
-    series = file.series[0]
-    axes = series.axes.lower().replace("s", "c")
-    colours = getattr(series.keyframe.photometric, "name", None)
+    with tifffile.TiffFile(path) as file:
+        series = file.series[0]
+        axes = series.axes.lower().replace("s", "c")
+        colours = getattr(series.keyframe.photometric, "name", None)
     if sorted(axes.replace("c", "")) != ["x", "y"] or axes.count("c") > 1 or colours not in _TIFF_COLOURS:
-        file.close()
         msg = (
             f"Expected a TIFF with one grey, RGB or RGBA picture, found axes {series.axes!r}, shape {series.shape} and "
             f"colours {colours} in {path}. Convert it, or pass the plane to use as an array."
         )
         raise ValueError(msg)
-    return ImageSource(_Tiff(file), axes)
+    return ImageSource(_Tiff(path), axes)
 
 
 class _Tiff:
     """Full resolution of a TIFF as an array that is read in part; the file is closed with the last reference."""
 
-    def __init__(self, file: tifffile.TiffFile) -> None:
+    def __init__(self, path: Path) -> None:
+        self._path = path.absolute()
+        file = tifffile.TiffFile(path)
         self._pixels = zarr.open_array(file.series[0].aszarr(level=0), mode="r")
         self.shape, self.dtype = self._pixels.shape, self._pixels.dtype
         weakref.finalize(self, file.close)
 
     def __getitem__(self, window: Any) -> np.ndarray:
         return np.asarray(self._pixels[window])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Tiff, (self._path,)
 
 
 def _mirrored(start: int, stop: int, size: int) -> np.ndarray:
