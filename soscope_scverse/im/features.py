@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,8 +17,10 @@ from soscope_scverse.im.encoders import Encoder, TileFunction, get_encoder
 from soscope_scverse.im.source import ImageSource, embedded_image, library_entry, open_image
 
 if TYPE_CHECKING:
+    import torch
     from distributed import Client
 
+_PRECOMPUTED = "precomputed"
 _PATCH_IN_PITCHES = 4
 _BAND_IN_PATCHES = 8
 """Height of a band in widths of the patch. Neighbouring bands both read the patch width between them."""
@@ -34,7 +37,10 @@ def features(
     adata: AnnData,
     image: Any = None,
     *,
-    encoder: str | Encoder | TileFunction = "texture",
+    encoder: str | Encoder | TileFunction | torch.nn.Module = "texture",
+    weights: str | PathLike | None = None,
+    device: str | torch.device | None = None,
+    batch_size: int | None = None,
     context: float | None = None,
     image_scale: float | None = None,
     key_added: str = keys.FEATURES,
@@ -53,8 +59,18 @@ def features(
         Picture of any kind that :func:`open_image` takes, a dict of one picture for each section of ``library_key``, or
         None for the picture in ``uns["spatial"]`` ("hires", else "lowres", with its scale factor).
     encoder
-        "texture" (colour, stain and texture statistics, no weights), another registered name, an :class:`Encoder`, or
-        a function of uint8 tiles (n_tiles x height x width x 3) that returns n_tiles x n_image_features.
+        What describes a patch:
+
+        - "texture": colour, stain and texture statistics, without weights;
+        - "inception_v3": the network of the paper, 2,048 features, see :class:`InceptionV3`;
+        - "timm:NAME": a network of timm, see :class:`Timm`;
+        - another registered name, or an :class:`Encoder`;
+        - a function of uint8 RGB tiles (n_tiles x height x width x 3) that returns n_tiles x n_image_features, or a
+          ``torch.nn.Module``, see :class:`ModuleEncoder`;
+        - "precomputed": nothing is computed. The features that lie in ``obsm[key_added]`` already are checked and
+          recorded; no picture and no other argument is used.
+    weights, device, batch_size
+        Of the deep encoders, see :class:`NetworkEncoder`; functions and modules have a ``batch_size``, too.
     context
         Width of the square patch that describes a subspot, in spot radii. Default: four times the distance of
         neighbouring subspots. "texture" uses windows of 1/8, 1/4, 1/2 and all of it, by default half a subspot to four.
@@ -83,10 +99,13 @@ def features(
         n_spots x n_subspots x n_image_features float32, not standardised, 0 for padded subspots.
     ``uns[key_added]``
         "encoder" (name), "context" (spot radii), "feature_names", "patch_pixels" (width of the patch in pixels of the
-        picture, one for each section), and with ``library_key`` "sections" (their names).
+        picture, one for each section), with ``library_key`` "sections" (their names), and with ``weights`` "weights".
+        With "precomputed" only "encoder" and "feature_names".
 
     Raises
     ------
+    FileNotFoundError
+        If the weights of the encoder are nowhere and cannot be downloaded.
     ValueError
         If slots, pictures or the encoder are missing or of a wrong form, or if coordinates leave the picture, see
         :func:`check_coordinates`.
@@ -96,9 +115,12 @@ def features(
     Tissue beyond the border of the picture is mirrored. The reader takes only the part of the picture that holds
     subspots, and files other than JPEG and PNG are never loaded as a whole.
     """
-    model = get_encoder(encoder)
     adata = adata.copy() if copy else adata
     subspots, valid = _subspots(adata)
+    if isinstance(encoder, str) and encoder == _PRECOMPUTED:
+        _adopt(adata, key_added, valid)
+        return adata if copy else None
+    model = get_encoder(encoder, weights=weights, device=device, batch_size=batch_size)
     sections = _sections(adata, image, image_scale, library_key)
     for section in sections:
         _check_section(adata, section)
@@ -119,9 +141,29 @@ def features(
         "feature_names": np.array(names),
         "patch_pixels": widths,
     }
+    if weights is not None:
+        adata.uns[key_added]["weights"] = fspath(weights)
     if library_key is not None:
         adata.uns[key_added]["sections"] = np.array([section.library for section in sections])
     return adata if copy else None
+
+
+def _adopt(adata: AnnData, key: str, valid: np.ndarray) -> None:
+    """Check features that the user wrote, and record them as those of an encoder."""
+    given: Any = np.asarray(adata.obsm.get(key, np.empty(0)))
+    if given.ndim != 3 or given.shape[:2] != valid.shape or not np.isfinite(given[valid]).all():
+        found = (
+            f"shape {given.shape} and finite={np.isfinite(given).all()}" if key in adata.obsm else sorted(adata.obsm)
+        )
+        msg = (
+            f"Expected finite features, n_spots x n_subspots x n_image_features with {valid.shape} subspots, in "
+            f"`adata.obsm['{key}']` for encoder 'precomputed', found "
+            f"{found}. Write them there, or use another encoder."
+        )
+        raise ValueError(msg)
+    adata.obsm[key] = np.where(valid[..., None], given, 0).astype(np.float32)
+    names = [f"{_PRECOMPUTED}_{i}" for i in range(given.shape[2])]
+    adata.uns[key] = {"encoder": _PRECOMPUTED, "feature_names": np.array(names)}
 
 
 def _encode(
