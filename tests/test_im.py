@@ -330,14 +330,12 @@ def test_other_pictures_are_refused(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::SyntaxWarning")
-def test_image_container_brings_its_scale_and_must_be_whole():
+def test_image_container_brings_its_scale():
     from squidpy.im import ImageContainer
 
     container = ImageContainer(tissue(), layer="image", scale=0.5)
     assert im.open_image(container).scale == 0.5
     assert im.open_image(container, scale=1).scale == 1
-    with pytest.raises(ValueError, match="uncropped"):
-        im.open_image(container.crop_corner(10, 10, size=50))
 
 
 # Scale and embedded pictures

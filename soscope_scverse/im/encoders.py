@@ -30,6 +30,11 @@ class Encoder(ABC):
 
     name: str
 
+    @property
+    def pixels(self) -> float:
+        """Pixels across the patch that suffice: of a pyramid a coarser level is read. Default: as many as there are."""
+        return float("inf")
+
     @abstractmethod
     def encode(self, source: ImageSource, centres: np.ndarray, width: float) -> tuple[np.ndarray, list[str]]:
         """Describe the square patch around every position.
@@ -301,6 +306,11 @@ class Texture(Encoder):
 
     def __init__(self, origin: np.ndarray | None = None) -> None:
         self._origin = origin
+
+    @property
+    def pixels(self) -> float:
+        """Four across the coarsest blocks; see :attr:`Encoder.pixels`."""
+        return 4 * _BLOCKS
 
     def anchored(self, origin: np.ndarray) -> Texture:
         """Return the encoder whose blocks start at ``origin``; see :meth:`Encoder.anchored`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
@@ -133,6 +133,7 @@ def features(
         msg = f"Expected a positive `context` in spot radii, found {context}. Pass the width of a subspot's patch."
         raise ValueError(msg)
 
+    sections = [_at_level(section, context * radius, model) for section, radius in zip(sections, radii, strict=True)]
     widths = context * radii * [section.source.scale for section in sections]
     adata.obsm[key_added], names = _encode(model, sections, subspots, valid, widths, client)
     adata.uns[key_added] = {
@@ -181,12 +182,19 @@ def _encode(
         inside = valid & section.rows[:, None]
         if not inside.any():
             continue
-        values, names = _encode_section(model, section.source, subspots[inside] * section.source.scale, width, client)
+        values, names = _encode_section(
+            model, section.source, section.source.to_pixels(subspots[inside]), width, client
+        )
         section.source.release()  # One decoded picture at a time, however many sections there are.
         if not encoded.size:
             encoded = np.zeros((*valid.shape, len(names)), dtype=np.float32)
         encoded[inside] = values
     return encoded, names
+
+
+def _at_level(section: _Section, width: float, model: Encoder) -> _Section:
+    """The section with the level of its picture that suffices for patches of a width in full-resolution pixels."""
+    return replace(section, source=section.source.coarsened(width * section.source.scale / model.pixels))
 
 
 def _encode_section(
@@ -341,17 +349,19 @@ def _median(values: np.ndarray) -> float:
 def _check_section(adata: AnnData, section: _Section) -> None:
     xy = _section_positions(adata, section)
     source, margin = section.source, _margin(adata, section)
-    n_outside = _n_outside(xy, source, source.scale, margin)
+    n_outside = _n_outside(xy, source, margin)
     if not n_outside:
         return
-    (left, top), (right, bottom) = xy.min(axis=0) * source.scale, xy.max(axis=0) * source.scale
+    pixels = source.to_pixels(xy)
+    (left, top), (right, bottom) = pixels.min(axis=0), pixels.max(axis=0)
+    moved = f" plus {source.offset}" if any(source.offset) else ""
     where = "" if section.library is None else f" of section {section.library!r}"
     hints = _hints(adata, section, xy, margin) or [
         "check that the picture belongs to these coordinates, or drop the spots"
     ]
     msg = (
         f"Expected all positions{where} in the picture, found {n_outside} of {len(xy)} outside: coordinates times "
-        f"{source.scale:g} run over x = {left:.0f} to {right:.0f} and y = {top:.0f} to {bottom:.0f}, "
+        f"{source.scale:g}{moved} run over x = {left:.0f} to {right:.0f} and y = {top:.0f} to {bottom:.0f}, "
         f"the picture is {source.width} wide and {source.height} high. What to do: {'; '.join(hints)}."
     )
     raise ValueError(msg)
@@ -373,21 +383,25 @@ def _margin(adata: AnnData, section: _Section) -> float:
     return 0.0 if np.isnan(pitch) else pitch
 
 
-def _n_outside(xy: np.ndarray, source: ImageSource, scale: float, margin: float) -> int:
-    end = np.array([source.width, source.height]) / scale
-    return int(((xy < -margin) | (xy > end + margin)).any(axis=1).sum())
+def _n_outside(xy: np.ndarray, source: ImageSource, margin: float) -> int:
+    pixels, margin = source.to_pixels(xy), margin * source.scale
+    return int(((pixels < -margin) | (pixels > np.array([source.width, source.height]) + margin)).any(axis=1).sum())
 
 
 def _hints(adata: AnnData, section: _Section, xy: np.ndarray, margin: float) -> list[str]:
     source = section.source
     hints = []
-    if not _n_outside(xy[:, ::-1], source, source.scale, margin):
+    if not _n_outside(xy[:, ::-1], source, margin):
         hints.append("exchange x and y, which would fit")
     factors = library_entry(adata, section.library).get("scalefactors", {})
     named = {
         name: float(factor) for name, factor in factors.items() if name.startswith("tissue_") and float(factor) > 0
     }
-    fitting = {name: factor for name, factor in named.items() if not _n_outside(xy, source, factor, margin)}
+    fitting = {
+        name: factor
+        for name, factor in named.items()
+        if not _n_outside(xy, replace(source, scale=factor, offset=(0.0, 0.0)), margin)
+    }
     if fitting:
         name = max(fitting, key=fitting.__getitem__)
         hints.append(f"pass `image_scale={fitting[name]:g}`, the `{name}` in `uns['spatial']`, which would fit")

@@ -75,6 +75,11 @@ class NetworkEncoder(TiledEncoder):
         network.module.eval()
         return network
 
+    @property
+    def pixels(self) -> float:
+        """Width of the network's input; see :attr:`Encoder.pixels`."""
+        return self.network.size[1]
+
     def prepare(self, tile: np.ndarray) -> np.ndarray:
         """Resize a tile to the input of the network."""
         import torch
