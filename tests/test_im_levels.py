@@ -34,9 +34,9 @@ def halved(image, n):
     return image[half : HEIGHT // step * step : step, half : WIDTH // step * step : step]
 
 
-def ome_tiff(path, image):
+def ome_tiff(path, image, **metadata):
     with tifffile.TiffWriter(path, bigtiff=True) as file:
-        file.write(image, tile=(64, 64), photometric="rgb", subifds=2, metadata={"axes": "YXS"})
+        file.write(image, tile=(64, 64), photometric="rgb", subifds=2, metadata={"axes": "YXS"} | metadata)
         for n in (1, 2):
             file.write(halved(image, n), tile=(64, 64), photometric="rgb", subfiletype=1)
     return path
@@ -45,7 +45,9 @@ def ome_tiff(path, image):
 def svs(path, image):
     with tifffile.TiffWriter(path) as file:
         kwargs = {"photometric": "rgb", "metadata": None}
-        file.write(image, tile=(64, 64), description="Aperio Image Library v12\r\n601x401|AppMag = 20", **kwargs)
+        file.write(
+            image, tile=(64, 64), description="Aperio Image Library v12\r\n601x401|AppMag = 20|MPP = 0.5", **kwargs
+        )
         file.write(image[::9, ::9], description="Aperio Image Library v12\r\nthumbnail", **kwargs)
         for n in (1, 2):
             file.write(halved(image, n), tile=(64, 64), description="Aperio Image Library v12\r\nlevel", **kwargs)
@@ -144,6 +146,7 @@ def test_texture_of_a_pyramid_is_that_of_the_level_it_takes(pyramid, tmp_path):
 # Places
 
 
+@pytest.mark.filterwarnings("ignore::SyntaxWarning")
 def test_crops_of_an_image_container_keep_their_place():
     from squidpy.im import ImageContainer
 
@@ -258,3 +261,61 @@ def test_dark_and_flat_channels():
 def test_channels_that_are_not_there_are_refused(channels):
     with pytest.raises(ValueError, match="one to three of the channels 0 to 4"):
         im.open_image(fluorescence(), channels=channels)
+
+
+# Micrometres, and several widths
+
+
+def recorded(image, adata=None, **kwargs):
+    adata = section() if adata is None else adata
+    im.features(adata, image, **kwargs)
+    return adata.obsm["subspot_features"], adata.uns["subspot_features"]
+
+
+def test_context_in_micrometres_of_the_file(tmp_path):
+    micrometres = {"PhysicalSizeX": 0.5, "PhysicalSizeXUnit": "µm"}
+    nanometres = {"PhysicalSizeX": 500, "PhysicalSizeXUnit": "nm"}
+    images = [
+        ome_tiff(tmp_path / "a.ome.tif", picture(), **micrometres),
+        ome_tiff(tmp_path / "b.ome.tif", picture(), **nanometres),
+        svs(tmp_path / "a.svs", picture()),
+    ]
+    for image in images:
+        expected, _ = recorded(image, context=4)
+        features, told = recorded(image, context_um=50)
+        np.testing.assert_array_equal(features, expected)
+        assert told["context_um"] == 50
+        assert "context" not in told
+        assert told["patch_pixels"] == pytest.approx([100])
+        scaled = im.open_image(image, scale=0.5)
+        assert recorded(scaled, section(0.5), context_um=50)[1]["patch_pixels"] == pytest.approx([100])
+        assert im.open_image(image).coarsened(2).microns == 1
+
+
+def test_context_in_micrometres_of_the_scale_factors(tmp_path):
+    adata = section()
+    with pytest.raises(ValueError, match="'microns_per_pixel'"):
+        recorded(picture(), adata, context_um=50)
+    adata.uns["spatial"]["s1"]["scalefactors"]["microns_per_pixel"] = 2.0
+    assert recorded(picture(), adata, context_um=50)[1]["patch_pixels"] == pytest.approx([25])
+    with pytest.raises(ValueError, match="one of `context` and `context_um`"):
+        recorded(picture(), adata, context=4, context_um=50)
+    with pytest.raises(ValueError, match="positive `context_um` in micrometres, found -1"):
+        recorded(picture(), adata, context_um=-1)
+
+
+def test_several_widths_are_concatenated(tmp_path):
+    image = ome_tiff(tmp_path / "a.ome.tif", picture())
+    wide, narrow = recorded(image, context=22), recorded(image, context=4)
+    adata = section()
+    both, told = recorded(image, adata, context=[22, 4])
+    np.testing.assert_array_equal(both, np.concatenate([wide[0], narrow[0]], axis=2))
+    assert told["feature_names"][0] == wide[1]["feature_names"][0] + "@22"
+    assert told["feature_names"][-1] == narrow[1]["feature_names"][-1] + "@4"
+    assert len(set(told["feature_names"])) == both.shape[2]
+    np.testing.assert_allclose(told["patch_pixels"], [[275, 100]])
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    np.testing.assert_array_equal(ad.read_h5ad(tmp_path / "a.h5ad").uns["subspot_features"]["context"], [22, 4])
+    for wrong in ([], [4, 0], [[4]]):
+        with pytest.raises(ValueError, match="positive `context`"):
+            recorded(image, context=wrong)

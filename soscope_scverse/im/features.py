@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
@@ -41,7 +41,8 @@ def features(
     weights: str | PathLike | None = None,
     device: str | torch.device | None = None,
     batch_size: int | None = None,
-    context: float | None = None,
+    context: float | Sequence[float] | None = None,
+    context_um: float | Sequence[float] | None = None,
     image_scale: float | None = None,
     key_added: str = keys.FEATURES,
     library_key: str | None = None,
@@ -75,7 +76,10 @@ def features(
         Width of the square patch that describes a subspot, in spot radii. Default: four times the distance of
         neighbouring subspots. "texture" uses windows of 1/8, 1/4, 1/2 and all of it, by default half a subspot to four.
         The radius of a spot is half of ``spot_diameter_fullres`` in ``uns["spatial"]``, or, without that, a quarter of
-        the median distance of neighbouring spots.
+        the median distance of neighbouring spots. Of several widths the features are concatenated.
+    context_um
+        The same in micrometres, instead of ``context``. The size of a pixel is ``microns_per_pixel`` (of full
+        resolution) among the scale factors in ``uns["spatial"]``, or what the picture tells (OME-TIFF, SVS).
     image_scale
         Coordinates times ``image_scale`` are pixels of the picture. Default: the scale that the picture carries,
         else 1.
@@ -98,8 +102,10 @@ def features(
     ``obsm[key_added]``
         n_spots x n_subspots x n_image_features float32, not standardised, 0 for padded subspots.
     ``uns[key_added]``
-        "encoder" (name), "context" (spot radii), "feature_names", "patch_pixels" (width of the patch in pixels of the
-        picture, one for each section), with ``library_key`` "sections" (their names), and with ``weights`` "weights".
+        "encoder" (name), "context" (spot radii) or "context_um", "feature_names", "patch_pixels" (width of the patch in
+        pixels of the picture or of the level that was read, one for each section), with ``library_key`` "sections"
+        (their names), and with ``weights`` "weights". With several widths "patch_pixels" is n_sections x n_contexts,
+        and names of features end with "@" and the width.
         With "precomputed" only "encoder" and "feature_names".
 
     Raises
@@ -125,22 +131,18 @@ def features(
     for section in sections:
         _check_section(adata, section)
 
-    radii = np.array([_spot_radius(adata, section) for section in sections])
-    if context is None:
-        pitches = np.array([_pitch(subspots[valid & section.rows[:, None]]) for section in sections])
-        context = _PATCH_IN_PITCHES * _median(pitches / radii)
-    if not 0 < context < np.inf:
-        msg = f"Expected a positive `context` in spot radii, found {context}. Pass the width of a subspot's patch."
-        raise ValueError(msg)
-
-    sections = [_at_level(section, context * radius, model) for section, radius in zip(sections, radii, strict=True)]
-    widths = context * radii * [section.source.scale for section in sections]
+    if context_um is None:
+        contexts, widths = _radii_contexts(adata, sections, subspots, valid, context)
+    else:
+        contexts, widths = _micron_contexts(adata, sections, context, context_um)
     adata.obsm[key_added], names = _encode(model, sections, subspots, valid, widths, client)
+    patch_pixels = _patch_pixels(model, sections, widths)
+    one = len(contexts) == 1
     adata.uns[key_added] = {
         "encoder": model.name,
-        "context": float(context),
-        "feature_names": np.array(names),
-        "patch_pixels": widths,
+        "context" if context_um is None else "context_um": float(contexts[0]) if one else contexts,
+        "feature_names": np.array(names if one else [f"{name}@{width:g}" for width in contexts for name in names]),
+        "patch_pixels": patch_pixels[:, 0] if one else patch_pixels,
     }
     if weights is not None:
         adata.uns[key_added]["weights"] = fspath(weights)
@@ -167,6 +169,72 @@ def _adopt(adata: AnnData, key: str, valid: np.ndarray) -> None:
     adata.uns[key] = {"encoder": _PRECOMPUTED, "feature_names": np.array(names)}
 
 
+def _radii_contexts(
+    adata: AnnData,
+    sections: list[_Section],
+    subspots: np.ndarray,
+    valid: np.ndarray,
+    context: float | Sequence[float] | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Widths of the patch in spot radii, and in full-resolution pixels, n_sections x n_contexts."""
+    radii = np.array([_spot_radius(adata, section) for section in sections])
+    if context is None:
+        pitches = np.array([_pitch(subspots[valid & section.rows[:, None]]) for section in sections])
+        context = _PATCH_IN_PITCHES * _median(pitches / radii)
+    contexts = _positive_widths("context", "in spot radii", context)
+    return contexts, np.outer(radii, contexts)
+
+
+def _micron_contexts(
+    adata: AnnData,
+    sections: list[_Section],
+    context: float | Sequence[float] | None,
+    context_um: float | Sequence[float],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Widths of the patch in micrometres, and in full-resolution pixels, n_sections x n_contexts."""
+    if context is not None:
+        msg = f"Expected one of `context` and `context_um`, found {context} and {context_um}. Leave one out."
+        raise ValueError(msg)
+    contexts = _positive_widths("context_um", "in micrometres", context_um)
+    return contexts, np.outer([1 / _microns_per_pixel(adata, section) for section in sections], contexts)
+
+
+def _positive_widths(name: str, unit: str, context: float | Sequence[float]) -> np.ndarray:
+    widths = np.atleast_1d(np.asarray(context, dtype=float))
+    if widths.ndim != 1 or not widths.size or not ((widths > 0) & (widths < np.inf)).all():
+        msg = f"Expected a positive `{name}` {unit}, found {context}. Pass the width of a subspot's patch."
+        raise ValueError(msg)
+    return widths
+
+
+def _microns_per_pixel(adata: AnnData, section: _Section) -> float:
+    """Size of a full-resolution pixel."""
+    factors = library_entry(adata, section.library).get("scalefactors", {})
+    if "microns_per_pixel" in factors:
+        return float(factors["microns_per_pixel"])
+    if section.source.microns is None:
+        msg = (
+            "Expected a pixel size for `context_um`, found none in the picture and only "
+            f"{sorted(factors)} in `adata.uns['spatial'][library]['scalefactors']`. Store the micrometres of a "
+            "full-resolution pixel there as 'microns_per_pixel', or use `context`."
+        )
+        raise ValueError(msg)
+    return section.source.microns * section.source.scale
+
+
+def _level(source: ImageSource, width: float, model: Encoder) -> ImageSource:
+    """The level of a picture that suffices for patches of a width in full-resolution pixels."""
+    return source.coarsened(width * source.scale / model.pixels)
+
+
+def _patch_pixels(model: Encoder, sections: list[_Section], widths: np.ndarray) -> np.ndarray:
+    """Widths of the patches in pixels of the levels that are read, n_sections x n_contexts."""
+    pixels = np.empty_like(widths)
+    for (i, j), width in np.ndenumerate(widths):
+        pixels[i, j] = width * _level(sections[i].source, width, model).scale
+    return pixels
+
+
 def _encode(
     model: Encoder,
     sections: list[_Section],
@@ -175,26 +243,28 @@ def _encode(
     widths: np.ndarray,
     client: Client | None,
 ) -> tuple[np.ndarray, list[str]]:
-    """Features of all sections, n_spots x n_subspots x n_image_features, and their names."""
+    """Features of all sections, n_spots x n_subspots x n_image_features, and their names in one context.
+
+    ``widths`` are those of the patches in full-resolution pixels, n_sections x n_contexts.
+    """
     names: list[str] = []
     encoded = np.zeros((*valid.shape, 0), dtype=np.float32)
-    for section, width in zip(sections, widths, strict=True):
+    for section, section_widths in zip(sections, widths, strict=True):
         inside = valid & section.rows[:, None]
         if not inside.any():
             continue
-        values, names = _encode_section(
-            model, section.source, section.source.to_pixels(subspots[inside]), width, client
-        )
+        parts = []
+        for width in section_widths:
+            level = _level(section.source, width, model)
+            values, names = _encode_section(
+                model, level, level.to_pixels(subspots[inside]), width * level.scale, client
+            )
+            parts.append(values)
         section.source.release()  # One decoded picture at a time, however many sections there are.
         if not encoded.size:
-            encoded = np.zeros((*valid.shape, len(names)), dtype=np.float32)
-        encoded[inside] = values
+            encoded = np.zeros((*valid.shape, len(parts) * len(names)), dtype=np.float32)
+        encoded[inside] = np.concatenate(parts, axis=1)
     return encoded, names
-
-
-def _at_level(section: _Section, width: float, model: Encoder) -> _Section:
-    """The section with the level of its picture that suffices for patches of a width in full-resolution pixels."""
-    return replace(section, source=section.source.coarsened(width * section.source.scale / model.pixels))
 
 
 def _encode_section(

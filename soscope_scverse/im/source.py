@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ _TIFF_COLOURS = ("MINISBLACK", "RGB", "YCBCR")
 _SAMPLES = 16
 """Parts along each axis that tell the range of a channel, so many pixels wide and high:"""
 _SAMPLE_PIXELS = 256
+_MICRONS = {"µm": 1.0, "nm": 1e-3, "mm": 1e3}
 _STRETCH = (0.001, 0.999)
 
 Stretch: TypeAlias = tuple[int, float, float]
@@ -53,6 +55,8 @@ class ImageSource:
     stretches
         Of a fluorescence picture, for the one to three channels to show: the channel, and the values that become black
         and white. Any data type will do then.
+    microns
+        Width of a pixel of this picture in micrometres, None if it is not known.
     """
 
     pixels: Any
@@ -61,6 +65,7 @@ class ImageSource:
     offset: tuple[float, float] = (0.0, 0.0)
     levels: tuple[Any, ...] = ()
     stretches: tuple[Stretch, ...] = ()
+    microns: float | None = None
 
     @property
     def height(self) -> int:
@@ -89,7 +94,8 @@ class ImageSource:
             ratio = _ratio(size, max(coarse.height, coarse.width))
             if ratio <= factor:
                 x, y = self.offset
-                return replace(coarse, scale=self.scale / ratio, offset=(x / ratio, y / ratio))
+                microns = None if self.microns is None else self.microns * ratio
+                return replace(coarse, scale=self.scale / ratio, offset=(x / ratio, y / ratio), microns=microns)
         return self
 
     def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
@@ -460,13 +466,28 @@ def _open_tiff(path: Path) -> ImageSource:
         axes = series.axes.lower().replace("s", "c")
         colours = getattr(series.keyframe.photometric, "name", None)
         levels = [_Tiff(path, n, level.shape, level.dtype) for n, level in enumerate(series.levels)]
+        microns = _tiff_microns(file)
     if sorted(axes.replace("c", "")) != ["x", "y"] or axes.count("c") > 1 or colours not in _TIFF_COLOURS:
         msg = (
             f"Expected a TIFF with one grey, RGB or RGBA picture, found axes {series.axes!r}, shape {series.shape} and "
             f"colours {colours} in {path}. Convert it, or pass the plane to use as an array."
         )
         raise ValueError(msg)
-    return ImageSource(levels[0], axes, levels=tuple(levels[1:]))
+    return ImageSource(levels[0], axes, levels=tuple(levels[1:]), microns=microns)
+
+
+def _tiff_microns(file: tifffile.TiffFile) -> float | None:
+    """Width of a pixel in micrometres, of OME-TIFF and SVS; resolution tags of plain TIFF files are seldom meant so."""
+    if file.ome_metadata is not None:
+        images = tifffile.xml2dict(file.ome_metadata)["OME"]["Image"]
+        pixels = (images if isinstance(images, dict) else images[0])["Pixels"]
+        in_microns = _MICRONS.get(pixels.get("PhysicalSizeXUnit", "µm"))
+        size = pixels.get("PhysicalSizeX")
+        return None if size is None or in_microns is None else float(size) * in_microns
+    if file.is_svs:
+        size = re.search(r"MPP\s*=\s*([\d.]+)", file.pages.first.description)
+        return None if size is None else float(size.group(1))
+    return None
 
 
 class _Tiff:
