@@ -114,3 +114,12 @@ def test_files_travel_as_paths(kind, tmp_path, monkeypatch):
     assert len(sent) < 1000
     monkeypatch.chdir("/")
     np.testing.assert_array_equal(pickle.loads(sent).read(0, HEIGHT, 0, WIDTH), pixels)
+
+
+def test_a_cluster_fills_the_cache(processes, tmp_path):
+    adata, picture = section(), tissue()
+    shared = computed(adata, picture, context=2, client=processes, cache=tmp_path)
+    stored = sorted(tmp_path.iterdir())
+    assert len(stored) > 1
+    np.testing.assert_array_equal(computed(adata, picture, context=2, cache=tmp_path), shared)
+    assert sorted(tmp_path.iterdir()) == stored

@@ -1,5 +1,6 @@
 """Tissue images: one lazy reader, an encoder registry and the features of every subspot."""
 
+from soscope_scverse.im.cache import FeatureCache
 from soscope_scverse.im.encoders import (
     Encoder,
     TiledEncoder,
@@ -14,6 +15,7 @@ from soscope_scverse.im.source import ImageSource, embedded_image, open_image, t
 
 __all__ = [
     "Encoder",
+    "FeatureCache",
     "ImageSource",
     "InceptionV3",
     "ModuleEncoder",

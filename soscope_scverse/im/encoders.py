@@ -11,6 +11,7 @@ from itertools import islice
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
+from dask.base import tokenize
 from scipy.ndimage import map_coordinates, uniform_filter
 from skimage.color import hed_from_rgb
 
@@ -66,6 +67,13 @@ class Encoder(ABC):
         The encoder itself, unless it lays a grid over the picture: then one whose grid starts at ``origin``.
         """
         return self
+
+    def fingerprint(self) -> str:
+        """Return a hash that tells the features of this encoder from those of others, for a cache on disk.
+
+        Default: of the class and the attributes of the encoder.
+        """
+        return tokenize(type(self).__module__, type(self).__qualname__, self.name, vars(self))
 
 
 _ENCODERS: dict[str, Callable[..., Encoder]] = {}
@@ -243,6 +251,20 @@ class TileEncoder(TiledEncoder):
     def describe(self, tiles: np.ndarray) -> np.ndarray:
         """Call the function."""
         return self.function(tiles)
+
+    def fingerprint(self) -> str:
+        """Raise an error: see :meth:`Encoder.fingerprint`.
+
+        Raises
+        ------
+        ValueError
+            Always, since a function cannot be told from an edited one of the same name.
+        """
+        msg = (
+            f"Expected an encoder whose features can be kept in a cache, found the function {self.name!r}, which may "
+            "change unnoticed. Leave `cache` out, or derive from `im.TiledEncoder` with a `fingerprint`."
+        )
+        raise ValueError(msg)
 
 
 def _tiles(source: ImageSource, corners: np.ndarray, size: int) -> Iterator[tuple[int, np.ndarray]]:

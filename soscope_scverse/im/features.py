@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from scipy.spatial import KDTree
 
 from soscope_scverse import _keys as keys
 from soscope_scverse import _validation as validation
+from soscope_scverse.im.cache import FeatureCache
 from soscope_scverse.im.encoders import Encoder, TileFunction, get_encoder
 from soscope_scverse.im.source import ImageSource, embedded_image, library_entry, open_image
 
@@ -47,6 +48,7 @@ def features(
     key_added: str = keys.FEATURES,
     library_key: str | None = None,
     client: Client | None = None,
+    cache: str | PathLike | None = None,
     copy: bool = False,
 ) -> AnnData | None:
     """Describe the tissue around every subspot.
@@ -92,6 +94,10 @@ def features(
         patch widths, each of which is one task; the result is the same with and without a cluster. Files are opened by
         the workers, so their paths must lead to them there. JPEG and PNG files are decoded by every worker as a whole;
         for large pictures a tiled TIFF or a chunked array is the better choice.
+    cache
+        Folder that keeps the features of every band, found again by picture, positions, patch, encoder and weights; see
+        :class:`FeatureCache`. An interrupted run goes on where it was. Not with functions as encoders. A zarr array
+        that was edited in its place may pass for the old one: then use another folder.
     copy
         Return a changed copy instead of writing to ``adata``.
 
@@ -135,7 +141,7 @@ def features(
         contexts, widths = _radii_contexts(adata, sections, subspots, valid, context)
     else:
         contexts, widths = _micron_contexts(adata, sections, context, context_um)
-    adata.obsm[key_added], names = _encode(model, sections, subspots, valid, widths, client)
+    adata.obsm[key_added], names = _encode(model, sections, subspots, valid, widths, client, cache)
     patch_pixels = _patch_pixels(model, sections, widths)
     one = len(contexts) == 1
     adata.uns[key_added] = {
@@ -242,6 +248,7 @@ def _encode(
     valid: np.ndarray,
     widths: np.ndarray,
     client: Client | None,
+    cache: str | PathLike | None,
 ) -> tuple[np.ndarray, list[str]]:
     """Features of all sections, n_spots x n_subspots x n_image_features, and their names in one context.
 
@@ -256,9 +263,8 @@ def _encode(
         parts = []
         for width in section_widths:
             level = _level(section.source, width, model)
-            values, names = _encode_section(
-                model, level, level.to_pixels(subspots[inside]), width * level.scale, client
-            )
+            centres = level.to_pixels(subspots[inside])
+            values, names = _encode_section(model, level, centres, width * level.scale, client, cache)
             parts.append(values)
         section.source.release()  # One decoded picture at a time, however many sections there are.
         if not encoded.size:
@@ -268,22 +274,42 @@ def _encode(
 
 
 def _encode_section(
-    model: Encoder, source: ImageSource, centres: np.ndarray, width: float, client: Client | None
+    model: Encoder,
+    source: ImageSource,
+    centres: np.ndarray,
+    width: float,
+    client: Client | None,
+    cache: str | PathLike | None,
 ) -> tuple[np.ndarray, list[str]]:
-    """Features of the positions of one section, band by band, here or as tasks of a cluster."""
+    """Features of the positions of one section, band by band, as far as they are not in the cache."""
     model = model.anchored(np.floor(centres.min(axis=0)))
     bands = _bands(centres, width)
     parts = [centres[band] for band in bands]
-    if client is None:
-        encoded = [model.encode(source, part, width) for part in parts]
-    else:
-        # Sent once to the workers that need them, rather than with every task.
-        shared = [client.scatter(thing, hash=False) for thing in (model, source.for_tasks())]
-        encoded = client.gather(client.map(_encode_band, parts, model=shared[0], source=shared[1], width=width))
-    values, names = zip(*encoded, strict=True)
+    kept = None if cache is None else FeatureCache(cache, source, model, width)
+    encoded = [None if kept is None else kept.get(part) for part in parts]
+    missing = [i for i, part in enumerate(encoded) if part is None]
+    for i, part in zip(missing, _encode_bands(model, source, [parts[i] for i in missing], width, client), strict=True):
+        encoded[i] = part
+        if kept is not None:
+            kept.put(parts[i], *part)
+    values, names = zip(*(part for part in encoded if part is not None), strict=True)
     features = np.empty((len(centres), len(names[0])), dtype=np.float32)
     features[np.concatenate(bands)] = np.concatenate(values)
     return features, names[0]
+
+
+def _encode_bands(
+    model: Encoder, source: ImageSource, parts: list[np.ndarray], width: float, client: Client | None
+) -> Iterator[tuple[np.ndarray, list[str]]]:
+    """Yield the features of every band in order, computed here or as tasks of a cluster."""
+    if client is None:
+        for part in parts:
+            yield model.encode(source, part, width)
+    else:
+        # Sent once to the workers that need them, rather than with every task.
+        shared = [client.scatter(thing, hash=False) for thing in (model, source.for_tasks())]
+        for task in client.map(_encode_band, parts, model=shared[0], source=shared[1], width=width, pure=False):
+            yield task.result()
 
 
 def _encode_band(

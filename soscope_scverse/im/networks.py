@@ -9,12 +9,14 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import blake2b
 from os import PathLike
 from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from dask.base import tokenize
 
 from soscope_scverse.im.encoders import TiledEncoder, register_encoder
 
@@ -79,6 +81,10 @@ class NetworkEncoder(TiledEncoder):
     def pixels(self) -> float:
         """Width of the network's input; see :attr:`Encoder.pixels`."""
         return self.network.size[1]
+
+    def fingerprint(self) -> str:
+        """Return a hash of name and weights; see :meth:`Encoder.fingerprint`."""
+        return tokenize(self.name, _hash(self.network.module))
 
     def prepare(self, tile: np.ndarray) -> np.ndarray:
         """Resize a tile to the input of the network."""
@@ -179,6 +185,10 @@ class ModuleEncoder(TiledEncoder):
         super().__init__(batch_size)
         self.module, self.device, self.name = module, device, type(module).__name__
 
+    def fingerprint(self) -> str:
+        """Return a hash of layers and weights; see :meth:`Encoder.fingerprint`."""
+        return tokenize(type(self.module).__module__, repr(self.module), _hash(self.module))
+
     def describe(self, tiles: np.ndarray) -> np.ndarray:
         """Run the module on the tiles."""
         return _run(self.module.eval(), _on_device(tiles, self.device))
@@ -247,6 +257,17 @@ def _fill(
             "Pass the file that belongs to the encoder as `weights`."
         )
         raise ValueError(msg) from error
+
+
+def _hash(module: torch.nn.Module) -> str:
+    """Hash of the weights."""
+    import torch
+
+    hashed = blake2b(digest_size=16)
+    for name, value in sorted(module.state_dict().items()):
+        hashed.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
+        hashed.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return hashed.hexdigest()
 
 
 def _pretrained_inception() -> Mapping[str, torch.Tensor]:

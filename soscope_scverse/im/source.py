@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ import numpy as np
 import tifffile
 import zarr
 from anndata import AnnData
+from dask.base import tokenize
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
@@ -129,6 +130,24 @@ class ImageSource:
         return replace(
             self, pixels=_InTask(self.pixels) if hasattr(self.pixels, "__dask_graph__") else self.pixels, levels=()
         )
+
+    def fingerprint(self) -> str:
+        """Return a hash that tells this picture from others: its pixels in memory, or its file with size and date.
+
+        Of dask and zarr arrays it is what they are made of and a sample of their pixels.
+        """
+        told = [self.pixels, self.axes, self.stretches]
+        if not isinstance(self.pixels, np.ndarray | _Decoded | _Tiff):
+            told.extend(self._sample(slice(None)))
+        return tokenize(*told)
+
+    def _sample(self, channels: slice) -> Iterator[np.ndarray]:
+        """Yield parts of the picture that lie evenly over it, as stored."""
+        step_y, step_x = (max(_SAMPLE_PIXELS, -(-n // _SAMPLES)) for n in (self.height, self.width))
+        for y in range(0, self.height, step_y):
+            for x in range(0, self.width, step_x):
+                y1, x1 = min(y + _SAMPLE_PIXELS, self.height), min(x + _SAMPLE_PIXELS, self.width)
+                yield self._stored(y, y1, x, x1, channels)
 
     def _read_inside(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
         if not self.stretches:
@@ -323,12 +342,7 @@ def _stretched(source: ImageSource, channels: Sequence[int]) -> ImageSource:
 
 def _limits(source: ImageSource, channel: int) -> tuple[float, float]:
     """The values of a channel that become black and white, from parts of the picture that lie evenly over it."""
-    step_y, step_x = (max(_SAMPLE_PIXELS, -(-n // _SAMPLES)) for n in (source.height, source.width))
-    parts = []
-    for y in range(0, source.height, step_y):
-        for x in range(0, source.width, step_x):
-            y1, x1 = min(y + _SAMPLE_PIXELS, source.height), min(x + _SAMPLE_PIXELS, source.width)
-            parts.append(source._stored(y, y1, x, x1, slice(channel, channel + 1)).ravel())
+    parts = [part.ravel() for part in source._sample(slice(channel, channel + 1))]
     black, white = (float(value) for value in np.quantile(np.concatenate(parts), _STRETCH))
     return black, white if white > black else black + 1
 
@@ -452,6 +466,9 @@ class _Decoded:
     def __reduce__(self) -> tuple[Any, ...]:
         return _Decoded, (self._file_type, self._path)
 
+    def __dask_tokenize__(self) -> tuple[Any, ...]:
+        return _file_state(self._path)
+
     def release(self) -> None:
         self._array = None
 
@@ -507,6 +524,15 @@ class _Tiff:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _Tiff, (self._path, self._level, self.shape, self.dtype)
+
+    def __dask_tokenize__(self) -> tuple[Any, ...]:
+        return *_file_state(self._path), self._level
+
+
+def _file_state(path: Path) -> tuple[Any, ...]:
+    """What changes with a file, as far as can be told without reading it."""
+    state = path.stat()
+    return str(path), state.st_size, state.st_mtime_ns
 
 
 def _ratio(fine: int, coarse: int) -> float:
