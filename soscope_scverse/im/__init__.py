@@ -1,5 +1,6 @@
 """Tissue images: one lazy reader, an encoder registry and the features of every subspot."""
 
+from soscope_scverse.im.alignment import Alignment, check_alignment
 from soscope_scverse.im.cache import FeatureCache
 from soscope_scverse.im.encoders import (
     Encoder,
@@ -14,6 +15,7 @@ from soscope_scverse.im.networks import InceptionV3, ModuleEncoder, NetworkEncod
 from soscope_scverse.im.source import ImageSource, embedded_image, open_image, thumbnail
 
 __all__ = [
+    "Alignment",
     "Encoder",
     "FeatureCache",
     "ImageSource",
@@ -23,6 +25,7 @@ __all__ = [
     "TileEncoder",
     "TiledEncoder",
     "Timm",
+    "check_alignment",
     "check_coordinates",
     "embedded_image",
     "encoder_names",

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from anndata import AnnData
-from scipy.spatial import KDTree
 
 from soscope_scverse import _keys as keys
 from soscope_scverse import _validation as validation
 from soscope_scverse.im.cache import FeatureCache
 from soscope_scverse.im.encoders import Encoder, TileFunction, get_encoder
-from soscope_scverse.im.source import ImageSource, embedded_image, library_entry, open_image
+from soscope_scverse.im.sections import Section, open_sections, pitch, spot_radius
+from soscope_scverse.im.source import ImageSource, library_entry
 
 if TYPE_CHECKING:
     import torch
@@ -25,13 +25,6 @@ _PRECOMPUTED = "precomputed"
 _PATCH_IN_PITCHES = 4
 _BAND_IN_PATCHES = 8
 """Height of a band in widths of the patch. Neighbouring bands both read the patch width between them."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Section:
-    library: str | None
-    rows: np.ndarray
-    source: ImageSource
 
 
 def features(
@@ -133,7 +126,7 @@ def features(
         _adopt(adata, key_added, valid)
         return adata if copy else None
     model = get_encoder(encoder, weights=weights, device=device, batch_size=batch_size)
-    sections = _sections(adata, image, image_scale, library_key)
+    sections = open_sections(adata, image, image_scale, library_key)
     for section in sections:
         _check_section(adata, section)
 
@@ -177,15 +170,15 @@ def _adopt(adata: AnnData, key: str, valid: np.ndarray) -> None:
 
 def _radii_contexts(
     adata: AnnData,
-    sections: list[_Section],
+    sections: list[Section],
     subspots: np.ndarray,
     valid: np.ndarray,
     context: float | Sequence[float] | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Widths of the patch in spot radii, and in full-resolution pixels, n_sections x n_contexts."""
-    radii = np.array([_spot_radius(adata, section) for section in sections])
+    radii = np.array([spot_radius(adata, section) for section in sections])
     if context is None:
-        pitches = np.array([_pitch(subspots[valid & section.rows[:, None]]) for section in sections])
+        pitches = np.array([pitch(subspots[valid & section.rows[:, None]]) for section in sections])
         context = _PATCH_IN_PITCHES * _median(pitches / radii)
     contexts = _positive_widths("context", "in spot radii", context)
     return contexts, np.outer(radii, contexts)
@@ -193,7 +186,7 @@ def _radii_contexts(
 
 def _micron_contexts(
     adata: AnnData,
-    sections: list[_Section],
+    sections: list[Section],
     context: float | Sequence[float] | None,
     context_um: float | Sequence[float],
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -213,7 +206,7 @@ def _positive_widths(name: str, unit: str, context: float | Sequence[float]) -> 
     return widths
 
 
-def _microns_per_pixel(adata: AnnData, section: _Section) -> float:
+def _microns_per_pixel(adata: AnnData, section: Section) -> float:
     """Size of a full-resolution pixel."""
     factors = library_entry(adata, section.library).get("scalefactors", {})
     if "microns_per_pixel" in factors:
@@ -233,7 +226,7 @@ def _level(source: ImageSource, width: float, model: Encoder) -> ImageSource:
     return source.coarsened(width * source.scale / model.pixels)
 
 
-def _patch_pixels(model: Encoder, sections: list[_Section], widths: np.ndarray) -> np.ndarray:
+def _patch_pixels(model: Encoder, sections: list[Section], widths: np.ndarray) -> np.ndarray:
     """Widths of the patches in pixels of the levels that are read, n_sections x n_contexts."""
     pixels = np.empty_like(widths)
     for (i, j), width in np.ndenumerate(widths):
@@ -243,7 +236,7 @@ def _patch_pixels(model: Encoder, sections: list[_Section], widths: np.ndarray) 
 
 def _encode(
     model: Encoder,
-    sections: list[_Section],
+    sections: list[Section],
     subspots: np.ndarray,
     valid: np.ndarray,
     widths: np.ndarray,
@@ -348,7 +341,7 @@ def check_coordinates(
         If positions leave the picture. The message says how many, names the scale factor that would fit, if one does,
         and whether exchanging x and y would.
     """
-    for section in _sections(adata, image, image_scale, library_key):
+    for section in open_sections(adata, image, image_scale, library_key):
         _check_section(adata, section)
 
 
@@ -375,74 +368,13 @@ def _subspots(adata: AnnData) -> tuple[np.ndarray, np.ndarray]:
     return subspots, ~padding
 
 
-def _sections(adata: AnnData, image: Any, image_scale: float | None, library_key: str | None) -> list[_Section]:
-    if library_key is None:
-        if isinstance(image, Mapping) and not _is_element(image):
-            msg = f"Expected `library_key`, the column of `obs`, with a dict of pictures ({sorted(image)}), found None."
-            raise ValueError(msg)
-        return [_Section(None, np.ones(adata.n_obs, dtype=bool), _section_image(adata, image, image_scale, None))]
-    labels = validation.sections(adata, library_key)
-    return [
-        _Section(library, labels == library, _section_image(adata, image, image_scale, library))
-        for library in np.unique(labels)
-    ]
-
-
-def _section_image(adata: AnnData, image: Any, image_scale: float | None, library: str | None) -> ImageSource:
-    if isinstance(image, Mapping) and not _is_element(image):
-        if library not in image:
-            msg = (
-                f"Expected a picture of section {library!r} in `image`, found only {sorted(image)}. Add it to the dict."
-            )
-            raise ValueError(msg)
-        image = image[library]
-    if image is not None:
-        return open_image(image, scale=image_scale)
-    embedded = embedded_image(adata, library)
-    if embedded is None:
-        name = "" if library is None else f" of section {library!r}"
-        msg = (
-            f"Expected a picture{name}, found `image` None and no 'hires' or 'lowres' picture with its scale factor in "
-            "`adata.uns['spatial']`. Pass the picture as `image`."
-        )
-        raise ValueError(msg)
-    picture, scale = embedded
-    return open_image(picture, scale=scale if image_scale is None else image_scale)
-
-
-def _is_element(image: Any) -> bool:
-    """A multi-scale element is a mapping too."""
-    return hasattr(image, "children")
-
-
-def _spot_radius(adata: AnnData, section: _Section) -> float:
-    """Radius of the spots of a section in full-resolution pixels."""
-    diameter = library_entry(adata, section.library).get("scalefactors", {}).get("spot_diameter_fullres")
-    radius = _pitch(validation.positions(adata)[section.rows]) / 4 if diameter is None else float(diameter) / 2
-    if not 0 < radius < np.inf:
-        msg = (
-            f"Expected spots of positive size, found a radius of {radius}. Store their diameter in full-resolution "
-            "pixels as `adata.uns['spatial'][library]['scalefactors']['spot_diameter_fullres']`."
-        )
-        raise ValueError(msg)
-    return radius
-
-
-def _pitch(positions: np.ndarray) -> float:
-    """Median distance of the nearest neighbours, NaN of fewer than two positions."""
-    if len(positions) < 2:
-        return float("nan")
-    distance, _ = KDTree(positions).query(positions, k=2)
-    return float(np.median(distance[:, 1]))
-
-
 def _median(values: np.ndarray) -> float:
     """Median of what is not NaN, NaN if all is."""
     known = values[~np.isnan(values)]
     return float(np.median(known)) if known.size else float("nan")
 
 
-def _check_section(adata: AnnData, section: _Section) -> None:
+def _check_section(adata: AnnData, section: Section) -> None:
     xy = _section_positions(adata, section)
     source, margin = section.source, _margin(adata, section)
     n_outside = _n_outside(xy, source, margin)
@@ -463,20 +395,20 @@ def _check_section(adata: AnnData, section: _Section) -> None:
     raise ValueError(msg)
 
 
-def _section_positions(adata: AnnData, section: _Section) -> np.ndarray:
+def _section_positions(adata: AnnData, section: Section) -> np.ndarray:
     if keys.SUBSPOTS in adata.obsm:
         subspots, valid = _subspots(adata)
         return subspots[valid & section.rows[:, None]]
     return validation.positions(adata)[section.rows]
 
 
-def _margin(adata: AnnData, section: _Section) -> float:
+def _margin(adata: AnnData, section: Section) -> float:
     """How far positions may leave the picture, in full-resolution pixels: one distance of spots."""
     if keys.SPATIAL in adata.obsm:
-        pitch = _pitch(validation.positions(adata)[section.rows])
+        distance = pitch(validation.positions(adata)[section.rows])
     else:
-        pitch = _pitch(_section_positions(adata, section))
-    return 0.0 if np.isnan(pitch) else pitch
+        distance = pitch(_section_positions(adata, section))
+    return 0.0 if np.isnan(distance) else distance
 
 
 def _n_outside(xy: np.ndarray, source: ImageSource, margin: float) -> int:
@@ -484,7 +416,7 @@ def _n_outside(xy: np.ndarray, source: ImageSource, margin: float) -> int:
     return int(((pixels < -margin) | (pixels > np.array([source.width, source.height]) + margin)).any(axis=1).sum())
 
 
-def _hints(adata: AnnData, section: _Section, xy: np.ndarray, margin: float) -> list[str]:
+def _hints(adata: AnnData, section: Section, xy: np.ndarray, margin: float) -> list[str]:
     source = section.source
     hints = []
     if not _n_outside(xy[:, ::-1], source, margin):
