@@ -183,6 +183,8 @@ def test_elements_that_are_turned_are_refused():
     turned = Affine(np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]]), input_axes=("x", "y"), output_axes=("x", "y"))
     with pytest.raises(ValueError, match=r"spatialdata\.transform"):
         im.open_image(element(picture(), transformations={"global": turned}))
+    source = im.open_image(element(picture(), transformations={"global": turned}), scale=0.5)
+    assert (source.scale, source.offset) == (0.5, (0, 0))
 
 
 def test_thumbnails_begin_where_coordinates_do():

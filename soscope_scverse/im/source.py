@@ -197,7 +197,7 @@ def open_image(image: Any, *, scale: float | None = None, channels: Sequence[int
         If the file is of another kind, the picture is not grey, RGB or RGBA of a supported data type, it has no such
         channels, or it is rotated, mirrored or sheared against the coordinates.
     """
-    source = _open(image)
+    source = _open(image, placed=scale is None)
     if channels is not None:
         source = _stretched(source, channels)
     if scale is not None:
@@ -287,7 +287,8 @@ def library_entry(adata: AnnData, library: str | None = None) -> Mapping[str, An
     return libraries.get(library, {})
 
 
-def _open(image: Any) -> ImageSource:
+def _open(image: Any, *, placed: bool) -> ImageSource:
+    """Open a picture, with the place that a SpatialData element has if it is to be ``placed``."""
     if isinstance(image, ImageSource):
         return image
     if isinstance(image, str | os.PathLike):
@@ -297,9 +298,9 @@ def _open(image: Any) -> ImageSource:
         return _open_container(image)
     if "scale0" in getattr(image, "children", ()):
         levels = [next(iter(level.data_vars.values())) for level in image.children.values()]
-        return _open_xarray(levels[0], levels[1:])
+        return _open_xarray(levels[0], levels[1:], placed=placed)
     if hasattr(image, "dims") and hasattr(image, "data"):
-        return _open_xarray(image)
+        return _open_xarray(image, placed=placed)
     if hasattr(image, "shape") and hasattr(image, "dtype"):
         return ImageSource(image, _guess_axes(tuple(image.shape)))
     msg = (
@@ -358,9 +359,9 @@ def _guess_axes(shape: tuple[int, ...]) -> str:
     return "cyx" if first else "yxc"
 
 
-def _open_xarray(image: Any, levels: Sequence[Any] = ()) -> ImageSource:
-    """Open a picture with its coarser levels, in the place that a SpatialData element gives it."""
-    scale, offset = _placed(image)
+def _open_xarray(image: Any, levels: Sequence[Any] = (), *, placed: bool) -> ImageSource:
+    """Open a picture with its coarser levels."""
+    scale, offset = _place(image) if placed else (1.0, (0.0, 0.0))
     image, *levels = (_plane(level) for level in (image, *levels))
     axes = "".join(dim if dim in ("y", "x") else "c" for dim in map(str, image.dims))
     return ImageSource(image.data, axes, scale, offset, tuple(level.data for level in levels))
@@ -378,7 +379,7 @@ def _plane(image: Any) -> Any:
     return image
 
 
-def _placed(image: Any) -> tuple[float, tuple[float, float]]:
+def _place(image: Any) -> tuple[float, tuple[float, float]]:
     """Scale and offset from coordinates to pixels, of an element with a transformation of pixels to "global"."""
     transformation = image.attrs.get("transform", {}).get("global")
     if transformation is None:
@@ -408,7 +409,7 @@ def _open_container(container: Any) -> ImageSource:
             x=slice(round(padding.x_pre), layer.sizes["x"] - round(padding.x_post)),
         )
     offset = (-float(crop.x0), -float(crop.y0)) if crop else (0.0, 0.0)
-    return replace(_open_xarray(layer), scale=float(attributes.get("scale", 1.0)), offset=offset)
+    return replace(_open_xarray(layer, placed=False), scale=float(attributes.get("scale", 1.0)), offset=offset)
 
 
 def _open_file(path: Path) -> ImageSource:
