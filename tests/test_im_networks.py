@@ -77,6 +77,13 @@ def test_the_order_of_colours_counts(inception, expected):
     assert np.abs(swapped - expected).max() > 0.1
 
 
+@pytest.mark.parametrize("grey", [PICTURE[..., 0], im.open_image(PICTURE, channels=[0])])
+def test_grey_pictures_are_worth_a_warning(inception, grey):
+    with pytest.warns(UserWarning, match="this one is grey"):
+        features = computed(grey, encoder="inception_v3", weights=inception[1], device="cpu")
+    assert np.isfinite(features).all()
+
+
 def test_what_is_recorded_of_a_network(inception):
     adata = section()
     im.features(adata, PICTURE, encoder="inception_v3", weights=inception[1], context=8)

@@ -79,7 +79,7 @@ class Alignment:
         for ax, (section, (picture, xy)) in zip(axes, self.thumbnails.items(), strict=True):
             given = self.table.loc[(section, _GIVEN)]
             ax.imshow(picture)
-            ax.scatter(xy[:, 0], xy[:, 1], s=8, facecolors="none", edgecolors="tab:blue", linewidths=0.6)
+            ax.scatter(xy[:, 0], xy[:, 1], s=14, facecolors="none", edgecolors="limegreen", linewidths=1)
             ax.set_title(f"{section} {given['on_tissue']:.0%} on tissue, r = {given['correlation']:.2f}".strip())
             ax.set_axis_off()
         return axes

@@ -30,6 +30,8 @@ class Encoder(ABC):
     """Turns the tissue around positions of a picture into features."""
 
     name: str
+    needs_colour: bool = False
+    """Whether it was made for pictures in colour, so that grey ones are worth a warning."""
 
     @property
     def pixels(self) -> float:

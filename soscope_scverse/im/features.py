@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from os import PathLike, fspath
@@ -107,6 +108,11 @@ def features(
         and names of features end with "@" and the width.
         With "precomputed" only "encoder" and "feature_names".
 
+    Warns
+    -----
+    UserWarning
+        If a network that was trained on colours gets a grey picture.
+
     Raises
     ------
     FileNotFoundError
@@ -129,6 +135,7 @@ def features(
     sections = open_sections(adata, image, image_scale, library_key)
     for section in sections:
         _check_section(adata, section)
+    _warn_grey(model, sections)
 
     if context_um is None:
         contexts, widths = _radii_contexts(adata, sections, subspots, valid, context)
@@ -148,6 +155,16 @@ def features(
     if library_key is not None:
         adata.uns[key_added]["sections"] = np.array([section.library for section in sections])
     return adata if copy else None
+
+
+def _warn_grey(model: Encoder, sections: list[Section]) -> None:
+    if model.needs_colour and any(section.source.is_grey for section in sections):
+        warnings.warn(
+            f"Encoder {model.name!r} was trained on pictures in colour, and this one is grey: its features may tell "
+            "little. Pass the picture in colour if there is one, or compare with `encoder='texture'`.",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def _adopt(adata: AnnData, key: str, valid: np.ndarray) -> None:

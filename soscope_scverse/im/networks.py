@@ -56,6 +56,8 @@ class NetworkEncoder(TiledEncoder):
         Tiles that go through the network at once; the features do not depend on it.
     """
 
+    needs_colour = True
+
     def __init__(
         self,
         *,

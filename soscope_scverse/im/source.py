@@ -83,6 +83,11 @@ class ImageSource:
         """Channels as stored: 1 (grey), 3 (RGB) or 4 (RGBA), any number in fluorescence."""
         return int(self.pixels.shape[self.axes.index("c")]) if "c" in self.axes else 1
 
+    @property
+    def is_grey(self) -> bool:
+        """Whether it is stored, or shown, in one channel."""
+        return (len(self.stretches) or self.n_channels) == 1
+
     def to_pixels(self, xy: np.ndarray) -> np.ndarray:
         """Positions (n x 2) in pixels of this picture, of full-resolution coordinates."""
         return xy * self.scale + np.asarray(self.offset)
