@@ -1,13 +1,31 @@
 """Tissue images: one lazy reader, an encoder registry and the features of every subspot."""
 
-from soscope_scverse.im.encoders import Encoder, TileEncoder, encoder_names, get_encoder, register_encoder
+from soscope_scverse.im.alignment import Alignment, check_alignment
+from soscope_scverse.im.cache import FeatureCache
+from soscope_scverse.im.encoders import (
+    Encoder,
+    TiledEncoder,
+    TileEncoder,
+    encoder_names,
+    get_encoder,
+    register_encoder,
+)
 from soscope_scverse.im.features import check_coordinates, features
+from soscope_scverse.im.networks import InceptionV3, ModuleEncoder, NetworkEncoder, Timm
 from soscope_scverse.im.source import ImageSource, embedded_image, open_image, thumbnail
 
 __all__ = [
+    "Alignment",
     "Encoder",
+    "FeatureCache",
     "ImageSource",
+    "InceptionV3",
+    "ModuleEncoder",
+    "NetworkEncoder",
     "TileEncoder",
+    "TiledEncoder",
+    "Timm",
+    "check_alignment",
     "check_coordinates",
     "embedded_image",
     "encoder_names",

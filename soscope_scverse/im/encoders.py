@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from typing import TypeAlias
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
+from dask.base import tokenize
 from scipy.ndimage import map_coordinates, uniform_filter
 from skimage.color import hed_from_rgb
 
@@ -15,11 +20,23 @@ from soscope_scverse.im.source import ImageSource
 TileFunction: TypeAlias = Callable[[np.ndarray], np.ndarray]
 """uint8 tiles (n_tiles x height x width x 3) to features (n_tiles x n_image_features)."""
 
+_Item = TypeVar("_Item")
+_AnyEncoder = TypeVar("_AnyEncoder", bound="Encoder")
+_SQUARE_PIXELS = 4096
+_TIMM = "timm:"
+
 
 class Encoder(ABC):
     """Turns the tissue around positions of a picture into features."""
 
     name: str
+    needs_colour: bool = False
+    """Whether it was made for pictures in colour, so that grey ones are worth a warning."""
+
+    @property
+    def pixels(self) -> float:
+        """Pixels across the patch that suffice: of a pyramid a coarser level is read. Default: as many as there are."""
+        return float("inf")
 
     @abstractmethod
     def encode(self, source: ImageSource, centres: np.ndarray, width: float) -> tuple[np.ndarray, list[str]]:
@@ -39,12 +56,36 @@ class Encoder(ABC):
         Features (n_targets x n_image_features float32, finite) and their names.
         """
 
+    def anchored(self, origin: np.ndarray) -> Encoder:
+        """Return the encoder for parts of a section, which are encoded one by one and must fit together.
 
-_ENCODERS: dict[str, Callable[[], Encoder]] = {}
+        Parameters
+        ----------
+        origin
+            The least x and y of all positions of the section, rounded down to whole pixels.
+
+        Returns
+        -------
+        The encoder itself, unless it lays a grid over the picture: then one whose grid starts at ``origin``.
+        """
+        return self
+
+    def fingerprint(self) -> str:
+        """Return a hash that tells the features of this encoder from those of others, for a cache on disk.
+
+        Default: of the class and the attributes of the encoder.
+        """
+        return tokenize(type(self).__module__, type(self).__qualname__, self.name, vars(self))
 
 
-def register_encoder(name: str) -> Callable[[type[Encoder]], type[Encoder]]:
-    """Class decorator that makes an :class:`Encoder` available as ``encoder=name``; it is made without arguments.
+_ENCODERS: dict[str, Callable[..., Encoder]] = {}
+
+
+def register_encoder(name: str) -> Callable[[type[_AnyEncoder]], type[_AnyEncoder]]:
+    """Class decorator that makes an :class:`Encoder` available as ``encoder=name``.
+
+    It is made with those of the arguments ``weights``, ``device`` and ``batch_size`` that the caller of
+    :func:`features` gives, and need take none of them.
 
     Raises
     ------
@@ -60,7 +101,7 @@ def register_encoder(name: str) -> Callable[[type[Encoder]], type[Encoder]]:
         msg = f"Expected a new encoder name, found {name!r}, which is registered already. Choose another one."
         raise ValueError(msg)
 
-    def register(cls: type[Encoder]) -> type[Encoder]:
+    def register(cls: type[_AnyEncoder]) -> type[_AnyEncoder]:
         cls.name = name
         _ENCODERS[name] = cls
         return cls
@@ -69,72 +110,120 @@ def register_encoder(name: str) -> Callable[[type[Encoder]], type[Encoder]]:
 
 
 def encoder_names() -> list[str]:
-    """Names of the registered encoders."""
+    """Names of the registered encoders; "timm:NAME" is one for every name of timm."""
     return sorted(_ENCODERS)
 
 
-def get_encoder(encoder: str | Encoder | TileFunction) -> Encoder:
-    """Return the encoder of a name; an :class:`Encoder` is returned as it is, a function of tiles is wrapped.
+def get_encoder(encoder: Any, **options: Any) -> Encoder:
+    """Return the encoder of a name, a function of tiles, or a ``torch.nn.Module``.
+
+    Parameters
+    ----------
+    encoder
+        As for :func:`features`, without "precomputed".
+    **options
+        "weights", "device" and "batch_size" of encoders that have them; None is the encoder's own default.
+
+    Returns
+    -------
+    The encoder; an :class:`Encoder` as it is.
 
     Raises
     ------
     ValueError
-        If no encoder of that name is registered.
+        If no encoder of that name is registered, or if it has no such option.
     TypeError
         If ``encoder`` is neither a name nor callable.
     """
+    given = {name: value for name, value in options.items() if value is not None}
+    make, arguments = _maker(encoder)
+    known = inspect.signature(make).parameters
+    if unknown := sorted(name for name in given if name not in known):
+        msg = (
+            f"Expected none of the options {unknown} with encoder {encoder!r}, which does not take them. Leave them "
+            f"out, or choose another encoder."
+        )
+        raise ValueError(msg)
+    return make(*arguments, **given)
+
+
+def _maker(encoder: Any) -> tuple[Callable[..., Encoder], tuple[Any, ...]]:
+    """What makes the encoder, and its first argument."""
+    from soscope_scverse.im import networks  # It builds on this module.
+
     if isinstance(encoder, Encoder):
-        return encoder
+        return lambda: encoder, ()
     if isinstance(encoder, str):
+        if encoder.startswith(_TIMM):
+            return networks.Timm, (encoder.removeprefix(_TIMM),)
         if encoder not in _ENCODERS:
             msg = (
-                f"Expected one of the encoders {encoder_names()}, found {encoder!r}. Use one of them, or pass a "
-                "function of uint8 tiles (n_tiles x height x width x 3) that returns n_tiles x n_image_features."
+                f"Expected one of the encoders {encoder_names()}, found {encoder!r}. Use one of them, 'timm:NAME', or "
+                "a function of uint8 tiles (n_tiles x height x width x 3) that returns n_tiles x n_image_features."
             )
             raise ValueError(msg)
-        return _ENCODERS[encoder]()
+        return _ENCODERS[encoder], ()
+    if "torch" in sys.modules and isinstance(encoder, sys.modules["torch"].nn.Module):
+        return networks.ModuleEncoder, (encoder,)
     if callable(encoder):
-        return TileEncoder(encoder)
+        return TileEncoder, (encoder,)
     msg = f"Expected the name of an encoder ({encoder_names()}) or a function of tiles, found {type(encoder).__name__}."
     raise TypeError(msg)
 
 
-class TileEncoder(Encoder):
-    """Features of whole patches from a function of tiles.
+class TiledEncoder(Encoder):
+    """Features of whole patches, cut as tiles; tiles are mirrored at the border of the picture.
 
     Parameters
     ----------
-    function
-        Maps uint8 tiles (n_tiles x size x size x 3) to n_tiles x n_image_features; ``size`` is the width of the patch
-        in whole pixels, the same for all tiles of a section. Tiles are mirrored at the border of the picture.
+    batch_size
+        Tiles that are described at once.
+
+    Raises
+    ------
+    ValueError
+        If ``batch_size`` is not positive.
     """
 
-    batch_size = 64
+    def __init__(self, batch_size: int = 64) -> None:
+        if batch_size < 1:
+            msg = f"Expected a `batch_size` of at least 1, found {batch_size}. Pass the number of tiles of a batch."
+            raise ValueError(msg)
+        self.batch_size = batch_size
 
-    def __init__(self, function: TileFunction) -> None:
-        self.function = function
-        self.name = getattr(function, "__name__", type(function).__name__)
+    @abstractmethod
+    def describe(self, tiles: np.ndarray) -> np.ndarray:
+        """Return n_tiles x n_image_features of prepared uint8 tiles (n_tiles x height x width x 3)."""
+
+    def prepare(self, tile: np.ndarray) -> np.ndarray:
+        """Make a tile (size x size x 3 uint8) ready for :meth:`describe`; by default it is left as it is."""
+        return tile
 
     def encode(self, source: ImageSource, centres: np.ndarray, width: float) -> tuple[np.ndarray, list[str]]:
-        """Cut the tiles in batches and call the function on each; see :meth:`Encoder.encode`.
+        """Cut the tiles and describe them in batches; see :meth:`Encoder.encode`.
 
         Raises
         ------
         ValueError
-            If the function returns something else than one row of finite numbers for each tile.
+            If :meth:`describe` returns something else than one row of finite numbers for each tile.
         """
         size = max(1, round(width))
         corners = np.rint(centres - size / 2).astype(int)
-        order = np.lexsort(corners.T)  # Row by row, so that neighbouring tiles come from the same part of a file.
-        batches = np.array_split(order, -(-len(order) // self.batch_size))
-        encoded = np.concatenate([self._encode_batch(source, corners[batch], size) for batch in batches])
-        features = np.empty_like(encoded)
-        features[order] = encoded
+        order, encoded = [], []
+        for indices, tiles in _ahead(self._batches(source, corners, size)):
+            order.extend(indices)
+            encoded.append(self._described(tiles))
+        features = np.concatenate(encoded)
+        features[order] = features.copy()
         return features, [f"{self.name}_{i}" for i in range(features.shape[1])]
 
-    def _encode_batch(self, source: ImageSource, corners: np.ndarray, size: int) -> np.ndarray:
-        tiles = np.stack([source.read(y, y + size, x, x + size) for x, y in corners])
-        features = np.asarray(self.function(tiles), dtype=np.float32)
+    def _batches(self, source: ImageSource, corners: np.ndarray, size: int) -> Iterator[tuple[list[int], np.ndarray]]:
+        tiles = _tiles(source, corners, size)
+        while batch := [(index, self.prepare(tile)) for index, tile in islice(tiles, self.batch_size)]:
+            yield [index for index, _ in batch], np.stack([tile for _, tile in batch])
+
+    def _described(self, tiles: np.ndarray) -> np.ndarray:
+        features = np.asarray(self.describe(tiles), dtype=np.float32)
         if features.ndim != 2 or len(features) != len(tiles) or not np.isfinite(features).all():
             msg = (
                 f"Expected encoder {self.name!r} to return {len(tiles)} rows of finite features for tiles of shape "
@@ -142,6 +231,65 @@ class TileEncoder(Encoder):
             )
             raise ValueError(msg)
         return features
+
+
+class TileEncoder(TiledEncoder):
+    """Features of whole patches from a function of tiles.
+
+    Parameters
+    ----------
+    function
+        Maps uint8 RGB tiles (n_tiles x size x size x 3) to n_tiles x n_image_features; ``size`` is the width of the
+        patch in whole pixels, the same for all tiles of a section. Tiles are mirrored at the border of the picture.
+    batch_size
+        Tiles that are passed to the function at once.
+    """
+
+    def __init__(self, function: TileFunction, *, batch_size: int = 64) -> None:
+        super().__init__(batch_size)
+        self.function = function
+        self.name = getattr(function, "__name__", type(function).__name__)
+
+    def describe(self, tiles: np.ndarray) -> np.ndarray:
+        """Call the function."""
+        return self.function(tiles)
+
+    def fingerprint(self) -> str:
+        """Raise an error: see :meth:`Encoder.fingerprint`.
+
+        Raises
+        ------
+        ValueError
+            Always, since a function cannot be told from an edited one of the same name.
+        """
+        msg = (
+            f"Expected an encoder whose features can be kept in a cache, found the function {self.name!r}, which may "
+            "change unnoticed. Leave `cache` out, or derive from `im.TiledEncoder` with a `fingerprint`."
+        )
+        raise ValueError(msg)
+
+
+def _tiles(source: ImageSource, corners: np.ndarray, size: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield (index, tile) square by square of the picture, so that overlapping tiles are read about once."""
+    _, square = np.unique(corners // max(size, _SQUARE_PIXELS), axis=0, return_inverse=True)
+    for members in np.split(np.argsort(square.ravel(), kind="stable"), np.cumsum(np.bincount(square.ravel()))[:-1]):
+        (x0, y0), (x1, y1) = corners[members].min(axis=0), corners[members].max(axis=0) + size
+        dense = (x1 - x0) * (y1 - y0) <= len(members) * size**2
+        block = source.read(y0, y1, x0, x1) if dense else None
+        for index, (x, y) in zip(members, corners[members], strict=True):
+            if block is None:
+                yield index, source.read(y, y + size, x, x + size)
+            else:
+                yield index, block[y - y0 : y - y0 + size, x - x0 : x - x0 + size]
+
+
+def _ahead(items: Iterator[_Item]) -> Iterator[_Item]:
+    """Yield the same items, each made while the one before is in use: files are read while a network runs."""
+    with ThreadPoolExecutor(1) as thread:
+        made = thread.submit(next, items, None)
+        while (item := made.result()) is not None:
+            made = thread.submit(next, items, None)
+            yield item
 
 
 _CHANNELS = ("red", "green", "blue", "haematoxylin", "eosin", "darkness")
@@ -180,10 +328,22 @@ class Texture(Encoder):
     positions, not at the corner of the picture, so a shift of both by whole pixels changes nothing.
     """
 
+    def __init__(self, origin: np.ndarray | None = None) -> None:
+        self._origin = origin
+
+    @property
+    def pixels(self) -> float:
+        """Four across the coarsest blocks; see :attr:`Encoder.pixels`."""
+        return 4 * _BLOCKS
+
+    def anchored(self, origin: np.ndarray) -> Texture:
+        """Return the encoder whose blocks start at ``origin``; see :meth:`Encoder.anchored`."""
+        return Texture(origin)
+
     def encode(self, source: ImageSource, centres: np.ndarray, width: float) -> tuple[np.ndarray, list[str]]:
         """Compute the statistics for every position; see :meth:`Encoder.encode`."""
         block = max(1, int(width // _BLOCKS))
-        origin = np.floor(centres.min(axis=0)).astype(int)
+        origin = np.floor(centres.min(axis=0) if self._origin is None else self._origin).astype(int)
         positions, reach = (centres - origin) / block, width / block / 2 + _MARGIN
         n_columns = int(positions[:, 0].max() + 2 * reach) + 2
         bands = positions[:, 1] // max(2 * reach, _BAND_BLOCKS // n_columns)

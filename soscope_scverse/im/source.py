@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import tifffile
 import zarr
 from anndata import AnnData
+from dask.base import tokenize
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
@@ -22,6 +25,14 @@ from soscope_scverse import _keys as keys
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _STRIP_PIXELS = 8_000_000
 _TIFF_COLOURS = ("MINISBLACK", "RGB", "YCBCR")
+_SAMPLES = 16
+"""Parts along each axis that tell the range of a channel, so many pixels wide and high:"""
+_SAMPLE_PIXELS = 256
+_MICRONS = {"µm": 1.0, "nm": 1e-3, "mm": 1e3}
+_STRETCH = (0.001, 0.999)
+
+Stretch: TypeAlias = tuple[int, float, float]
+"""Channel, and its values that are shown as black and white."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,33 +48,25 @@ class ImageSource:
     axes
         The axes of ``pixels`` in their order: "y", "x" and, unless the picture is grey, "c".
     scale
-        Full-resolution coordinates times ``scale`` are pixels of this picture.
-
-    Raises
-    ------
-    ValueError
-        If the picture is empty, is not grey, RGB or RGBA, if its data type is another one, or if ``scale`` is not
-        positive.
+        Full-resolution coordinates times ``scale``, plus ``offset``, are pixels of this picture.
+    offset
+        Pixel (x, y) of the picture at which full-resolution coordinates are 0; negative in a crop.
+    levels
+        The same picture at coarser resolutions, finest first, each as ``pixels``.
+    stretches
+        Of a fluorescence picture, for the one to three channels to show: the channel, and the values that become black
+        and white. Any data type will do then.
+    microns
+        Width of a pixel of this picture in micrometres, None if it is not known.
     """
 
     pixels: Any
     axes: str
     scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        shape, dtype = tuple(self.pixels.shape), np.dtype(self.pixels.dtype)
-        if self.n_channels not in (1, 3, 4) or 0 in shape:
-            msg = (
-                f"Expected a grey (1 channel), RGB (3) or RGBA (4) picture, found shape {shape} with axes "
-                f"{tuple(self.axes)}: {self.n_channels} channels. Select the channels to use first."
-            )
-            raise ValueError(msg)
-        if dtype not in (np.uint8, np.uint16, np.bool_) and dtype.kind != "f":
-            msg = f"Expected a picture of uint8, uint16 or float in 0..1, found {dtype}. Convert it to uint8 first."
-            raise ValueError(msg)
-        if not 0 < self.scale < np.inf:
-            msg = f"Expected a positive scale from full-resolution coordinates to pixels, found {self.scale}."
-            raise ValueError(msg)
+    offset: tuple[float, float] = (0.0, 0.0)
+    levels: tuple[Any, ...] = ()
+    stretches: tuple[Stretch, ...] = ()
+    microns: float | None = None
 
     @property
     def height(self) -> int:
@@ -77,8 +80,29 @@ class ImageSource:
 
     @property
     def n_channels(self) -> int:
-        """Channels as stored: 1 (grey), 3 (RGB) or 4 (RGBA)."""
+        """Channels as stored: 1 (grey), 3 (RGB) or 4 (RGBA), any number in fluorescence."""
         return int(self.pixels.shape[self.axes.index("c")]) if "c" in self.axes else 1
+
+    @property
+    def is_grey(self) -> bool:
+        """Whether it is stored, or shown, in one channel."""
+        return (len(self.stretches) or self.n_channels) == 1
+
+    def to_pixels(self, xy: np.ndarray) -> np.ndarray:
+        """Positions (n x 2) in pixels of this picture, of full-resolution coordinates."""
+        return xy * self.scale + np.asarray(self.offset)
+
+    def coarsened(self, factor: float) -> ImageSource:
+        """Return the coarsest level of the picture whose pixels are at most ``factor`` times as wide, else itself."""
+        size = max(self.height, self.width)
+        for n, level in reversed(list(enumerate(self.levels, start=1))):
+            coarse = replace(self, pixels=level, levels=self.levels[n:])
+            ratio = _ratio(size, max(coarse.height, coarse.width))
+            if ratio <= factor:
+                x, y = self.offset
+                microns = None if self.microns is None else self.microns * ratio
+                return replace(coarse, scale=self.scale / ratio, offset=(x / ratio, y / ratio), microns=microns)
+        return self
 
     def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
         """Read the pixel rows ``y0:y1`` and columns ``x0:x1`` as uint8 (y1 - y0) x (x1 - x0) x 3.
@@ -103,26 +127,68 @@ class ImageSource:
         if isinstance(self.pixels, _Decoded):
             self.pixels.release()
 
+    def for_tasks(self) -> ImageSource:
+        """Return the picture as the tasks of a cluster read it: dask arrays are computed in the task that asks.
+
+        A file travels as its path, which all workers must reach; an array in memory travels as it is.
+        """
+        return replace(
+            self, pixels=_InTask(self.pixels) if hasattr(self.pixels, "__dask_graph__") else self.pixels, levels=()
+        )
+
+    def fingerprint(self) -> str:
+        """Return a hash that tells this picture from others: its pixels in memory, or its file with size and date.
+
+        Of dask and zarr arrays it is what they are made of and a sample of their pixels.
+        """
+        told = [self.pixels, self.axes, self.stretches]
+        if not isinstance(self.pixels, np.ndarray | _Decoded | _Tiff):
+            told.extend(self._sample(slice(None)))
+        return tokenize(*told)
+
+    def _sample(self, channels: slice) -> Iterator[np.ndarray]:
+        """Yield parts of the picture that lie evenly over it, as stored."""
+        step_y, step_x = (max(_SAMPLE_PIXELS, -(-n // _SAMPLES)) for n in (self.height, self.width))
+        for y in range(0, self.height, step_y):
+            for x in range(0, self.width, step_x):
+                y1, x1 = min(y + _SAMPLE_PIXELS, self.height), min(x + _SAMPLE_PIXELS, self.width)
+                yield self._stored(y, y1, x, x1, channels)
+
     def _read_inside(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
-        window = {"y": slice(y0, y1), "x": slice(x0, x1), "c": slice(None)}
+        if not self.stretches:
+            return _to_rgb(_to_uint8(self._stored(y0, y1, x0, x1, slice(None))))
+        shown = np.zeros((y1 - y0, x1 - x0, 1 if len(self.stretches) == 1 else 3), dtype=np.uint8)
+        for i, (channel, black, white) in enumerate(self.stretches):
+            values = self._stored(y0, y1, x0, x1, slice(channel, channel + 1))[..., 0].astype(np.float32)
+            shown[..., i] = np.rint(((values - black) / (white - black)).clip(0, 1) * 255)
+        return _to_rgb(shown)
+
+    def _stored(self, y0: int, y1: int, x0: int, x1: int, channels: slice) -> np.ndarray:
+        """Rows x columns x channels as stored."""
+        window = {"y": slice(y0, y1), "x": slice(x0, x1), "c": channels}
         block = np.asarray(self.pixels[tuple(window[axis] for axis in self.axes)])
         block = block.transpose([self.axes.index(axis) for axis in "yxc" if axis in self.axes])
-        return _to_rgb(_to_uint8(block.reshape(y1 - y0, x1 - x0, -1)))
+        return block.reshape(y1 - y0, x1 - x0, -1)
 
 
-def open_image(image: Any, *, scale: float | None = None) -> ImageSource:
+def open_image(image: Any, *, scale: float | None = None, channels: Sequence[int] | None = None) -> ImageSource:
     """Open a picture of any supported kind; pixels are read when they are asked for.
 
     Parameters
     ----------
     image
         Array (numpy or dask; height x width, height x width x channels, or channels x height x width), xarray
-        ``DataArray`` with dimensions "y" and "x", path of a JPEG, PNG or TIFF file (a TIFF is read lazily at its full
-        resolution), squidpy ``ImageContainer`` (its first layer and its scale), SpatialData image element (of a
-        multi-scale element the full resolution; its transformations are not applied), or an :class:`ImageSource`.
+        ``DataArray`` with dimensions "y" and "x", path of a JPEG, PNG or TIFF file (BigTIFF, OME-TIFF and SVS too; read
+        lazily, and of a pyramid the level that suffices), squidpy ``ImageContainer`` (its first layer, with its scale
+        and its place if it is a crop), SpatialData image element (with its levels, and its transformation to "global"
+        if it has one), or an :class:`ImageSource`.
     scale
-        Full-resolution coordinates times ``scale`` are pixels of the picture. Default: the picture's own, 1 if it has
-        none.
+        Full-resolution coordinates times ``scale`` are pixels of the picture. Default: the scale and the place that
+        the picture carries, 1 and the corner if it has none.
+    channels
+        Of a fluorescence picture: the numbers of the one to three channels to show, as grey, or as red, green and
+        blue. Each is stretched so that 1 in 1,000 of its pixels are black and as many white, as told by parts of
+        its coarsest level.
 
     Returns
     -------
@@ -133,10 +199,16 @@ def open_image(image: Any, *, scale: float | None = None) -> ImageSource:
     TypeError
         If ``image`` is none of the above.
     ValueError
-        If the file is of another kind, or the picture is not grey, RGB or RGBA of a supported data type.
+        If the file is of another kind, the picture is not grey, RGB or RGBA of a supported data type, it has no such
+        channels, or it is rotated, mirrored or sheared against the coordinates.
     """
-    source = _open(image)
-    return source if scale is None else replace(source, scale=float(scale))
+    source = _open(image, placed=scale is None)
+    if channels is not None:
+        source = _stretched(source, channels)
+    if scale is not None:
+        source = replace(source, scale=float(scale), offset=(0.0, 0.0))
+    _check(source)
+    return source
 
 
 def thumbnail(source: ImageSource, size: int = 1000) -> tuple[np.ndarray, float]:
@@ -153,16 +225,29 @@ def thumbnail(source: ImageSource, size: int = 1000) -> tuple[np.ndarray, float]
     -------
     The small picture, height x width x 3 uint8, and the factor from full-resolution coordinates to its pixels.
     """
-    step = -(-max(source.height, source.width) // size)
-    height, width = source.height // step, source.width // step
+    source = source.coarsened(max(source.height, source.width) / size)
+    # The thumbnail begins where coordinates do, since plots know a scale and no place.
+    x, y = (round(shift) for shift in source.offset)
+    stop_x, stop_y = source.width - x, source.height - y
+    step = -(-max(stop_x, stop_y) // size)
+    height, width = stop_y // step, stop_x // step
     small = np.empty((height, width, 3), dtype=np.uint8)
     rows = max(1, _STRIP_PIXELS // (width * step * step))
     for first in range(0, height, rows):
         last = min(first + rows, height)
-        block = source.read(first * step, last * step, 0, width * step)
+        block = _read_over_white(source, y + first * step, y + last * step, x, x + width * step)
         small[first:last] = block.reshape(last - first, step, width, step, 3).mean(axis=(1, 3))
     source.release()
     return small, source.scale / step
+
+
+def _read_over_white(source: ImageSource, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
+    """Read pixels that may begin before the picture, which is white there."""
+    block = np.full((y1 - y0, x1 - x0, 3), 255, dtype=np.uint8)
+    top, left = max(y0, 0), max(x0, 0)
+    if top < y1 and left < x1:
+        block[top - y0 :, left - x0 :] = source.read(top, y1, left, x1)
+    return block
 
 
 def embedded_image(adata: AnnData, library: str | None = None) -> tuple[np.ndarray, float] | None:
@@ -207,7 +292,8 @@ def library_entry(adata: AnnData, library: str | None = None) -> Mapping[str, An
     return libraries.get(library, {})
 
 
-def _open(image: Any) -> ImageSource:
+def _open(image: Any, *, placed: bool) -> ImageSource:
+    """Open a picture, with the place that a SpatialData element has if it is to be ``placed``."""
     if isinstance(image, ImageSource):
         return image
     if isinstance(image, str | os.PathLike):
@@ -216,9 +302,10 @@ def _open(image: Any) -> ImageSource:
     if type(image).__name__ == "ImageContainer":
         return _open_container(image)
     if "scale0" in getattr(image, "children", ()):
-        return _open_xarray(next(iter(image["scale0"].data_vars.values())))
+        levels = [next(iter(level.data_vars.values())) for level in image.children.values()]
+        return _open_xarray(levels[0], levels[1:], placed=placed)
     if hasattr(image, "dims") and hasattr(image, "data"):
-        return _open_xarray(image)
+        return _open_xarray(image, placed=placed)
     if hasattr(image, "shape") and hasattr(image, "dtype"):
         return ImageSource(image, _guess_axes(tuple(image.shape)))
     msg = (
@@ -228,16 +315,64 @@ def _open(image: Any) -> ImageSource:
     raise TypeError(msg)
 
 
+def _check(source: ImageSource) -> None:
+    shape, dtype = tuple(source.pixels.shape), np.dtype(source.pixels.dtype)
+    if 0 in shape or (source.n_channels not in (1, 3, 4) and not source.stretches):
+        msg = (
+            f"Expected a grey (1 channel), RGB (3) or RGBA (4) picture, found shape {shape} with axes "
+            f"{tuple(source.axes)}: {source.n_channels} channels. Select the channels to use first, of a fluorescence "
+            "picture with `im.open_image(..., channels=[0])`."
+        )
+        raise ValueError(msg)
+    if dtype not in (np.uint8, np.uint16, np.bool_) and dtype.kind != "f" and not source.stretches:
+        msg = f"Expected a picture of uint8, uint16 or float in 0..1, found {dtype}. Convert it to uint8 first."
+        raise ValueError(msg)
+    if not 0 < source.scale < np.inf:
+        msg = f"Expected a positive scale from full-resolution coordinates to pixels, found {source.scale}."
+        raise ValueError(msg)
+
+
+def _stretched(source: ImageSource, channels: Sequence[int]) -> ImageSource:
+    """The picture with these channels stretched over black to white."""
+    if not 1 <= len(channels) <= 3 or not all(0 <= channel < source.n_channels for channel in channels):
+        msg = (
+            f"Expected one to three of the channels 0 to {source.n_channels - 1} as `channels`, found "
+            f"{list(channels)}. Describe further ones in a second call."
+        )
+        raise ValueError(msg)
+    coarsest = source.coarsened(np.inf)
+    limits = tuple((channel, *_limits(coarsest, channel)) for channel in channels)
+    source.release()
+    return replace(source, stretches=limits)
+
+
+def _limits(source: ImageSource, channel: int) -> tuple[float, float]:
+    """The values of a channel that become black and white, from parts of the picture that lie evenly over it."""
+    parts = [part.ravel() for part in source._sample(slice(channel, channel + 1))]
+    black, white = (float(value) for value in np.quantile(np.concatenate(parts), _STRETCH))
+    return black, white if white > black else black + 1
+
+
 def _guess_axes(shape: tuple[int, ...]) -> str:
     if len(shape) == 2:
         return "yx"
     if len(shape) != 3:
         msg = f"Expected a picture of 2 or 3 dimensions, found shape {shape}. Select one plane first."
         raise ValueError(msg)
-    return "cyx" if shape[0] in (1, 3, 4) and shape[2] not in (1, 3, 4) else "yxc"
+    # Channels come last unless they are known, or fewer, in front.
+    first = shape[2] not in (1, 3, 4) and (shape[0] in (1, 3, 4) or shape[0] < shape[2])
+    return "cyx" if first else "yxc"
 
 
-def _open_xarray(image: Any) -> ImageSource:
+def _open_xarray(image: Any, levels: Sequence[Any] = (), *, placed: bool) -> ImageSource:
+    """Open a picture with its coarser levels."""
+    scale, offset = _place(image) if placed else (1.0, (0.0, 0.0))
+    image, *levels = (_plane(level) for level in (image, *levels))
+    axes = "".join(dim if dim in ("y", "x") else "c" for dim in map(str, image.dims))
+    return ImageSource(image.data, axes, scale, offset, tuple(level.data for level in levels))
+
+
+def _plane(image: Any) -> Any:
     image = image.squeeze([dim for dim in image.dims if dim not in ("y", "x") and image.sizes[dim] == 1])
     others = [dim for dim in image.dims if dim not in ("y", "x")]
     if len(image.dims) - len(others) != 2 or len(others) > 1 or {"z", "t"}.intersection(others):
@@ -246,7 +381,24 @@ def _open_xarray(image: Any) -> ImageSource:
             f"found {dict(image.sizes)}. Select one plane, or rename the dimensions."
         )
         raise ValueError(msg)
-    return ImageSource(image.data, "".join("c" if dim in others else str(dim) for dim in image.dims))
+    return image
+
+
+def _place(image: Any) -> tuple[float, tuple[float, float]]:
+    """Scale and offset from coordinates to pixels, of an element with a transformation of pixels to "global"."""
+    transformation = image.attrs.get("transform", {}).get("global")
+    if transformation is None:
+        return 1.0, (0.0, 0.0)
+    matrix = transformation.to_affine_matrix(("x", "y"), ("x", "y"))
+    width = matrix[0, 0]  # Of a pixel, in coordinates.
+    if not (width > 0 and np.allclose(matrix[:2, :2], width * np.eye(2), atol=1e-4 * width)):
+        msg = (
+            "Expected a SpatialData image that is scaled and moved only against the coordinate system 'global', found "
+            f"the transformation {matrix[:2].tolist()}. Transform the image with `spatialdata.transform`, or pass "
+            "`image_scale` with spots in pixels of the image."
+        )
+        raise ValueError(msg)
+    return float(1 / width), (float(-matrix[0, 2] / width), float(-matrix[1, 2] / width))
 
 
 def _open_container(container: Any) -> ImageSource:
@@ -256,10 +408,13 @@ def _open_container(container: Any) -> ImageSource:
         msg = f"Expected an ImageContainer with one section, found {layer.sizes['z']}. Pass a dict of one per section."
         raise ValueError(msg)
     crop, padding = attributes.get("coords"), attributes.get("padding")
-    if (crop and (crop.x0 or crop.y0)) or (padding and (padding.x_pre or padding.y_pre)):
-        msg = f"Expected an uncropped ImageContainer, found {crop} and {padding}. Pass the whole picture."
-        raise ValueError(msg)
-    return replace(_open_xarray(layer), scale=float(attributes.get("scale", 1.0)))
+    if padding:  # It is no tissue; the reader mirrors at the border instead.
+        layer = layer.isel(
+            y=slice(round(padding.y_pre), layer.sizes["y"] - round(padding.y_post)),
+            x=slice(round(padding.x_pre), layer.sizes["x"] - round(padding.x_post)),
+        )
+    offset = (-float(crop.x0), -float(crop.y0)) if crop else (0.0, 0.0)
+    return replace(_open_xarray(layer, placed=False), scale=float(attributes.get("scale", 1.0)), offset=offset)
 
 
 def _open_file(path: Path) -> ImageSource:
@@ -280,11 +435,25 @@ def _open_decoded(picture: _Decoded) -> ImageSource:
     return ImageSource(picture, "yxc" if len(picture.shape) == 3 else "yx")
 
 
+class _InTask:
+    """Dask array whose pieces are computed where they are read.
+
+    By default a piece would become tasks of the cluster that the reading task waits for, and occupies.
+    """
+
+    def __init__(self, pixels: Any) -> None:
+        self._pixels = pixels
+        self.shape, self.dtype = pixels.shape, pixels.dtype
+
+    def __getitem__(self, window: Any) -> np.ndarray:
+        return np.asarray(self._pixels[window].compute(scheduler="synchronous"))
+
+
 class _Decoded:
     """JPEG or PNG as an array whose size is known at once and whose pixels are decoded when first read."""
 
     def __init__(self, file_type: Callable[[Path], ImageFile], path: Path) -> None:
-        self._file_type, self._path = file_type, path
+        self._file_type, self._path = file_type, path.absolute()
         self._array: np.ndarray | None = None
         with file_type(path) as picture:
             bands = {"L": 1, "I;16": 1, "I": 1, "RGB": 3}.get(picture.mode)
@@ -300,6 +469,12 @@ class _Decoded:
             self._array = decoded.astype(self.dtype, copy=False)
         return self._array[window]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Decoded, (self._file_type, self._path)
+
+    def __dask_tokenize__(self) -> tuple[Any, ...]:
+        return _file_state(self._path)
+
     def release(self) -> None:
         self._array = None
 
@@ -309,30 +484,67 @@ def _is_transparent(picture: ImageFile) -> bool:
 
 
 def _open_tiff(path: Path) -> ImageSource:
-    file = tifffile.TiffFile(path)
-    series = file.series[0]
-    axes = series.axes.lower().replace("s", "c")
-    colours = getattr(series.keyframe.photometric, "name", None)
+    with tifffile.TiffFile(path) as file:
+        series = file.series[0]
+        axes = series.axes.lower().replace("s", "c")
+        colours = getattr(series.keyframe.photometric, "name", None)
+        levels = [_Tiff(path, n, level.shape, level.dtype) for n, level in enumerate(series.levels)]
+        microns = _tiff_microns(file)
     if sorted(axes.replace("c", "")) != ["x", "y"] or axes.count("c") > 1 or colours not in _TIFF_COLOURS:
-        file.close()
         msg = (
             f"Expected a TIFF with one grey, RGB or RGBA picture, found axes {series.axes!r}, shape {series.shape} and "
             f"colours {colours} in {path}. Convert it, or pass the plane to use as an array."
         )
         raise ValueError(msg)
-    return ImageSource(_Tiff(file), axes)
+    return ImageSource(levels[0], axes, levels=tuple(levels[1:]), microns=microns)
+
+
+def _tiff_microns(file: tifffile.TiffFile) -> float | None:
+    """Width of a pixel in micrometres, of OME-TIFF and SVS; resolution tags of plain TIFF files are seldom meant so."""
+    if file.ome_metadata is not None:
+        images = tifffile.xml2dict(file.ome_metadata)["OME"]["Image"]
+        pixels = (images if isinstance(images, dict) else images[0])["Pixels"]
+        in_microns = _MICRONS.get(pixels.get("PhysicalSizeXUnit", "µm"))
+        size = pixels.get("PhysicalSizeX")
+        return None if size is None or in_microns is None else float(size) * in_microns
+    if file.is_svs:
+        size = re.search(r"MPP\s*=\s*([\d.]+)", file.pages.first.description)
+        return None if size is None else float(size.group(1))
+    return None
 
 
 class _Tiff:
-    """Full resolution of a TIFF as an array that is read in part; the file is closed with the last reference."""
+    """One level of a TIFF as an array that is read in part; the file is open from the first read to the last use."""
 
-    def __init__(self, file: tifffile.TiffFile) -> None:
-        self._pixels = zarr.open_array(file.series[0].aszarr(level=0), mode="r")
-        self.shape, self.dtype = self._pixels.shape, self._pixels.dtype
+    def __init__(self, path: Path, level: int, shape: tuple[int, ...], dtype: np.dtype) -> None:
+        self._path, self._level, self.shape, self.dtype = path.absolute(), level, shape, dtype
+
+    @cached_property
+    def _pixels(self) -> zarr.Array:
+        file = tifffile.TiffFile(self._path)
         weakref.finalize(self, file.close)
+        return zarr.open_array(file.series[0].aszarr(level=self._level), mode="r")
 
     def __getitem__(self, window: Any) -> np.ndarray:
         return np.asarray(self._pixels[window])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Tiff, (self._path, self._level, self.shape, self.dtype)
+
+    def __dask_tokenize__(self) -> tuple[Any, ...]:
+        return *_file_state(self._path), self._level
+
+
+def _file_state(path: Path) -> tuple[Any, ...]:
+    """What changes with a file, as far as can be told without reading it."""
+    state = path.stat()
+    return str(path), state.st_size, state.st_mtime_ns
+
+
+def _ratio(fine: int, coarse: int) -> float:
+    """How much wider the pixels of a level are: a whole number wherever its size is only rounded."""
+    whole = round(fine / coarse)
+    return whole if abs(fine - whole * coarse) < whole else fine / coarse
 
 
 def _mirrored(start: int, stop: int, size: int) -> np.ndarray:
