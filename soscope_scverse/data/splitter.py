@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import lightning.pytorch as pl
 import numpy as np
@@ -54,6 +54,7 @@ class TileDataModule(pl.LightningDataModule):
         super().__init__()
         self.tiles = tiles
         self.held_out = held_out
+        self.whole: dict[str, torch.Tensor] | None = None
         self.seed = seed
         self.n_processes = n_processes
         self.n_train = tiles.n_spots
@@ -73,26 +74,34 @@ class TileDataModule(pl.LightningDataModule):
         return data
 
     def setup(self, stage: str) -> None:
-        """All processes cut the section along the same lines; one that is a single tile is made once."""
+        """All processes cut the section along the same lines."""
         self.rng = np.random.default_rng(self.trainer.strategy.broadcast(self.seed) if self.trainer else self.seed)
-        self._whole = [self.tiles.tile()] if self.n_tiles == 1 else None
+
+    def teardown(self, stage: str) -> None:
+        """Let go of the section: the trainer, which the model keeps, holds on to this and to the loaders."""
+        del self.tiles
+        self.held_out = self.whole = None
 
     def train_dataloader(self) -> DataLoader:
         """One tile a batch."""
-        if self._whole is not None:
-            # a list is all that a map-style data set needs to be
-            return self._loader(cast("Dataset", self._whole))
-        groups = self._groups(self.rng)
+        groups = self._groups(None if self.n_tiles == 1 else self.rng)
         order = self.rng.permutation(len(groups))
-        return self._loader(_TileDataset(self.tiles, [groups[i] for i in order]))
+        return self._loader([groups[i] for i in order])
 
     def val_dataloader(self) -> DataLoader | list:
         """One tile a batch; an empty list where nothing is held out, as Lightning expects."""
-        if self.held_out is None:
-            return []
-        return self._loader(_TileDataset(self.tiles, self._groups(None), self.held_out))
+        return [] if self.held_out is None else self._loader(self._groups(None), scored=True)
 
-    def _loader(self, tiles: Dataset) -> DataLoader:
+    def tile(self, own: np.ndarray) -> dict[str, torch.Tensor]:
+        """Batch of some spots; that of all spots is made once."""
+        if len(own) < self.tiles.n_spots:
+            return self.tiles.tile(own)
+        if self.whole is None:
+            self.whole = self.tiles.tile()
+        return dict(self.whole)
+
+    def _loader(self, groups: list[np.ndarray], *, scored: bool = False) -> DataLoader:
+        tiles = _TileDataset(self, groups, scored)
         rank = self.trainer.global_rank if self.trainer else 0
         sampler: DistributedSampler = DistributedSampler(tiles, self.n_processes, rank, shuffle=False)
         return DataLoader(tiles, batch_size=None, sampler=sampler)
@@ -116,18 +125,18 @@ class TileDataModule(pl.LightningDataModule):
 class _TileDataset(Dataset):
     """Tiles made when they are asked for; those to be scored have ``x_held_out`` and ``held_out_odds``."""
 
-    def __init__(self, tiles: Tiles, groups: list[np.ndarray], held_out: HeldOut | None = None) -> None:
-        self.tiles = tiles
+    def __init__(self, data: TileDataModule, groups: list[np.ndarray], scored: bool) -> None:
+        self.data = data
         self.groups = groups
-        self.held_out = held_out
+        self.scored = scored
 
     def __len__(self) -> int:
         return len(self.groups)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         own = np.sort(self.groups[index])
-        tile = self.tiles.tile(own)
-        if self.held_out is not None:
-            tile["x_held_out"] = torch.as_tensor(dense(self.held_out.x[own]), dtype=torch.float32)
-            tile["held_out_odds"] = torch.tensor(self.held_out.odds)
+        tile = self.data.tile(own)
+        if self.scored and self.data.held_out is not None:
+            tile["x_held_out"] = torch.as_tensor(dense(self.data.held_out.x[own]), dtype=torch.float32)
+            tile["held_out_odds"] = torch.tensor(self.data.held_out.odds)
         return tile
