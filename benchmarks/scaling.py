@@ -325,7 +325,8 @@ def million(n_targets: int) -> dict[str, float]:
         first = enhanced.X[: 100 * N_SUBSPOTS].compute().reshape(100, N_SUBSPOTS, -1).sum(axis=1)
         np.testing.assert_allclose(first, adata.X[:100].toarray(), rtol=1e-3)
         megabytes = sum(file.stat().st_size for file in out.rglob("*") if file.is_file()) / 1e6
-        return {"subspots": enhanced.n_obs, **seconds, "peak_gb": peak_gb(), "zarr_mb": megabytes}
+        used = float(enhanced.uns["soscope"]["uses_picture"])
+        return {"rows": enhanced.n_obs, **seconds, "peak_gb": peak_gb(), "zarr_mb": megabytes, "uses_picture": used}
 
 
 def made(name: str) -> ad.AnnData:

@@ -53,6 +53,9 @@ def main() -> None:
     "--image", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Picture (JPEG, PNG, TIFF)."
 )
 @click.option("--image-scale", type=float, help="Coordinates times this are pixels of the picture.")
+@click.option("--encoder", default="texture", show_default=True, help="texture, inception_v3, timm:NAME, ...")
+@click.option("--weights", type=click.Path(exists=True, dir_okay=False), help="Weights of the encoder.")
+@click.option("--cache", type=click.Path(file_okay=False), help="Folder that keeps image features.")
 @click.option("--n-subspots", type=int, help="Subspots of a spot; default 9 (square lattice) or 7 (hexagonal).")
 @click.option("--layer", help="Layer that holds the counts; default X.")
 @click.option("--genes", help="Comma-separated genes, or @FILE with one a line.")
@@ -83,6 +86,8 @@ def enhance(
     devices: int | None,
     num_nodes: int | None,
     batch_size: int | None,
+    weights: str | None,
+    cache: str | None,
     **kwargs: Any,
 ) -> None:
     """Enhance the spots of IN.h5ad and write the subspots, piece by piece."""
@@ -94,12 +99,13 @@ def enhance(
         raise ValueError(msg)
     from soscope_scverse import tl
 
-    machines = {"devices": devices, "num_nodes": num_nodes, "batch_size": batch_size}
+    machines = _given(devices=devices, num_nodes=num_nodes, batch_size=batch_size)
     enhanced = tl.enhance(
         _read(source, backed="r"),
         genes=None if genes is None else _gene_list(genes),
         n_subspots="auto" if n_subspots is None else n_subspots,
-        train_kwargs=_progress() | {name: value for name, value in machines.items() if value is not None},
+        features_kwargs=_given(weights=weights, cache=cache),
+        train_kwargs=_progress() | machines,
         out=out,
         overwrite=force,
         **kwargs,
@@ -155,6 +161,10 @@ def _agreement(predictions: dict[str, Any], truth: Any) -> str:
         within = np.nanmedian(metrics.within_r(prediction[:, structured], mean, truth.obs["spot"]))
         lines.append(f"{name:<20}{pearson:>10.3f}{within:>10.3f}")
     return "\n".join(lines)
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _progress() -> dict[str, bool]:

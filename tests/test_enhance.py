@@ -1,4 +1,5 @@
 import json
+import warnings
 
 import anndata as ad
 import numpy as np
@@ -296,3 +297,58 @@ def test_defaults_beat_every_baseline_on_merged_sections(data_dir, section, pict
     shuffled.obsm["subspot_features"] = flat.reshape(features.shape)
     assert not tl.enhance(shuffled, **QUICK).uns["soscope"]["uses_picture"]
     assert tl.enhance(low, **QUICK).uns["soscope"]["uses_picture"]
+
+
+@pytest.mark.realdata
+def test_wrong_pictures_and_coordinates_are_named(data_dir):
+    """The mistakes that users make, on a section and its picture that fit."""
+    adata = ad.read_h5ad(data_dir / "her2st" / "C2.h5ad")
+    picture = data_dir / "her2st" / "C2_HE.jpg"
+    genes = pp.spatial_genes(adata, 20)
+    small, scale = im.thumbnail(im.open_image(picture))
+
+    def moved(change):
+        other = adata.copy()
+        other.obsm["spatial"] = change(np.asarray(adata.obsm["spatial"], dtype=float))
+        return other
+
+    def enhanced(spots, image, **options):
+        return tl.enhance(spots, image=image, genes=genes, **QUICK | {"max_epochs": 1} | options)
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*(misplaced|left out|grey)")
+        enhanced(adata, picture)
+    with pytest.raises(ValueError, match=r"outside.*image_scale"):  # a smaller picture, full-resolution coordinates
+        enhanced(adata, small)
+    with pytest.warns(UserWarning, match="x and y exchanged"):
+        enhanced(moved(lambda xy: xy[:, ::-1]), small, image_scale=scale)
+    with pytest.warns(UserWarning, match=r"misplaced.*`image_scale="):  # micrometres for pixels
+        enhanced(moved(lambda xy: xy * 200 / 291), small, image_scale=scale)
+    with pytest.warns(UserWarning, match="picture of this section"):
+        enhanced(adata, data_dir / "her2st" / "C3_HE.jpg")
+    grey = small.mean(axis=2).astype(np.uint8)
+    with pytest.warns(UserWarning, match="this one is grey"):
+        enhanced(adata, grey, image_scale=scale, encoder=Coloured())
+
+
+class Coloured(im.TiledEncoder):
+    """Stands in for a network that was trained on pictures in colour."""
+
+    name = "coloured"
+    needs_colour = True
+
+    def describe(self, tiles):
+        return tiles.mean(axis=(1, 2))
+
+
+def test_precomputed_features_and_further_arguments(section):
+    adata = section.adata
+    pp.subspots(adata)
+    with pytest.raises(ValueError, match="precomputed"), pytest.warns(UserWarning, match="positions alone"):
+        tl.enhance(adata, encoder="precomputed", **QUICK)
+    adata.obsm["subspot_features"] = np.random.default_rng(0).normal(size=(60, 7, 3))
+    enhanced = tl.enhance(adata, encoder="precomputed", **QUICK)
+    assert enhanced.uns["soscope"]["encoder"]["encoder"] == "precomputed"
+    del adata.obsm["subspot_features"]
+    enhanced = tl.enhance(adata, image=section.image, features_kwargs={"context": [2, 4]}, **QUICK)
+    assert enhanced.obsm["image_features"].shape == (420, 152)

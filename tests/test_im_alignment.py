@@ -142,12 +142,3 @@ def test_real_sections(name):
     }.items():
         with pytest.warns(UserWarning, match=words):
             im.check_alignment(moved(adata, change), picture, image_scale=scale)
-
-
-@pytest.mark.realdata
-def test_the_picture_of_another_section():
-    folder = DATA / "her2st"
-    if not folder.exists():
-        pytest.skip(f"no real data at {DATA}; set SOSCOPE_TEST_DATA")
-    with pytest.warns(UserWarning, match="may be misplaced"):
-        im.check_alignment(ad.read_h5ad(folder / "C2.h5ad"), folder / "C3_HE.jpg")

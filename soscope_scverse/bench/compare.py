@@ -38,7 +38,7 @@ IMAGE_BASELINES: tuple[Run, ...] = (
     baselines.joint_mlp,
 )
 _OF_FEATURES = ("encoder", "image_scale", "library_key")  # arguments that `tl.enhance` hands on to `im.features`
-_OF_PICTURE = ("image", "encoder", "image_scale")
+_OF_PICTURE = ("image", "encoder", "image_scale", "features_kwargs")
 
 
 def compare(
@@ -69,8 +69,8 @@ def compare(
         Names out of :data:`~soscope_scverse.bench.BASELINES` and ``"soscope"``; None is all of them. Or a mapping from
         a name of your choice to a function of the spots that returns n_targets x n_features (rows in the order of
         `truth`), or to a dict of arguments of :func:`~soscope_scverse.tl.enhance`, ``{}`` for the defaults. A dict
-        with ``"image"``, ``"encoder"`` or ``"image_scale"`` does not share the features, but computes its own;
-        ``{"image": None}`` does without a picture.
+        with ``"image"``, ``"encoder"``, ``"image_scale"`` or ``"features_kwargs"`` does not share the features, but
+        computes its own; ``{"image": None}`` does without a picture.
     seeds
         soScope, and every function with an argument ``seed``, is run once for each of them; other methods run once.
     task
@@ -208,7 +208,8 @@ def _has_features(spots: AnnData, image: Any, arguments: Mapping[str, Any]) -> b
         return True
     if image is None and im.embedded_image(spots) is None:
         return False
-    im.features(spots, image, **{name: arguments[name] for name in _OF_FEATURES if name in arguments})
+    given = {name: arguments[name] for name in _OF_FEATURES if name in arguments}
+    im.features(spots, image, **given, **(arguments.get("features_kwargs") or {}))
     return True
 
 

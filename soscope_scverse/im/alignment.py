@@ -14,6 +14,7 @@ from scipy.ndimage import map_coordinates, uniform_filter
 from skimage.filters import threshold_otsu
 
 from soscope_scverse import _validation as validation
+from soscope_scverse._arrays import spread
 from soscope_scverse.im.sections import Section, open_sections, spot_radius
 from soscope_scverse.im.source import ImageSource, library_entry, open_image, thumbnail
 
@@ -22,12 +23,14 @@ if TYPE_CHECKING:
 
 _GIVEN = "as given"
 _THUMBNAIL = 1000
+_MOST_SPOTS = 20_000
 _INSIDE = 0.95
 """A placement counts if at least this share of the spots is in the picture."""
 _CLEARLY = 0.15
 """A placement is suspected if its score, share on tissue plus correlation, is better by more than this ..."""
-_CORRELATED = 0.1
-"""... and it has at least this correlation: spots that are shrunk onto a dark patch all lie on tissue, too."""
+_CORRELATED, _ON_TISSUE, _COVERED = 0.1, 0.75, 0.5
+"""... and it has at least this correlation, this share of the spots on tissue, and this share of the tissue inside the
+spots: without glass around it, tissue is told from tissue, and spots that are shrunk onto a dark patch fit well."""
 _ZOOMS = np.geomspace(1 / 16, 16, 161)
 _TURNS = {
     "x and y exchanged": (True, False, False),
@@ -49,7 +52,8 @@ class Alignment:
     ----------
     table
         One row for each section and placement: "scale" (from coordinates to pixels), "inside" (share of the spots in
-        the picture), "on_tissue" (share of the spots on tissue), "correlation" (of the darkness of the picture at a
+        the picture), "on_tissue" (share of the spots on tissue), "covered" (share of the tissue in the rectangle of the
+        spots), "correlation" (of the darkness of the picture at a
         spot with the logarithm of its total count) and "suspected" (whether it fits clearly better than as given).
     thumbnails
         Of each section: the small picture, and the positions of the spots in it, n_spots x 2.
@@ -127,10 +131,11 @@ def check_alignment(
         small, scale = thumbnail(section.source, _THUMBNAIL)
         # Its own scale beside that of the picture, whose pixels the table is about.
         tissue = _Tissue.of(open_image(small, scale=scale), spot_radius(adata, section))
-        mine, zoom = xy[section.rows], section.source.scale / scale
-        table = _compare(tissue, mine, depth[section.rows], _named_scales(adata, section, zoom))
+        rows, zoom = np.flatnonzero(section.rows), section.source.scale / scale
+        sampled = rows[spread(len(rows), _MOST_SPOTS)]
+        table = _compare(tissue, xy[sampled], depth[sampled], _named_scales(adata, section, zoom))
         tables[name] = table.assign(scale=table["scale"] * zoom)
-        thumbnails[name] = small, mine * scale
+        thumbnails[name] = small, xy[rows] * scale
         _warn(tables[name], section)
     return Alignment(pd.concat(tables, names=["section", "placement"]), thumbnails)
 
@@ -161,7 +166,19 @@ class _Tissue:
         darkness = map_coordinates(self.darkness, at.T[::-1], order=1, mode="nearest")
         varies = inside.sum() > 2 and np.ptp(darkness[inside]) > 0 and np.ptp(depth[inside]) > 0
         correlation = np.corrcoef(darkness[inside], depth[inside])[0, 1] if varies else np.nan
-        return {"scale": scale, "inside": inside.mean(), "on_tissue": on_tissue.mean(), "correlation": correlation}
+        return {
+            "scale": scale,
+            "inside": inside.mean(),
+            "on_tissue": on_tissue.mean(),
+            "covered": self._covered(at),
+            "correlation": correlation,
+        }
+
+    def _covered(self, at: np.ndarray) -> float:
+        """Share of the tissue in the rectangle of the spots."""
+        size = [self.source.width, self.source.height]
+        (left, top), (right, bottom) = (np.clip(np.rint(end), 0, size).astype(int) for end in (at.min(0), at.max(0)))
+        return self.mask[top : bottom + 1, left : right + 1].sum() / max(self.mask.sum(), 1)
 
 
 def _compare(tissue: _Tissue, xy: np.ndarray, depth: np.ndarray, named: dict[str, float]) -> pd.DataFrame:
@@ -178,8 +195,10 @@ def _compare(tissue: _Tissue, xy: np.ndarray, depth: np.ndarray, named: dict[str
     table = pd.DataFrame.from_dict(rows, orient="index")
     scores = table.apply(_score, axis=1)
     best = scores.idxmax()
-    clearly = (scores > scores[_GIVEN] + _CLEARLY) & (table["correlation"] >= _CORRELATED)
-    return table.assign(suspected=clearly & (scores.index == best))
+    clearly = scores > scores[_GIVEN] + _CLEARLY
+    least = {"correlation": _CORRELATED, "on_tissue": _ON_TISSUE, "covered": _COVERED}
+    fits = (table[list(least)] >= pd.Series(least)).all(axis=1)
+    return table.assign(suspected=clearly & fits & (scores.index == best))
 
 
 def _score(figures: pd.Series) -> float:

@@ -45,6 +45,7 @@ def enhance(
     seed: int = 0,
     max_epochs: int | None = None,
     accelerator: str = "auto",
+    features_kwargs: Mapping[str, Any] | None = None,
     model_kwargs: Mapping[str, Any] | None = None,
     train_kwargs: Mapping[str, Any] | None = None,
     save_model: str | PathLike | None = None,
@@ -77,7 +78,7 @@ def enhance(
     likelihood
         ``"nb"`` or ``"poisson"`` for counts, ``"gaussian"`` for anything else.
     encoder
-        Of the picture, see :func:`~soscope_scverse.im.features`.
+        Of the picture, see :func:`~soscope_scverse.im.features`; ``"precomputed"`` for features that are in `adata`.
     library_key
         Column of ``obs`` that tells the sections.
     preset
@@ -93,8 +94,9 @@ def enhance(
         Passes over the spots, see :meth:`~soscope_scverse.model.SoScope.train`.
     accelerator
         As in Lightning: ``"auto"``, ``"cpu"``, ``"gpu"``, ...
-    model_kwargs, train_kwargs
-        Further arguments of :class:`~soscope_scverse.model.SoScope` and its ``train``.
+    features_kwargs, model_kwargs, train_kwargs
+        Further arguments of :func:`~soscope_scverse.im.features` (``weights``, ``context``, ``cache``, ...), of
+        :class:`~soscope_scverse.model.SoScope` and of its ``train``.
     save_model
         New directory to save the trained model and its spots to, for
         :meth:`SoScope.load <soscope_scverse.model.SoScope.load>`.
@@ -134,6 +136,7 @@ def enhance(
         "n_samples": n_samples,
         "max_epochs": max_epochs,
         "accelerator": accelerator,
+        "features_kwargs": dict(features_kwargs or {}),
         "model_kwargs": {**PRESETS[preset].model_kwargs, **(model_kwargs or {})},
         "train_kwargs": dict(train_kwargs or {}),
     }
@@ -142,14 +145,15 @@ def enhance(
     if out is not None:
         check.output("out", out, overwrite=overwrite)
     spots = _checked_spots(adata, layer, genes, likelihood, library_key)
-    has_picture = _find_picture(spots, image, image_scale, library_key)
+    has_picture = _find_picture(spots, image, image_scale, library_key, likelihood, layer)
 
     _divide(spots, n_subspots, library_key)
     if keys.SPOT_GRAPH not in spots.obsp:
         pp.spot_graph(spots, layer=layer, library_key=library_key)
-    if has_picture and keys.FEATURES not in spots.obsm:
+    if (has_picture and keys.FEATURES not in spots.obsm) or arguments["encoder"] == "precomputed":
         logger.info("Extracting image features (encoder=%s).", arguments["encoder"])
-        im.features(spots, image, encoder=encoder, image_scale=image_scale, library_key=library_key)
+        options = {"encoder": encoder, "image_scale": image_scale, "library_key": library_key}
+        im.features(spots, image, **options | arguments["features_kwargs"])
     if has_picture and image is not None:
         _embed_thumbnails(spots, image, image_scale, library_key)
 
@@ -209,8 +213,10 @@ def _with_genes(adata: AnnData, names: list[str]) -> AnnData:
     )
 
 
-def _find_picture(spots: AnnData, image: Any, image_scale: float | None, library_key: str | None) -> bool:
-    """Whether there is a picture or its features; raises if coordinates leave it, warns if there is none."""
+def _find_picture(
+    spots: AnnData, image: Any, image_scale: float | None, library_key: str | None, likelihood: str, layer: str | None
+) -> bool:
+    """Whether there is a picture or its features; raises or warns if it does not fit, warns if there is none."""
     if keys.FEATURES in spots.obsm:
         return True
     if image is None:
@@ -224,6 +230,8 @@ def _find_picture(spots: AnnData, image: Any, image_scale: float | None, library
             )
             return False
     im.check_coordinates(spots, image, image_scale=image_scale, library_key=library_key)
+    if likelihood in COUNT_LIKELIHOODS:
+        im.check_alignment(spots, image, image_scale=image_scale, library_key=library_key, layer=layer)
     return True
 
 
