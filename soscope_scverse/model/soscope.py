@@ -410,8 +410,8 @@ class SoScope(BaseModelClass):
         if evidence <= _EVIDENCE:
             msg = (
                 "The picture is left out: it tells nothing of the profiles that their positions do not tell (log "
-                f"likelihood ratio {evidence:.1f}, needed {_EVIDENCE:.0f}). Check that it is the picture of this section "
-                "and that positions fit it (`im.check_alignment`); `test_picture=False` uses it all the same."
+                f"likelihood ratio {evidence:.1f}, needed {_EVIDENCE:.0f}). Check that it is the picture of this "
+                "section and that positions fit it (`im.check_alignment`); `test_picture=False` uses it all the same."
             )
             warnings.warn(msg, UserWarning, stacklevel=2)
 
