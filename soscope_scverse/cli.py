@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -44,6 +45,8 @@ def _misconfiguration() -> type[Exception]:
 @click.version_option(__version__, prog_name="soscope-scverse")
 def main() -> None:
     """Enhance the resolution of spatial omics with soScope."""
+    # what these libraries deprecate in each other is nothing that a user could mend, and comes at every step
+    warnings.filterwarnings("ignore", module=r"(lightning|torch|torch_geometric)\b")
 
 
 @main.command()

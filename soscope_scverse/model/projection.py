@@ -7,11 +7,12 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.linalg import eigh
+from scipy.linalg.blas import ssyrk
 
 from soscope_scverse._arrays import spread
 
 _MOST_SAMPLED = 20_000  # subspots that the moments are taken from
-_CHUNK_VALUES = 1_000_000
+_CHUNK_VALUES = 250_000
 
 
 class Projection(NamedTuple):
@@ -75,11 +76,12 @@ def fit_projection(features: np.ndarray, valid: np.ndarray, n_components: int, s
     if width <= n_components:
         return Projection(mean, np.diag(1 / scale))
 
-    correlation = np.zeros((width, width), np.float32)
+    correlation = np.zeros((width, width), np.float32, order="F")  # its upper triangle, filled in place
     for chunk in _chunks(features, spot, subspot):
         standard = ((chunk - mean) / scale).astype(np.float32)
-        correlation += standard.T @ (standard / len(spot))
-    variance, components = eigh(correlation, overwrite_a=True, subset_by_index=(width - n_components, width - 1))
+        correlation = ssyrk(1 / len(spot), standard, beta=1, c=correlation, trans=1, overwrite_c=1)
+    largest = width - n_components, width - 1
+    variance, components = eigh(correlation, lower=False, overwrite_a=True, subset_by_index=largest)
     components *= np.sign(components[np.abs(components).argmax(axis=0), np.arange(n_components)])
     unit = np.sqrt(max(variance.mean(), 1e-12))
     return Projection(mean, components @ levelling_rotation(variance) / (unit * scale[:, None]))

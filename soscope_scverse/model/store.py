@@ -43,8 +43,7 @@ def new_store(path: Path, frame: AnnData, places: list[str], chunk_rows: int) ->
         with make(part, frame, places, (min(chunk_rows, max(frame.n_obs, 1)), frame.n_vars)) as arrays:
             yield arrays
         if part.suffix == ".zarr":
-            with warnings.catch_warnings():  # other readers of zarr 3 may not know it; anndata does
-                warnings.simplefilter("ignore", ZarrUserWarning)
+            with _consolidating():
                 zarr.consolidate_metadata(part)
             _remove(path)  # a folder does not replace another one
         part.replace(path)
@@ -65,7 +64,7 @@ def _h5ad_arrays(part: Path, frame: AnnData, places: list[str], chunks: tuple[in
 
 @contextmanager
 def _zarr_arrays(part: Path, frame: AnnData, places: list[str], chunks: tuple[int, int]) -> Iterator[Arrays]:
-    with ad.settings.override(zarr_write_format=3, auto_shard_zarr_v3=False):
+    with ad.settings.override(zarr_write_format=3, auto_shard_zarr_v3=False), _consolidating():
         frame.write_zarr(part)
     group = zarr.open_group(part, mode="r+", use_consolidated=False)
     arrays = {}
@@ -73,6 +72,14 @@ def _zarr_arrays(part: Path, frame: AnnData, places: list[str], chunks: tuple[in
         arrays[place] = group.create_array(place, shape=frame.shape, dtype=np.float32, chunks=chunks)
         arrays[place].attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
     yield arrays
+
+
+@contextmanager
+def _consolidating() -> Iterator[None]:
+    """Without the warning that other readers of zarr 3 may not know consolidated metadata; anndata does."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ZarrUserWarning)
+        yield
 
 
 def open_lazily(path: Path) -> AnnData:
