@@ -2,6 +2,7 @@
 
 from soscope_scverse.im.alignment import Alignment, check_alignment
 from soscope_scverse.im.cache import FeatureCache
+from soscope_scverse.im.dense import DenseEncoder
 from soscope_scverse.im.encoders import (
     Encoder,
     TiledEncoder,
@@ -16,6 +17,7 @@ from soscope_scverse.im.source import ImageSource, embedded_image, open_image, t
 
 __all__ = [
     "Alignment",
+    "DenseEncoder",
     "Encoder",
     "FeatureCache",
     "ImageSource",
