@@ -14,6 +14,7 @@ from soscope_scverse.im.encoders import (
 from soscope_scverse.im.features import check_coordinates, features
 from soscope_scverse.im.networks import InceptionV3, ModuleEncoder, NetworkEncoder, Timm
 from soscope_scverse.im.source import ImageSource, embedded_image, open_image, thumbnail
+from soscope_scverse.im.tissue import mask_subspots, tissue_mask
 
 __all__ = [
     "Alignment",
@@ -33,7 +34,9 @@ __all__ = [
     "encoder_names",
     "features",
     "get_encoder",
+    "mask_subspots",
     "open_image",
     "register_encoder",
     "thumbnail",
+    "tissue_mask",
 ]
