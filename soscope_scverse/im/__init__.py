@@ -14,6 +14,7 @@ from soscope_scverse.im.encoders import (
 from soscope_scverse.im.features import check_coordinates, features
 from soscope_scverse.im.networks import InceptionV3, ModuleEncoder, NetworkEncoder, Timm
 from soscope_scverse.im.source import ImageSource, embedded_image, open_image, thumbnail
+from soscope_scverse.im.stain import normalize_stain
 from soscope_scverse.im.tissue import mask_subspots, tissue_mask
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "features",
     "get_encoder",
     "mask_subspots",
+    "normalize_stain",
     "open_image",
     "register_encoder",
     "thumbnail",
