@@ -72,6 +72,7 @@ def test_the_model_trains_on_what_is_left(halved):
     assert np.isfinite(enhanced.X).all()
 
 
+@pytest.mark.filterwarnings("ignore:.*no subspot on tissue")  # The picture has no glass.
 def test_the_order_of_steps_is_checked(section):
     with pytest.raises(ValueError, match=r"`pp.subspots`, `im.mask_subspots` and `im.features`"):
         im.mask_subspots(section.adata, section.image)

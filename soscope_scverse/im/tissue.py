@@ -72,6 +72,7 @@ def mask_subspots(
     """Drop the subspots off the tissue, and give their share of the spot to those on it.
 
     To be called after ``pp.subspots`` and before :func:`features`. A spot without any subspot on tissue keeps all.
+    The picture must show some glass: without it the threshold tells dark tissue from pale.
 
     Parameters
     ----------
@@ -117,8 +118,8 @@ def mask_subspots(
     bare = np.logical_not(kept.any(axis=1))
     if bare.any():
         warnings.warn(
-            f"{bare.sum()} of {adata.n_obs} spots have no subspot on tissue (first: {adata.obs_names[bare][0]!r}); they "
-            "keep all. Consider dropping them, or look at `im.check_alignment(adata, image).plot()`.",
+            f"{bare.sum()} of {adata.n_obs} spots have no subspot on tissue (first: {adata.obs_names[bare][0]!r}); "
+            "they keep all. Consider dropping them, or look at `im.check_alignment(adata, image).plot()`.",
             UserWarning,
             stacklevel=2,
         )
