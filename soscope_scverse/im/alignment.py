@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from scipy.ndimage import map_coordinates, uniform_filter
-from skimage.filters import threshold_otsu
 
 from soscope_scverse import _validation as validation
-from soscope_scverse._arrays import spread
+from soscope_scverse._arrays import row_chunks, spread
 from soscope_scverse.im.sections import Section, open_sections, spot_radius
 from soscope_scverse.im.source import ImageSource, library_entry, open_image, thumbnail
+from soscope_scverse.im.tissue import darkness, is_tissue
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -124,7 +124,8 @@ def check_alignment(
         picture.
     """
     xy = validation.positions(adata)
-    depth = np.log1p(np.asarray(validation.matrix(adata, layer).sum(axis=1), dtype=float).ravel())
+    totals = [np.asarray(chunk.sum(axis=1)).ravel() for chunk in row_chunks(validation.profiles(adata, layer))]
+    depth = np.log1p(np.concatenate(totals).astype(float))
     tables, thumbnails = {}, {}
     for section in open_sections(adata, image, image_scale, library_key):
         name = section.library or ""
@@ -150,13 +151,9 @@ class _Tissue:
 
     @classmethod
     def of(cls, source: ImageSource, radius: float) -> _Tissue:
-        pixels = source.read(0, source.height, 0, source.width).astype(np.float32)
-        darkness = -np.log10(np.maximum(pixels, 1) / 255).mean(axis=2)
-        brightest = pixels.max(axis=2)
-        saturation = uniform_filter((brightest - pixels.min(axis=2)) / np.maximum(brightest, 1), 3)
-        told = saturation if np.ptp(saturation) > 0.05 else darkness
+        pixels = source.read(0, source.height, 0, source.width)
         size = max(1, round(2 * radius * source.scale))
-        return cls(source, told > threshold_otsu(told), uniform_filter(darkness, size))
+        return cls(source, is_tissue(pixels), uniform_filter(darkness(pixels), size))
 
     def fit(self, xy: np.ndarray, depth: np.ndarray, scale: float) -> dict[str, float]:
         """Figures of spots at these positions, in full-resolution coordinates."""

@@ -70,6 +70,21 @@ class Encoder(ABC):
         """
         return self
 
+    def dense(self) -> Encoder:
+        """Return the encoder that averages a feature map, for ``im.features(mode="dense")``.
+
+        Raises
+        ------
+        ValueError
+            If the encoder has no convolutional map of features.
+        """
+        msg = (
+            f"Expected an encoder with a convolutional feature map for `mode='dense'`, found {self.name!r}. Those are "
+            "'inception_v3' and a `torch.nn.Module` that returns n x n_image_features x h x w. Use one of them, or "
+            "`mode='patch'`."
+        )
+        raise ValueError(msg)
+
     def fingerprint(self) -> str:
         """Return a hash that tells the features of this encoder from those of others, for a cache on disk.
 

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from os import PathLike, fspath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from anndata import AnnData
@@ -33,6 +33,7 @@ def features(
     image: Any = None,
     *,
     encoder: str | Encoder | TileFunction | torch.nn.Module = "texture",
+    mode: Literal["patch", "dense"] = "patch",
     weights: str | PathLike | None = None,
     device: str | torch.device | None = None,
     batch_size: int | None = None,
@@ -66,8 +67,14 @@ def features(
           ``torch.nn.Module``, see :class:`ModuleEncoder`;
         - "precomputed": nothing is computed. The features that lie in ``obsm[key_added]`` already are checked and
           recorded; no picture and no other argument is used.
+    mode
+        "patch": every patch by itself. "dense": a convolutional network runs once over large strips of the picture, and
+        its feature map is averaged over every patch; faster where patches overlap, with features of its own. For
+        "inception_v3" and a ``torch.nn.Module`` that returns a feature map (n x n_image_features x h x w), see
+        :class:`DenseEncoder`.
     weights, device, batch_size
-        Of the deep encoders, see :class:`NetworkEncoder`; functions and modules have a ``batch_size``, too.
+        Of the deep encoders, see :class:`NetworkEncoder`; functions and modules have a ``batch_size``, too,
+        which ``mode="dense"`` has no use for.
     context
         Width of the square patch that describes a subspot, in spot radii. Default: four times the distance of
         neighbouring subspots. "texture" uses windows of 1/8, 1/4, 1/2 and all of it, by default half a subspot to four.
@@ -103,9 +110,9 @@ def features(
         n_spots x n_subspots x n_image_features float32, not standardised, 0 for padded subspots.
     ``uns[key_added]``
         "encoder" (name), "context" (spot radii) or "context_um", "feature_names", "patch_pixels" (width of the patch in
-        pixels of the picture or of the level that was read, one for each section), with ``library_key`` "sections"
-        (their names), and with ``weights`` "weights". With several widths "patch_pixels" is n_sections x n_contexts,
-        and names of features end with "@" and the width.
+        pixels of the picture or of the level that was read, one for each section), "mode", with ``library_key``
+        "sections" (their names), and with ``weights`` "weights". With several widths "patch_pixels" is n_sections x
+        n_contexts, and names of features end with "@" and the width.
         With "precomputed" only "encoder" and "feature_names".
 
     Warns
@@ -131,7 +138,10 @@ def features(
     if isinstance(encoder, str) and encoder == _PRECOMPUTED:
         _adopt(adata, key_added, valid)
         return adata if copy else None
+    validation.one_of("mode", mode, ["patch", "dense"])
     model = get_encoder(encoder, weights=weights, device=device, batch_size=batch_size)
+    if mode == "dense":
+        model = _dense(model, batch_size)
     sections = open_sections(adata, image, image_scale, library_key)
     for section in sections:
         _check_section(adata, section)
@@ -149,12 +159,20 @@ def features(
         "context" if context_um is None else "context_um": float(contexts[0]) if one else contexts,
         "feature_names": np.array(names if one else [f"{name}@{width:g}" for width in contexts for name in names]),
         "patch_pixels": patch_pixels[:, 0] if one else patch_pixels,
+        "mode": mode,
     }
     if weights is not None:
         adata.uns[key_added]["weights"] = fspath(weights)
     if library_key is not None:
         adata.uns[key_added]["sections"] = np.array([section.library for section in sections])
     return adata if copy else None
+
+
+def _dense(model: Encoder, batch_size: int | None) -> Encoder:
+    if batch_size is not None:
+        msg = f"Expected no `batch_size` with `mode='dense'`, which cuts no tiles, found {batch_size}. Leave it out."
+        raise ValueError(msg)
+    return model.dense()
 
 
 def _warn_grey(model: Encoder, sections: list[Section]) -> None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from dask.base import tokenize
 
+from soscope_scverse.im.dense import DenseEncoder, resized
 from soscope_scverse.im.encoders import TiledEncoder, register_encoder
 
 if TYPE_CHECKING:
@@ -90,29 +91,44 @@ class NetworkEncoder(TiledEncoder):
 
     def prepare(self, tile: np.ndarray) -> np.ndarray:
         """Resize a tile to the input of the network."""
-        import torch
-        from torchvision.transforms import InterpolationMode
-        from torchvision.transforms.functional import resize
-
-        channels_first = torch.from_numpy(np.ascontiguousarray(tile)).permute(2, 0, 1)
-        interpolation = InterpolationMode(self.network.interpolation)
-        return resize(channels_first, list(self.network.size), interpolation, antialias=True).permute(1, 2, 0).numpy()
+        return resized(tile, self.network.size, self.network.interpolation)
 
     def describe(self, tiles: np.ndarray) -> np.ndarray:
         """Normalise the tiles and run the network on them."""
+        return self._run(self.network.module, tiles)
+
+    def _run(self, module: torch.nn.Module, pictures: np.ndarray) -> np.ndarray:
+        """Normalise the pictures and run the network, or a part of it, on them."""
         import torch
 
-        network, pixels = self.network, _on_device(tiles, self.device)
-        mean, std = (torch.tensor(v, device=pixels.device).view(3, 1, 1) for v in (network.mean, network.std))
-        return _run(network.module, (pixels / 255 - mean) / std)
+        pixels = _on_device(pictures, self.device)
+        mean, std = (torch.tensor(v, device=pixels.device).view(3, 1, 1) for v in (self.network.mean, self.network.std))
+        return _run(module, (pixels / 255 - mean) / std)
 
 
 @register_encoder("inception_v3")
 class InceptionV3(NetworkEncoder):
     """Inception v3 of torchvision with ImageNet weights: the 2,048 features of the last pooling, as in the paper.
 
-    Patches are resized to 299 x 299. See :class:`NetworkEncoder` for the parameters.
+    Patches are resized to 299 x 299. With ``mode="dense"`` the picture is resized so that a patch is about 299 pixels
+    wide, and the last map of convolutions (8 x 8 cells of a patch) is averaged, see :class:`DenseEncoder`.
+    See :class:`NetworkEncoder` for the parameters.
     """
+
+    def dense(self) -> DenseEncoder:
+        """Return the encoder that averages the map before the last pooling; see :meth:`Encoder.dense`."""
+        return DenseEncoder(self, resize=True)
+
+    def feature_map(self, pictures: np.ndarray) -> np.ndarray:
+        """Return n x 2048 x h x w of uint8 pictures, n x height x width x 3, of at least 75 x 75 pixels."""
+        return self._run(self._convolutions, pictures)
+
+    @cached_property
+    def _convolutions(self) -> torch.nn.Module:
+        """The network up to its last map."""
+        from torchvision.models.feature_extraction import create_feature_extractor
+
+        return create_feature_extractor(self.network.module, ["Mixed_7c"]).eval()
 
     def load(self) -> _Network:
         """Make the network and load its weights; see :meth:`NetworkEncoder.load`."""
@@ -174,9 +190,10 @@ class ModuleEncoder(TiledEncoder):
     Parameters
     ----------
     module
-        Maps uint8 RGB tiles (n_tiles x 3 x size x size) to n_tiles x n_image_features; ``size`` is the width of the
-        patch in pixels. It resizes and normalises them itself, e.g. as
-        ``torch.nn.Sequential(weights.transforms(), network)``. It is put in evaluation mode and moved to the device.
+        Maps uint8 RGB tiles (n_tiles x 3 x size x size) to n_tiles x n_image_features, or to a feature map (n_tiles x
+        n_image_features x h x w), which is averaged; ``size`` is the width of the patch in pixels. It resizes and
+        normalises them itself, e.g. as ``torch.nn.Sequential(weights.transforms(), network)``. It is put in evaluation
+        mode and moved to the device.
     device, batch_size
         See :class:`NetworkEncoder`.
     """
@@ -193,7 +210,16 @@ class ModuleEncoder(TiledEncoder):
 
     def describe(self, tiles: np.ndarray) -> np.ndarray:
         """Run the module on the tiles."""
-        return _run(self.module.eval(), _on_device(tiles, self.device))
+        features = self.feature_map(tiles)
+        return features.mean(axis=(2, 3)) if features.ndim == 4 else features
+
+    def dense(self) -> DenseEncoder:
+        """Return the encoder that averages the map which the module returns; see :meth:`Encoder.dense`."""
+        return DenseEncoder(self, resize=False)
+
+    def feature_map(self, pictures: np.ndarray) -> np.ndarray:
+        """Return what the module returns for uint8 pictures, n x height x width x 3."""
+        return _run(self.module.eval(), _on_device(pictures, self.device))
 
 
 def read_weights(path: str | PathLike) -> Mapping[str, torch.Tensor]:
@@ -330,4 +356,6 @@ def _run(module: torch.nn.Module, pixels: torch.Tensor) -> np.ndarray:
     kind = pixels.device.type
     with torch.inference_mode(), torch.autocast(kind, enabled=kind == "cuda"):
         features = module.to(pixels.device)(pixels)
+    if isinstance(features, Mapping):  # Of a feature extractor of torchvision.
+        (features,) = features.values()
     return features.float().cpu().numpy()

@@ -19,6 +19,7 @@ from dask.base import tokenize
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
+from skimage.color import lab2rgb, rgb2lab
 
 from soscope_scverse import _keys as keys
 
@@ -33,6 +34,22 @@ _STRETCH = (0.001, 0.999)
 
 Stretch: TypeAlias = tuple[int, float, float]
 """Channel, and its values that are shown as black and white."""
+
+
+@dataclass(frozen=True)
+class Recolouring:
+    """Colours of CIELAB times ``factor`` plus ``shift``, channel by channel."""
+
+    factor: tuple[float, ...]
+    shift: tuple[float, ...]
+
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        """Recolour height x width x 3 uint8."""
+        factor, shift = (np.array(values, dtype=np.float32) for values in (self.factor, self.shift))
+        colours = rgb2lab(pixels.astype(np.float32) / 255) * factor + shift
+        # No colour is yellower: skimage warns of negative blue light, and cuts it off in the same way.
+        colours[..., 2] = np.minimum(colours[..., 2], 200 / 116 * (colours[..., 0] + 16))
+        return np.rint(lab2rgb(colours) * 255).astype(np.uint8)
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +75,8 @@ class ImageSource:
         and white. Any data type will do then.
     microns
         Width of a pixel of this picture in micrometres, None if it is not known.
+    recolouring
+        Change of the colours as they are read, see :func:`normalize_stain`.
     """
 
     pixels: Any
@@ -67,6 +86,7 @@ class ImageSource:
     levels: tuple[Any, ...] = ()
     stretches: tuple[Stretch, ...] = ()
     microns: float | None = None
+    recolouring: Recolouring | None = None
 
     @property
     def height(self) -> int:
@@ -141,7 +161,7 @@ class ImageSource:
 
         Of dask and zarr arrays it is what they are made of and a sample of their pixels.
         """
-        told = [self.pixels, self.axes, self.stretches]
+        told = [self.pixels, self.axes, self.stretches, self.recolouring]
         if not isinstance(self.pixels, np.ndarray | _Decoded | _Tiff):
             told.extend(self._sample(slice(None)))
         return tokenize(*told)
@@ -155,6 +175,11 @@ class ImageSource:
                 yield self._stored(y, y1, x, x1, channels)
 
     def _read_inside(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
+        shown = self._shown(y0, y1, x0, x1)
+        return shown if self.recolouring is None else self.recolouring(shown)
+
+    def _shown(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
+        """Read as 8-bit RGB, in the colours that are stored."""
         if not self.stretches:
             return _to_rgb(_to_uint8(self._stored(y0, y1, x0, x1, slice(None))))
         shown = np.zeros((y1 - y0, x1 - x0, 1 if len(self.stretches) == 1 else 3), dtype=np.uint8)

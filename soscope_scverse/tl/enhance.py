@@ -145,7 +145,10 @@ def enhance(
     if out is not None:
         check.output("out", out, overwrite=overwrite)
     spots = _checked_spots(adata, layer, genes, likelihood, library_key)
-    has_picture = _find_picture(spots, image, image_scale, library_key, likelihood, layer)
+    has_picture = _find_picture(spots, image, image_scale, library_key)
+    if has_picture and keys.FEATURES not in spots.obsm and likelihood in COUNT_LIKELIHOODS:
+        # the depth of a spot is that of all its genes
+        im.check_alignment(adata, image, image_scale=image_scale, library_key=library_key, layer=layer)
 
     _divide(spots, n_subspots, library_key)
     if keys.SPOT_GRAPH not in spots.obsp:
@@ -213,10 +216,8 @@ def _with_genes(adata: AnnData, names: list[str]) -> AnnData:
     )
 
 
-def _find_picture(
-    spots: AnnData, image: Any, image_scale: float | None, library_key: str | None, likelihood: str, layer: str | None
-) -> bool:
-    """Whether there is a picture or its features; raises or warns if it does not fit, warns if there is none."""
+def _find_picture(spots: AnnData, image: Any, image_scale: float | None, library_key: str | None) -> bool:
+    """Whether there is a picture or its features; raises if coordinates leave it, warns if there is none."""
     if keys.FEATURES in spots.obsm:
         return True
     if image is None:
@@ -230,8 +231,6 @@ def _find_picture(
             )
             return False
     im.check_coordinates(spots, image, image_scale=image_scale, library_key=library_key)
-    if likelihood in COUNT_LIKELIHOODS:
-        im.check_alignment(spots, image, image_scale=image_scale, library_key=library_key, layer=layer)
     return True
 
 
