@@ -22,6 +22,7 @@ from PIL.PngImagePlugin import PngImageFile
 from skimage.color import lab2rgb, rgb2lab
 
 from soscope_scverse import _keys as keys
+from soscope_scverse.im import slides
 
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _STRIP_PIXELS = 8_000_000
@@ -162,7 +163,7 @@ class ImageSource:
         Of dask and zarr arrays it is what they are made of and a sample of their pixels.
         """
         told = [self.pixels, self.axes, self.stretches, self.recolouring]
-        if not isinstance(self.pixels, np.ndarray | _Decoded | _Tiff):
+        if not isinstance(self.pixels, np.ndarray | _Decoded | _Tiff | slides.SlideLevel):
             told.extend(self._sample(slice(None)))
         return tokenize(*told)
 
@@ -204,7 +205,8 @@ def open_image(image: Any, *, scale: float | None = None, channels: Sequence[int
     image
         Array (numpy or dask; height x width, height x width x channels, or channels x height x width), xarray
         ``DataArray`` with dimensions "y" and "x", path of a JPEG, PNG or TIFF file (BigTIFF, OME-TIFF and SVS too; read
-        lazily, and of a pyramid the level that suffices), squidpy ``ImageContainer`` (its first layer, with its scale
+        lazily, and of a pyramid the level that suffices) or of a slide of MIRAX, Hamamatsu or DICOM (extra
+        ``openslide``), squidpy ``ImageContainer`` (its first layer, with its scale
         and its place if it is a crop), SpatialData image element (with its levels, and its transformation to "global"
         if it has one), or an :class:`ImageSource`.
     scale
@@ -445,6 +447,9 @@ def _open_container(container: Any) -> ImageSource:
 def _open_file(path: Path) -> ImageSource:
     with path.open("rb") as file:
         magic = file.read(8)
+    if path.suffix.lower() in slides.SUFFIXES:
+        levels, microns = slides.slide_levels(path)
+        return ImageSource(levels[0], "yxc", levels=tuple(levels[1:]), microns=microns)
     if magic.startswith(_TIFF_MAGIC):
         return _open_tiff(path)
     # The classes of the formats, not PIL.Image.open: whole-slide pictures are larger than the limit of that function.

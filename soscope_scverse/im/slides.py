@@ -1,0 +1,79 @@
+"""Whole-slide files of scanners that tifffile does not know, through OpenSlide."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SUFFIXES = (".dcm", ".mrxs", ".vms", ".vmu")
+"""Of the formats that are read here: DICOM, MIRAX, Hamamatsu."""
+
+
+class SlideLevel:
+    """One level of a slide as an RGBA array that is read in part, transparent where nothing was scanned.
+
+    Parameters
+    ----------
+    path
+        The file.
+    level
+        0 is the full resolution.
+    """
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, path: Path, level: int) -> None:
+        self.path, self.level = path.absolute(), level
+        width, height = self._slide.level_dimensions[level]
+        self.shape = (height, width, 4)
+
+    @cached_property
+    def _slide(self) -> Any:
+        return open_slide(self.path)
+
+    def __getitem__(self, window: Any) -> np.ndarray:
+        rows, columns = (slice(*part.indices(size)) for part, size in zip(window, self.shape[:2], strict=False))
+        # the corner is given in pixels of the full resolution
+        zoom = self._slide.level_downsamples[self.level]
+        corner = round(columns.start * zoom), round(rows.start * zoom)
+        size = columns.stop - columns.start, rows.stop - rows.start
+        return np.asarray(self._slide.read_region(corner, self.level, size))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return SlideLevel, (self.path, self.level)
+
+    def __dask_tokenize__(self) -> tuple[Any, ...]:
+        state = self.path.stat()
+        return str(self.path), state.st_size, state.st_mtime_ns, self.level
+
+
+def slide_levels(path: Path) -> tuple[list[SlideLevel], float | None]:
+    """All levels of a slide, finest first, and the width of its pixels in micrometres if it is known."""
+    slide = open_slide(path)
+    microns = slide.properties.get("openslide.mpp-x")
+    return [SlideLevel(path, n) for n in range(slide.level_count)], None if microns is None else float(microns)
+
+
+def open_slide(path: Path) -> Any:
+    """Open a slide.
+
+    Raises
+    ------
+    ImportError
+        If OpenSlide is not installed.
+    ValueError
+        If OpenSlide cannot read the file.
+    """
+    try:
+        import openslide
+    except ImportError as error:
+        msg = f"Reading {path.name} needs OpenSlide. Install it with `pip install 'soscope-scverse[openslide]'`."
+        raise ImportError(msg) from error
+    try:
+        return openslide.OpenSlide(path)
+    except openslide.OpenSlideError as error:
+        msg = f"Expected a slide that OpenSlide can read, found {path}: {error}. Convert it to a tiled TIFF."
+        raise ValueError(msg) from error
