@@ -15,6 +15,8 @@ from soscope_scverse import _validation as check
 from soscope_scverse._arrays import Matrix
 from soscope_scverse.pp.lattice import Lattice, find_lattice
 
+_CHUNK_VALUES = 500_000
+
 
 def spot_graph(
     adata: AnnData,
@@ -206,9 +208,10 @@ def _touching(xy: np.ndarray) -> np.ndarray:
     return np.column_stack([i[close], j[close]])
 
 
-def _row_distance(x: Matrix, i: np.ndarray, j: np.ndarray, chunk: int = 20_000) -> np.ndarray:
+def _row_distance(x: Matrix, i: np.ndarray, j: np.ndarray) -> np.ndarray:
     """Euclidean distance of rows i and j, a chunk of pairs at a time to bound the memory."""
     distance = np.empty(len(i))
+    chunk = max(1, _CHUNK_VALUES // x.shape[1])
     for start in range(0, len(i), chunk):
         part = slice(start, start + chunk)
         difference = x[i[part]] - x[j[part]]
