@@ -12,6 +12,7 @@ from typing import Any, Literal, NoReturn
 import click
 
 from soscope_scverse import __version__
+from soscope_scverse._files import completed
 
 
 def _user_errors(command: Callable[..., None]) -> Callable[..., None]:
@@ -193,9 +194,5 @@ def _read(path: Path, backed: Literal["r"] | None = None) -> Any:
 
 def _write(adata: Any, path: Path) -> None:
     """Write so that no half file is ever found under the final name."""
-    part = path.with_name(f".{path.name}.part")
-    try:
+    with completed(path) as part:
         adata.write_h5ad(part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -39,3 +39,23 @@ def _prepared(_section):
 def prepared(_prepared):
     """Spots with all slots that the model needs."""
     return _prepared.copy()
+
+
+@pytest.fixture(scope="session")
+def inception(tmp_path_factory):
+    """Inception without its head, with random weights and features of ordinary size, and the file of its weights."""
+    import torch
+    from torchvision.models import inception_v3
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = inception_v3(weights=None, init_weights=False, transform_input=True)
+        for layer in network.modules():
+            if isinstance(layer, torch.nn.BatchNorm2d):
+                layer.momentum = None
+        with torch.no_grad():
+            network.train()(torch.randn(2, 3, 299, 299))
+    path = tmp_path_factory.mktemp("weights") / "inception.pth"
+    torch.save(network.state_dict(), path)
+    network.fc = torch.nn.Identity()
+    return network.eval(), path

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from scipy.ndimage import gaussian_filter
-from torchvision.models import inception_v3
 
 import soscope_scverse.im as im
 
@@ -113,20 +112,9 @@ def test_shifting_picture_and_coordinates_changes_nothing():
     )
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    """Random weights of Inception with features of ordinary size."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network = inception_v3(weights=None, init_weights=False, transform_input=True)
-        for layer in network.modules():
-            if isinstance(layer, torch.nn.BatchNorm2d):
-                layer.momentum = None
-        with torch.no_grad():
-            network.train()(torch.randn(2, 3, 299, 299))
-    path = tmp_path_factory.mktemp("weights") / "inception.pth"
-    torch.save(network.state_dict(), path)
-    return path
+@pytest.fixture
+def weights(inception):
+    return inception[1]
 
 
 def test_inception_averages_its_last_map(weights):

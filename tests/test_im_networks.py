@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torchvision.models import Inception_V3_Weights, inception_v3
+from torchvision.models import Inception_V3_Weights
 
 import soscope_scverse.im as im
 
@@ -38,22 +38,6 @@ def tiles(width=80):
     half = width // 2
     cut = [mirrored[int(y) + half : int(y) + 3 * half, int(x) + half : int(x) + 3 * half] for x, y in SPOTS]
     return torch.from_numpy(np.stack(cut)).permute(0, 3, 1, 2)
-
-
-@pytest.fixture(scope="module")
-def inception(tmp_path_factory):
-    """A network with random weights and features of ordinary size, and the file of its weights."""
-    torch.manual_seed(0)
-    network = inception_v3(weights=None, init_weights=False, transform_input=True)
-    for layer in network.modules():
-        if isinstance(layer, torch.nn.BatchNorm2d):
-            layer.momentum = None
-    with torch.no_grad():
-        network.train()(torch.randn(2, 3, 299, 299))
-    path = tmp_path_factory.mktemp("weights") / "inception.pth"
-    torch.save(network.state_dict(), path)
-    network.fc = torch.nn.Identity()
-    return network.eval(), path
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from soscope_scverse._files import file_state
+
 SUFFIXES = (".dcm", ".mrxs", ".vms", ".vmu")
 """Of the formats that are read here: DICOM, MIRAX, Hamamatsu."""
 
@@ -46,8 +48,7 @@ class SlideLevel:
         return SlideLevel, (self.path, self.level)
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
-        state = self.path.stat()
-        return str(self.path), state.st_size, state.st_mtime_ns, self.level
+        return *file_state(self.path), self.level
 
 
 def slide_levels(path: Path) -> tuple[list[SlideLevel], float | None]:

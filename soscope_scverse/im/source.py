@@ -22,6 +22,7 @@ from PIL.PngImagePlugin import PngImageFile
 from skimage.color import lab2rgb, rgb2lab
 
 from soscope_scverse import _keys as keys
+from soscope_scverse._files import file_state
 from soscope_scverse.im import slides
 
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -503,7 +504,7 @@ class _Decoded:
         return _Decoded, (self._file_type, self._path)
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
-        return _file_state(self._path)
+        return file_state(self._path)
 
     def release(self) -> None:
         self._array = None
@@ -562,13 +563,7 @@ class _Tiff:
         return _Tiff, (self._path, self._level, self.shape, self.dtype)
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
-        return *_file_state(self._path), self._level
-
-
-def _file_state(path: Path) -> tuple[Any, ...]:
-    """What changes with a file, as far as can be told without reading it."""
-    state = path.stat()
-    return str(path), state.st_size, state.st_mtime_ns
+        return *file_state(self._path), self._level
 
 
 def _ratio(fine: int, coarse: int) -> float:

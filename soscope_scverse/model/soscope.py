@@ -226,7 +226,7 @@ class SoScope(BaseModelClass):
         setup_method_args = cls._get_setup_method_args(**locals())
         check.anndata(adata)
         check.positions(adata)
-        check.matrix(adata, layer)
+        check.profiles(adata, layer)
         check.sections(adata, library_key)
         check.model_slots(adata, features_key)
         fields = [

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import uuid
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +15,8 @@ import zarr
 from anndata import AnnData
 from anndata.experimental import read_elem_lazy
 from zarr.errors import ZarrUserWarning
+
+from soscope_scverse._files import completed
 
 Arrays: TypeAlias = dict[str, Any]
 """Arrays by their place in the AnnData, as "X" or "layers/std"; rows can be assigned to."""
@@ -37,18 +37,13 @@ def new_store(path: Path, frame: AnnData, places: list[str], chunk_rows: int) ->
     chunk_rows
         Rows of a chunk.
     """
-    part = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.part{path.suffix}")
     make = _h5ad_arrays if path.suffix == ".h5ad" else _zarr_arrays
-    try:
+    with completed(path) as part:
         with make(part, frame, places, (min(chunk_rows, max(frame.n_obs, 1)), frame.n_vars)) as arrays:
             yield arrays
         if part.suffix == ".zarr":
             with _consolidating():
                 zarr.consolidate_metadata(part)
-            _remove(path)  # a folder does not replace another one
-        part.replace(path)
-    finally:
-        _remove(part)
 
 
 @contextmanager
@@ -98,10 +93,3 @@ def _lazy(group: Any) -> AnnData:
         layers={name: read_elem_lazy(group["layers"][name]) for name in group["layers"]},
         obsm={name: read_elem_lazy(group["obsm"][name]) for name in group["obsm"]},
     )
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

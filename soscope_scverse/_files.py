@@ -1,0 +1,36 @@
+"""Files and folders: complete or absent, and told from changed ones."""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def completed(path: Path) -> Iterator[Path]:
+    """Place beside `path` to write to, which replaces what is at `path` when the block ends and goes if it fails."""
+    part = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.part{path.suffix}")
+    try:
+        yield part
+        if part.is_dir():
+            _remove(path)  # a folder does not replace another one
+        part.replace(path)
+    finally:
+        _remove(part)
+
+
+def file_state(path: Path) -> tuple[Any, ...]:
+    """What changes with a file, as far as can be told without reading it."""
+    state = path.stat()
+    return str(path), state.st_size, state.st_mtime_ns
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
