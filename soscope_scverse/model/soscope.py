@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from os import PathLike
 from typing import Any, Literal
@@ -17,7 +17,6 @@ from lightning.pytorch import Trainer
 from scipy.sparse import csr_matrix
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
-from scvi.data.fields import LayerField
 from scvi.model.base import BaseModelClass
 from scvi.train import TrainRunner
 from torch import distributed
@@ -25,9 +24,21 @@ from torch import distributed
 from soscope_scverse import _keys as keys
 from soscope_scverse import _validation as check
 from soscope_scverse._arrays import dense, in_memory, spread
-from soscope_scverse.data.fields import SlotField
+from soscope_scverse.data.fields import BatchField, FeaturesField, ProfileField, SlotField
 from soscope_scverse.data.splitter import HeldOut, TileDataModule
-from soscope_scverse.data.tiles import Section, Tiles, thin_counts
+from soscope_scverse.data.tiles import Section, Tiles, batch_shares, thin_counts
+from soscope_scverse.data.transfer import like_trained
+from soscope_scverse.model.anywhere import (
+    Positions,
+    block_positions,
+    checked_exposure,
+    checked_features,
+    fill_positions,
+    positions_frame,
+    section_rows,
+    table,
+    warn_far,
+)
 from soscope_scverse.model.prediction import (
     block_spots,
     fill_profiles,
@@ -188,6 +199,7 @@ class SoScope(BaseModelClass):
             masked=masked,
             image_weight=image_weight,
             n_graph_samples=n_graph_samples,
+            n_batches=len(self._batches),
         )
         self._model_summary_string = (
             f"SoScope with {likelihood} likelihood, {decoder} decoder, {n_latent} latent dimensions, "
@@ -202,6 +214,7 @@ class SoScope(BaseModelClass):
         layer: str | None = None,
         features_key: str | None = keys.FEATURES,
         library_key: str | None = None,
+        batch_key: str | None = None,
         **kwargs: Any,
     ) -> None:
         """Tell the model where in `adata` its inputs are.
@@ -217,6 +230,10 @@ class SoScope(BaseModelClass):
             Slot of ``obsm`` with the image features; None, or a slot that is not there, for a model without a picture.
         library_key
             Column of ``obs`` that tells the sections.
+        batch_key
+            Column of ``obs`` that tells the batches, such as slides or donors: each has an effect of its own on every
+            feature, and the encoder is told the batch. Spots of a batch that was not trained on count as the average
+            of the batches.
 
         Raises
         ------
@@ -230,12 +247,15 @@ class SoScope(BaseModelClass):
         check.sections(adata, library_key)
         check.model_slots(adata, features_key)
         fields = [
-            LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=False),
+            ProfileField(REGISTRY_KEYS.X_KEY, layer, is_count_data=False),
             *(SlotField(key, "obsm", key) for key in (keys.SPATIAL, keys.SUBSPOTS, keys.EXPOSURE)),
             SlotField(keys.SPOT_GRAPH, "obsp", keys.SPOT_GRAPH),
         ]
         if features_key is not None and features_key in adata.obsm:
-            fields.append(SlotField(keys.FEATURES, "obsm", features_key))
+            fields.append(FeaturesField(keys.FEATURES, features_key))
+        if batch_key is not None:
+            check.labels(adata, "batch_key", batch_key, "batch")
+            fields.append(BatchField(REGISTRY_KEYS.BATCH_KEY, batch_key))
         manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
         manager.register_fields(adata, **kwargs)
         cls.register_manager(manager)
@@ -358,6 +378,7 @@ class SoScope(BaseModelClass):
             n_hidden=module.encoder.mean.in_features,
             masked=module.masked,
             n_graph_samples=module.n_graph_samples,
+            n_batches=len(self._batches),
         )
         autoencoder.start_from(_sampled_profiles(data.tiles.section))
         autoencoder.depth_noise.copy_(module.depth_noise)
@@ -421,9 +442,10 @@ class SoScope(BaseModelClass):
         Parameters
         ----------
         adata
-            Spots registered like those of the model; None takes these.
+            Spots of any section, after the same steps as those of the model and with the same kind of image features;
+            features are found by name, and the spots may be divided otherwise. None takes the spots of the model.
         """
-        tiles = self._tiles(self._section(self._validate_anndata(adata)))
+        tiles = self._tiles(self._section(self._registered(adata)))
         return latent_states(self.module, tiles, self._processes()).mean.cpu().numpy()
 
     def get_enhanced(
@@ -442,7 +464,8 @@ class SoScope(BaseModelClass):
         Parameters
         ----------
         adata
-            Spots registered like those of the model; None takes these.
+            Spots of any section, after the same steps as those of the model and with the same kind of image features;
+            features are found by name, and the spots may be divided otherwise. None takes the spots of the model.
         expectation
             ``"conditional"``: expected subspots given the observed spot; they add up to it (Gaussian data as far as
             `sigma` is 0). ``"prior"``: expected subspots given the latent state alone (soScope, Eq. 7); smoother, as
@@ -485,9 +508,10 @@ class SoScope(BaseModelClass):
         if batch_size is not None:
             check.at_least("batch_size", batch_size, 1)
         path = None if out is None else check.output("out", out, overwrite=overwrite)
-        adata = self._validate_anndata(adata)
-        tiles = self._tiles(self._section(adata))
-        frame = result_frame(adata, features_key=self._features_key, library_key=self._library_key, uns=uns or {})
+        manager = self._registered(adata)
+        tiles = self._tiles(self._section(manager))
+        features_key = self._features_key if keys.FEATURES in manager.data_registry else None
+        frame = result_frame(manager.adata, features_key=features_key, library_key=self._library_key, uns=uns or {})
         size = batch_size or block_spots(tiles, self.module.n_features, n_samples)
         processes = self._processes()
         fill = partial(
@@ -501,6 +525,92 @@ class SoScope(BaseModelClass):
         )
         chunk_rows = size * tiles.section.exposure.shape[1]
         return with_profiles(frame, path, places(n_samples), chunk_rows, fill, processes)
+
+    def predict(
+        self,
+        positions: np.ndarray | pd.DataFrame | AnnData,
+        image_features: np.ndarray | None = None,
+        exposure: float | np.ndarray | None = None,
+        *,
+        library: str | None = None,
+        adata: AnnData | None = None,
+        batch_size: int | None = None,
+        out: str | PathLike | None = None,
+        overwrite: bool = False,
+    ) -> AnnData:
+        """Expected profiles at any positions of a section: cells, a finer division, the gaps between the spots.
+
+        The latent states are interpolated there and, with the picture, decoded to the prior expectation (soScope,
+        Eq. 7). Nothing is observed at a position, so nothing adds up to a spot; for that, divide the spots otherwise
+        (:func:`~soscope_scverse.pp.subspots`) and give them to :meth:`get_enhanced`.
+
+        Parameters
+        ----------
+        positions
+            n_positions x 2, (x, y) in the pixels of ``obsm["spatial"]``; or a DataFrame with columns ``x`` and ``y``,
+            or an AnnData with ``obsm["spatial"]``, whose names and other columns are kept.
+        image_features
+            n_positions x n_image_features of the kind that the model was trained on, as
+            :func:`~soscope_scverse.im.features_at` makes them. Needed where the model uses a picture.
+        exposure
+            Share of a spot that a position stands for, one for all or n_positions: counts are those that a piece of
+            that share of a spot would have. Default: the mean exposure of the subspots of the section, 1 / K of a
+            regular division. Means (``aggregate="mean"``) do not depend on it.
+        library
+            Section that the positions are in; needed where `library_key` tells several.
+        adata
+            Spots of another section that holds the positions, as for :meth:`get_enhanced`; None takes the spots of the
+            model. The latent states are those of these spots.
+        batch_size
+            Positions decoded at once; default as many as make five million values.
+        out, overwrite
+            File to write to, as for :meth:`get_enhanced`.
+
+        Returns
+        -------
+        AnnData, n_positions x n_features: ``X``, the expected profiles, float32; ``obs`` as given, and the library
+        column; ``obsm["spatial"]``, ``var``, ``uns["spatial"]``, and in ``uns["soscope"]`` the version and the library.
+        Positions belong to the batch of their nearest spot.
+
+        Warns
+        -----
+        UserWarning
+            If positions are farther than two distances of neighbouring spots from all spots.
+
+        Raises
+        ------
+        ValueError
+            If positions, image features or exposures do not fit, or there is no such section; before any work.
+        """
+        xy = check.xy(positions)
+        if batch_size is not None:
+            check.at_least("batch_size", batch_size, 1)
+        path = None if out is None else check.output("out", out, overwrite=overwrite)
+        manager = self._registered(adata)
+        sections = check.sections(manager.adata, self._library_key)
+        rows = section_rows(sections, library)
+        width = len(self.module.image_mean) if self.module.uses_picture else 0
+        features = checked_features(image_features, len(xy), width)
+        valid = np.asarray(manager.get_from_registry(keys.EXPOSURE))[rows]
+        exposure = checked_exposure(valid[valid > 0].mean() if exposure is None else exposure, len(xy))
+        tiles = self._tiles(self._section(manager))
+        warn_far(tiles.section.spatial[rows], xy)
+        obs = table(positions, len(xy))
+        if self._library_key is not None:
+            obs[self._library_key] = pd.Categorical(sections[rows[:1]].repeat(len(xy)))
+        frame = positions_frame(xy, obs, manager.adata, self._library_key)
+        size = batch_size or block_positions(self.module.n_features)
+        processes = self._processes()
+        fill = partial(
+            fill_positions,
+            module=self.module,
+            tiles=tiles,
+            positions=Positions(xy, exposure, features, rows),
+            projection=self._projection(),
+            batch_size=size,
+            processes=processes,
+        )
+        return with_profiles(frame, path, places(0), size, fill, processes)
 
     def _processes(self) -> Processes:
         """Those that trained this model, as long as they are together."""
@@ -526,19 +636,52 @@ class SoScope(BaseModelClass):
     def _library_key(self) -> str | None:
         return self.registry["setup_args"]["library_key"]
 
+    @property
+    def _batches(self) -> Sequence[str]:
+        """Batches that were trained on; none without a covariate."""
+        fields = self.registry["field_registries"]
+        return fields[REGISTRY_KEYS.BATCH_KEY]["state_registry"]["batches"] if REGISTRY_KEYS.BATCH_KEY in fields else []
+
+    def _registered(self, adata: AnnData | None) -> AnnDataManager:
+        """Registry of the model's spots, or of others in the form of these; what it holds of others is a copy."""
+        if adata is None or adata is self.adata:
+            self._validate_anndata(self.adata)
+            return self.adata_manager
+        spots = like_trained(
+            adata,
+            self.adata.var_names,
+            self.registry["setup_args"],
+            needs_features=bool(self.module.uses_picture),
+        )
+        x = in_memory(check.profiles(spots, self.registry["setup_args"]["layer"]))
+        if self.module.likelihood.is_counts:
+            check.counts(x, self.init_params_["non_kwargs"]["likelihood"])
+        check.finite(x)
+        fields = [
+            field
+            for field in self.adata_manager.fields
+            if field.registry_key != keys.FEATURES or field.attr_key in spots.obsm
+        ]
+        manager = AnnDataManager(fields=fields, setup_method_args={"setup_args": self.registry["setup_args"]})
+        manager.register_fields(spots, self.registry)
+        return manager
+
     def _order(self) -> np.ndarray:
         """Spots by name: the training does not depend on the order of the rows, random numbers included."""
         return np.argsort(self.adata.obs_names.to_numpy(str), kind="stable")
 
-    def _section(self, adata: AnnData | None = None, order: np.ndarray | None = None) -> Section:
+    def _section(self, manager: AnnDataManager | None = None, order: np.ndarray | None = None) -> Section:
         """What the model knows of the spots, in this order; image features as the networks see them."""
-        adata = self.adata if adata is None else adata
-        get = self.get_anndata_manager(adata, required=True).get_from_registry
+        manager = self.adata_manager if manager is None else manager
+        get, adata = manager.get_from_registry, manager.adata
         rows = np.arange(adata.n_obs) if order is None else order
         features = None
-        if self._features_key:
-            projection = Projection(self.module.image_mean.cpu().numpy(), self.module.image_projection.cpu().numpy())
-            features = projection(np.asarray(get(keys.FEATURES)), rows)
+        if keys.FEATURES in manager.data_registry:  # not in a section that needs none, as the picture was left out
+            features = self._projection()(np.asarray(get(keys.FEATURES)), rows)
+        batches = None
+        if len(self._batches):
+            labels = check.labels(adata, "batch_key", self.registry["setup_args"]["batch_key"], "batch")
+            batches = batch_shares(labels[rows], self._batches)
         return Section(
             x=in_memory(get(REGISTRY_KEYS.X_KEY))[rows],
             graph=csr_matrix(get(keys.SPOT_GRAPH))[rows][:, rows],
@@ -547,7 +690,12 @@ class SoScope(BaseModelClass):
             exposure=np.asarray(get(keys.EXPOSURE), dtype=np.float32)[rows],
             features=features,
             sections=check.sections(adata, self._library_key)[rows],
+            batches=batches,
         )
+
+    def _projection(self) -> Projection:
+        """How image features become those that the networks see."""
+        return Projection(self.module.image_mean.cpu().numpy(), self.module.image_projection.cpu().numpy())
 
 
 def _sampled_profiles(section: Section) -> torch.Tensor:

@@ -38,17 +38,22 @@ class _GraphModule(BaseModuleClass):
         Share of the spots that is hidden from the encoder at every training step.
     n_graph_samples
         Nodes sampled by the graph losses.
+    n_batches
+        Batches that have effects of their own on the features; 0 without a covariate.
     """
 
     encoder: GraphEncoder
 
-    def __init__(self, n_features: int, likelihood: Likelihood, masked: float, n_graph_samples: int | None) -> None:
+    def __init__(
+        self, n_features: int, likelihood: Likelihood, masked: float, n_graph_samples: int | None, n_batches: int = 0
+    ) -> None:
         super().__init__()
         self.likelihood = likelihood
         self.masked = masked
         self.n_graph_samples = n_graph_samples
         self.baseline = nn.Parameter(torch.zeros(n_features))
         self.log_dispersion = nn.Parameter(torch.zeros(n_features), requires_grad=likelihood.has_dispersion)
+        self.batch_effect = nn.Parameter(torch.zeros(n_batches, n_features)) if n_batches else None
         self.register_buffer("depth_noise", torch.zeros(()))
         self.register_buffer("unit", torch.ones(n_features))
         self.register_buffer("input_mean", torch.zeros(n_features))
@@ -76,6 +81,12 @@ class _GraphModule(BaseModuleClass):
         self.baseline.add_(math.log(factor))
         self.log_dispersion.add_(math.log(factor))
         self.unit.mul_(factor)
+
+    def with_batch(self, effect: Tensor, batch: Tensor | None) -> Tensor:
+        """Effects, n_spots x n_subspots x n_features, plus those of the spots' batches, n_spots x n_batches shares."""
+        if self.batch_effect is None or batch is None:
+            return effect
+        return effect + (batch @ self.batch_effect).unsqueeze(1)
 
     def feature_parameters(self) -> Start:
         """Feature parameters as learnt so far."""
@@ -117,7 +128,7 @@ class _GraphModule(BaseModuleClass):
         hidden = torch.zeros(len(profile), dtype=torch.bool, device=profile.device)
         if self.training:
             hidden[torch.randperm(len(profile), device=profile.device)[: int(self.masked * len(profile))]] = True
-        qz = self.encoder(profile, hidden, tensors["edge_index"], tensors["edge_weight"])
+        qz = self.encoder(profile, hidden, tensors["edge_index"], tensors["edge_weight"], tensors.get("input_batch"))
         return {"qz": qz, "z": qz.rsample() if self.training else qz.mean}
 
     def _get_generative_input(self, tensors: Tensors, inference_outputs: dict, **kwargs: Any) -> dict[str, Any]:
@@ -154,6 +165,8 @@ class GraphAutoencoder(_GraphModule):
         As of :class:`SoScopeVAE`.
     n_latent, n_hidden
         Widths of the node decoder.
+    n_batches
+        As of :class:`SoScopeVAE`.
     """
 
     def __init__(
@@ -166,8 +179,9 @@ class GraphAutoencoder(_GraphModule):
         n_hidden: int,
         masked: float,
         n_graph_samples: int | None,
+        n_batches: int = 0,
     ) -> None:
-        super().__init__(n_features, likelihood, masked, n_graph_samples)
+        super().__init__(n_features, likelihood, masked, n_graph_samples, n_batches)
         self.encoder = encoder
         self.decoder = nn.Sequential(nn.Linear(n_latent, n_hidden), nn.ReLU(), nn.Linear(n_hidden, n_features))
 
@@ -175,7 +189,8 @@ class GraphAutoencoder(_GraphModule):
     def generative(self, tensors: Tensors, z: Tensor, **kwargs: Any) -> dict[str, Spots]:
         """Parameters of the spots' profiles: a spot is its own and only subspot."""
         whole = torch.ones(len(z), 1, device=z.device)
-        subspots = self.likelihood.parameters(self.decoder(z).float().unsqueeze(1), self.feature_parameters(), whole)
+        effect = self.with_batch(self.decoder(z).float().unsqueeze(1), tensors.get("input_batch"))
+        subspots = self.likelihood.parameters(effect, self.feature_parameters(), whole)
         return {"spots": self.likelihood.aggregate(subspots)}
 
     def loss(
@@ -228,6 +243,8 @@ class SoScopeVAE(_GraphModule):
         beta, weight of the image regulariser.
     n_graph_samples
         Nodes sampled by the graph losses; None evaluates them exactly.
+    n_batches
+        Batches that have an effect of their own on every feature; 0 without a covariate.
     """
 
     def __init__(
@@ -249,6 +266,7 @@ class SoScopeVAE(_GraphModule):
         masked: float,
         image_weight: float,
         n_graph_samples: int | None,
+        n_batches: int = 0,
     ) -> None:
         matched_sigma = sigma or 0.0 if observation == "matched" else 0.0
         super().__init__(
@@ -256,12 +274,13 @@ class SoScopeVAE(_GraphModule):
             get_likelihood(likelihood, aggregate=aggregate, sigma=matched_sigma),
             masked,
             n_graph_samples,
+            n_batches,
         )
         self.n_features = n_features
         self.per_subspot_dispersion = dispersion == "subspot" and self.likelihood.has_dispersion
         self.observation_sigma = (1.0 if sigma is None else sigma) if observation == "gaussian" else None
         self.image_weight = image_weight if n_image_features else 0.0
-        self.encoder = GraphEncoder(n_features, n_latent, n_hidden, n_layers)
+        self.encoder = GraphEncoder(n_features, n_latent, n_hidden, n_layers, n_batches)
         n_outputs = n_features * (2 if self.per_subspot_dispersion else 1)
         n_seen = min(n_image_features, n_image_components)
         self.decoder = DECODERS[decoder](n_latent, n_seen, n_outputs, n_hidden, feature_dropout)
@@ -286,6 +305,7 @@ class SoScopeVAE(_GraphModule):
         if self.per_subspot_dispersion:
             effect, relative = effect.split(self.n_features, dim=-1)
             start = start._replace(log_dispersion=(start.log_dispersion + relative).clamp(-8, 8))
+        effect = self.with_batch(effect, tensors.get("batch"))
         return {"subspots": self.likelihood.parameters(effect, start, exposure)}
 
     def loss(

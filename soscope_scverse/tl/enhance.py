@@ -18,7 +18,7 @@ from anndata import AnnData
 from soscope_scverse import _keys as keys
 from soscope_scverse import _validation as check
 from soscope_scverse import im, pp
-from soscope_scverse._arrays import columns
+from soscope_scverse.data.transfer import with_features
 from soscope_scverse.model import SoScope
 from soscope_scverse.module.likelihoods import COUNT_LIKELIHOODS
 from soscope_scverse.tl.presets import PRESETS
@@ -39,6 +39,7 @@ def enhance(
     likelihood: Literal["nb", "poisson", "gaussian"] = "nb",
     encoder: Any = "texture",
     library_key: str | None = None,
+    batch_key: str | None = None,
     preset: Literal["default", "paper"] = "default",
     expectation: Literal["conditional", "prior"] | None = None,
     n_samples: int = 0,
@@ -81,6 +82,8 @@ def enhance(
         Of the picture, see :func:`~soscope_scverse.im.features`; ``"precomputed"`` for features that are in `adata`.
     library_key
         Column of ``obs`` that tells the sections.
+    batch_key
+        Column of ``obs`` that tells the batches, see :meth:`~soscope_scverse.model.SoScope.setup_anndata`.
     preset
         ``"paper"``: architecture, likelihood and prediction as published; arguments given beside it win.
     expectation
@@ -131,6 +134,7 @@ def enhance(
         "likelihood": likelihood,
         "encoder": encoder if isinstance(encoder, str) else _describe(encoder),
         "library_key": library_key,
+        "batch_key": batch_key,
         "preset": preset,
         "expectation": expectation,
         "n_samples": n_samples,
@@ -145,6 +149,8 @@ def enhance(
     if out is not None:
         check.output("out", out, overwrite=overwrite)
     spots = _checked_spots(adata, layer, genes, likelihood, library_key)
+    if batch_key is not None:
+        check.labels(spots, "batch_key", batch_key, "batch")
     has_picture = _find_picture(spots, image, image_scale, library_key)
     if has_picture and keys.FEATURES not in spots.obsm and likelihood in COUNT_LIKELIHOODS:
         # the depth of a spot is that of all its genes
@@ -162,7 +168,7 @@ def enhance(
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        SoScope.setup_anndata(spots, layer=layer, library_key=library_key)
+        SoScope.setup_anndata(spots, layer=layer, library_key=library_key, batch_key=batch_key)
         model = SoScope(spots, likelihood=likelihood, **arguments["model_kwargs"])
         model.train(**{"max_epochs": max_epochs, "accelerator": accelerator} | arguments["train_kwargs"])
         if save_model is not None:
@@ -190,30 +196,15 @@ def _checked_spots(
     elif adata.n_vars <= _N_GENES:
         chosen = adata.var_names.tolist()
     else:
-        chosen = pp.spatial_genes(adata, _N_GENES, layer=layer)
-    spots = _with_genes(adata, chosen)
+        chosen = pp.spatial_genes(adata, _N_GENES, layer=layer, library_key=library_key)
+    spots = with_features(adata, chosen)
+    spots.uns = deepcopy(dict(spots.uns))  # small pictures are put there
     x = check.matrix(spots, layer)
     if likelihood in COUNT_LIKELIHOODS:
         check.counts(x, likelihood)
         check.warn_empty(spots, x)
     check.finite(x)
     return spots
-
-
-def _with_genes(adata: AnnData, names: list[str]) -> AnnData:
-    """A new AnnData in memory with these genes; arrays that are not of genes are shared, as nothing changes them."""
-    if adata.is_view:
-        adata = adata.to_memory()
-    index = adata.var_names.get_indexer(names)
-    return AnnData(
-        None if adata.X is None else columns(adata.X, index),
-        obs=adata.obs.copy(),
-        var=adata.var.iloc[index].copy(),
-        layers={name: columns(values, index) for name, values in adata.layers.items()},
-        obsm=dict(adata.obsm),
-        obsp=dict(adata.obsp),
-        uns=deepcopy(dict(adata.uns)),
-    )
 
 
 def _find_picture(spots: AnnData, image: Any, image_scale: float | None, library_key: str | None) -> bool:
