@@ -84,7 +84,7 @@ def checked_exposure(exposure: float | np.ndarray, n_positions: int) -> np.ndarr
     if exposure.shape not in ((), (n_positions,)) or not (np.isfinite(exposure) & (exposure > 0)).all():
         msg = f"Expected `exposure` to be positive, one number or {n_positions}, found shape {exposure.shape}."
         raise ValueError(msg)
-    return np.broadcast_to(exposure, n_positions)
+    return np.full(n_positions, exposure)
 
 
 def positions_frame(xy: np.ndarray, obs: pd.DataFrame, spots: AnnData, library_key: str | None) -> AnnData:

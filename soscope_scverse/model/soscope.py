@@ -380,7 +380,7 @@ class SoScope(BaseModelClass):
             n_graph_samples=module.n_graph_samples,
             n_batches=len(self._batches),
         )
-        autoencoder.start_from(_sampled_profiles(data.tiles.section))
+        autoencoder.start_from(*_sampled(data.tiles.section))
         autoencoder.depth_noise.copy_(module.depth_noise)
         trainer_kwargs = trainer_kwargs | {"check_val_every_n_epoch": None}
         self._fit(autoencoder, data.without_validation(), n_steps, plan, trainer_kwargs)
@@ -412,7 +412,7 @@ class SoScope(BaseModelClass):
     def _start(self, section: Section) -> None:
         """Set what is read off the data before the training: scales, noise of the depth, and use of the picture."""
         module = self.module
-        module.start_from(_sampled_profiles(section))
+        module.start_from(*_sampled(section))
         if module.likelihood.is_counts:
             noise = self._depth_noise
             if noise == "auto":
@@ -698,10 +698,11 @@ class SoScope(BaseModelClass):
         return Projection(self.module.image_mean.cpu().numpy(), self.module.image_projection.cpu().numpy())
 
 
-def _sampled_profiles(section: Section) -> torch.Tensor:
-    """Profiles of enough spots to tell means and variances of the features, dense."""
+def _sampled(section: Section) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Profiles of enough spots to tell means and variances of the features, dense, and batches of these spots."""
     rows = spread(len(section.spatial), _MOST_SAMPLED)
-    return torch.as_tensor(dense(section.x[rows]), dtype=torch.float32)
+    batches = None if section.batches is None else torch.as_tensor(section.batches[rows])
+    return torch.as_tensor(dense(section.x[rows]), dtype=torch.float32), batches
 
 
 def _n_processes(trainer_kwargs: Mapping[str, Any]) -> int:

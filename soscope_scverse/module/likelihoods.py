@@ -56,6 +56,10 @@ class Likelihood(ABC):
         """Starting values from observed profiles, n_spots x n_features."""
 
     @abstractmethod
+    def offset(self, x: Tensor, start: Start) -> Tensor:
+        """Effect, n_features, that leads from the typical profile to the mean of n_spots x n_features profiles."""
+
+    @abstractmethod
     def parameters(self, effect: Tensor, start: Start, exposure: Tensor) -> Subspots:
         """Parameters of the subspots.
 
@@ -98,6 +102,9 @@ class _Counts(Likelihood):
     def start(self, x: Tensor) -> Start:
         mean = x.mean(dim=0).clamp(min=1e-4)
         return Start(mean.log(), torch.zeros_like(mean), mean)
+
+    def offset(self, x: Tensor, start: Start) -> Tensor:
+        return self.start(x).baseline - start.baseline
 
     def parameters(self, effect: Tensor, start: Start, exposure: Tensor) -> Subspots:
         bounded = _MAX_EFFECT * torch.tanh(effect / _MAX_EFFECT)
@@ -173,6 +180,9 @@ class GaussianLikelihood(Likelihood):
     def start(self, x: Tensor) -> Start:
         variance = x.var(dim=0, correction=0).clamp(min=_TINY)
         return Start(x.mean(dim=0), (0.5 * variance).log(), variance.sqrt())
+
+    def offset(self, x: Tensor, start: Start) -> Tensor:
+        return (x.mean(dim=0) - start.baseline) / start.unit
 
     def parameters(self, effect: Tensor, start: Start, exposure: Tensor) -> Subspots:
         exposure = exposure.unsqueeze(-1)

@@ -60,8 +60,12 @@ class _GraphModule(BaseModuleClass):
         self.register_buffer("input_scale", torch.ones(n_features))
 
     @torch.no_grad()
-    def start_from(self, x: Tensor) -> None:
-        """Set the feature parameters and the standardisation of the encoder's input from profiles."""
+    def start_from(self, x: Tensor, batch: Tensor | None = None) -> None:
+        """Set the feature parameters and the standardisation of the encoder's input from profiles.
+
+        Batches start at what their means differ by, where the latent states need not follow; one typical spot more in
+        each keeps features that a small batch lacks within bounds.
+        """
         start = self.likelihood.start(x)
         self.baseline.copy_(start.baseline)
         self.log_dispersion.copy_(start.log_dispersion)
@@ -69,6 +73,10 @@ class _GraphModule(BaseModuleClass):
         transformed = self.transform(x)
         self.input_mean.copy_(transformed.mean(dim=0))
         self.input_scale.copy_(transformed.std(dim=0, correction=0).clamp(min=1e-3))
+        if self.batch_effect is not None and batch is not None:
+            typical = x.mean(dim=0, keepdim=True)
+            for effect, member in zip(self.batch_effect, batch.T.bool(), strict=True):
+                effect.copy_(self.likelihood.offset(torch.cat([x[member], typical]), start))
 
     def transform(self, x: Tensor) -> Tensor:
         """Profiles on the scale on which effects add up, before they are standardised."""
