@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from soscope_scverse import SoScope, bench, datasets, im, metrics, pp, tl
+from soscope_scverse.model.variance import depth_noise, picture_evidence, within_sections
 
 QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
 
@@ -283,3 +284,23 @@ def test_a_real_section_is_enhanced_unseen(data_dir):
     scores = [np.median(metrics.pearson(values, truth.X)) for values in (unseen, linear)]
     assert scores[0] > scores[1] + 0.02
     assert np.median(metrics.within_r(unseen, truth.X, truth.obs["spot"])) > 0.3
+
+
+def test_what_sections_differ_by_is_no_noise_and_no_evidence(prepared):
+    """Another stain and another depth hide neither the picture nor how even the depth is."""
+    rng = np.random.default_rng(0)
+    features, x = prepared.obsm["subspot_features"].mean(axis=1), np.log1p(prepared.X.toarray())
+    sections = np.repeat(["a", "b"], 60)
+    xy = np.tile(prepared.obsm["spatial"], (2, 1))
+
+    def evidence(shift):
+        offset = shift * np.repeat([0, 1], 60)[:, None]
+        profile = np.tile(x, (2, 1)) + offset * rng.normal(size=8)
+        picture = np.tile(features, (2, 1)) + offset * features.std(axis=0) * rng.normal(size=features.shape[1])
+        return picture_evidence(within_sections(profile, sections), within_sections(picture, sections), xy, sections)
+
+    assert evidence(5.0) == pytest.approx(evidence(0.0), rel=1e-3)
+    counts = np.tile(prepared.X.toarray(), (2, 1)).astype(float)
+    deep = counts * np.repeat([1, 50], 60)[:, None]
+    assert depth_noise(deep, xy, sections) == pytest.approx(depth_noise(counts, xy, sections), abs=0.02)
+    np.testing.assert_array_equal(within_sections(x, sections[:60]), x)

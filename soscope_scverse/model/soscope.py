@@ -50,7 +50,7 @@ from soscope_scverse.model.prediction import (
 from soscope_scverse.model.processes import Processes
 from soscope_scverse.model.projection import Projection, fit_projection
 from soscope_scverse.model.training import CosineTrainingPlan
-from soscope_scverse.model.variance import depth_noise, picture_evidence, sample_blocks
+from soscope_scverse.model.variance import depth_noise, picture_evidence, sample_blocks, within_sections
 from soscope_scverse.module.likelihoods import COUNT_LIKELIHOODS
 from soscope_scverse.module.subspot_decoder import DECODERS
 from soscope_scverse.module.vae import GraphAutoencoder, SoScopeVAE
@@ -421,11 +421,11 @@ class SoScope(BaseModelClass):
         if section.features is None or not self._test_picture:
             return
         rows, blocks = sample_blocks(section.spatial, section.sections)
+        profile = module.transform(torch.as_tensor(dense(section.x[rows]), dtype=torch.float32)).numpy()
+        picture = np.einsum("nk,nkl->nl", section.exposure[rows], section.features[rows])
+        sections = section.sections[rows]
         evidence = picture_evidence(
-            module.transform(torch.as_tensor(dense(section.x[rows]), dtype=torch.float32)).numpy(),
-            np.einsum("nk,nkl->nl", section.exposure[rows], section.features[rows]),
-            section.spatial[rows],
-            blocks,
+            within_sections(profile, sections), within_sections(picture, sections), section.spatial[rows], blocks
         )
         module.uses_picture.fill_(evidence > _EVIDENCE)
         if evidence <= _EVIDENCE:

@@ -113,11 +113,24 @@ def depth_noise(x: Matrix, spatial: np.ndarray, sections: np.ndarray | None = No
     total = np.asarray(x.sum(axis=1), dtype=float).ravel()
     seen = np.flatnonzero(total > 0)
     depth = np.log(total[seen])
+    if sections is not None:
+        depth = within_sections(depth, sections[seen])
     if len(depth) < _MIN_SPOTS or depth.std() < 1e-6:
         return _LEAST_DEPTH_NOISE
     blocks = _blocks(spatial[seen], None if sections is None else sections[seen], None)
     noise = np.exp(_fit(blocks, _standardised(depth), _ROUGH, [_START]).theta[2]) * depth.var()
     return max(_LEAST_DEPTH_NOISE, float(noise - (1 / total[seen]).mean()))  # less the noise of counting
+
+
+def within_sections(values: np.ndarray, sections: np.ndarray) -> np.ndarray:
+    """Values, n_spots or n_spots x n_features, less the mean of their section; a single section is left as it is.
+
+    What sections differ by, in stain or in depth, tells nothing of what lies inside them.
+    """
+    names, number = np.unique(sections, return_inverse=True)
+    if len(names) == 1:
+        return values
+    return values - np.stack([values[number == i].mean(axis=0) for i in range(len(names))])[number]
 
 
 def _fit(blocks: Sequence[_Block], y: np.ndarray, power: float, starts: Sequence[np.ndarray]) -> _Fit:
