@@ -13,6 +13,7 @@ from anndata import AnnData
 
 from soscope_scverse import _keys as keys
 from soscope_scverse import _validation as validation
+from soscope_scverse._mudata import accepts_mudata
 from soscope_scverse.im.cache import FeatureCache
 from soscope_scverse.im.encoders import Encoder, TileFunction, get_encoder
 from soscope_scverse.im.sections import Section, open_sections, pitch, spot_radius
@@ -28,6 +29,7 @@ _BAND_IN_PATCHES = 8
 """Height of a band in widths of the patch. Neighbouring bands both read the patch width between them."""
 
 
+@accepts_mudata
 def features(
     adata: AnnData,
     image: Any = None,
