@@ -41,6 +41,7 @@ def chain(n=12, k=3, n_features=5, n_image_features=2):
     m = torch.arange(n * k - 1)
     return {
         "x": torch.poisson(torch.full((n, n_features), 6.0)),
+        "size": torch.ones(n, 1),
         "edge_index": torch.cat([torch.stack([i, i + 1]), torch.stack([i + 1, i])], dim=1),
         "edge_weight": torch.rand(2 * n - 2),
         "own": torch.arange(n),

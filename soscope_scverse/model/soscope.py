@@ -395,14 +395,14 @@ class SoScope(BaseModelClass):
         if module.likelihood.is_counts:
             noise = self._depth_noise
             if noise == "auto":
-                noise = depth_noise(section.x, section.spatial, section.sections)
+                noise = depth_noise(section.x, section.spatial, section.sections, section.size)
             module.depth_noise.fill_(noise)
         if section.features is None or not self._test_picture:
             return
         rows, blocks = sample_blocks(section.spatial, section.sections)
         evidence = picture_evidence(
-            module.transform(torch.as_tensor(dense(section.x[rows]), dtype=torch.float32)).numpy(),
-            np.einsum("nk,nkl->nl", section.exposure[rows], section.features[rows]),
+            module.transform(_profiles(section, rows)).numpy(),
+            np.einsum("nk,nkl->nl", section.exposure[rows] / section.size[rows], section.features[rows]),
             section.spatial[rows],
             blocks,
         )
@@ -530,6 +530,13 @@ class SoScope(BaseModelClass):
         """Spots by name: the training does not depend on the order of the rows, random numbers included."""
         return np.argsort(self.adata.obs_names.to_numpy(str), kind="stable")
 
+    def _exposure(self, adata: AnnData) -> np.ndarray:
+        """Shares of the spots times their sizes; a mean has no size."""
+        exposure = np.asarray(self.get_anndata_manager(adata, required=True).get_from_registry(keys.EXPOSURE))
+        if keys.SPOT_SIZE in adata.obs and not self.module.likelihood.is_mean:
+            exposure = exposure * adata.obs[keys.SPOT_SIZE].to_numpy(float)[:, None]
+        return exposure.astype(np.float32)
+
     def _section(self, adata: AnnData | None = None, order: np.ndarray | None = None) -> Section:
         """What the model knows of the spots, in this order; image features as the networks see them."""
         adata = self.adata if adata is None else adata
@@ -544,7 +551,7 @@ class SoScope(BaseModelClass):
             graph=csr_matrix(get(keys.SPOT_GRAPH))[rows][:, rows],
             spatial=np.asarray(get(keys.SPATIAL), dtype=float)[rows],
             subspots=np.asarray(get(keys.SUBSPOTS), dtype=float)[rows],
-            exposure=np.asarray(get(keys.EXPOSURE), dtype=np.float32)[rows],
+            exposure=self._exposure(adata)[rows],
             features=features,
             sections=check.sections(adata, self._library_key)[rows],
         )
@@ -552,8 +559,12 @@ class SoScope(BaseModelClass):
 
 def _sampled_profiles(section: Section) -> torch.Tensor:
     """Profiles of enough spots to tell means and variances of the features, dense."""
-    rows = spread(len(section.spatial), _MOST_SAMPLED)
-    return torch.as_tensor(dense(section.x[rows]), dtype=torch.float32)
+    return _profiles(section, spread(len(section.spatial), _MOST_SAMPLED))
+
+
+def _profiles(section: Section, rows: np.ndarray) -> torch.Tensor:
+    """Profiles of spots at the size of the mean spot, dense."""
+    return torch.as_tensor(dense(section.x[rows]) / section.size[rows], dtype=torch.float32)
 
 
 def _n_processes(trainer_kwargs: Mapping[str, Any]) -> int:

@@ -50,6 +50,8 @@ class Likelihood(ABC):
 
     is_counts: ClassVar[bool]
     has_dispersion: ClassVar[bool]
+    is_mean = False
+    """Whether a spot is the mean of its subspots, not their sum."""
 
     @abstractmethod
     def start(self, x: Tensor) -> Start:
@@ -66,7 +68,7 @@ class Likelihood(ABC):
         start
             Feature parameters as learnt so far; ``log_dispersion`` may also be given per subspot.
         exposure
-            n_spots x n_subspots shares of the spot.
+            n_spots x n_subspots shares of the spot, times its size.
         """
 
     @abstractmethod
@@ -237,7 +239,8 @@ def _shares(weight: Tensor, exposure: Tensor) -> Tensor:
     """Shares of a spot in proportion to `weight`; by exposure where all weights vanish."""
     weight = torch.where(exposure > 0, weight, torch.zeros_like(weight))
     total = weight.sum(dim=1, keepdim=True)
-    return torch.where(total > 0, weight / total.clamp(min=torch.finfo(weight.dtype).tiny), exposure)
+    even = exposure / exposure.sum(dim=1, keepdim=True)
+    return torch.where(total > 0, weight / total.clamp(min=torch.finfo(weight.dtype).tiny), even)
 
 
 def _multinomial(count: Tensor, share: Tensor) -> Tensor:
