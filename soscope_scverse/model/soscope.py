@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
-from functools import partial
 from os import PathLike
 from typing import Any, Literal
 
@@ -29,15 +28,18 @@ from soscope_scverse.data.fields import SlotField
 from soscope_scverse.data.splitter import HeldOut, TileDataModule
 from soscope_scverse.data.tiles import Section, Tiles, thin_counts
 from soscope_scverse.model.prediction import (
+    SomeRows,
     block_spots,
     fill_profiles,
     latent_states,
     places,
     result_frame,
+    result_rows,
     with_profiles,
 )
 from soscope_scverse.model.processes import Processes
 from soscope_scverse.model.projection import Projection, fit_projection
+from soscope_scverse.model.store import Arrays
 from soscope_scverse.model.training import CosineTrainingPlan
 from soscope_scverse.model.variance import depth_noise, picture_evidence, sample_blocks
 from soscope_scverse.module.likelihoods import COUNT_LIKELIHOODS
@@ -469,7 +471,8 @@ class SoScope(BaseModelClass):
         ``X``
             Enhanced profiles, float32.
         ``obs``
-            ``spot``, ``subspot``, the library column, and ``array_col``, ``array_row`` on the fine lattice.
+            ``spot``, ``subspot``, the library column, and ``array_col``, ``array_row`` on the fine lattice. Names are
+            those of spot and subspot, or of the cells; spots without cells are left out.
         ``obsm["spatial"]``, ``obsm["image_features"]``
             Positions in pixels; features with a picture.
         ``uns["spatial"]``
@@ -490,15 +493,19 @@ class SoScope(BaseModelClass):
         frame = result_frame(adata, features_key=self._features_key, library_key=self._library_key, uns=uns or {})
         size = batch_size or block_spots(tiles, self.module.n_features, n_samples)
         processes = self._processes()
-        fill = partial(
-            fill_profiles,
-            module=self.module,
-            tiles=tiles,
-            expectation=expectation,
-            n_samples=n_samples,
-            batch_size=size,
-            processes=processes,
-        )
+        kept = result_rows(adata)[tiles.section.exposure > 0]
+
+        def fill(arrays: Arrays) -> None:
+            fill_profiles(
+                {place: SomeRows(array, kept) for place, array in arrays.items()},
+                self.module,
+                tiles,
+                expectation=expectation,
+                n_samples=n_samples,
+                batch_size=size,
+                processes=processes,
+            )
+
         chunk_rows = size * tiles.section.exposure.shape[1]
         return with_profiles(frame, path, places(n_samples), chunk_rows, fill, processes)
 

@@ -34,6 +34,7 @@ def enhance(
     image: Any = None,
     image_scale: float | None = None,
     n_subspots: int | Literal["auto"] = "auto",
+    cells: Any = None,
     layer: str | None = None,
     genes: Sequence[str] | None = None,
     likelihood: Literal["nb", "poisson", "gaussian"] = "nb",
@@ -71,6 +72,9 @@ def enhance(
         Coordinates times this are pixels of `image`. Default: the scale that the picture carries, else 1.
     n_subspots
         Subspots of a spot, see :func:`~soscope_scverse.pp.subspots`.
+    cells
+        Cells to divide the spots into instead: AnnData, DataFrame of ``x`` and ``y``, or shapes, see
+        :func:`~soscope_scverse.pp.subspots`. The result has their names.
     layer
         Layer that holds the profiles; None is ``X``. Raw counts unless `likelihood` is ``"gaussian"``.
     genes
@@ -126,6 +130,7 @@ def enhance(
         "image": _describe(image),
         "image_scale": image_scale,
         "n_subspots": n_subspots,
+        "cells": _describe(cells),
         "layer": layer,
         "genes": None if genes is None else list(genes),
         "likelihood": likelihood,
@@ -150,7 +155,7 @@ def enhance(
         # the depth of a spot is that of all its genes
         im.check_alignment(adata, image, image_scale=image_scale, library_key=library_key, layer=layer)
 
-    _divide(spots, n_subspots, library_key)
+    _divide(spots, n_subspots, cells, library_key)
     if keys.SPOT_GRAPH not in spots.obsp:
         pp.spot_graph(spots, layer=layer, library_key=library_key)
     if (has_picture and keys.FEATURES not in spots.obsm) or arguments["encoder"] == "precomputed":
@@ -234,16 +239,17 @@ def _find_picture(spots: AnnData, image: Any, image_scale: float | None, library
     return True
 
 
-def _divide(spots: AnnData, n_subspots: int | Literal["auto"], library_key: str | None) -> None:
+def _divide(spots: AnnData, n_subspots: int | Literal["auto"], cells: Any, library_key: str | None) -> None:
     """Divide the spots unless they are divided already."""
     if keys.SUBSPOTS not in spots.obsm:
-        pp.subspots(spots, n_subspots, library_key=library_key)
+        pp.subspots(spots, n_subspots, cells=cells, library_key=library_key)
         return
     found = np.shape(spots.obsm[keys.SUBSPOTS])[1]
-    if n_subspots not in ("auto", found):
+    if n_subspots not in ("auto", found) or cells is not None:
+        asked = f"n_subspots={n_subspots}" if cells is None else "a division into cells"
         msg = (
-            f"Asked for n_subspots={n_subspots}, but `adata.obsm['{keys.SUBSPOTS}']` holds {found} subspots a spot. "
-            "Delete that slot and the image features, or leave `n_subspots` out."
+            f"Asked for {asked}, but `adata.obsm['{keys.SUBSPOTS}']` holds {found} subspots a spot. "
+            "Delete that slot and the image features, or leave this argument out."
         )
         raise ValueError(msg)
 
