@@ -71,8 +71,11 @@ def accepts_mudata(function: Function) -> Function:
             return function(data, *args, copy=copy, **kwargs)
         data = data.copy() if copy else data
         spots = spots_of(data)
+        columns = spots.obs.columns
         before = {slot: dict(getattr(spots, slot)) for slot in ("obsm", "uns")}
         function(spots, *args, **kwargs)
+        for column in spots.obs.columns.difference(columns):
+            data.obs[column] = spots.obs[column]
         for slot, old in before.items():
             for key, value in getattr(spots, slot).items():
                 if value is not old.get(key):

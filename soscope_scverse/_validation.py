@@ -132,6 +132,9 @@ def model_slots(adata: AnnData, features_key: str | None) -> None:
     if not (exposure >= 0).all() or not np.allclose(exposure.sum(axis=1), 1, atol=1e-5):
         msg = f"Expected `adata.obsm['{keys.EXPOSURE}']` to be non-negative with rows that sum to 1."
         raise ValueError(msg)
+    if keys.SPOT_SIZE in adata.obs and not (adata.obs[keys.SPOT_SIZE].to_numpy(float) > 0).all():
+        msg = f"Expected `adata.obs['{keys.SPOT_SIZE}']` to be above 0 for every spot. Drop this column if unknown."
+        raise ValueError(msg)
     if keys.SPOT_GRAPH not in adata.obsp:
         msg = f"Expected `adata.obsp['{keys.SPOT_GRAPH}']`, found {sorted(adata.obsp)}. Call `pp.spot_graph(adata)`."
         raise ValueError(msg)

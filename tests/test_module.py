@@ -40,6 +40,7 @@ def chain(n=12, k=3, n_features=5, n_image_features=2):
     m = torch.arange(n * k - 1)
     return {
         "x": torch.poisson(torch.full((n, n_features), 6.0)),
+        "size": torch.ones(n, 1),
         "edge_index": torch.cat([torch.stack([i, i + 1]), torch.stack([i + 1, i])], dim=1),
         "edge_weight": torch.rand(2 * n - 2),
         "own": torch.arange(n),
@@ -58,7 +59,7 @@ def chain(n=12, k=3, n_features=5, n_image_features=2):
 def vae(tile, likelihood="nb", **options):
     n_image_features = tile["features"].shape[-1] if "features" in tile else 0
     module = SoScopeVAE([(likelihood, tile["x"].shape[1])], n_image_features, **OPTIONS | options)
-    module.start_from(tile["x"])
+    module.start_from(tile["x"], tile["size"])
     return module
 
 

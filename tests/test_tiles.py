@@ -172,7 +172,7 @@ def models(tiles):
         module.encoder, [5], module.likelihood, n_latent=4, n_hidden=16, masked=0.0, n_graph_samples=None
     )
     for m in (module, auto):
-        m.start_from(torch.as_tensor(tiles.section.x, dtype=torch.float32))
+        m.start_from(torch.as_tensor(tiles.section.x, dtype=torch.float32), torch.as_tensor(tiles.section.size))
         m.eval()
     return module, auto
 

@@ -234,6 +234,8 @@ def _merge(adata: AnnData, positions: np.ndarray, blocks: np.ndarray, members: n
     low.obsm[keys.SUBSPOTS] = subspots
     low.obsm[keys.EXPOSURE] = valid / valid.sum(axis=1, keepdims=True)
     low.uns[keys.SUBSPOTS] = {"geometry": "positions", "n_subspots": members.shape[1]}
+    if len(np.unique(valid.sum(axis=1))) > 1:
+        low.obs[keys.SPOT_SIZE] = valid.sum(axis=1) / valid.sum(axis=1).mean()
     return low
 
 

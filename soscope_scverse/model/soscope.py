@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
-from functools import partial
 from os import PathLike
 from typing import Any, Literal
 
@@ -31,15 +30,18 @@ from soscope_scverse.data.fields import SlotField
 from soscope_scverse.data.splitter import HeldOut, TileDataModule
 from soscope_scverse.data.tiles import Section, Tiles, thin_counts
 from soscope_scverse.model.prediction import (
+    SomeRows,
     block_spots,
     fill_profiles,
     latent_states,
     places,
     result_frame,
+    result_rows,
     with_profiles,
 )
 from soscope_scverse.model.processes import Processes
 from soscope_scverse.model.projection import Projection, fit_projection
+from soscope_scverse.model.store import Arrays
 from soscope_scverse.model.training import CosineTrainingPlan
 from soscope_scverse.model.variance import depth_noise, picture_evidence, sample_blocks
 from soscope_scverse.module.likelihoods import COUNT_LIKELIHOODS
@@ -413,7 +415,7 @@ class SoScope(BaseModelClass):
             masked=module.masked,
             n_graph_samples=module.n_graph_samples,
         )
-        autoencoder.start_from(_sampled_profiles(data.tiles.section))
+        autoencoder.start_from(*_sampled_profiles(data.tiles.section))
         autoencoder.depth_noise.copy_(module.depth_noise)
         trainer_kwargs = trainer_kwargs | {"check_val_every_n_epoch": None}
         self._fit(autoencoder, data.without_validation(), n_steps, plan, trainer_kwargs)
@@ -445,21 +447,21 @@ class SoScope(BaseModelClass):
     def _start(self, section: Section) -> None:
         """Set what is read off the data before the training: scales, noise of the depth, and use of the picture."""
         module = self.module
-        module.start_from(_sampled_profiles(section))
+        module.start_from(*_sampled_profiles(section))
         ends = np.cumsum(module.sizes)
         for i, (part, end) in enumerate(zip(module.likelihood.parts, ends, strict=True)):
             if part.is_counts:
                 noise = self._depth_noise
                 if noise == "auto":
                     x = section.x[:, end - module.sizes[i] : end]
-                    noise = depth_noise(x, section.spatial, section.sections)
+                    noise = depth_noise(x, section.spatial, section.sections, section.size)
                 module.depth_noise[i] = noise
         if section.features is None or not self._test_picture:
             return
         rows, blocks = sample_blocks(section.spatial, section.sections)
         evidence = picture_evidence(
-            module.transform(torch.as_tensor(dense(section.x[rows]), dtype=torch.float32)).numpy(),
-            np.einsum("nk,nkl->nl", section.exposure[rows], section.features[rows]),
+            module.transform(module.likelihood.at_mean_size(*_profiles(section, rows))).numpy(),
+            np.einsum("nk,nkl->nl", section.exposure[rows] / section.size[rows], section.features[rows]),
             section.spatial[rows],
             blocks,
         )
@@ -526,7 +528,8 @@ class SoScope(BaseModelClass):
         ``X``
             Enhanced profiles, float32.
         ``obs``
-            ``spot``, ``subspot``, the library column, and ``array_col``, ``array_row`` on the fine lattice.
+            ``spot``, ``subspot``, the library column, and ``array_col``, ``array_row`` on the fine lattice. Names are
+            those of spot and subspot, or of the cells; spots without cells are left out.
         ``obsm["spatial"]``, ``obsm["image_features"]``
             Positions in pixels; features with a picture.
         ``uns["spatial"]``
@@ -549,15 +552,19 @@ class SoScope(BaseModelClass):
         )
         size = batch_size or block_spots(tiles, self.module.n_features, n_samples)
         processes = self._processes()
-        fill = partial(
-            fill_profiles,
-            module=self.module,
-            tiles=tiles,
-            expectation=expectation,
-            n_samples=n_samples,
-            batch_size=size,
-            processes=processes,
-        )
+        kept = result_rows(self._spots(adata))[tiles.section.exposure > 0]
+
+        def fill(arrays: Arrays) -> None:
+            fill_profiles(
+                {place: SomeRows(array, kept) for place, array in arrays.items()},
+                self.module,
+                tiles,
+                expectation=expectation,
+                n_samples=n_samples,
+                batch_size=size,
+                processes=processes,
+            )
+
         chunk_rows = size * tiles.section.exposure.shape[1]
         result = with_profiles(frame, path, places(n_samples), chunk_rows, fill, processes)
         return result if self._modalities is None else split(result, adata, self._modalities)
@@ -620,6 +627,14 @@ class SoScope(BaseModelClass):
         """Spots by name: the training does not depend on the order of the rows, random numbers included."""
         return np.argsort(self.adata.obs_names.to_numpy(str), kind="stable")
 
+    def _exposure(self, adata: AnnData) -> np.ndarray:
+        """Shares of the spots times their sizes."""
+        exposure = np.asarray(self.get_anndata_manager(adata, required=True).get_from_registry(keys.EXPOSURE))
+        obs = self._spots(adata).obs
+        if keys.SPOT_SIZE in obs:
+            exposure = exposure * obs[keys.SPOT_SIZE].to_numpy(float)[:, None]
+        return exposure.astype(np.float32)
+
     def _section(self, adata: AnnData | None = None, order: np.ndarray | None = None) -> Section:
         """What the model knows of the spots, in this order; image features as the networks see them."""
         adata = self.adata if adata is None else adata
@@ -634,7 +649,7 @@ class SoScope(BaseModelClass):
             graph=csr_matrix(get(keys.SPOT_GRAPH))[rows][:, rows],
             spatial=np.asarray(get(keys.SPATIAL), dtype=float)[rows],
             subspots=np.asarray(get(keys.SUBSPOTS), dtype=float)[rows],
-            exposure=np.asarray(get(keys.EXPOSURE), dtype=np.float32)[rows],
+            exposure=self._exposure(adata)[rows],
             features=features,
             sections=check.sections(self._spots(adata), self._library_key)[rows],
         )
@@ -650,10 +665,14 @@ def _side_by_side(profiles: list[Matrix]) -> Matrix:
     return hstack(profiles, format="csr") if all(map(issparse, profiles)) else np.hstack(list(map(dense, profiles)))
 
 
-def _sampled_profiles(section: Section) -> torch.Tensor:
-    """Profiles of enough spots to tell means and variances of the features, dense."""
-    rows = spread(len(section.spatial), _MOST_SAMPLED)
-    return torch.as_tensor(dense(section.x[rows]), dtype=torch.float32)
+def _sampled_profiles(section: Section) -> tuple[torch.Tensor, torch.Tensor]:
+    """Profiles and sizes of enough spots to tell means and variances of the features, dense."""
+    return _profiles(section, spread(len(section.spatial), _MOST_SAMPLED))
+
+
+def _profiles(section: Section, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """Profiles and sizes of spots, dense."""
+    return torch.as_tensor(dense(section.x[rows]), dtype=torch.float32), torch.as_tensor(section.size[rows])
 
 
 def _n_processes(trainer_kwargs: Mapping[str, Any]) -> int:

@@ -51,11 +51,17 @@ class Likelihood(ABC):
 
     is_counts: bool
     has_dispersion: bool
+    is_mean = False
+    """Whether a spot is the mean of its subspots, not their sum."""
 
     @property
     def parts(self) -> list[Likelihood]:
         """Likelihood of every modality."""
         return [self]
+
+    def at_mean_size(self, x: Tensor, size: Tensor) -> Tensor:
+        """Values of spots of some sizes, n_spots x 1, as they would be at the mean size; means have no size."""
+        return x if self.is_mean else x / size
 
     @abstractmethod
     def start(self, x: Tensor) -> Start:
@@ -76,7 +82,7 @@ class Likelihood(ABC):
         start
             Feature parameters as learnt so far; ``log_dispersion`` may also be given per subspot.
         exposure
-            n_spots x n_subspots shares of the spot.
+            n_spots x n_subspots shares of the spot, times its size.
         """
 
     @abstractmethod
@@ -235,7 +241,7 @@ class GaussianLikelihood(Likelihood):
     def parameters(self, effect: Tensor, start: Start, exposure: Tensor) -> Subspots:
         exposure = exposure.unsqueeze(-1)
         mean = start.baseline + start.unit * effect
-        share = 1 / exposure.clamp(min=_TINY) if self.is_mean else exposure
+        share = 1 / _even(exposure).clamp(min=_TINY) if self.is_mean else exposure
         scale = torch.ones_like(exposure) if self.is_mean else exposure
         return Subspots(scale * mean, share * start.log_dispersion.exp(), exposure)
 
@@ -266,7 +272,7 @@ class GaussianLikelihood(Likelihood):
         return value + gain * (x - aggregate).unsqueeze(1)
 
     def _weight(self, subspots: Subspots) -> Tensor:
-        return subspots.exposure if self.is_mean else (subspots.exposure > 0).to(subspots.exposure.dtype)
+        return _even(subspots.exposure) if self.is_mean else (subspots.exposure > 0).to(subspots.exposure.dtype)
 
 
 class JointLikelihood(Likelihood):
@@ -304,6 +310,9 @@ class JointLikelihood(Likelihood):
     def aggregate(self, subspots: Subspots) -> Spots:
         parts = self._each("aggregate", self._split_subspots(subspots))
         return Spots(_joined([p.mean for p in parts]), _joined([p.dispersion for p in parts]))
+
+    def at_mean_size(self, x: Tensor, size: Tensor) -> Tensor:
+        return _joined(self._each("at_mean_size", self._split(x), [size] * len(self.parts)))
 
     def rate(self, subspots: Subspots) -> Tensor:
         return _joined(self._each("rate", self._split_subspots(subspots)))
@@ -392,7 +401,12 @@ def _shares(weight: Tensor, exposure: Tensor) -> Tensor:
     """Shares of a spot in proportion to `weight`; by exposure where all weights vanish."""
     weight = torch.where(exposure > 0, weight, torch.zeros_like(weight))
     total = weight.sum(dim=1, keepdim=True)
-    return torch.where(total > 0, weight / total.clamp(min=torch.finfo(weight.dtype).tiny), exposure)
+    return torch.where(total > 0, weight / total.clamp(min=torch.finfo(weight.dtype).tiny), _even(exposure))
+
+
+def _even(exposure: Tensor) -> Tensor:
+    """Shares of a spot, whatever its size."""
+    return exposure / exposure.sum(dim=1, keepdim=True)
 
 
 def _multinomial(count: Tensor, share: Tensor) -> Tensor:

@@ -69,8 +69,9 @@ class _GraphModule(BaseModuleClass):
         self.register_buffer("input_scale", torch.ones(n_features))
 
     @torch.no_grad()
-    def start_from(self, x: Tensor) -> None:
-        """Set the feature parameters and the standardisation of the encoder's input from profiles."""
+    def start_from(self, x: Tensor, size: Tensor) -> None:
+        """Set the feature parameters and the standardisation of the encoder's input from some spots."""
+        x = self.likelihood.at_mean_size(x, size)
         start = self.likelihood.start(x)
         self.baseline.copy_(start.baseline)
         self.log_dispersion.copy_(start.log_dispersion)
@@ -105,7 +106,9 @@ class _GraphModule(BaseModuleClass):
     @auto_move_data
     def inference(self, tensors: Tensors, **kwargs: Any) -> dict[str, Any]:
         """Latent state of the spots: ``qz`` and ``z``, a draw from it in training and its mean otherwise."""
-        profile = (self.transform(tensors["x"]) - self.input_mean) / self.input_scale
+        profile = (
+            self.transform(self.likelihood.at_mean_size(tensors["x"], tensors["size"])) - self.input_mean
+        ) / self.input_scale
         hidden = torch.zeros(len(profile), dtype=torch.bool, device=profile.device)
         if self.training:
             hidden[torch.randperm(len(profile), device=profile.device)[: int(self.masked * len(profile))]] = True
@@ -165,8 +168,8 @@ class GraphAutoencoder(_GraphModule):
     @auto_move_data
     def generative(self, tensors: Tensors, z: Tensor, **kwargs: Any) -> dict[str, Spots]:
         """Parameters of the spots' profiles: a spot is its own and only subspot."""
-        whole = torch.ones(len(z), 1, device=z.device)
-        subspots = self.likelihood.parameters(self.decoder(z).float().unsqueeze(1), self.feature_parameters(), whole)
+        effect = self.decoder(z).float().unsqueeze(1)
+        subspots = self.likelihood.parameters(effect, self.feature_parameters(), tensors["size"])
         return {"spots": self.likelihood.aggregate(subspots)}
 
     def loss(
@@ -311,11 +314,12 @@ class SoScopeVAE(_GraphModule):
         n_subspots = subspots.mean.shape[1]
         mean, exposure = subspots.mean.flatten(0, 1), subspots.exposure.flatten(0, 1)
         unit = self.unit * (self.n_features / self.feature_weight()) ** 0.5
+        rate = self.likelihood.at_mean_size(spots.mean, subspots.exposure.sum(dim=1))
 
         def deviation(targets: Tensor) -> Tensor:
             rows = tensors["valid"][targets]
             chosen = Subspots(mean.index_select(0, rows), subspots.dispersion, exposure.index_select(0, rows))
-            whole = spots.mean.index_select(0, rows.div(n_subspots, rounding_mode="floor"))
+            whole = rate.index_select(0, rows.div(n_subspots, rounding_mode="floor"))
             return (self.likelihood.rate(chosen) - whole) / unit
 
         return graph_bce(

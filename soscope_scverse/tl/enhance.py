@@ -36,6 +36,7 @@ def enhance(
     image: Any = None,
     image_scale: float | None = None,
     n_subspots: int | Literal["auto"] = "auto",
+    cells: Any = None,
     layer: str | Mapping[str, str | None] | None = None,
     genes: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
     likelihood: str | Mapping[str, str] = "nb",
@@ -74,6 +75,9 @@ def enhance(
         Coordinates times this are pixels of `image`. Default: the scale that the picture carries, else 1.
     n_subspots
         Subspots of a spot, see :func:`~soscope_scverse.pp.subspots`.
+    cells
+        Cells to divide the spots into instead: AnnData, DataFrame of ``x`` and ``y``, or shapes, see
+        :func:`~soscope_scverse.pp.subspots`. The result has their names.
     layer
         Layer that holds the profiles; None is ``X``. Raw counts unless `likelihood` is ``"gaussian"``.
     genes
@@ -131,6 +135,7 @@ def enhance(
         "image": _describe(image),
         "image_scale": image_scale,
         "n_subspots": n_subspots,
+        "cells": _describe(cells),
         "layer": layer,
         "genes": {k: list(v) for k, v in genes.items()} if isinstance(genes, Mapping) else genes and list(genes),
         "likelihood": likelihood,
@@ -159,7 +164,7 @@ def enhance(
         whole, of_counts = counts
         im.check_alignment(whole, image, image_scale=image_scale, library_key=library_key, layer=of_counts)
 
-    _divide(spots, n_subspots, library_key)
+    _divide(spots, n_subspots, cells, library_key)
     if keys.SPOT_GRAPH not in spots.obsp:
         pp.spot_graph(spots, layer=layer, library_key=library_key)
     if (has_picture and keys.FEATURES not in spots.obsm) or arguments["encoder"] == "precomputed":
@@ -272,16 +277,17 @@ def _find_picture(spots: AnnData | MuData, image: Any, image_scale: float | None
     return True
 
 
-def _divide(spots: AnnData | MuData, n_subspots: int | Literal["auto"], library_key: str | None) -> None:
+def _divide(spots: AnnData | MuData, n_subspots: int | Literal["auto"], cells: Any, library_key: str | None) -> None:
     """Divide the spots unless they are divided already."""
     if keys.SUBSPOTS not in spots.obsm:
-        pp.subspots(spots, n_subspots, library_key=library_key)
+        pp.subspots(spots, n_subspots, cells=cells, library_key=library_key)
         return
     found = np.shape(spots.obsm[keys.SUBSPOTS])[1]
-    if n_subspots not in ("auto", found):
+    if n_subspots not in ("auto", found) or cells is not None:
+        asked = f"n_subspots={n_subspots}" if cells is None else "a division into cells"
         msg = (
-            f"Asked for n_subspots={n_subspots}, but `adata.obsm['{keys.SUBSPOTS}']` holds {found} subspots a spot. "
-            "Delete that slot and the image features, or leave `n_subspots` out."
+            f"Asked for {asked}, but `adata.obsm['{keys.SUBSPOTS}']` holds {found} subspots a spot. "
+            "Delete that slot and the image features, or leave this argument out."
         )
         raise ValueError(msg)
 
