@@ -19,6 +19,7 @@ OPTIONS = {
     "n_hidden": 16,
     "n_layers": 3,
     "decoder": "shift",
+    "uses_latent": True,
     "n_image_components": 128,
     "feature_dropout": 0.5,
     "masked": 0.3,

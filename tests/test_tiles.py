@@ -162,6 +162,7 @@ def models(tiles):
         n_hidden=16,
         n_layers=3,
         decoder="shift",
+        uses_latent=True,
         feature_dropout=0.0,
         masked=0.0,
         image_weight=0.0,

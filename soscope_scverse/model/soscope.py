@@ -72,6 +72,10 @@ class SoScope(BaseModelClass):
         :meth:`setup_mudata`.
     n_latent, n_hidden, n_layers
         Dimensions of the latent state, width of the networks, graph-transformer layers of the encoder.
+    sources
+        ``"both"`` spots and picture; ``"picture"``: profiles of subspots follow from the picture alone, as in the
+        paper's image soScope (Supplementary Note 5), the latent states are not looked at; ``"positions"``: the picture
+        is not looked at (Supplementary Note 6).
     decoder
         ``"shift"``: the picture shifts the latent state; ``"joint"``: one network over both, as in the paper.
     interpolation
@@ -140,6 +144,7 @@ class SoScope(BaseModelClass):
         n_latent: int = 32,
         n_hidden: int = 128,
         n_layers: int = 3,
+        sources: Literal["both", "picture", "positions"] = "both",
         decoder: Literal["shift", "joint"] = "shift",
         interpolation: Literal["gaussian", "none"] = "gaussian",
         bandwidth: float = 0.5,
@@ -156,6 +161,7 @@ class SoScope(BaseModelClass):
         similarity_strength: float = 2.0,
         n_graph_samples: int | None = 512,
     ) -> None:
+        check.one_of("sources", sources, ["both", "picture", "positions"])
         check.one_of("decoder", decoder, list(DECODERS))
         check.one_of("interpolation", interpolation, ["gaussian", "none"])
         check.one_of("observation", observation, ["matched", "gaussian"])
@@ -166,10 +172,14 @@ class SoScope(BaseModelClass):
             check.at_least("depth_noise", depth_noise, 0)
         super().__init__(adata)
         modalities = self._checked_modalities(likelihood)
+        self._sources = sources
+        if sources == "picture" and not self._features_key:
+            msg = "Expected image features for sources='picture', found none. Call `im.features(adata, image)` first."
+            raise ValueError(msg)
         self._interpolation = interpolation
         self._bandwidth = bandwidth
         self._similarity_strength = similarity_strength if image_weight else None
-        self._test_picture = test_picture
+        self._test_picture = test_picture and sources == "both"
         self._depth_noise = depth_noise
         self._n_image_components = n_image_components
         self.module = SoScopeVAE(
@@ -184,6 +194,7 @@ class SoScope(BaseModelClass):
             n_hidden=n_hidden,
             n_layers=n_layers,
             decoder=decoder,
+            uses_latent=sources != "picture",
             feature_dropout=image_shrinkage / (image_shrinkage + adata.n_obs),
             masked=masked,
             image_weight=image_weight,
@@ -387,7 +398,7 @@ class SoScope(BaseModelClass):
         if max_steps is None:
             max_steps = _N_STEPS if max_epochs is None else max_epochs * data.n_steps
         if pretrain_epochs is None:
-            pretrain_steps = max_steps // 6 if starting else 0
+            pretrain_steps = max_steps // 6 if starting and module.uses_latent else 0
         else:
             pretrain_steps = pretrain_epochs * data.n_steps
         plan = {"lr": lr, "weight_decay": weight_decay, "kl_weight": kl_weight}
@@ -616,7 +627,10 @@ class SoScope(BaseModelClass):
 
     @property
     def _features_key(self) -> str | None:
+        """Slot of the image features that the model looks at."""
         registry = self.adata_manager.data_registry
+        if self._sources == "positions":
+            return None
         return registry[keys.FEATURES].attr_key if keys.FEATURES in registry else None
 
     @property

@@ -216,6 +216,8 @@ class SoScopeVAE(_GraphModule):
         Widths and depth of the networks.
     decoder
         ``"shift"`` or ``"joint"``.
+    uses_latent
+        False leaves the latent states out of the decoder: the picture alone tells the subspots apart.
     feature_dropout
         Share of the image features dropped at every step.
     masked
@@ -240,6 +242,7 @@ class SoScopeVAE(_GraphModule):
         n_hidden: int,
         n_layers: int,
         decoder: Literal["shift", "joint"],
+        uses_latent: bool,
         feature_dropout: float,
         masked: float,
         image_weight: float,
@@ -255,6 +258,7 @@ class SoScopeVAE(_GraphModule):
         self.per_subspot_dispersion = dispersion == "subspot" and self.likelihood.has_dispersion
         self.observation_sigma = (1.0 if sigma is None else sigma) if observation == "gaussian" else None
         self.image_weight = image_weight if n_image_features else 0.0
+        self.uses_latent = uses_latent
         self.encoder = GraphEncoder(self.n_features, n_latent, n_hidden, n_layers)
         n_outputs = self.n_features * (2 if self.per_subspot_dispersion else 1)
         n_seen = min(n_image_features, n_image_components)
@@ -274,6 +278,8 @@ class SoScopeVAE(_GraphModule):
             per_sample_weights=tensors["neighbor_weights"].flatten(0, 1),
             mode="sum",
         )
+        if not self.uses_latent:
+            z_k = torch.zeros_like(z_k)
         features = tensors["features"].flatten(0, 1) if self.uses_picture else None
         effect = self.decoder(z_k, features).float().view(n_spots, n_subspots, -1)
         start = self.feature_parameters()

@@ -41,6 +41,7 @@ def enhance(
     genes: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
     likelihood: str | Mapping[str, str] = "nb",
     encoder: Any = "texture",
+    sources: Literal["both", "picture", "positions"] = "both",
     library_key: str | None = None,
     preset: Literal["default", "paper"] = "default",
     expectation: Literal["conditional", "prior"] | None = None,
@@ -86,7 +87,11 @@ def enhance(
         ``"nb"`` or ``"poisson"`` for counts, ``"gaussian"`` for anything else. Of a MuData, the likelihood of each
         modality to model together, as ``{"rna": "nb", "prot": "poisson"}``.
     encoder
-        Of the picture, see :func:`~soscope_scverse.im.features`; ``"precomputed"`` for features that are in `adata`.
+        Of the picture, see :func:`~soscope_scverse.im.features`; ``"precomputed"`` for features that are in `adata`,
+        ``"noise"`` for the paper's stand-in where there is no picture.
+    sources
+        What tells the subspots apart: ``"both"`` spots and picture, ``"picture"`` or ``"positions"`` alone; see
+        :class:`~soscope_scverse.model.SoScope`.
     library_key
         Column of ``obs`` that tells the sections.
     preset
@@ -129,6 +134,7 @@ def enhance(
     generative model. Nature Communications 15, 6541 (2024).
     """
     check.one_of("preset", preset, list(PRESETS))
+    check.one_of("sources", sources, ["both", "picture", "positions"])
     if expectation is None:
         expectation = PRESETS[preset].expectation
     arguments = {
@@ -140,6 +146,7 @@ def enhance(
         "genes": {k: list(v) for k, v in genes.items()} if isinstance(genes, Mapping) else genes and list(genes),
         "likelihood": likelihood,
         "encoder": encoder if isinstance(encoder, str) else _describe(encoder),
+        "sources": sources,
         "library_key": library_key,
         "preset": preset,
         "expectation": expectation,
@@ -147,7 +154,7 @@ def enhance(
         "max_epochs": max_epochs,
         "accelerator": accelerator,
         "features_kwargs": dict(features_kwargs or {}),
-        "model_kwargs": {**PRESETS[preset].model_kwargs, **(model_kwargs or {})},
+        "model_kwargs": {**PRESETS[preset].model_kwargs, "sources": sources, **(model_kwargs or {})},
         "train_kwargs": dict(train_kwargs or {}),
     }
     check.one_of("expectation", expectation, ["conditional", "prior"])
@@ -158,7 +165,8 @@ def enhance(
         msg = f"Expected `out` with AnnData only, found {str(out)!r}. Write the result with `write_h5mu`."
         raise ValueError(msg)
     spots = _checked(adata, layer, genes, likelihood, library_key)
-    has_picture = _find_picture(spots, image, image_scale, library_key)
+    without = sources == "positions" or arguments["encoder"] == "noise"
+    has_picture = not without and _find_picture(spots, image, image_scale, library_key, needed=sources == "picture")
     counts = _first_counts(adata, layer, likelihood)
     if has_picture and keys.FEATURES not in spots.obsm and counts is not None:
         whole, of_counts = counts
@@ -167,7 +175,7 @@ def enhance(
     _divide(spots, n_subspots, cells, library_key)
     if keys.SPOT_GRAPH not in spots.obsp:
         pp.spot_graph(spots, layer=layer, library_key=library_key)
-    if (has_picture and keys.FEATURES not in spots.obsm) or arguments["encoder"] == "precomputed":
+    if (has_picture and keys.FEATURES not in spots.obsm) or arguments["encoder"] in ("precomputed", "noise"):
         logger.info("Extracting image features (encoder=%s).", arguments["encoder"])
         options = {"encoder": encoder, "image_scale": image_scale, "library_key": library_key}
         im.features(spots, image, **options | arguments["features_kwargs"])
@@ -259,7 +267,9 @@ def _with_genes(adata: AnnData, names: list[str]) -> AnnData:
     )
 
 
-def _find_picture(spots: AnnData | MuData, image: Any, image_scale: float | None, library_key: str | None) -> bool:
+def _find_picture(
+    spots: AnnData | MuData, image: Any, image_scale: float | None, library_key: str | None, *, needed: bool
+) -> bool:
     """Whether there is a picture or its features; raises if coordinates leave it, warns if there is none."""
     if keys.FEATURES in spots.obsm:
         return True
@@ -267,6 +277,9 @@ def _find_picture(spots: AnnData | MuData, image: Any, image_scale: float | None
         libraries = [None] if library_key is None else np.unique(check.sections(spots, library_key)).tolist()
         embedded = [im.embedded_image(spots, library) for library in libraries]
         if any(picture is None for picture in embedded):
+            if needed:
+                msg = "Expected a picture for sources='picture', found none. Pass it with `image=`."
+                raise ValueError(msg)
             warnings.warn(
                 "No picture given and none in `adata.uns['spatial']`: enhancing from positions alone.",
                 UserWarning,
