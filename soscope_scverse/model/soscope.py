@@ -40,7 +40,7 @@ from soscope_scverse.model.processes import Processes
 from soscope_scverse.model.projection import Projection, fit_projection
 from soscope_scverse.model.training import CosineTrainingPlan
 from soscope_scverse.model.variance import depth_noise, picture_evidence, sample_blocks
-from soscope_scverse.module.likelihoods import COUNT_LIKELIHOODS
+from soscope_scverse.module.likelihoods import LIKELIHOODS
 from soscope_scverse.module.subspot_decoder import DECODERS
 from soscope_scverse.module.vae import GraphAutoencoder, SoScopeVAE
 
@@ -131,7 +131,7 @@ class SoScope(BaseModelClass):
         self,
         adata: AnnData,
         *,
-        likelihood: Literal["nb", "poisson", "gaussian"] = "nb",
+        likelihood: str = "nb",
         n_latent: int = 32,
         n_hidden: int = 128,
         n_layers: int = 3,
@@ -151,7 +151,7 @@ class SoScope(BaseModelClass):
         similarity_strength: float = 2.0,
         n_graph_samples: int | None = 512,
     ) -> None:
-        check.one_of("likelihood", likelihood, [*COUNT_LIKELIHOODS, "gaussian"])
+        check.one_of("likelihood", likelihood, list(LIKELIHOODS))
         check.one_of("decoder", decoder, list(DECODERS))
         check.one_of("interpolation", interpolation, ["gaussian", "none"])
         check.one_of("observation", observation, ["matched", "gaussian"])
@@ -162,7 +162,7 @@ class SoScope(BaseModelClass):
             check.at_least("depth_noise", depth_noise, 0)
         super().__init__(adata)
         x = in_memory(self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY))
-        if likelihood in COUNT_LIKELIHOODS:
+        if LIKELIHOODS[likelihood].is_counts:
             check.counts(x, likelihood)
         check.finite(x)
         self._interpolation = interpolation

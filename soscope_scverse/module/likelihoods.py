@@ -46,10 +46,30 @@ class Start(NamedTuple):
 
 
 class Likelihood(ABC):
-    """Distribution of a subspot's profile and of the sum (or mean) over a spot."""
+    """Distribution of a subspot's profile and of the sum (or mean) over a spot.
+
+    Parameters
+    ----------
+    aggregate
+        Whether a spot is the ``"sum"`` of its subspots or their exposure-weighted ``"mean"``; default: the first of
+        `aggregates`.
+    sigma
+        Standard deviation of the measurement noise of a spot, of likelihoods that know it.
+    """
 
     is_counts: ClassVar[bool]
     has_dispersion: ClassVar[bool]
+    aggregates: ClassVar[tuple[str, ...]]
+
+    def __init__(self, aggregate: Literal["mean", "sum"] | None = None, sigma: float = 0.0) -> None:
+        if aggregate not in (None, *self.aggregates):
+            msg = (
+                f"Expected `aggregate` of a {type(self).__name__} to be one of {list(self.aggregates)}, found "
+                f"{aggregate!r}. Counts add up; means of other data need likelihood='gaussian'."
+            )
+            raise ValueError(msg)
+        self.is_mean = (aggregate or self.aggregates[0]) == "mean"
+        self.sigma = sigma
 
     @abstractmethod
     def start(self, x: Tensor) -> Start:
@@ -94,6 +114,7 @@ class _Counts(Likelihood):
     """What the count likelihoods share: log link, additive means, and shares of the observed count."""
 
     is_counts = True
+    aggregates = ("sum",)
 
     def start(self, x: Tensor) -> Start:
         mean = x.mean(dim=0).clamp(min=1e-4)
@@ -153,22 +174,14 @@ class NegativeBinomialLikelihood(_Counts):
 class GaussianLikelihood(Likelihood):
     """Gaussian subspots; a spot is their sum, or their exposure-weighted mean, plus measurement noise.
 
-    The variance of a subspot is set so that the variance of a spot does not depend on how finely it is divided.
-
-    Parameters
-    ----------
-    aggregate
-        ``"mean"`` for intensities and principal components, ``"sum"`` for amounts.
-    sigma
-        Standard deviation of the measurement noise of a spot. With 0 the conditional mean adds up to the spot.
+    The mean is for intensities and principal components, the sum for amounts. The variance of a subspot is set so that
+    the variance of a spot does not depend on how finely it is divided. With `sigma` 0 the conditional mean adds up to
+    the spot.
     """
 
     is_counts = False
     has_dispersion = True
-
-    def __init__(self, aggregate: Literal["mean", "sum"] = "mean", sigma: float = 0.0) -> None:
-        self.is_mean = aggregate == "mean"
-        self.sigma = sigma
+    aggregates = ("mean", "sum")
 
     def start(self, x: Tensor) -> Start:
         variance = x.var(dim=0, correction=0).clamp(min=_TINY)
@@ -211,26 +224,26 @@ class GaussianLikelihood(Likelihood):
         return subspots.exposure if self.is_mean else (subspots.exposure > 0).to(subspots.exposure.dtype)
 
 
+LIKELIHOODS: dict[str, type[Likelihood]] = {
+    "nb": NegativeBinomialLikelihood,
+    "poisson": PoissonLikelihood,
+    "gaussian": GaussianLikelihood,
+}
+"""Every likelihood by its name; one that is added can be used by this name."""
+
+
 def get_likelihood(name: str, *, aggregate: Literal["sum", "mean"] | None = None, sigma: float = 0.0) -> Likelihood:
-    """Likelihood by name: ``"nb"``, ``"poisson"`` or ``"gaussian"``.
+    """Likelihood by its name in :data:`LIKELIHOODS`.
 
     Raises
     ------
     ValueError
         For an unknown name, or for counts that shall be averaged.
     """
-    if name == "gaussian":
-        return GaussianLikelihood(aggregate or "mean", sigma)
-    if name not in COUNT_LIKELIHOODS:
-        msg = f"Expected `likelihood` to be one of {[*COUNT_LIKELIHOODS, 'gaussian']}, found {name!r}."
+    if name not in LIKELIHOODS:
+        msg = f"Expected `likelihood` to be one of {list(LIKELIHOODS)}, found {name!r}."
         raise ValueError(msg)
-    if aggregate == "mean":
-        msg = f"Counts add up: aggregate='mean' needs likelihood='gaussian', found likelihood={name!r}."
-        raise ValueError(msg)
-    return COUNT_LIKELIHOODS[name]()
-
-
-COUNT_LIKELIHOODS: dict[str, type[_Counts]] = {"nb": NegativeBinomialLikelihood, "poisson": PoissonLikelihood}
+    return LIKELIHOODS[name](aggregate, sigma)
 
 
 def _shares(weight: Tensor, exposure: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from soscope_scverse import _validation as check
 from soscope_scverse import im, pp
 from soscope_scverse._arrays import columns
 from soscope_scverse.model import SoScope
-from soscope_scverse.module.likelihoods import COUNT_LIKELIHOODS
+from soscope_scverse.module.likelihoods import LIKELIHOODS
 from soscope_scverse.tl.presets import PRESETS
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ def enhance(
     n_subspots: int | Literal["auto"] = "auto",
     layer: str | None = None,
     genes: Sequence[str] | None = None,
-    likelihood: Literal["nb", "poisson", "gaussian"] = "nb",
+    likelihood: str = "nb",
     encoder: Any = "texture",
     library_key: str | None = None,
     preset: Literal["default", "paper"] = "default",
@@ -146,7 +146,7 @@ def enhance(
         check.output("out", out, overwrite=overwrite)
     spots = _checked_spots(adata, layer, genes, likelihood, library_key)
     has_picture = _find_picture(spots, image, image_scale, library_key)
-    if has_picture and keys.FEATURES not in spots.obsm and likelihood in COUNT_LIKELIHOODS:
+    if has_picture and keys.FEATURES not in spots.obsm and LIKELIHOODS[likelihood].is_counts:
         # the depth of a spot is that of all its genes
         im.check_alignment(adata, image, image_scale=image_scale, library_key=library_key, layer=layer)
 
@@ -176,7 +176,7 @@ def _checked_spots(
 ) -> AnnData:
     """A copy of `adata` in memory with the chosen genes, after all checks that cost nothing."""
     check.anndata(adata)
-    check.one_of("likelihood", likelihood, [*COUNT_LIKELIHOODS, "gaussian"])
+    check.one_of("likelihood", likelihood, list(LIKELIHOODS))
     check.positions(adata)
     check.sections(adata, library_key)
     check.profiles(adata, layer)
@@ -193,7 +193,7 @@ def _checked_spots(
         chosen = pp.spatial_genes(adata, _N_GENES, layer=layer)
     spots = _with_genes(adata, chosen)
     x = check.matrix(spots, layer)
-    if likelihood in COUNT_LIKELIHOODS:
+    if LIKELIHOODS[likelihood].is_counts:
         check.counts(x, likelihood)
         check.warn_empty(spots, x)
     check.finite(x)
