@@ -85,7 +85,11 @@ def test_the_spots_have_every_slot_and_the_input_is_left_alone(merged):
     assert issparse(low.X)
     assert low.X.dtype == adata.X.dtype
     pd.testing.assert_frame_equal(low.var, adata.var)
-    assert low.uns["subspots"] == {"geometry": "positions", "n_subspots": exposure.shape[1]}
+    assert low.uns["subspots"] == {
+        "geometry": "positions",
+        "n_subspots": exposure.shape[1],
+        "aggregate": "sum",
+    }
     assert low.obs_names.is_unique
     assert not low.obs.duplicated(["array_row", "array_col"]).any()
     assert adata.uns["spatial"]["slide"]["scalefactors"]["spot_diameter_fullres"] == 4

@@ -44,7 +44,7 @@ from soscope_scverse.model.projection import Projection, fit_projection
 from soscope_scverse.model.store import Arrays
 from soscope_scverse.model.training import CosineTrainingPlan
 from soscope_scverse.model.variance import depth_noise, picture_evidence, sample_blocks
-from soscope_scverse.module.likelihoods import COUNT_LIKELIHOODS
+from soscope_scverse.module.likelihoods import LIKELIHOODS
 from soscope_scverse.module.subspot_decoder import DECODERS
 from soscope_scverse.module.vae import GraphAutoencoder, SoScopeVAE
 
@@ -140,7 +140,7 @@ class SoScope(BaseModelClass):
         self,
         adata: AnnData | MuData,
         *,
-        likelihood: Literal["nb", "poisson", "gaussian"] | None = None,
+        likelihood: str | None = None,
         n_latent: int = 32,
         n_hidden: int = 128,
         n_layers: int = 3,
@@ -608,8 +608,8 @@ class SoScope(BaseModelClass):
         likelihoods = [likelihood or "nb"] if self._modalities is None else list(self._modalities.values())
         profiles = self._profiles(self.adata)
         for name, x in zip(likelihoods, profiles, strict=True):
-            check.one_of("likelihood", name, [*COUNT_LIKELIHOODS, "gaussian"])
-            if name in COUNT_LIKELIHOODS:
+            check.one_of("likelihood", name, list(LIKELIHOODS))
+            if LIKELIHOODS[name].is_counts:
                 check.counts(x, name)
             check.finite(x)
         return [(name, x.shape[1]) for name, x in zip(likelihoods, profiles, strict=True)]

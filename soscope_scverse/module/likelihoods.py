@@ -47,12 +47,30 @@ class Start(NamedTuple):
 
 
 class Likelihood(ABC):
-    """Distribution of a subspot's profile and of the sum (or mean) over a spot."""
+    """Distribution of a subspot's profile and of the sum (or mean) over a spot.
+
+    Parameters
+    ----------
+    aggregate
+        Whether a spot is the ``"sum"`` of its subspots or their exposure-weighted ``"mean"``; default: the first of
+        `aggregates`.
+    sigma
+        Standard deviation of the measurement noise of a spot, of likelihoods that know it.
+    """
 
     is_counts: bool
     has_dispersion: bool
-    is_mean = False
-    """Whether a spot is the mean of its subspots, not their sum."""
+    aggregates: tuple[str, ...]
+
+    def __init__(self, aggregate: Literal["mean", "sum"] | None = None, sigma: float = 0.0) -> None:
+        if aggregate not in (None, *self.aggregates):
+            msg = (
+                f"Expected `aggregate` of a {type(self).__name__} to be one of {list(self.aggregates)}, found "
+                f"{aggregate!r}. Counts add up; means of other data need likelihood='gaussian'."
+            )
+            raise ValueError(msg)
+        self.is_mean = (aggregate or self.aggregates[0]) == "mean"
+        self.sigma = sigma
 
     @property
     def parts(self) -> list[Likelihood]:
@@ -129,6 +147,7 @@ class _Counts(Likelihood):
     """What the count likelihoods share: log link, additive means, and shares of the observed count."""
 
     is_counts = True
+    aggregates = ("sum",)
 
     def start(self, x: Tensor) -> Start:
         mean = x.mean(dim=0).clamp(min=1e-4)
@@ -217,22 +236,14 @@ class NegativeBinomialLikelihood(_Counts):
 class GaussianLikelihood(Likelihood):
     """Gaussian subspots; a spot is their sum, or their exposure-weighted mean, plus measurement noise.
 
-    The variance of a subspot is set so that the variance of a spot does not depend on how finely it is divided.
-
-    Parameters
-    ----------
-    aggregate
-        ``"mean"`` for intensities and principal components, ``"sum"`` for amounts.
-    sigma
-        Standard deviation of the measurement noise of a spot. With 0 the conditional mean adds up to the spot.
+    The mean is for intensities and principal components, the sum for amounts. The variance of a subspot is set so that
+    the variance of a spot does not depend on how finely it is divided. With `sigma` 0 the conditional mean adds up to
+    the spot.
     """
 
     is_counts = False
     has_dispersion = True
-
-    def __init__(self, aggregate: Literal["mean", "sum"] = "mean", sigma: float = 0.0) -> None:
-        self.is_mean = aggregate == "mean"
-        self.sigma = sigma
+    aggregates = ("mean", "sum")
 
     def start(self, x: Tensor) -> Start:
         variance = x.var(dim=0, correction=0).clamp(min=_TINY)
@@ -345,23 +356,26 @@ class JointLikelihood(Likelihood):
         return [Subspots(*part, subspots.exposure) for part in zip(mean, dispersion, strict=True)]
 
 
+LIKELIHOODS: dict[str, type[Likelihood]] = {
+    "nb": NegativeBinomialLikelihood,
+    "poisson": PoissonLikelihood,
+    "gaussian": GaussianLikelihood,
+}
+"""Every likelihood by its name; one that is added can be used by this name."""
+
+
 def get_likelihood(name: str, *, aggregate: Literal["sum", "mean"] | None = None, sigma: float = 0.0) -> Likelihood:
-    """Likelihood by name: ``"nb"``, ``"poisson"`` or ``"gaussian"``.
+    """Likelihood by its name in :data:`LIKELIHOODS`.
 
     Raises
     ------
     ValueError
         For an unknown name, or for counts that shall be averaged.
     """
-    if name == "gaussian":
-        return GaussianLikelihood(aggregate or "mean", sigma)
-    if name not in COUNT_LIKELIHOODS:
-        msg = f"Expected `likelihood` to be one of {[*COUNT_LIKELIHOODS, 'gaussian']}, found {name!r}."
+    if name not in LIKELIHOODS:
+        msg = f"Expected `likelihood` to be one of {list(LIKELIHOODS)}, found {name!r}."
         raise ValueError(msg)
-    if aggregate == "mean":
-        msg = f"Counts add up: aggregate='mean' needs likelihood='gaussian', found likelihood={name!r}."
-        raise ValueError(msg)
-    return COUNT_LIKELIHOODS[name]()
+    return LIKELIHOODS[name](aggregate, sigma)
 
 
 def joint_likelihood(
@@ -377,18 +391,15 @@ def joint_likelihood(
     modalities
         Name of the likelihood and number of features of each.
     aggregate, sigma
-        Of the Gaussian ones, where there are several.
+        See :class:`Likelihood`; of several modalities, `aggregate` is that of those which know it.
     """
     if len(modalities) == 1:
         return get_likelihood(modalities[0][0], aggregate=aggregate, sigma=sigma)
     parts = [
-        get_likelihood(name, aggregate=None if name in COUNT_LIKELIHOODS else aggregate, sigma=sigma)
+        get_likelihood(name, aggregate=aggregate if aggregate in LIKELIHOODS[name].aggregates else None, sigma=sigma)
         for name, _ in modalities
     ]
     return JointLikelihood(parts, [size for _, size in modalities])
-
-
-COUNT_LIKELIHOODS: dict[str, type[_Counts]] = {"nb": NegativeBinomialLikelihood, "poisson": PoissonLikelihood}
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:

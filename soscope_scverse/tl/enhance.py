@@ -22,7 +22,7 @@ from soscope_scverse import im, pp
 from soscope_scverse._arrays import columns
 from soscope_scverse._mudata import joined, modality
 from soscope_scverse.model import SoScope
-from soscope_scverse.module.likelihoods import COUNT_LIKELIHOODS
+from soscope_scverse.module.likelihoods import LIKELIHOODS
 from soscope_scverse.tl.presets import PRESETS
 
 logger = logging.getLogger(__name__)
@@ -209,8 +209,8 @@ def _checked(data: AnnData | MuData, layer: Any, genes: Any, likelihood: Any, li
 def _first_counts(data: AnnData | MuData, layer: Any, likelihood: Any) -> tuple[AnnData, str | None] | None:
     """The counts that tell the depth of a spot, with all genes, and the layer that holds them."""
     if isinstance(data, AnnData):
-        return (data, layer) if likelihood in COUNT_LIKELIHOODS else None
-    names = [name for name, of_it in likelihood.items() if of_it in COUNT_LIKELIHOODS]
+        return (data, layer) if LIKELIHOODS[likelihood].is_counts else None
+    names = [name for name, of_it in likelihood.items() if LIKELIHOODS[of_it].is_counts]
     return (modality(data, names[0]), (layer or {}).get(names[0])) if names else None
 
 
@@ -227,7 +227,7 @@ def _checked_spots(
 ) -> AnnData:
     """A copy of `adata` in memory with the chosen genes, after all checks that cost nothing."""
     check.anndata(adata)
-    check.one_of("likelihood", likelihood, [*COUNT_LIKELIHOODS, "gaussian"])
+    check.one_of("likelihood", likelihood, list(LIKELIHOODS))
     check.positions(adata)
     check.sections(adata, library_key)
     check.profiles(adata, layer)
@@ -244,7 +244,7 @@ def _checked_spots(
         chosen = pp.spatial_genes(adata, _N_GENES, layer=layer)
     spots = _with_genes(adata, chosen)
     x = check.matrix(spots, layer)
-    if likelihood in COUNT_LIKELIHOODS:
+    if LIKELIHOODS[likelihood].is_counts:
         check.counts(x, likelihood)
         check.warn_empty(spots, x)
     check.finite(x)
