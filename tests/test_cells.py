@@ -379,3 +379,80 @@ def test_cells_in_one_call(section, cells_of_section):
         tl.enhance(section.adata, image=section.image, cells=cells_of_section, n_subspots=9)
     with pytest.raises(ValueError, match="into cells"):
         tl.enhance(divided(section.adata, cells_of_section), image=section.image, cells=cells_of_section)
+
+
+@pytest.mark.parametrize("sized", [True, False])
+def test_cells_that_are_alike_have_one_rate(sized):
+    """However many of them share a spot; without the sizes the rate follows their number."""
+    rng = np.random.default_rng(7)
+    adata = lattice("square", 9)
+    n_cells = rng.integers(1, 9, 81)
+    spot = np.repeat(np.arange(81), n_cells)
+    xy = adata.obsm["spatial"][spot] + rng.uniform(-4, 4, (len(spot), 2))
+    cells = pd.DataFrame(xy, columns=["x", "y"], index=[f"c{i}" for i in range(len(spot))])
+    adata.X = rng.poisson(20 * n_cells[:, None], (81, 3)).astype(np.float32)
+    pp.subspots(adata, cells=cells)
+    np.testing.assert_allclose(adata.obs["spot_size"], n_cells / n_cells.mean())
+    if not sized:
+        del adata.obs["spot_size"]
+    pp.spot_graph(adata)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        SoScope.setup_anndata(adata)
+        model = SoScope(adata, likelihood="poisson")
+        model.train(max_steps=60, **QUIET)
+    found = model.get_enhanced(expectation="prior").X
+    if sized:
+        assert model.module.depth_noise == pytest.approx(0.01)
+        np.testing.assert_allclose(found, 20, rtol=0.15)
+    else:
+        assert np.abs(found / 20 - 1).max() > 0.5
+
+
+def test_sizes_of_one_change_nothing(prepared):
+    results = []
+    for _ in range(2):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            SoScope.setup_anndata(prepared)
+            model = SoScope(prepared)
+            model.train(3, **QUIET)
+        results.append(model.get_enhanced().X)
+        prepared.obs["spot_size"] = 1.0
+    np.testing.assert_array_equal(*results)
+
+
+def test_sizes_do_not_matter_to_a_mean(prepared):
+    """Intensities of a large spot are not larger."""
+    results = []
+    for _ in range(2):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            SoScope.setup_anndata(prepared)
+            model = SoScope(prepared, likelihood="gaussian")
+            model.train(3, **QUIET)
+        results.append(model.get_enhanced().X)
+        prepared.obs["spot_size"] = np.linspace(0.5, 1.5, prepared.n_obs)
+    np.testing.assert_array_equal(*results)
+
+
+@pytest.mark.parametrize("size", [0.0, -1.0, np.nan])
+def test_sizes_must_be_above_zero(prepared, size):
+    prepared.obs["spot_size"] = size
+    with pytest.raises(ValueError, match=r"obs\['spot_size'\]` to be above 0"):
+        SoScope.setup_anndata(prepared)
+
+
+def test_what_is_left_over_goes_through_files(section, cells_of_section, tmp_path):
+    with pytest.warns(UserWarning, match="4 of 154 cells lie in no spot"):
+        enhanced = tl.enhance(
+            section.adata,
+            image=section.image,
+            cells=cells_of_section,
+            max_epochs=1,
+            accelerator="cpu",
+            train_kwargs={"enable_progress_bar": False},
+        )
+    enhanced.write_h5ad(tmp_path / "cells.h5ad")
+    read = ad.read_h5ad(tmp_path / "cells.h5ad")
+    assert len(read.uns["soscope"]["geometry"]["cells_outside"]) == 4

@@ -3,8 +3,8 @@
 A baseline takes a low-resolution AnnData with ``obsm["spatial"]``, ``obsm["subspots"]``, ``obsm["subspot_exposure"]``
 and, if it uses the picture, ``obsm["subspot_features"]``. It returns an n_targets x n_features array: the expected
 counts of the subspots, never negative, in the C order of the valid subspots. All but :func:`repeat` learn the counts of
-a spot from its position or from the mean image feature of its subspots, apply that to the subspots, and multiply by the
-share of the spot that a subspot covers.
+a spot of mean size from its position or from the mean image feature of its subspots, apply that to the subspots, and
+multiply by the size and by the share of the spot that a subspot covers. ``obs["spot_size"]``, if there, tells the size.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ LENGTH_SCALES = np.geomspace(0.05, 5, 13)  # times the square root of the number
 class _Task(NamedTuple):
     """The arrays of a baseline: spots and targets (the valid subspots in C order)."""
 
-    counts: np.ndarray  # n_spots x n_features
+    counts: np.ndarray  # n_spots x n_features, divided by the size of the spot
     spot: np.ndarray  # n_targets numbers of spots
     subspot: np.ndarray  # n_targets numbers of subspots in their spot
-    exposure: np.ndarray  # n_targets x 1
+    exposure: np.ndarray  # n_targets x 1 shares of the spot, times its size
 
     def of_targets(self, rates: np.ndarray) -> np.ndarray:
         """Bring n_targets x n_features values on the scale of spots to the counts of subspots."""
@@ -115,8 +115,9 @@ def linear_conserving(adata: AnnData) -> np.ndarray:
     guess = linear(adata)
     members = csr_matrix((np.ones(len(task.spot)), (task.spot, np.arange(len(task.spot)))))
     total = (members @ guess)[task.spot]
-    share = np.divide(guess, total, out=np.broadcast_to(task.exposure, guess.shape).copy(), where=total > 0)
-    return share * task.counts[task.spot]
+    size = (members @ task.exposure)[task.spot]
+    even = np.broadcast_to(task.exposure / size, guess.shape).copy()
+    return np.divide(guess, total, out=even, where=total > 0) * size * task.counts[task.spot]
 
 
 def gaussian_process(adata: AnnData) -> np.ndarray:
@@ -319,7 +320,11 @@ def _task(adata: AnnData) -> _Task:
     """Read the spots and their valid subspots, which are the targets."""
     exposure = np.asarray(_slot(adata, keys.EXPOSURE, 2), dtype=float)
     spot, subspot = np.nonzero(exposure > 0)
-    return _Task(csr_matrix(adata.X, dtype=float).toarray(), spot, subspot, exposure[spot, subspot][:, None])
+    counts = csr_matrix(adata.X, dtype=float).toarray()
+    if keys.SPOT_SIZE in adata.obs:
+        size = adata.obs[keys.SPOT_SIZE].to_numpy(float)[:, None]
+        counts, exposure = counts / size, exposure * size
+    return _Task(counts, spot, subspot, exposure[spot, subspot][:, None])
 
 
 def _positions(adata: AnnData, task: _Task) -> tuple[np.ndarray, np.ndarray]:
@@ -333,7 +338,7 @@ def _features(adata: AnnData, task: _Task) -> tuple[np.ndarray, np.ndarray]:
     area = csr_matrix(
         (task.exposure.ravel(), (task.spot, np.arange(len(task.spot)))), shape=(adata.n_obs, len(task.spot))
     )
-    return area @ features, features
+    return (area @ features) / (area @ np.ones((len(task.spot), 1))), features
 
 
 def _of_targets(adata: AnnData, slot: str, task: _Task) -> np.ndarray:

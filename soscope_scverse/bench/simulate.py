@@ -58,8 +58,9 @@ def simulate_low_resolution(
         ``adata``: sums of the counts (CSR, the dtype of the input) with ``obsm["spatial"]`` (mean position),
         ``obsm["subspots"]`` (n_spots x n_subspots x 2, the original positions, NaN = padding),
         ``obsm["subspot_exposure"]`` (1 / number of the spot's subspots, 0 = padding), ``uns["subspots"]``,
-        ``uns["spatial"]`` with the larger spot diameter and ``obs["array_row"]``, ``obs["array_col"]`` of the coarse
-        lattice. ``truth``: the original rows, with their ``obs["spot"]`` and ``obs["subspot"]``.
+        ``uns["spatial"]`` with the larger spot diameter, ``obs["array_row"]``, ``obs["array_col"]`` of the coarse
+        lattice and, where spots hold different numbers of cells, ``obs["spot_size"]`` (number relative to the mean
+        spot). ``truth``: the original rows, with their ``obs["spot"]`` and ``obs["subspot"]``.
 
     Raises
     ------
@@ -234,8 +235,9 @@ def _merge(adata: AnnData, positions: np.ndarray, blocks: np.ndarray, members: n
     low.obsm[keys.SUBSPOTS] = subspots
     low.obsm[keys.EXPOSURE] = valid / valid.sum(axis=1, keepdims=True)
     low.uns[keys.SUBSPOTS] = {"geometry": "positions", "n_subspots": members.shape[1]}
-    if len(np.unique(valid.sum(axis=1))) > 1:
-        low.obs[keys.SPOT_SIZE] = valid.sum(axis=1) / valid.sum(axis=1).mean()
+    n_members = valid.sum(axis=1)
+    if np.ptp(n_members):
+        low.obs[keys.SPOT_SIZE] = n_members / n_members.mean()
     return low
 
 
