@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Real
 from os import PathLike
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from anndata import AnnData
+from mudata import MuData
 
 from soscope_scverse import _keys as keys
 from soscope_scverse._arrays import Matrix, in_memory, stored
@@ -32,6 +33,38 @@ def anndata(adata: object) -> AnnData:
             )
             raise ValueError(msg)
     return adata
+
+
+def mudata(mdata: object, modalities: Mapping[str, str], layer: Mapping[str, str | None] | None) -> MuData:
+    """Return `mdata` if it is a MuData with these modalities and layers, all of the same spots."""
+    if not isinstance(mdata, MuData):
+        msg = f"Expected a MuData, found {type(mdata).__name__}."
+        raise TypeError(msg)
+    if not isinstance(modalities, Mapping) or not modalities:
+        msg = f"Expected the likelihood of each modality, as {{'rna': 'nb', 'prot': 'poisson'}}, found {modalities!r}."
+        raise ValueError(msg)
+    unknown = [name for name in [*modalities, *(layer or {})] if name not in mdata.mod]
+    if unknown:
+        msg = f"Expected modalities out of {list(mdata.mod)}, found {unknown}."
+        raise ValueError(msg)
+    for name in modalities:
+        profiles(anndata(mdata.mod[name]), (layer or {}).get(name))
+        missing = mdata.obs_names.difference(mdata.mod[name].obs_names)
+        if len(missing):
+            msg = (
+                f"Expected the same spots in all modalities, found {len(missing)} of {mdata.n_obs} spots missing in "
+                f"{name!r} (first: {missing[0]!r}). Keep the spots that all have, e.g. `muon.pp.intersect_obs(mdata)`."
+            )
+            raise ValueError(msg)
+    return mdata
+
+
+def by_modality(name: str, value: Any) -> Mapping[str, Any]:
+    """Return an argument that is given for each modality of a MuData; None is none."""
+    if value is not None and not isinstance(value, Mapping):
+        msg = f"Expected `{name}` of a MuData to be a dict by modality, found {value!r}."
+        raise ValueError(msg)
+    return value or {}
 
 
 def positions(adata: AnnData) -> np.ndarray:

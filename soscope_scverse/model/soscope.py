@@ -13,17 +13,19 @@ import pandas as pd
 import torch
 from anndata import AnnData
 from lightning.pytorch import Trainer
-from scipy.sparse import csr_matrix
+from mudata import MuData
+from scipy.sparse import csr_matrix, hstack, issparse
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
-from scvi.data.fields import LayerField
+from scvi.data.fields import LayerField, MuDataLayerField
 from scvi.model.base import BaseModelClass
 from scvi.train import TrainRunner
 from torch import distributed
 
 from soscope_scverse import _keys as keys
 from soscope_scverse import _validation as check
-from soscope_scverse._arrays import dense, in_memory, spread
+from soscope_scverse._arrays import Matrix, dense, in_memory, spread
+from soscope_scverse._mudata import split, spots_of
 from soscope_scverse.data.fields import SlotField
 from soscope_scverse.data.splitter import HeldOut, TileDataModule
 from soscope_scverse.data.tiles import Section, Tiles, thin_counts
@@ -64,11 +66,16 @@ class SoScope(BaseModelClass):
     Parameters
     ----------
     adata
-        Spots, registered by :meth:`setup_anndata`.
+        Spots, registered by :meth:`setup_anndata` or, several modalities of them, by :meth:`setup_mudata`.
     likelihood
-        ``"nb"`` or ``"poisson"`` for counts, ``"gaussian"`` for anything else.
+        ``"nb"`` (default) or ``"poisson"`` for counts, ``"gaussian"`` for anything else. Those of a MuData are given to
+        :meth:`setup_mudata`.
     n_latent, n_hidden, n_layers
         Dimensions of the latent state, width of the networks, graph-transformer layers of the encoder.
+    sources
+        ``"both"`` spots and picture; ``"picture"``: profiles of subspots follow from the picture alone, as in the
+        paper's image soScope (Supplementary Note 5), the latent states are not looked at; ``"positions"``: the picture
+        is not looked at (Supplementary Note 6).
     decoder
         ``"shift"``: the picture shifts the latent state; ``"joint"``: one network over both, as in the paper.
     interpolation
@@ -131,12 +138,13 @@ class SoScope(BaseModelClass):
 
     def __init__(
         self,
-        adata: AnnData,
+        adata: AnnData | MuData,
         *,
-        likelihood: Literal["nb", "poisson", "gaussian"] = "nb",
+        likelihood: Literal["nb", "poisson", "gaussian"] | None = None,
         n_latent: int = 32,
         n_hidden: int = 128,
         n_layers: int = 3,
+        sources: Literal["both", "picture", "positions"] = "both",
         decoder: Literal["shift", "joint"] = "shift",
         interpolation: Literal["gaussian", "none"] = "gaussian",
         bandwidth: float = 0.5,
@@ -153,7 +161,7 @@ class SoScope(BaseModelClass):
         similarity_strength: float = 2.0,
         n_graph_samples: int | None = 512,
     ) -> None:
-        check.one_of("likelihood", likelihood, [*COUNT_LIKELIHOODS, "gaussian"])
+        check.one_of("sources", sources, ["both", "picture", "positions"])
         check.one_of("decoder", decoder, list(DECODERS))
         check.one_of("interpolation", interpolation, ["gaussian", "none"])
         check.one_of("observation", observation, ["matched", "gaussian"])
@@ -163,21 +171,21 @@ class SoScope(BaseModelClass):
         if depth_noise != "auto":
             check.at_least("depth_noise", depth_noise, 0)
         super().__init__(adata)
-        x = in_memory(self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY))
-        if likelihood in COUNT_LIKELIHOODS:
-            check.counts(x, likelihood)
-        check.finite(x)
+        modalities = self._checked_modalities(likelihood)
+        self._sources = sources
+        if sources == "picture" and not self._features_key:
+            msg = "Expected image features for sources='picture', found none. Call `im.features(adata, image)` first."
+            raise ValueError(msg)
         self._interpolation = interpolation
         self._bandwidth = bandwidth
         self._similarity_strength = similarity_strength if image_weight else None
-        self._test_picture = test_picture
+        self._test_picture = test_picture and sources == "both"
         self._depth_noise = depth_noise
         self._n_image_components = n_image_components
         self.module = SoScopeVAE(
-            x.shape[1],
+            modalities,
             np.shape(self.adata_manager.get_from_registry(keys.FEATURES))[-1] if self._features_key else 0,
             n_image_components=n_image_components,
-            likelihood=likelihood,
             aggregate=aggregate,
             sigma=sigma,
             dispersion=dispersion,
@@ -186,13 +194,15 @@ class SoScope(BaseModelClass):
             n_hidden=n_hidden,
             n_layers=n_layers,
             decoder=decoder,
+            uses_latent=sources != "picture",
             feature_dropout=image_shrinkage / (image_shrinkage + adata.n_obs),
             masked=masked,
             image_weight=image_weight,
             n_graph_samples=n_graph_samples,
         )
         self._model_summary_string = (
-            f"SoScope with {likelihood} likelihood, {decoder} decoder, {n_latent} latent dimensions, "
+            f"SoScope with {', '.join(name for name, _ in modalities)} likelihood, {decoder} decoder, "
+            f"{n_latent} latent dimensions, "
             f"{'a picture' if self._features_key else 'no picture'}."
         )
         self.init_params_ = self._get_init_params(locals())
@@ -240,6 +250,61 @@ class SoScope(BaseModelClass):
             fields.append(SlotField(keys.FEATURES, "obsm", features_key))
         manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
         manager.register_fields(adata, **kwargs)
+        cls.register_manager(manager)
+
+    @classmethod
+    def setup_mudata(
+        cls,
+        mdata: MuData,
+        modalities: Mapping[str, Literal["nb", "poisson", "gaussian"]],
+        layer: Mapping[str, str | None] | None = None,
+        features_key: str | None = keys.FEATURES,
+        library_key: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Tell the model where in `mdata`, several modalities of the same spots, its inputs are.
+
+        Parameters
+        ----------
+        mdata
+            Spots after :func:`~soscope_scverse.pp.subspots`, :func:`~soscope_scverse.pp.spot_graph` and, with a
+            picture, :func:`~soscope_scverse.im.features`, whose slots are at the top of it or in the first modality.
+        modalities
+            Likelihood of each modality to model, as ``{"rna": "nb", "prot": "poisson"}``.
+        layer
+            Layers that hold the profiles, by modality; ``X`` of those that are not named.
+        features_key, library_key
+            As of :meth:`setup_anndata`.
+
+        Raises
+        ------
+        ValueError
+            If an input is missing, not in the shape that is expected, or modalities hold different spots.
+        """
+        setup_method_args = cls._get_setup_method_args(**locals())
+        check.mudata(mdata, modalities, layer)
+        spots = spots_of(mdata, modalities)
+        check.positions(spots)
+        check.sections(spots, library_key)
+        check.model_slots(spots, features_key)
+        slots: list[tuple[str, Literal["obsm", "obsp"], str]] = [
+            *((key, "obsm", key) for key in (keys.SPATIAL, keys.SUBSPOTS, keys.EXPOSURE)),
+            (keys.SPOT_GRAPH, "obsp", keys.SPOT_GRAPH),
+        ]
+        if features_key is not None and features_key in spots.obsm:
+            slots.append((keys.FEATURES, "obsm", features_key))
+        for _, slot, key in slots:  # where scvi-tools looks for what is of the spots
+            getattr(mdata, slot)[key] = getattr(spots, slot)[key]
+        layer = layer or {}
+        fields = [
+            *(
+                MuDataLayerField(_x_key(name), layer.get(name), is_count_data=False, mod_key=name, mod_required=True)
+                for name in modalities
+            ),
+            *(SlotField(*slot) for slot in slots),
+        ]
+        manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
+        manager.register_fields(mdata, **kwargs)
         cls.register_manager(manager)
 
     def train(
@@ -333,7 +398,7 @@ class SoScope(BaseModelClass):
         if max_steps is None:
             max_steps = _N_STEPS if max_epochs is None else max_epochs * data.n_steps
         if pretrain_epochs is None:
-            pretrain_steps = max_steps // 6 if starting else 0
+            pretrain_steps = max_steps // 6 if starting and module.uses_latent else 0
         else:
             pretrain_steps = pretrain_epochs * data.n_steps
         plan = {"lr": lr, "weight_decay": weight_decay, "kl_weight": kl_weight}
@@ -354,14 +419,14 @@ class SoScope(BaseModelClass):
         module = self.module
         autoencoder = GraphAutoencoder(
             module.encoder,
-            module.n_features,
+            module.sizes,
             module.likelihood,
             n_latent=module.encoder.mean.out_features,
             n_hidden=module.encoder.mean.in_features,
             masked=module.masked,
             n_graph_samples=module.n_graph_samples,
         )
-        autoencoder.start_from(_sampled_profiles(data.tiles.section))
+        autoencoder.start_from(*_sampled_profiles(data.tiles.section))
         autoencoder.depth_noise.copy_(module.depth_noise)
         trainer_kwargs = trainer_kwargs | {"check_val_every_n_epoch": None}
         self._fit(autoencoder, data.without_validation(), n_steps, plan, trainer_kwargs)
@@ -393,17 +458,20 @@ class SoScope(BaseModelClass):
     def _start(self, section: Section) -> None:
         """Set what is read off the data before the training: scales, noise of the depth, and use of the picture."""
         module = self.module
-        module.start_from(_sampled_profiles(section))
-        if module.likelihood.is_counts:
-            noise = self._depth_noise
-            if noise == "auto":
-                noise = depth_noise(section.x, section.spatial, section.sections, section.size)
-            module.depth_noise.fill_(noise)
+        module.start_from(*_sampled_profiles(section))
+        ends = np.cumsum(module.sizes)
+        for i, (part, end) in enumerate(zip(module.likelihood.parts, ends, strict=True)):
+            if part.is_counts:
+                noise = self._depth_noise
+                if noise == "auto":
+                    x = section.x[:, end - module.sizes[i] : end]
+                    noise = depth_noise(x, section.spatial, section.sections, section.size)
+                module.depth_noise[i] = noise
         if section.features is None or not self._test_picture:
             return
         rows, blocks = sample_blocks(section.spatial, section.sections)
         evidence = picture_evidence(
-            module.transform(_profiles(section, rows)).numpy(),
+            module.transform(module.likelihood.at_mean_size(*_profiles(section, rows))).numpy(),
             np.einsum("nk,nkl->nl", section.exposure[rows] / section.size[rows], section.features[rows]),
             section.spatial[rows],
             blocks,
@@ -490,10 +558,12 @@ class SoScope(BaseModelClass):
         path = None if out is None else check.output("out", out, overwrite=overwrite)
         adata = self._validate_anndata(adata)
         tiles = self._tiles(self._section(adata))
-        frame = result_frame(adata, features_key=self._features_key, library_key=self._library_key, uns=uns or {})
+        frame = result_frame(
+            self._spots(adata), features_key=self._features_key, library_key=self._library_key, uns=uns or {}
+        )
         size = batch_size or block_spots(tiles, self.module.n_features, n_samples)
         processes = self._processes()
-        kept = result_rows(adata)[tiles.section.exposure > 0]
+        kept = result_rows(self._spots(adata))[tiles.section.exposure > 0]
 
         def fill(arrays: Arrays) -> None:
             fill_profiles(
@@ -507,7 +577,8 @@ class SoScope(BaseModelClass):
             )
 
         chunk_rows = size * tiles.section.exposure.shape[1]
-        return with_profiles(frame, path, places(n_samples), chunk_rows, fill, processes)
+        result = with_profiles(frame, path, places(n_samples), chunk_rows, fill, processes)
+        return result if self._modalities is None else split(result, adata, self._modalities)
 
     def _processes(self) -> Processes:
         """Those that trained this model, as long as they are together."""
@@ -525,8 +596,41 @@ class SoScope(BaseModelClass):
         )
 
     @property
+    def _modalities(self) -> Mapping[str, str] | None:
+        """Likelihood of each modality of a MuData; None of an AnnData."""
+        return self.registry["setup_args"].get("modalities")
+
+    def _checked_modalities(self, likelihood: str | None) -> list[tuple[str, int]]:
+        """Likelihood and number of features of every modality, after looking at their values."""
+        if self._modalities is not None and likelihood is not None:
+            msg = f"Expected no `likelihood` beside those given to `setup_mudata`, found {likelihood!r}. Leave it out."
+            raise ValueError(msg)
+        likelihoods = [likelihood or "nb"] if self._modalities is None else list(self._modalities.values())
+        profiles = self._profiles(self.adata)
+        for name, x in zip(likelihoods, profiles, strict=True):
+            check.one_of("likelihood", name, [*COUNT_LIKELIHOODS, "gaussian"])
+            if name in COUNT_LIKELIHOODS:
+                check.counts(x, name)
+            check.finite(x)
+        return [(name, x.shape[1]) for name, x in zip(likelihoods, profiles, strict=True)]
+
+    def _profiles(self, adata: AnnData | MuData) -> list[Matrix]:
+        """Profiles of every modality, in memory, rows as those of `adata`."""
+        get = self.get_anndata_manager(adata, required=True).get_from_registry
+        if self._modalities is None:
+            return [in_memory(get(REGISTRY_KEYS.X_KEY))]
+        rows = {name: adata.mod[name].obs_names.get_indexer(adata.obs_names) for name in self._modalities}
+        return [in_memory(get(_x_key(name)))[rows[name]] for name in self._modalities]
+
+    def _spots(self, adata: AnnData | MuData) -> AnnData:
+        return spots_of(adata, self._modalities)
+
+    @property
     def _features_key(self) -> str | None:
+        """Slot of the image features that the model looks at."""
         registry = self.adata_manager.data_registry
+        if self._sources == "positions":
+            return None
         return registry[keys.FEATURES].attr_key if keys.FEATURES in registry else None
 
     @property
@@ -538,10 +642,11 @@ class SoScope(BaseModelClass):
         return np.argsort(self.adata.obs_names.to_numpy(str), kind="stable")
 
     def _exposure(self, adata: AnnData) -> np.ndarray:
-        """Shares of the spots times their sizes; a mean has no size."""
+        """Shares of the spots times their sizes."""
         exposure = np.asarray(self.get_anndata_manager(adata, required=True).get_from_registry(keys.EXPOSURE))
-        if keys.SPOT_SIZE in adata.obs and not self.module.likelihood.is_mean:
-            exposure = exposure * adata.obs[keys.SPOT_SIZE].to_numpy(float)[:, None]
+        obs = self._spots(adata).obs
+        if keys.SPOT_SIZE in obs:
+            exposure = exposure * obs[keys.SPOT_SIZE].to_numpy(float)[:, None]
         return exposure.astype(np.float32)
 
     def _section(self, adata: AnnData | None = None, order: np.ndarray | None = None) -> Section:
@@ -554,24 +659,34 @@ class SoScope(BaseModelClass):
             projection = Projection(self.module.image_mean.cpu().numpy(), self.module.image_projection.cpu().numpy())
             features = projection(np.asarray(get(keys.FEATURES)), rows)
         return Section(
-            x=in_memory(get(REGISTRY_KEYS.X_KEY))[rows],
+            x=_side_by_side(self._profiles(adata))[rows],
             graph=csr_matrix(get(keys.SPOT_GRAPH))[rows][:, rows],
             spatial=np.asarray(get(keys.SPATIAL), dtype=float)[rows],
             subspots=np.asarray(get(keys.SUBSPOTS), dtype=float)[rows],
             exposure=self._exposure(adata)[rows],
             features=features,
-            sections=check.sections(adata, self._library_key)[rows],
+            sections=check.sections(self._spots(adata), self._library_key)[rows],
         )
 
 
-def _sampled_profiles(section: Section) -> torch.Tensor:
-    """Profiles of enough spots to tell means and variances of the features, dense."""
+def _x_key(modality: str) -> str:
+    return f"{REGISTRY_KEYS.X_KEY}_{modality}"
+
+
+def _side_by_side(profiles: list[Matrix]) -> Matrix:
+    if len(profiles) == 1:
+        return profiles[0]
+    return hstack(profiles, format="csr") if all(map(issparse, profiles)) else np.hstack(list(map(dense, profiles)))
+
+
+def _sampled_profiles(section: Section) -> tuple[torch.Tensor, torch.Tensor]:
+    """Profiles and sizes of enough spots to tell means and variances of the features, dense."""
     return _profiles(section, spread(len(section.spatial), _MOST_SAMPLED))
 
 
-def _profiles(section: Section, rows: np.ndarray) -> torch.Tensor:
-    """Profiles of spots at the size of the mean spot, dense."""
-    return torch.as_tensor(dense(section.x[rows]) / section.size[rows], dtype=torch.float32)
+def _profiles(section: Section, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """Profiles and sizes of spots, dense."""
+    return torch.as_tensor(dense(section.x[rows]), dtype=torch.float32), torch.as_tensor(section.size[rows])
 
 
 def _n_processes(trainer_kwargs: Mapping[str, Any]) -> int:

@@ -7,7 +7,8 @@ padding has exposure 0.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -48,14 +49,27 @@ class Start(NamedTuple):
 class Likelihood(ABC):
     """Distribution of a subspot's profile and of the sum (or mean) over a spot."""
 
-    is_counts: ClassVar[bool]
-    has_dispersion: ClassVar[bool]
+    is_counts: bool
+    has_dispersion: bool
     is_mean = False
     """Whether a spot is the mean of its subspots, not their sum."""
+
+    @property
+    def parts(self) -> list[Likelihood]:
+        """Likelihood of every modality."""
+        return [self]
+
+    def at_mean_size(self, x: Tensor, size: Tensor) -> Tensor:
+        """Values of spots of some sizes, n_spots x 1, as they would be at the mean size; means have no size."""
+        return x if self.is_mean else x / size
 
     @abstractmethod
     def start(self, x: Tensor) -> Start:
         """Starting values from observed profiles, n_spots x n_features."""
+
+    def transform(self, x: Tensor, unit: Tensor) -> Tensor:
+        """Profiles on the scale on which effects add up, for the encoder."""
+        return x / unit
 
     @abstractmethod
     def parameters(self, effect: Tensor, start: Start, exposure: Tensor) -> Subspots:
@@ -79,6 +93,25 @@ class Likelihood(ABC):
         """Mean that a whole spot like the subspot would have, comparable between subspots of any exposure."""
         return subspots.mean / subspots.exposure.clamp(min=_TINY)
 
+    def absorb_depth(self, x: Tensor, spots: Spots, noise: Tensor) -> tuple[Spots, Tensor]:
+        """Let every spot have a depth of its own before features are compared; only counts have one.
+
+        Parameters
+        ----------
+        x
+            n_spots x n_features observed profiles.
+        spots
+            Their parameters at the depth that the latent states tell.
+        noise
+            Variance of the log depth of every modality.
+
+        Returns
+        -------
+        Parameters at the most likely depth of every spot, and minus the log probability of that depth, n_spots x
+        n_modalities.
+        """
+        return spots, x.new_zeros(len(x), 1)
+
     @abstractmethod
     def log_prob(self, x: Tensor, spots: Spots) -> Tensor:
         """Log probability of observed profiles, n_spots x n_features."""
@@ -101,6 +134,29 @@ class _Counts(Likelihood):
         mean = x.mean(dim=0).clamp(min=1e-4)
         return Start(mean.log(), torch.zeros_like(mean), mean)
 
+    def transform(self, x: Tensor, unit: Tensor) -> Tensor:
+        # relative to the feature's mean, so that depth stays in and no feature drowns the others
+        return torch.log1p(x / unit)
+
+    def absorb_depth(self, x: Tensor, spots: Spots, noise: Tensor) -> tuple[Spots, Tensor]:
+        """A log-normal depth, integrated out by Laplace's approximation.
+
+        A spot that is deeper than its place explains one number, its depth, and not all features at once; so the latent
+        states, which are carried from spot to spot, need not follow it.
+        """
+        if not noise.item() > 0:
+            return super().absorb_depth(x, spots, noise)
+        total = spots.mean.sum(dim=1)
+        counting = self.variance(spots).sum(dim=1) / total.clamp(min=_TINY) ** 2
+        surplus = torch.log1p(x.sum(dim=1)) - torch.log1p(total)
+        depth = surplus * noise / (noise + counting)
+        penalty = 0.5 * (depth**2 / noise + torch.log1p(noise / counting))
+        return Spots(spots.mean * depth.exp().unsqueeze(1), spots.dispersion), penalty.unsqueeze(1)
+
+    @abstractmethod
+    def variance(self, spots: Spots) -> Tensor:
+        """Variance of the spots' counts, n_spots x n_features."""
+
     def parameters(self, effect: Tensor, start: Start, exposure: Tensor) -> Subspots:
         bounded = _MAX_EFFECT * torch.tanh(effect / _MAX_EFFECT)
         exposure = exposure.unsqueeze(-1)
@@ -122,6 +178,9 @@ class PoissonLikelihood(_Counts):
 
     has_dispersion = False
 
+    def variance(self, spots: Spots) -> Tensor:
+        return spots.mean
+
     def log_prob(self, x: Tensor, spots: Spots) -> Tensor:
         return Poisson(spots.mean.clamp(min=_TINY), validate_args=False).log_prob(x)
 
@@ -139,6 +198,9 @@ class NegativeBinomialLikelihood(_Counts):
     """
 
     has_dispersion = True
+
+    def variance(self, spots: Spots) -> Tensor:
+        return spots.mean * (1 + spots.dispersion)
 
     def log_prob(self, x: Tensor, spots: Spots) -> Tensor:
         total = spots.mean.clamp(min=_TINY) / spots.dispersion
@@ -179,7 +241,7 @@ class GaussianLikelihood(Likelihood):
     def parameters(self, effect: Tensor, start: Start, exposure: Tensor) -> Subspots:
         exposure = exposure.unsqueeze(-1)
         mean = start.baseline + start.unit * effect
-        share = 1 / exposure.clamp(min=_TINY) if self.is_mean else exposure
+        share = 1 / _even(exposure).clamp(min=_TINY) if self.is_mean else exposure
         scale = torch.ones_like(exposure) if self.is_mean else exposure
         return Subspots(scale * mean, share * start.log_dispersion.exp(), exposure)
 
@@ -210,7 +272,77 @@ class GaussianLikelihood(Likelihood):
         return value + gain * (x - aggregate).unsqueeze(1)
 
     def _weight(self, subspots: Subspots) -> Tensor:
-        return subspots.exposure if self.is_mean else (subspots.exposure > 0).to(subspots.exposure.dtype)
+        return _even(subspots.exposure) if self.is_mean else (subspots.exposure > 0).to(subspots.exposure.dtype)
+
+
+class JointLikelihood(Likelihood):
+    """Several modalities, their features side by side; each keeps its own likelihood.
+
+    Parameters
+    ----------
+    parts
+        Likelihood of every modality.
+    sizes
+        Number of features of every modality.
+    """
+
+    def __init__(self, parts: Sequence[Likelihood], sizes: Sequence[int]) -> None:
+        self._parts = list(parts)
+        self.sizes = list(sizes)
+        self.is_counts = all(part.is_counts for part in parts)
+        self.has_dispersion = any(part.has_dispersion for part in parts)
+
+    @property
+    def parts(self) -> list[Likelihood]:
+        return self._parts
+
+    def start(self, x: Tensor) -> Start:
+        return Start(*map(_joined, zip(*self._each("start", self._split(x)), strict=True)))
+
+    def transform(self, x: Tensor, unit: Tensor) -> Tensor:
+        return _joined(self._each("transform", self._split(x), self._split(unit)))
+
+    def parameters(self, effect: Tensor, start: Start, exposure: Tensor) -> Subspots:
+        starts = map(Start, *map(self._split, start))
+        parts = self._each("parameters", self._split(effect), starts, [exposure] * len(self.parts))
+        return Subspots(_joined([p.mean for p in parts]), _joined([p.dispersion for p in parts]), parts[0].exposure)
+
+    def aggregate(self, subspots: Subspots) -> Spots:
+        parts = self._each("aggregate", self._split_subspots(subspots))
+        return Spots(_joined([p.mean for p in parts]), _joined([p.dispersion for p in parts]))
+
+    def at_mean_size(self, x: Tensor, size: Tensor) -> Tensor:
+        return _joined(self._each("at_mean_size", self._split(x), [size] * len(self.parts)))
+
+    def rate(self, subspots: Subspots) -> Tensor:
+        return _joined(self._each("rate", self._split_subspots(subspots)))
+
+    def absorb_depth(self, x: Tensor, spots: Spots, noise: Tensor) -> tuple[Spots, Tensor]:
+        parts = self._each("absorb_depth", self._split(x), map(Spots, *map(self._split, spots)), noise)
+        own, penalty = zip(*parts, strict=True)
+        mean, dispersion = (_joined(values) for values in zip(*own, strict=True))
+        return Spots(mean, dispersion), torch.cat(penalty, dim=1)
+
+    def log_prob(self, x: Tensor, spots: Spots) -> Tensor:
+        return _joined(self._each("log_prob", self._split(x), map(Spots, *map(self._split, spots))))
+
+    def condition(self, x: Tensor, subspots: Subspots) -> Tensor:
+        return _joined(self._each("condition", self._split(x), self._split_subspots(subspots)))
+
+    def sample(self, subspots: Subspots, x: Tensor | None = None) -> Tensor:
+        given = [None] * len(self.parts) if x is None else self._split(x)
+        return _joined(self._each("sample", self._split_subspots(subspots), given))
+
+    def _each(self, method: str, *arguments: Iterable) -> list:
+        """Call a method of every part with its own arguments."""
+        return [getattr(part, method)(*own) for part, *own in zip(self.parts, *arguments, strict=True)]
+
+    def _split(self, values: Tensor) -> Sequence[Tensor]:
+        return values.split(self.sizes, dim=-1)
+
+    def _split_subspots(self, subspots: Subspots) -> list[Subspots]:
+        mean, dispersion = self._split(subspots.mean), self._split(subspots.dispersion)
+        return [Subspots(*part, subspots.exposure) for part in zip(mean, dispersion, strict=True)]
 
 
 def get_likelihood(name: str, *, aggregate: Literal["sum", "mean"] | None = None, sigma: float = 0.0) -> Likelihood:
@@ -232,15 +364,49 @@ def get_likelihood(name: str, *, aggregate: Literal["sum", "mean"] | None = None
     return COUNT_LIKELIHOODS[name]()
 
 
+def joint_likelihood(
+    modalities: Sequence[tuple[str, int]],
+    *,
+    aggregate: Literal["sum", "mean"] | None = None,
+    sigma: float = 0.0,
+) -> Likelihood:
+    """Likelihood of one modality or of several side by side.
+
+    Parameters
+    ----------
+    modalities
+        Name of the likelihood and number of features of each.
+    aggregate, sigma
+        Of the Gaussian ones, where there are several.
+    """
+    if len(modalities) == 1:
+        return get_likelihood(modalities[0][0], aggregate=aggregate, sigma=sigma)
+    parts = [
+        get_likelihood(name, aggregate=None if name in COUNT_LIKELIHOODS else aggregate, sigma=sigma)
+        for name, _ in modalities
+    ]
+    return JointLikelihood(parts, [size for _, size in modalities])
+
+
 COUNT_LIKELIHOODS: dict[str, type[_Counts]] = {"nb": NegativeBinomialLikelihood, "poisson": PoissonLikelihood}
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """Side by side; a tensor that is the same for all spots or subspots is repeated if another one is not."""
+    leading = torch.broadcast_shapes(*(part.shape[:-1] for part in parts))
+    return torch.cat([part.expand(*leading, part.shape[-1]) for part in parts], dim=-1)
 
 
 def _shares(weight: Tensor, exposure: Tensor) -> Tensor:
     """Shares of a spot in proportion to `weight`; by exposure where all weights vanish."""
     weight = torch.where(exposure > 0, weight, torch.zeros_like(weight))
     total = weight.sum(dim=1, keepdim=True)
-    even = exposure / exposure.sum(dim=1, keepdim=True)
-    return torch.where(total > 0, weight / total.clamp(min=torch.finfo(weight.dtype).tiny), even)
+    return torch.where(total > 0, weight / total.clamp(min=torch.finfo(weight.dtype).tiny), _even(exposure))
+
+
+def _even(exposure: Tensor) -> Tensor:
+    """Shares of a spot, whatever its size."""
+    return exposure / exposure.sum(dim=1, keepdim=True)
 
 
 def _multinomial(count: Tensor, share: Tensor) -> Tensor:

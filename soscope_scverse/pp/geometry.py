@@ -10,6 +10,7 @@ from anndata import AnnData
 
 from soscope_scverse import _keys as keys
 from soscope_scverse import _validation as check
+from soscope_scverse._mudata import accepts_mudata
 from soscope_scverse.pp.cells import Division, divide_into_cells
 from soscope_scverse.pp.graphs import nearest_distance
 from soscope_scverse.pp.lattice import Lattice, LatticeKind, find_lattice
@@ -17,6 +18,7 @@ from soscope_scverse.pp.lattice import Lattice, LatticeKind, find_lattice
 _DEFAULT_N_SUBSPOTS = {"square": 9, "hex": 7}
 
 
+@accepts_mudata
 def subspots(
     adata: AnnData,
     n_subspots: int | Literal["auto"] = "auto",

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from anndata import AnnData
+from mudata import MuData
 from scipy.sparse import csr_array, csr_matrix, diags_array, eye_array, issparse, triu
 from scipy.spatial import cKDTree
 
 from soscope_scverse import _keys as keys
 from soscope_scverse import _validation as check
 from soscope_scverse._arrays import Matrix
+from soscope_scverse._mudata import modality, spots_of
 from soscope_scverse.pp.lattice import Lattice, lattice_or_none
 
 _CHUNK_VALUES = 500_000
@@ -21,9 +25,9 @@ _ROUNDING = 1.001  # a spot at the radius is within it
 
 
 def spot_graph(
-    adata: AnnData,
+    adata: AnnData | MuData,
     *,
-    layer: str | None = None,
+    layer: str | Mapping[str, str | None] | None = None,
     n_neighbors: int | None = None,
     n_rings: int | None = None,
     radius: float | None = None,
@@ -31,7 +35,7 @@ def spot_graph(
     library_key: str | None = None,
     key_added: str = keys.SPOT_GRAPH,
     copy: bool = False,
-) -> AnnData | None:
+) -> AnnData | MuData | None:
     r"""Weighted neighbour graph of the spots, the A of soScope.
 
     By default the range is short: neighbours on the lattice (4 on a square, 6 on a hexagonal one) are joined, and the 6
@@ -43,9 +47,11 @@ def spot_graph(
     Parameters
     ----------
     adata
-        Spots, with positions in ``obsm["spatial"]``.
+        Spots, with positions in ``obsm["spatial"]``. Of a MuData, the weight of an edge is the geometric mean of its
+        weights in all modalities.
     layer
-        Layer that holds the profiles; None is ``X``. Counts are brought to equal depth and log1p first.
+        Layer that holds the profiles, of a MuData a dict by modality; None is ``X``. Counts are brought to equal depth
+        and log1p first.
     n_neighbors
         Join this many nearest spots.
     n_rings
@@ -78,12 +84,11 @@ def spot_graph(
         msg = f"Expected `strength` above 1, found {strength}."
         raise ValueError(msg)
     _check_range(n_neighbors, n_rings, radius)
-    xy = check.positions(adata)
-    x = check.matrix(adata, layer)
-    check.finite(x)
-    profile = comparable_profiles(x)
-    sections = check.sections(adata, library_key)
-    array = check.array_index(adata)
+    spots = spots_of(adata)
+    xy = check.positions(spots)
+    profiles = _profiles(adata, layer)
+    sections = check.sections(spots, library_key)
+    array = check.array_index(spots)
     blocks = []
     for section in np.unique(sections):
         rows = np.flatnonzero(sections == section)
@@ -91,13 +96,26 @@ def spot_graph(
         blocks.append(rows[_pairs(*of_section, n_neighbors, n_rings, radius)])
     i, j = np.concatenate(blocks).T
     _warn_isolated(adata, np.setdiff1d(np.arange(adata.n_obs), np.r_[i, j]))
-    weight = similarity_weights(_row_distance(profile, i, j), strength)
+    weights = [similarity_weights(_row_distance(profile, i, j), strength) for profile in profiles]
+    weight = np.prod(weights, axis=0) ** (1 / len(weights))
 
     adata = check.writable(adata, copy=copy)
     shape = (adata.n_obs, adata.n_obs)
     graph = csr_matrix((np.r_[weight, weight], (np.r_[i, j], np.r_[j, i])), shape=shape)
     adata.obsp[key_added] = graph.astype(np.float32)
     return adata if copy else None
+
+
+def _profiles(data: AnnData | MuData, layer: Any) -> list[Matrix]:
+    """Profiles of every modality whose distances mean something."""
+    if isinstance(data, MuData):
+        layers = check.by_modality("layer", layer)
+        matrices = [check.matrix(modality(data, name), layers.get(name)) for name in data.mod]
+    else:
+        matrices = [check.matrix(data, layer)]
+    for x in matrices:
+        check.finite(x)
+    return [comparable_profiles(x) for x in matrices]
 
 
 def image_similarity(
