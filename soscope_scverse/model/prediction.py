@@ -204,7 +204,7 @@ def result_frame(
     frame.obsm[keys.SPATIAL] = _targets(adata.obsm[keys.SUBSPOTS], valid)
     if features_key is not None:
         frame.obsm[keys.IMAGE_FEATURES] = _targets(adata.obsm[features_key], valid)
-    frame.uns[keys.SPATIAL] = _spatial_uns(adata, frame, library_key)
+    frame.uns[keys.SPATIAL] = spatial_uns(adata, frame, library_key)
     frame.uns |= uns
     return frame
 
@@ -239,7 +239,7 @@ def with_profiles(
     return open_lazily(out)
 
 
-def _spatial_uns(adata: AnnData, frame: AnnData, library_key: str | None) -> dict:
+def spatial_uns(adata: AnnData, frame: AnnData, library_key: str | None) -> dict:
     """``uns["spatial"]`` of the spots with the diameter of the subspots, for squidpy and scanpy."""
     spatial = copy.deepcopy(dict(adata.uns.get(keys.SPATIAL, {})))
     sections = check.sections(frame, library_key)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from os import PathLike
 from typing import Any, Literal
 
@@ -14,21 +15,38 @@ import torch
 from anndata import AnnData
 from lightning.pytorch import Trainer
 from mudata import MuData
-from scipy.sparse import csr_matrix, hstack, issparse
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
-from scvi.data.fields import LayerField, MuDataLayerField
 from scvi.model.base import BaseModelClass
 from scvi.train import TrainRunner
 from torch import distributed
 
 from soscope_scverse import _keys as keys
 from soscope_scverse import _validation as check
-from soscope_scverse._arrays import Matrix, dense, in_memory, spread
+from soscope_scverse._arrays import dense, spread
 from soscope_scverse._mudata import split, spots_of
-from soscope_scverse.data.fields import SlotField
 from soscope_scverse.data.splitter import HeldOut, TileDataModule
 from soscope_scverse.data.tiles import Section, Tiles, thin_counts
+from soscope_scverse.data.transfer import like_trained
+from soscope_scverse.model.anywhere import (
+    Positions,
+    block_positions,
+    checked_exposure,
+    checked_features,
+    fill_positions,
+    positions_frame,
+    section_rows,
+    table,
+    warn_far,
+)
+from soscope_scverse.model.inputs import (
+    check_profiles,
+    modalities_of,
+    profile_fields,
+    profiles,
+    read_section,
+    spot_fields,
+)
 from soscope_scverse.model.prediction import (
     SomeRows,
     block_spots,
@@ -44,7 +62,6 @@ from soscope_scverse.model.projection import Projection, fit_projection
 from soscope_scverse.model.store import Arrays
 from soscope_scverse.model.training import CosineTrainingPlan
 from soscope_scverse.model.variance import depth_noise, picture_evidence, sample_blocks
-from soscope_scverse.module.likelihoods import LIKELIHOODS
 from soscope_scverse.module.subspot_decoder import DECODERS
 from soscope_scverse.module.vae import GraphAutoencoder, SoScopeVAE
 
@@ -171,7 +188,10 @@ class SoScope(BaseModelClass):
         if depth_noise != "auto":
             check.at_least("depth_noise", depth_noise, 0)
         super().__init__(adata)
-        modalities = self._checked_modalities(likelihood)
+        self._likelihoods = self._named_likelihoods(likelihood)
+        matrices = profiles(self.adata_manager)
+        check_profiles(matrices, self._likelihoods)
+        modalities = [(name, x.shape[1]) for name, x in zip(self._likelihoods, matrices, strict=True)]
         self._sources = sources
         if sources == "picture" and not self._features_key:
             msg = "Expected image features for sources='picture', found none. Call `im.features(adata, image)` first."
@@ -199,9 +219,10 @@ class SoScope(BaseModelClass):
             masked=masked,
             image_weight=image_weight,
             n_graph_samples=n_graph_samples,
+            n_batches=len(self._batches),
         )
         self._model_summary_string = (
-            f"SoScope with {', '.join(name for name, _ in modalities)} likelihood, {decoder} decoder, "
+            f"SoScope with {', '.join(self._likelihoods)} likelihood, {decoder} decoder, "
             f"{n_latent} latent dimensions, "
             f"{'a picture' if self._features_key else 'no picture'}."
         )
@@ -214,6 +235,7 @@ class SoScope(BaseModelClass):
         layer: str | None = None,
         features_key: str | None = keys.FEATURES,
         library_key: str | None = None,
+        batch_key: str | None = None,
         **kwargs: Any,
     ) -> None:
         """Tell the model where in `adata` its inputs are.
@@ -229,6 +251,10 @@ class SoScope(BaseModelClass):
             Slot of ``obsm`` with the image features; None, or a slot that is not there, for a model without a picture.
         library_key
             Column of ``obs`` that tells the sections.
+        batch_key
+            Column of ``obs`` that tells the batches, such as slides or donors: each has an effect of its own on every
+            feature, and the encoder is told the batch. Spots of a batch that was not trained on count as the average
+            of the batches.
 
         Raises
         ------
@@ -236,18 +262,8 @@ class SoScope(BaseModelClass):
             If an input is missing or not in the shape that is expected.
         """
         setup_method_args = cls._get_setup_method_args(**locals())
-        check.anndata(adata)
-        check.positions(adata)
-        check.profiles(adata, layer)
-        check.sections(adata, library_key)
-        check.model_slots(adata, features_key)
-        fields = [
-            LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=False),
-            *(SlotField(key, "obsm", key) for key in (keys.SPATIAL, keys.SUBSPOTS, keys.EXPOSURE)),
-            SlotField(keys.SPOT_GRAPH, "obsp", keys.SPOT_GRAPH),
-        ]
-        if features_key is not None and features_key in adata.obsm:
-            fields.append(SlotField(keys.FEATURES, "obsm", features_key))
+        setup = setup_method_args["setup_args"]
+        fields = [*profile_fields(adata, setup), *spot_fields(adata, setup)]
         manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
         manager.register_fields(adata, **kwargs)
         cls.register_manager(manager)
@@ -260,6 +276,7 @@ class SoScope(BaseModelClass):
         layer: Mapping[str, str | None] | None = None,
         features_key: str | None = keys.FEATURES,
         library_key: str | None = None,
+        batch_key: str | None = None,
         **kwargs: Any,
     ) -> None:
         """Tell the model where in `mdata`, several modalities of the same spots, its inputs are.
@@ -273,7 +290,7 @@ class SoScope(BaseModelClass):
             Likelihood of each modality to model, as ``{"rna": "nb", "prot": "poisson"}``.
         layer
             Layers that hold the profiles, by modality; ``X`` of those that are not named.
-        features_key, library_key
+        features_key, library_key, batch_key
             As of :meth:`setup_anndata`.
 
         Raises
@@ -282,27 +299,8 @@ class SoScope(BaseModelClass):
             If an input is missing, not in the shape that is expected, or modalities hold different spots.
         """
         setup_method_args = cls._get_setup_method_args(**locals())
-        check.mudata(mdata, modalities, layer)
-        spots = spots_of(mdata, modalities)
-        check.positions(spots)
-        check.sections(spots, library_key)
-        check.model_slots(spots, features_key)
-        slots: list[tuple[str, Literal["obsm", "obsp"], str]] = [
-            *((key, "obsm", key) for key in (keys.SPATIAL, keys.SUBSPOTS, keys.EXPOSURE)),
-            (keys.SPOT_GRAPH, "obsp", keys.SPOT_GRAPH),
-        ]
-        if features_key is not None and features_key in spots.obsm:
-            slots.append((keys.FEATURES, "obsm", features_key))
-        for _, slot, key in slots:  # where scvi-tools looks for what is of the spots
-            getattr(mdata, slot)[key] = getattr(spots, slot)[key]
-        layer = layer or {}
-        fields = [
-            *(
-                MuDataLayerField(_x_key(name), layer.get(name), is_count_data=False, mod_key=name, mod_required=True)
-                for name in modalities
-            ),
-            *(SlotField(*slot) for slot in slots),
-        ]
+        setup = setup_method_args["setup_args"]
+        fields = [*profile_fields(mdata, setup), *spot_fields(mdata, setup)]
         manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
         manager.register_fields(mdata, **kwargs)
         cls.register_manager(manager)
@@ -425,8 +423,9 @@ class SoScope(BaseModelClass):
             n_hidden=module.encoder.mean.in_features,
             masked=module.masked,
             n_graph_samples=module.n_graph_samples,
+            n_batches=len(self._batches),
         )
-        autoencoder.start_from(*_sampled_profiles(data.tiles.section))
+        autoencoder.start_from(*_sampled(data.tiles.section))
         autoencoder.depth_noise.copy_(module.depth_noise)
         trainer_kwargs = trainer_kwargs | {"check_val_every_n_epoch": None}
         self._fit(autoencoder, data.without_validation(), n_steps, plan, trainer_kwargs)
@@ -458,7 +457,7 @@ class SoScope(BaseModelClass):
     def _start(self, section: Section) -> None:
         """Set what is read off the data before the training: scales, noise of the depth, and use of the picture."""
         module = self.module
-        module.start_from(*_sampled_profiles(section))
+        module.start_from(*_sampled(section))
         ends = np.cumsum(module.sizes)
         for i, (part, end) in enumerate(zip(module.likelihood.parts, ends, strict=True)):
             if part.is_counts:
@@ -491,9 +490,10 @@ class SoScope(BaseModelClass):
         Parameters
         ----------
         adata
-            Spots registered like those of the model; None takes these.
+            Spots of any section, after the same steps as those of the model and with the same kind of image features;
+            features are found by name, and the spots may be divided otherwise. None takes the spots of the model.
         """
-        tiles = self._tiles(self._section(self._validate_anndata(adata)))
+        tiles = self._tiles(self._section(self._registered(adata)))
         return latent_states(self.module, tiles, self._processes()).mean.cpu().numpy()
 
     def get_enhanced(
@@ -512,7 +512,8 @@ class SoScope(BaseModelClass):
         Parameters
         ----------
         adata
-            Spots registered like those of the model; None takes these.
+            Spots of any section, after the same steps as those of the model and with the same kind of image features;
+            features are found by name, and the spots may be divided otherwise. None takes the spots of the model.
         expectation
             ``"conditional"``: expected subspots given the observed spot; they add up to it (Gaussian data as far as
             `sigma` is 0). ``"prior"``: expected subspots given the latent state alone (soScope, Eq. 7); smoother, as
@@ -556,14 +557,14 @@ class SoScope(BaseModelClass):
         if batch_size is not None:
             check.at_least("batch_size", batch_size, 1)
         path = None if out is None else check.output("out", out, overwrite=overwrite)
-        adata = self._validate_anndata(adata)
-        tiles = self._tiles(self._section(adata))
-        frame = result_frame(
-            self._spots(adata), features_key=self._features_key, library_key=self._library_key, uns=uns or {}
-        )
+        manager = self._registered(adata)
+        spots = spots_of(manager.adata, modalities_of(manager) or None)
+        tiles = self._tiles(self._section(manager))
+        features_key = self._features_key if keys.FEATURES in manager.data_registry else None
+        frame = result_frame(spots, features_key=features_key, library_key=self._library_key, uns=uns or {})
         size = batch_size or block_spots(tiles, self.module.n_features, n_samples)
         processes = self._processes()
-        kept = result_rows(self._spots(adata))[tiles.section.exposure > 0]
+        kept = result_rows(spots)[tiles.section.exposure > 0]
 
         def fill(arrays: Arrays) -> None:
             fill_profiles(
@@ -578,7 +579,94 @@ class SoScope(BaseModelClass):
 
         chunk_rows = size * tiles.section.exposure.shape[1]
         result = with_profiles(frame, path, places(n_samples), chunk_rows, fill, processes)
-        return result if self._modalities is None else split(result, adata, self._modalities)
+        return _as_given(result, manager)
+
+    def predict(
+        self,
+        positions: np.ndarray | pd.DataFrame | AnnData,
+        image_features: np.ndarray | None = None,
+        exposure: float | np.ndarray | None = None,
+        *,
+        library: str | None = None,
+        adata: AnnData | MuData | None = None,
+        batch_size: int | None = None,
+        out: str | PathLike | None = None,
+        overwrite: bool = False,
+    ) -> AnnData | MuData:
+        """Expected profiles at any positions of a section: cells, a finer division, the gaps between the spots.
+
+        The latent states are interpolated there and, with the picture, decoded to the prior expectation (soScope,
+        Eq. 7). Nothing is observed at a position, so nothing adds up to a spot; for that, divide the spots otherwise
+        (:func:`~soscope_scverse.pp.subspots`) and give them to :meth:`get_enhanced`.
+
+        Parameters
+        ----------
+        positions
+            n_positions x 2, (x, y) in the pixels of ``obsm["spatial"]``; or a DataFrame with columns ``x`` and ``y``,
+            or an AnnData with ``obsm["spatial"]``, whose names and other columns are kept.
+        image_features
+            n_positions x n_image_features of the kind that the model was trained on, as
+            :func:`~soscope_scverse.im.features_at` makes them. Needed where the model uses a picture.
+        exposure
+            Share of a spot that a position stands for, one for all or n_positions: counts are those that a piece of
+            that share of a spot would have. Default: the mean exposure of the subspots of the section, 1 / K of a
+            regular division. Means (``aggregate="mean"``) do not depend on it.
+        library
+            Section that the positions are in; needed where `library_key` tells several.
+        adata
+            Spots of another section that holds the positions, as for :meth:`get_enhanced`; None takes the spots of the
+            model. The latent states are those of these spots.
+        batch_size
+            Positions decoded at once; default as many as make five million values.
+        out, overwrite
+            File to write to, as for :meth:`get_enhanced`.
+
+        Returns
+        -------
+        AnnData, n_positions x n_features: ``X``, the expected profiles, float32; ``obs`` as given, and the library
+        column; ``obsm["spatial"]``, ``var``, ``uns["spatial"]``, and in ``uns["soscope"]`` the version and the library.
+        Positions belong to the batch of their nearest spot.
+
+        Warns
+        -----
+        UserWarning
+            If positions are farther than two distances of neighbouring spots from all spots.
+
+        Raises
+        ------
+        ValueError
+            If positions, image features or exposures do not fit, or there is no such section; before any work.
+        """
+        xy = check.xy(positions)
+        if batch_size is not None:
+            check.at_least("batch_size", batch_size, 1)
+        path = None if out is None else check.output("out", out, overwrite=overwrite)
+        manager = self._registered(adata)
+        spots = spots_of(manager.adata, modalities_of(manager) or None)
+        sections = check.sections(spots, self._library_key)
+        rows = section_rows(sections, library)
+        width = len(self.module.image_mean) if self.module.uses_picture else 0
+        features = checked_features(image_features, len(xy), width)
+        tiles = self._tiles(self._section(manager))
+        trained = tiles.section.exposure[rows]
+        exposure = checked_exposure(trained[trained > 0].mean() if exposure is None else exposure, len(xy))
+        warn_far(tiles.section.spatial[rows], xy)
+        obs = table(positions, len(xy))
+        if self._library_key is not None:
+            obs[self._library_key] = pd.Categorical(sections[rows[:1]].repeat(len(xy)))
+        frame = positions_frame(xy, obs, spots, self._library_key)
+        size = batch_size or block_positions(self.module.n_features)
+        processes = self._processes()
+        fill = partial(
+            fill_positions,
+            module=self.module,
+            tiles=tiles,
+            positions=Positions(xy, exposure, features, rows),
+            projection=self._projection(),
+            batch_size=size,
+            processes=processes,
+        )
+        return _as_given(with_profiles(frame, path, places(0), size, fill, processes), manager)
 
     def _processes(self) -> Processes:
         """Those that trained this model, as long as they are together."""
@@ -595,35 +683,13 @@ class SoScope(BaseModelClass):
             n_hops=len(self.module.encoder.layers),
         )
 
-    @property
-    def _modalities(self) -> Mapping[str, str] | None:
-        """Likelihood of each modality of a MuData; None of an AnnData."""
-        return self.registry["setup_args"].get("modalities")
-
-    def _checked_modalities(self, likelihood: str | None) -> list[tuple[str, int]]:
-        """Likelihood and number of features of every modality, after looking at their values."""
-        if self._modalities is not None and likelihood is not None:
+    def _named_likelihoods(self, likelihood: str | None) -> list[str]:
+        """Likelihood of every modality."""
+        modalities = modalities_of(self.adata_manager)
+        if modalities and likelihood is not None:
             msg = f"Expected no `likelihood` beside those given to `setup_mudata`, found {likelihood!r}. Leave it out."
             raise ValueError(msg)
-        likelihoods = [likelihood or "nb"] if self._modalities is None else list(self._modalities.values())
-        profiles = self._profiles(self.adata)
-        for name, x in zip(likelihoods, profiles, strict=True):
-            check.one_of("likelihood", name, list(LIKELIHOODS))
-            if LIKELIHOODS[name].is_counts:
-                check.counts(x, name)
-            check.finite(x)
-        return [(name, x.shape[1]) for name, x in zip(likelihoods, profiles, strict=True)]
-
-    def _profiles(self, adata: AnnData | MuData) -> list[Matrix]:
-        """Profiles of every modality, in memory, rows as those of `adata`."""
-        get = self.get_anndata_manager(adata, required=True).get_from_registry
-        if self._modalities is None:
-            return [in_memory(get(REGISTRY_KEYS.X_KEY))]
-        rows = {name: adata.mod[name].obs_names.get_indexer(adata.obs_names) for name in self._modalities}
-        return [in_memory(get(_x_key(name)))[rows[name]] for name in self._modalities]
-
-    def _spots(self, adata: AnnData | MuData) -> AnnData:
-        return spots_of(adata, self._modalities)
+        return list(modalities.values()) or [likelihood or "nb"]
 
     @property
     def _features_key(self) -> str | None:
@@ -637,51 +703,54 @@ class SoScope(BaseModelClass):
     def _library_key(self) -> str | None:
         return self.registry["setup_args"]["library_key"]
 
+    @property
+    def _batches(self) -> Sequence[str]:
+        """Batches that were trained on; none without a covariate."""
+        fields = self.registry["field_registries"]
+        return fields[REGISTRY_KEYS.BATCH_KEY]["state_registry"]["batches"] if REGISTRY_KEYS.BATCH_KEY in fields else []
+
+    def _registered(self, adata: AnnData | MuData | None) -> AnnDataManager:
+        """Registry of the model's spots, or of others in the form of these; what it holds of others is a copy."""
+        if adata is None or adata is self.adata:
+            self._validate_anndata(self.adata)
+            return self.adata_manager
+        setup = self.registry["setup_args"]
+        spots = like_trained(adata, self.adata, setup, needs_features=bool(self.module.uses_picture))
+        fields = [*profile_fields(spots, setup), *spot_fields(spots, setup)]
+        trained_on = {field.registry_key for field in self.adata_manager.fields}
+        fields = [field for field in fields if field.registry_key in trained_on]
+        manager = AnnDataManager(fields=fields, setup_method_args={"setup_args": setup})
+        manager.register_fields(spots, self.registry)
+        check_profiles(profiles(manager), self._likelihoods)
+        return manager
+
     def _order(self) -> np.ndarray:
         """Spots by name: the training does not depend on the order of the rows, random numbers included."""
         return np.argsort(self.adata.obs_names.to_numpy(str), kind="stable")
 
-    def _exposure(self, adata: AnnData) -> np.ndarray:
-        """Shares of the spots times their sizes."""
-        exposure = np.asarray(self.get_anndata_manager(adata, required=True).get_from_registry(keys.EXPOSURE))
-        obs = self._spots(adata).obs
-        if keys.SPOT_SIZE in obs:
-            exposure = exposure * obs[keys.SPOT_SIZE].to_numpy(float)[:, None]
-        return exposure.astype(np.float32)
-
-    def _section(self, adata: AnnData | None = None, order: np.ndarray | None = None) -> Section:
+    def _section(self, manager: AnnDataManager | None = None, order: np.ndarray | None = None) -> Section:
         """What the model knows of the spots, in this order; image features as the networks see them."""
-        adata = self.adata if adata is None else adata
-        get = self.get_anndata_manager(adata, required=True).get_from_registry
-        rows = np.arange(adata.n_obs) if order is None else order
-        features = None
-        if self._features_key:
-            projection = Projection(self.module.image_mean.cpu().numpy(), self.module.image_projection.cpu().numpy())
-            features = projection(np.asarray(get(keys.FEATURES)), rows)
-        return Section(
-            x=_side_by_side(self._profiles(adata))[rows],
-            graph=csr_matrix(get(keys.SPOT_GRAPH))[rows][:, rows],
-            spatial=np.asarray(get(keys.SPATIAL), dtype=float)[rows],
-            subspots=np.asarray(get(keys.SUBSPOTS), dtype=float)[rows],
-            exposure=self._exposure(adata)[rows],
-            features=features,
-            sections=check.sections(self._spots(adata), self._library_key)[rows],
-        )
+        manager = self.adata_manager if manager is None else manager
+        rows = np.arange(manager.adata.n_obs) if order is None else order
+        # a section needs no image features where the picture was left out
+        seen = self._features_key is not None and keys.FEATURES in manager.data_registry
+        return read_section(manager, rows, self._projection() if seen else None, self._batches)
+
+    def _projection(self) -> Projection:
+        """How image features become those that the networks see."""
+        return Projection(self.module.image_mean.cpu().numpy(), self.module.image_projection.cpu().numpy())
 
 
-def _x_key(modality: str) -> str:
-    return f"{REGISTRY_KEYS.X_KEY}_{modality}"
+def _as_given(result: AnnData, manager: AnnDataManager) -> AnnData | MuData:
+    """A result of several modalities as a MuData."""
+    return split(result, manager.adata, modalities_of(manager)) if isinstance(manager.adata, MuData) else result
 
 
-def _side_by_side(profiles: list[Matrix]) -> Matrix:
-    if len(profiles) == 1:
-        return profiles[0]
-    return hstack(profiles, format="csr") if all(map(issparse, profiles)) else np.hstack(list(map(dense, profiles)))
-
-
-def _sampled_profiles(section: Section) -> tuple[torch.Tensor, torch.Tensor]:
-    """Profiles and sizes of enough spots to tell means and variances of the features, dense."""
-    return _profiles(section, spread(len(section.spatial), _MOST_SAMPLED))
+def _sampled(section: Section) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Profiles, sizes and batches of enough spots to tell means and variances of the features."""
+    rows = spread(len(section.spatial), _MOST_SAMPLED)
+    batches = None if section.batches is None else torch.as_tensor(section.batches[rows])
+    return *_profiles(section, rows), batches
 
 
 def _profiles(section: Section, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:

@@ -89,6 +89,10 @@ class Likelihood(ABC):
         """Profiles on the scale on which effects add up, for the encoder."""
         return x / unit
 
+    def offset(self, x: Tensor, start: Start) -> Tensor:
+        """Effect, n_features, that leads from the typical profile to the mean of n_spots x n_features profiles."""
+        return self.start(x).baseline - start.baseline
+
     @abstractmethod
     def parameters(self, effect: Tensor, start: Start, exposure: Tensor) -> Subspots:
         """Parameters of the subspots.
@@ -249,6 +253,9 @@ class GaussianLikelihood(Likelihood):
         variance = x.var(dim=0, correction=0).clamp(min=_TINY)
         return Start(x.mean(dim=0), (0.5 * variance).log(), variance.sqrt())
 
+    def offset(self, x: Tensor, start: Start) -> Tensor:
+        return super().offset(x, start) / start.unit
+
     def parameters(self, effect: Tensor, start: Start, exposure: Tensor) -> Subspots:
         exposure = exposure.unsqueeze(-1)
         mean = start.baseline + start.unit * effect
@@ -309,6 +316,9 @@ class JointLikelihood(Likelihood):
 
     def start(self, x: Tensor) -> Start:
         return Start(*map(_joined, zip(*self._each("start", self._split(x)), strict=True)))
+
+    def offset(self, x: Tensor, start: Start) -> Tensor:
+        return _joined(self._each("offset", self._split(x), map(Start, *map(self._split, start))))
 
     def transform(self, x: Tensor, unit: Tensor) -> Tensor:
         return _joined(self._each("transform", self._split(x), self._split(unit)))

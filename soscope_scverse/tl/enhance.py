@@ -19,8 +19,8 @@ from mudata import MuData
 from soscope_scverse import _keys as keys
 from soscope_scverse import _validation as check
 from soscope_scverse import im, pp
-from soscope_scverse._arrays import columns
 from soscope_scverse._mudata import joined, modality
+from soscope_scverse.data.transfer import with_features
 from soscope_scverse.model import SoScope
 from soscope_scverse.module.likelihoods import LIKELIHOODS
 from soscope_scverse.tl.presets import PRESETS
@@ -43,6 +43,7 @@ def enhance(
     encoder: Any = "texture",
     sources: Literal["both", "picture", "positions"] = "both",
     library_key: str | None = None,
+    batch_key: str | None = None,
     preset: Literal["default", "paper"] = "default",
     expectation: Literal["conditional", "prior"] | None = None,
     n_samples: int = 0,
@@ -94,6 +95,8 @@ def enhance(
         :class:`~soscope_scverse.model.SoScope`.
     library_key
         Column of ``obs`` that tells the sections.
+    batch_key
+        Column of ``obs`` that tells the batches, see :meth:`~soscope_scverse.model.SoScope.setup_anndata`.
     preset
         ``"paper"``: architecture, likelihood and prediction as published; arguments given beside it win.
     expectation
@@ -148,6 +151,7 @@ def enhance(
         "encoder": encoder if isinstance(encoder, str) else _describe(encoder),
         "sources": sources,
         "library_key": library_key,
+        "batch_key": batch_key,
         "preset": preset,
         "expectation": expectation,
         "n_samples": n_samples,
@@ -165,6 +169,8 @@ def enhance(
         msg = f"Expected `out` with AnnData only, found {str(out)!r}. Write the result with `write_h5mu`."
         raise ValueError(msg)
     spots = _checked(adata, layer, genes, likelihood, library_key)
+    if batch_key is not None:
+        check.labels(spots, "batch_key", batch_key, "batch")
     without = sources == "positions" or arguments["encoder"] == "noise"
     has_picture = not without and _find_picture(spots, image, image_scale, library_key, needed=sources == "picture")
     counts = _first_counts(adata, layer, likelihood)
@@ -184,7 +190,8 @@ def enhance(
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = _model(spots, layer, likelihood, library_key, arguments["model_kwargs"])
+        slots = {"layer": layer, "library_key": library_key, "batch_key": batch_key}
+        model = _model(spots, likelihood, slots, arguments["model_kwargs"])
         model.train(**{"max_epochs": max_epochs, "accelerator": accelerator} | arguments["train_kwargs"])
         if save_model is not None:
             _save(model, save_model)
@@ -214,11 +221,11 @@ def _first_counts(data: AnnData | MuData, layer: Any, likelihood: Any) -> tuple[
     return (modality(data, names[0]), (layer or {}).get(names[0])) if names else None
 
 
-def _model(spots: AnnData | MuData, layer: Any, likelihood: Any, library_key: str | None, kwargs: dict) -> SoScope:
+def _model(spots: AnnData | MuData, likelihood: Any, slots: dict[str, Any], kwargs: dict[str, Any]) -> SoScope:
     if isinstance(spots, MuData):
-        SoScope.setup_mudata(spots, likelihood, layer=layer, library_key=library_key)
+        SoScope.setup_mudata(spots, likelihood, **slots)
         return SoScope(spots, **kwargs)
-    SoScope.setup_anndata(spots, layer=layer, library_key=library_key)
+    SoScope.setup_anndata(spots, **slots)
     return SoScope(spots, likelihood=likelihood, **kwargs)
 
 
@@ -241,30 +248,15 @@ def _checked_spots(
     elif adata.n_vars <= _N_GENES:
         chosen = adata.var_names.tolist()
     else:
-        chosen = pp.spatial_genes(adata, _N_GENES, layer=layer)
-    spots = _with_genes(adata, chosen)
+        chosen = pp.spatial_genes(adata, _N_GENES, layer=layer, library_key=library_key)
+    spots = with_features(adata, chosen)
+    spots.uns = deepcopy(dict(spots.uns))  # small pictures are put there
     x = check.matrix(spots, layer)
     if LIKELIHOODS[likelihood].is_counts:
         check.counts(x, likelihood)
         check.warn_empty(spots, x)
     check.finite(x)
     return spots
-
-
-def _with_genes(adata: AnnData, names: list[str]) -> AnnData:
-    """A new AnnData in memory with these genes; arrays that are not of genes are shared, as nothing changes them."""
-    if adata.is_view:
-        adata = adata.to_memory()
-    index = adata.var_names.get_indexer(names)
-    return AnnData(
-        None if adata.X is None else columns(adata.X, index),
-        obs=adata.obs.copy(),
-        var=adata.var.iloc[index].copy(),
-        layers={name: columns(values, index) for name, values in adata.layers.items()},
-        obsm=dict(adata.obsm),
-        obsp=dict(adata.obsp),
-        uns=deepcopy(dict(adata.uns)),
-    )
 
 
 def _find_picture(
