@@ -54,9 +54,10 @@ def enhance(
     model_kwargs: Mapping[str, Any] | None = None,
     train_kwargs: Mapping[str, Any] | None = None,
     save_model: str | PathLike | None = None,
+    return_model: bool = False,
     out: str | PathLike | None = None,
     overwrite: bool = False,
-) -> AnnData | MuData:
+) -> Any:
     """Divide the spots of a section into subspots and infer their profiles with soScope.
 
     Runs :func:`~soscope_scverse.pp.subspots`, :func:`~soscope_scverse.pp.spot_graph`,
@@ -116,6 +117,8 @@ def enhance(
     save_model
         New directory to save the trained model and its spots to, for
         :meth:`SoScope.load <soscope_scverse.model.SoScope.load>`.
+    return_model
+        Return the trained model beside the result, to predict elsewhere, draw, or train on.
     out, overwrite
         ``.zarr`` store or ``.h5ad`` file that the result is written to piece by piece, and whether one that is there is
         replaced; see :meth:`~soscope_scverse.model.SoScope.get_enhanced`.
@@ -124,7 +127,7 @@ def enhance(
     -------
     AnnData (of a MuData: MuData) of the subspots, see :meth:`~soscope_scverse.model.SoScope.get_enhanced`, with
     ``uns["soscope"]``: version, seed, arguments (JSON), geometry, encoder, whether the picture was used, and training
-    history.
+    history. With `return_model` a tuple of this and the model.
 
     Raises
     ------
@@ -196,7 +199,10 @@ def enhance(
         if save_model is not None:
             _save(model, save_model)
         uns = {keys.RESULT: _record(spots, model, seed, arguments)}
-        return model.get_enhanced(expectation=expectation, n_samples=n_samples, out=out, overwrite=overwrite, uns=uns)
+        enhanced = model.get_enhanced(
+            expectation=expectation, n_samples=n_samples, out=out, overwrite=overwrite, uns=uns
+        )
+    return (enhanced, model) if return_model else enhanced
 
 
 def _checked(data: AnnData | MuData, layer: Any, genes: Any, likelihood: Any, library_key: str | None) -> Any:
