@@ -469,12 +469,17 @@ def bins(data_dir):
 @pytest.mark.realdata
 @pytest.mark.parametrize("indexed", [True, False])
 def test_real_cells_find_their_bins(bins, indexed):
-    """Square spots are known by their centres alone."""
+    """Square spots are known by their centres alone; cells of bins that were dropped lie in none, but for the slack."""
     cells, low, truth = bins
     adata = low.copy() if indexed else AnnData(low.X, obs=low.obs[[]])
     origin = cells.obsm["spatial"].min(axis=0)
     adata.obsm["spatial"] = (np.floor((low.obsm["subspots"][:, 0] - origin) / 700) + 0.5) * 700 + origin
-    assert held(divided(adata, cells)) == truth.obs["spot"].astype(str).to_dict()
+    found, expected = held(divided(adata, cells)), truth.obs["spot"].astype(str).to_dict()
+    assert expected.items() <= found.items()
+    centre = pd.DataFrame(adata.obsm["spatial"], adata.obs_names)
+    for cell in found.keys() - expected.keys():
+        offset = np.abs(cells[cell].obsm["spatial"][0] - centre.loc[found[cell]])
+        assert 350 < offset.max() <= 1.05 * 350
 
 
 @pytest.mark.realdata
