@@ -1,8 +1,8 @@
 """Principal components merged by factors of 2 to 6: prints the tables of ``docs/likelihoods.md``.
 
-``python benchmarks/factors.py --csv factors.csv``. Beads of ``datasets.synthetic_components`` are averaged over blocks of
-up to 6 x 6, and every method recovers them. The squared error is taken against the beads as measured and against their
-noise-free means, in units of the variance of the noise-free components, which is 1.
+``python benchmarks/factors.py --csv factors.csv``. Beads of ``datasets.synthetic_components`` are averaged over blocks
+of up to 6 x 6, and every method recovers them. The squared error is taken against the beads as measured and against
+their noise-free means, in units of the variance of the noise-free components, which is 1.
 """
 
 from __future__ import annotations
