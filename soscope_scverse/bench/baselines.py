@@ -8,6 +8,7 @@ of its subspots and apply that to the subspots.
 Where ``uns["subspots"]["aggregate"]`` is ``"mean"``, as :func:`~soscope_scverse.bench.simulate_low_resolution` writes
 it, that is the prediction. Otherwise spots are sums of counts: it is clipped at 0 and multiplied by the share of the
 spot that a subspot covers.
+``obs["spot_size"]``, if there, tells how much tissue is in a spot: counts are learnt per mean spot.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 from anndata import AnnData
 from scipy.interpolate import LinearNDInterpolator, NearestNDInterpolator
 from scipy.linalg import eigh
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_matrix, diags
 from scipy.spatial import QhullError
 from scipy.spatial.distance import cdist
 
@@ -34,10 +35,10 @@ LENGTH_SCALES = np.geomspace(0.05, 5, 13)  # times the square root of the number
 class _Task(NamedTuple):
     """The arrays of a baseline: spots and targets (the valid subspots in C order)."""
 
-    profiles: np.ndarray  # n_spots x n_features
+    profiles: np.ndarray  # n_spots x n_features, counts as of spots of mean size
     spot: np.ndarray  # n_targets numbers of spots
     subspot: np.ndarray  # n_targets numbers of subspots in their spot
-    exposure: np.ndarray  # n_targets x 1
+    exposure: np.ndarray  # n_targets x 1 shares of the spot, times its size
     is_mean: bool  # whether a spot is the mean of its subspots, instead of the sum of their counts
 
     def of_targets(self, levels: np.ndarray) -> np.ndarray:
@@ -121,8 +122,9 @@ def linear_conserving(adata: AnnData) -> np.ndarray:
         return guess + (task.profiles - _area(task) @ guess)[task.spot]
     members = csr_matrix((np.ones(len(task.spot)), (task.spot, np.arange(len(task.spot)))))
     total = (members @ guess)[task.spot]
-    share = np.divide(guess, total, out=np.broadcast_to(task.exposure, guess.shape).copy(), where=total > 0)
-    return share * task.profiles[task.spot]
+    size = (members @ task.exposure)[task.spot]
+    even = np.broadcast_to(task.exposure / size, guess.shape).copy()
+    return np.divide(guess, total, out=even, where=total > 0) * size * task.profiles[task.spot]
 
 
 def gaussian_process(adata: AnnData) -> np.ndarray:
@@ -327,6 +329,9 @@ def _task(adata: AnnData) -> _Task:
     spot, subspot = np.nonzero(exposure > 0)
     profiles = csr_matrix(adata.X, dtype=float).toarray()
     is_mean = adata.uns.get(keys.SUBSPOTS, {}).get("aggregate") == "mean"
+    if keys.SPOT_SIZE in adata.obs and not is_mean:
+        size = adata.obs[keys.SPOT_SIZE].to_numpy(float)[:, None]
+        profiles, exposure = profiles / size, exposure * size
     return _Task(profiles, spot, subspot, exposure[spot, subspot][:, None], is_mean)
 
 
@@ -344,7 +349,8 @@ def _features(adata: AnnData, task: _Task) -> tuple[np.ndarray, np.ndarray]:
 def _area(task: _Task) -> csr_matrix:
     """Shares of the subspots in their spots, n_spots x n_targets: averages over the area of every spot."""
     shape = len(task.profiles), len(task.spot)
-    return csr_matrix((task.exposure.ravel(), (task.spot, np.arange(len(task.spot)))), shape=shape)
+    exposure = csr_matrix((task.exposure.ravel(), (task.spot, np.arange(len(task.spot)))), shape=shape)
+    return diags(1 / np.asarray(exposure.sum(axis=1)).ravel()) @ exposure
 
 
 def _of_targets(adata: AnnData, slot: str, task: _Task) -> np.ndarray:

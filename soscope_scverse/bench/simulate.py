@@ -66,7 +66,8 @@ def simulate_low_resolution(
         ``obsm["subspots"]`` (n_spots x n_subspots x 2, the original positions, NaN = padding),
         ``obsm["subspot_exposure"]`` (1 / number of the spot's subspots, 0 = padding), ``uns["subspots"]``, whose
         ``"aggregate"`` tells the baselines what a spot is, ``uns["spatial"]`` with the larger spot diameter and
-        ``obs["array_row"]``, ``obs["array_col"]`` of the coarse lattice. ``truth``: the original rows, with their
+        ``obs["array_row"]``, ``obs["array_col"]`` of the coarse lattice; where spots are sums of different numbers of
+        cells, ``obs["spot_size"]`` (number relative to the mean spot). ``truth``: the original rows, with their
         ``obs["spot"]`` and ``obs["subspot"]``.
 
     Raises
@@ -246,8 +247,9 @@ def _merge(
     low.obsm[keys.SUBSPOTS] = subspots
     low.obsm[keys.EXPOSURE] = exposure
     low.uns[keys.SUBSPOTS] = {"geometry": "positions", "n_subspots": members.shape[1], "aggregate": aggregate}
-    if aggregate == "sum" and len(np.unique(valid.sum(axis=1))) > 1:
-        low.obs[keys.SPOT_SIZE] = valid.sum(axis=1) / valid.sum(axis=1).mean()
+    n_members = valid.sum(axis=1)
+    if aggregate == "sum" and np.ptp(n_members):
+        low.obs[keys.SPOT_SIZE] = n_members / n_members.mean()
     return low
 
 

@@ -135,7 +135,7 @@ class Tiles:
         graph = coo_array(self.graph[inputs][:, inputs])
         tile = {
             "x": _float(dense(section.x[inputs])),
-            "size": _float(section.size[inputs]),
+            "size": _float(section.exposure[inputs].sum(axis=1, keepdims=True)),
             "edge_index": torch.as_tensor(np.stack([graph.row, graph.col]).astype(np.int64)),
             "edge_weight": _float(graph.data),
             "edge_density": torch.tensor(self.edge_density),

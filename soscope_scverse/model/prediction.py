@@ -189,7 +189,7 @@ def result_frame(
     valid = result_rows(adata)
     spot, subspot = np.nonzero(valid)
     if keys.SUBSPOT_NAMES in adata.obsm:
-        names = np.asarray(adata.obsm[keys.SUBSPOT_NAMES])[valid].astype(str)
+        names = np.asarray(adata.obsm[keys.SUBSPOT_NAMES])[valid].astype(object)
     else:
         names = np.array([f"{name}_{k}" for name, k in zip(adata.obs_names[spot], subspot, strict=True)])
     obs = pd.DataFrame({keys.SPOT: adata.obs_names[spot], keys.SUBSPOT: subspot}, index=names)
