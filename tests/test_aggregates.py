@@ -126,7 +126,7 @@ def gamma(monkeypatch):
 def gamma_subspots(gamma, n_spots=1):
     """Three subspots and one that is padding, two features."""
     effect = torch.tensor([[0.5, -0.3], [-1.0, 0.2], [0.1, 0.8], [2.0, 2.0]], dtype=torch.float64)
-    exposure = torch.tensor([0.2, 0.5, 0.3, 0.0], dtype=torch.float64)
+    exposure = 1.7 * torch.tensor([0.2, 0.5, 0.3, 0.0], dtype=torch.float64)  # of a large spot
     start = Start(*torch.tensor([[1.0, 0.0], [-0.5, -1.0], [1.0, 1.0]], dtype=torch.float64))
     return gamma.parameters(effect.expand(n_spots, 4, 2), start, exposure.expand(n_spots, 4))
 
@@ -141,7 +141,7 @@ def test_gamma_log_prob_is_that_of_scipy(gamma):
 
 def test_averaged_gamma_draws_have_the_law_of_the_spot(gamma):
     subspots = gamma_subspots(gamma, N_DRAWS)
-    mean = (subspots.exposure * gamma.sample(subspots)).sum(dim=1)
+    mean = (gamma.share(subspots) * gamma.sample(subspots)).sum(dim=1)
     spots = gamma.aggregate(gamma_subspots(gamma))
     for feature in range(2):
         m, scale = spots.mean[0, feature].item(), spots.dispersion[feature].item()
@@ -152,14 +152,14 @@ def test_gamma_given_the_spot_averages_to_it_with_the_right_moments(gamma):
     one, subspots = gamma_subspots(gamma), gamma_subspots(gamma, N_DRAWS)
     x = torch.tensor([[4.0, 0.7]], dtype=torch.float64)
     expected, draws = gamma.condition(x, one), gamma.sample(subspots, x.expand(N_DRAWS, 2))
-    torch.testing.assert_close((one.exposure * expected).sum(dim=1), x)
-    torch.testing.assert_close((subspots.exposure * draws).sum(dim=1), x.expand(N_DRAWS, 2))
+    torch.testing.assert_close((gamma.share(one) * expected).sum(dim=1), x)
+    torch.testing.assert_close((gamma.share(subspots) * draws).sum(dim=1), x.expand(N_DRAWS, 2))
     torch.testing.assert_close(draws.mean(dim=0)[:3], expected[0, :3], rtol=0.02, atol=0.01)
     # shares are Dirichlet distributed
-    concentration = (one.exposure * one.mean / one.dispersion)[0]
+    concentration = (gamma.share(one) * one.mean / one.dispersion)[0]
     total = concentration.sum(dim=0)
     share = concentration / total
-    variance = (x / one.exposure[0]) ** 2 * share * (1 - share) / (total + 1)
+    variance = (x / gamma.share(one)[0]) ** 2 * share * (1 - share) / (total + 1)
     torch.testing.assert_close(draws.var(dim=0)[:3], variance[:3], rtol=0.05, atol=0.01)
 
 
@@ -168,7 +168,7 @@ def test_prior_gamma_draws_whose_mean_is_that_of_the_spot_are_the_conditional_on
     subspots, one = gamma_subspots(gamma, 4 * N_DRAWS), gamma_subspots(gamma)
     draws = gamma.sample(subspots)
     x = gamma.aggregate(one).mean * 1.2
-    hit = ((subspots.exposure * draws).sum(dim=1) - x).abs()[:, 0] < 0.05
+    hit = ((gamma.share(subspots) * draws).sum(dim=1) - x).abs()[:, 0] < 0.05
     assert hit.sum() > 2000
     torch.testing.assert_close(
         draws[hit][:, :3, 0].mean(dim=0), gamma.condition(x, one)[0, :3, 0], rtol=0.05, atol=0.02

@@ -113,7 +113,7 @@ class Likelihood(ABC):
 
     def rate(self, subspots: Subspots) -> Tensor:
         """Mean that a whole spot like the subspot would have, comparable between subspots of any exposure."""
-        return subspots.mean / subspots.exposure.clamp(min=_TINY)
+        return subspots.mean if self.is_mean else subspots.mean / subspots.exposure.clamp(min=_TINY)
 
     def absorb_depth(self, x: Tensor, spots: Spots, noise: Tensor) -> tuple[Spots, Tensor]:
         """Let every spot have a depth of its own before features are compared; only counts have one.
@@ -267,9 +267,6 @@ class GaussianLikelihood(Likelihood):
         weight = self._weight(subspots)
         variance = (weight**2 * subspots.dispersion).sum(dim=1) + self.sigma**2
         return Spots((weight * subspots.mean).sum(dim=1), variance)
-
-    def rate(self, subspots: Subspots) -> Tensor:
-        return subspots.mean if self.is_mean else super().rate(subspots)
 
     def log_prob(self, x: Tensor, spots: Spots) -> Tensor:
         return Normal(spots.mean, spots.dispersion.clamp(min=_TINY).sqrt(), validate_args=False).log_prob(x)
