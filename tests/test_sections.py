@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from soscope_scverse import SoScope, datasets, im, pp, tl
+from soscope_scverse import SoScope, bench, datasets, im, metrics, pp, tl
 
 QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
 
@@ -257,3 +257,29 @@ def test_one_call_with_batches(section):
     )
     assert enhanced.n_obs == 840
     np.testing.assert_allclose(enhanced.X.reshape(120, 7, 8).sum(axis=1), two.X.toarray(), rtol=1e-4)
+
+
+@pytest.mark.realdata
+@pytest.mark.slow
+def test_a_real_section_is_enhanced_unseen(data_dir):
+    """C4 of her2st by a model of C2 and C3: above linear interpolation of its own spots."""
+    whole = {name: ad.read_h5ad(data_dir / "her2st" / f"{name}.h5ad") for name in ("C2", "C3", "C4")}
+    merged = {name: bench.simulate_low_resolution(adata) for name, adata in whole.items()}
+    genes = pp.spatial_genes(merged["C4"].truth, 80)
+    genes = [gene for gene in genes if all(gene in adata.var_names for adata in whole.values())][:60]
+
+    def prepared_sections(*names):
+        spots = ad.concat({name: merged[name].adata[:, genes] for name in names}, label="library", index_unique="-")
+        spots.uns["spatial"] = {name: whole[name].uns["spatial"][name] for name in names}
+        pp.spot_graph(spots, library_key="library")
+        pictures = {name: data_dir / "her2st" / f"{name}_HE.jpg" for name in names}
+        im.features(spots, pictures, library_key="library")
+        return spots
+
+    model = train(prepared_sections("C2", "C3"), 150, test_picture=True, setup={"library_key": "library"})
+    truth = merged["C4"].truth[:, genes]
+    unseen = model.get_enhanced(prepared_sections("C4")).X
+    linear = bench.BASELINES["linear"](merged["C4"].adata[:, genes].copy())
+    scores = [np.median(metrics.pearson(values, truth.X)) for values in (unseen, linear)]
+    assert scores[0] > scores[1] + 0.02
+    assert np.median(metrics.within_r(unseen, truth.X, truth.obs["spot"])) > 0.3
