@@ -12,6 +12,12 @@ EXPOSURE = "subspot_exposure"
 FEATURES = "subspot_features"
 """``obsm``: n_spots x n_subspots x n_image_features; ``uns``: encoder and its arguments."""
 
+SUBSPOT_NAMES = "subspot_names"
+"""``obsm``: n_spots x n_subspots names of the cells, "" = no cell; with cells only."""
+
+SPOT_SIZE = "spot_size"
+"""``obs``: amount of tissue in a spot (its cells, or their area) relative to the mean spot; not there = 1."""
+
 SPOT_GRAPH = "spot_graph"
 """``obsp``: n_spots x n_spots weighted neighbour graph of the spots."""
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from mudata import MuData
 
 from soscope_scverse import _keys as keys
 from soscope_scverse._arrays import Matrix, in_memory, stored
@@ -36,6 +37,38 @@ def anndata(adata: object) -> AnnData:
             )
             raise ValueError(msg)
     return adata
+
+
+def mudata(mdata: object, modalities: Mapping[str, str], layer: Mapping[str, str | None] | None) -> MuData:
+    """Return `mdata` if it is a MuData with these modalities and layers, all of the same spots."""
+    if not isinstance(mdata, MuData):
+        msg = f"Expected a MuData, found {type(mdata).__name__}."
+        raise TypeError(msg)
+    if not isinstance(modalities, Mapping) or not modalities:
+        msg = f"Expected the likelihood of each modality, as {{'rna': 'nb', 'prot': 'poisson'}}, found {modalities!r}."
+        raise ValueError(msg)
+    unknown = [name for name in [*modalities, *(layer or {})] if name not in mdata.mod]
+    if unknown:
+        msg = f"Expected modalities out of {list(mdata.mod)}, found {unknown}."
+        raise ValueError(msg)
+    for name in modalities:
+        profiles(anndata(mdata.mod[name]), (layer or {}).get(name))
+        missing = mdata.obs_names.difference(mdata.mod[name].obs_names)
+        if len(missing):
+            msg = (
+                f"Expected the same spots in all modalities, found {len(missing)} of {mdata.n_obs} spots missing in "
+                f"{name!r} (first: {missing[0]!r}). Keep the spots that all have, e.g. `muon.pp.intersect_obs(mdata)`."
+            )
+            raise ValueError(msg)
+    return mdata
+
+
+def by_modality(name: str, value: Any) -> Mapping[str, Any]:
+    """Return an argument that is given for each modality of a MuData; None is none."""
+    if value is not None and not isinstance(value, Mapping):
+        msg = f"Expected `{name}` of a MuData to be a dict by modality, found {value!r}."
+        raise ValueError(msg)
+    return value or {}
 
 
 def positions(adata: AnnData) -> np.ndarray:
@@ -125,6 +158,9 @@ def model_slots(adata: AnnData, features_key: str | None) -> None:
         raise ValueError(msg)
     if not (exposure >= 0).all() or not np.allclose(exposure.sum(axis=1), 1, atol=1e-5):
         msg = f"Expected `adata.obsm['{keys.EXPOSURE}']` to be non-negative with rows that sum to 1."
+        raise ValueError(msg)
+    if keys.SPOT_SIZE in adata.obs and not (adata.obs[keys.SPOT_SIZE].to_numpy(float) > 0).all():
+        msg = f"Expected `adata.obs['{keys.SPOT_SIZE}']` to be above 0 for every spot. Drop this column if unknown."
         raise ValueError(msg)
     if keys.SPOT_GRAPH not in adata.obsp:
         msg = f"Expected `adata.obsp['{keys.SPOT_GRAPH}']`, found {sorted(adata.obsp)}. Call `pp.spot_graph(adata)`."

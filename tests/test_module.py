@@ -11,7 +11,6 @@ from soscope_scverse.module.subspot_decoder import DECODERS
 from soscope_scverse.module.vae import SoScopeVAE
 
 OPTIONS = {
-    "likelihood": "nb",
     "aggregate": None,
     "sigma": None,
     "dispersion": "feature",
@@ -20,6 +19,7 @@ OPTIONS = {
     "n_hidden": 16,
     "n_layers": 3,
     "decoder": "shift",
+    "uses_latent": True,
     "n_image_components": 128,
     "feature_dropout": 0.5,
     "masked": 0.3,
@@ -41,6 +41,7 @@ def chain(n=12, k=3, n_features=5, n_image_features=2):
     m = torch.arange(n * k - 1)
     return {
         "x": torch.poisson(torch.full((n, n_features), 6.0)),
+        "size": torch.ones(n, 1),
         "edge_index": torch.cat([torch.stack([i, i + 1]), torch.stack([i + 1, i])], dim=1),
         "edge_weight": torch.rand(2 * n - 2),
         "own": torch.arange(n),
@@ -56,10 +57,10 @@ def chain(n=12, k=3, n_features=5, n_image_features=2):
     }
 
 
-def vae(tile, **options):
+def vae(tile, likelihood="nb", **options):
     n_image_features = tile["features"].shape[-1] if "features" in tile else 0
-    module = SoScopeVAE(tile["x"].shape[1], n_image_features, **OPTIONS | options)
-    module.start_from(tile["x"])
+    module = SoScopeVAE([(likelihood, tile["x"].shape[1])], n_image_features, **OPTIONS | options)
+    module.start_from(tile["x"], tile["size"])
     return module
 
 
@@ -121,11 +122,11 @@ def test_depth_of_a_spot_is_absorbed():
     generative = module.eval()(tile)[1]
     spots = module.likelihood.aggregate(generative["subspots"])
     x = torch.poisson(spots.mean * torch.linspace(0.2, 5, 40).unsqueeze(1) * 20) / 20
-    unchanged, penalty = module.absorb_depth(x, spots)
+    unchanged, penalty = module.likelihood.absorb_depth(x, spots, module.depth_noise)
     assert unchanged is spots
     assert (penalty == 0).all()
     module.depth_noise.fill_(1e6)
-    absorbed, _ = module.absorb_depth(x, spots)
+    absorbed, _ = module.likelihood.absorb_depth(x, spots, module.depth_noise)
     torch.testing.assert_close(absorbed.mean.sum(1), x.sum(1), rtol=0.05, atol=0.5)
     torch.testing.assert_close(
         absorbed.mean / absorbed.mean.sum(1, keepdim=True), spots.mean / spots.mean.sum(1, keepdim=True)
@@ -140,7 +141,7 @@ def test_depth_is_integrated_out():
     module.depth_noise.fill_(noise)
     for surplus in (-0.5, 0.0, 0.7):
         x = torch.poisson(mean * np.exp(surplus))
-        spots, penalty = module.absorb_depth(x, Spots(mean, torch.zeros(())))
+        spots, penalty = module.likelihood.absorb_depth(x, Spots(mean, torch.zeros(())), module.depth_noise)
         found = module.likelihood.log_prob(x, spots).sum() - penalty.sum()
         depth = torch.linspace(-2, 2, 4001)
         prior = torch.distributions.Normal(0.0, noise**0.5).log_prob(depth)

@@ -151,10 +151,9 @@ def tiles():
 def models(tiles):
     torch.manual_seed(0)
     module = SoScopeVAE(
-        5,
+        [("nb", 5)],
         3,
         n_image_components=128,
-        likelihood="nb",
         aggregate=None,
         sigma=None,
         dispersion="feature",
@@ -163,6 +162,7 @@ def models(tiles):
         n_hidden=16,
         n_layers=3,
         decoder="shift",
+        uses_latent=True,
         feature_dropout=0.0,
         masked=0.0,
         image_weight=0.0,
@@ -170,10 +170,10 @@ def models(tiles):
     )
     torch.nn.init.normal_(module.decoder.shift)
     auto = GraphAutoencoder(
-        module.encoder, 5, module.likelihood, n_latent=4, n_hidden=16, masked=0.0, n_graph_samples=None
+        module.encoder, [5], module.likelihood, n_latent=4, n_hidden=16, masked=0.0, n_graph_samples=None
     )
     for m in (module, auto):
-        m.start_from(torch.as_tensor(tiles.section.x, dtype=torch.float32))
+        m.start_from(torch.as_tensor(tiles.section.x, dtype=torch.float32), torch.as_tensor(tiles.section.size))
         m.eval()
     return module, auto
 

@@ -26,13 +26,18 @@ class Section(NamedTuple):
     subspots: np.ndarray
     """n_spots x n_subspots x 2 positions, NaN = padding."""
     exposure: np.ndarray
-    """n_spots x n_subspots shares."""
+    """n_spots x n_subspots shares of the spot, times its size."""
     features: np.ndarray | None
     """n_spots x n_subspots x n_image_components, projected."""
     sections: np.ndarray
     """n_spots labels."""
     batches: np.ndarray | None = None
     """n_spots x n_batches float32 shares: 1 for the spot's batch, equal ones where it was not trained on."""
+
+    @property
+    def size(self) -> np.ndarray:
+        """n_spots x 1 sizes of the spots, 1 for the mean spot."""
+        return self.exposure.sum(axis=1, keepdims=True)
 
 
 class Tiles:
@@ -107,6 +112,8 @@ class Tiles:
         -------
         ``x``
             n_inputs x n_features profiles of the own spots and their surroundings.
+        ``size``
+            n_inputs x 1 sizes of the same.
         ``edge_index``, ``edge_weight``
             2 x n_edges and n_edges: A between them, both directions.
         ``edge_density``
@@ -135,6 +142,7 @@ class Tiles:
         graph = coo_array(self.graph[inputs][:, inputs])
         tile = {
             "x": _float(dense(section.x[inputs])),
+            "size": _float(section.exposure[inputs].sum(axis=1, keepdims=True)),
             "edge_index": torch.as_tensor(np.stack([graph.row, graph.col]).astype(np.int64)),
             "edge_weight": _float(graph.data),
             "edge_density": torch.tensor(self.edge_density),

@@ -2,47 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pandas as pd
 from anndata import AnnData
+from mudata import MuData
 
 from soscope_scverse import _validation as check
 from soscope_scverse._arrays import columns
+from soscope_scverse._mudata import joined, modality, spots_of
 
 
-def like_trained(adata: AnnData, names: Sequence[str], setup: dict[str, Any], *, needs_features: bool) -> AnnData:
-    """Spots in the form that a model was trained on, after the checks of ``setup_anndata``; `adata` is not changed.
+def like_trained(
+    data: AnnData | MuData, trained: AnnData | MuData, setup: Mapping[str, Any], *, needs_features: bool
+) -> AnnData | MuData:
+    """Spots with the features that a model was trained on, found by name; `data` is not changed.
 
     Parameters
     ----------
-    adata
+    data
         Spots of any section with the slots that the model needs.
-    names
-        Features that the model was trained on.
+    trained
+        Spots that the model was trained on.
     setup
-        Arguments of ``setup_anndata``.
+        Arguments of ``setup_anndata`` or ``setup_mudata``.
     needs_features
         Whether the model looks at the picture.
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If slots or features are missing.
     """
-    check.anndata(adata)
-    check.positions(adata)
-    check.profiles(adata, setup["layer"])
-    check.sections(adata, setup["library_key"])
-    check.model_slots(adata, setup["features_key"])
-    if needs_features and setup["features_key"] not in adata.obsm:
+    if isinstance(trained, MuData):
+        check.mudata(data, setup["modalities"], setup["layer"])
+        parts = {name: _with_trained(modality(data, name), trained.mod[name].var_names) for name in setup["modalities"]}
+        like: AnnData | MuData = joined(parts)
+    else:
+        check.profiles(check.anndata(data), setup["layer"])
+        like = _with_trained(data, trained.var_names)
+    found = spots_of(like).obsm
+    if needs_features and setup["features_key"] not in found:
         msg = (
             f"Expected image features in `adata.obsm[{setup['features_key']!r}]`, as the model was trained with a "
-            f"picture, found {sorted(adata.obsm)}. Call `im.features(adata, image)` with the encoder of the training."
+            f"picture, found {sorted(found)}. Call `im.features(adata, image)` with the encoder of the training."
         )
         raise ValueError(msg)
-    missing = [name for name in names if name not in adata.var_names]
-    if missing:
+    return like
+
+
+def _with_trained(adata: AnnData, names: pd.Index) -> AnnData:
+    missing = names.difference(adata.var_names, sort=False)
+    if len(missing):
         msg = (
             f"Expected the {len(names)} features that the model was trained on in `adata.var_names`, {len(missing)} "
             f"are missing: {', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}. "

@@ -13,6 +13,7 @@ from anndata import AnnData
 
 from soscope_scverse import _keys as keys
 from soscope_scverse import _validation as validation
+from soscope_scverse._mudata import accepts_mudata
 from soscope_scverse.im.cache import FeatureCache
 from soscope_scverse.im.encoders import Encoder, TileFunction, get_encoder
 from soscope_scverse.im.sections import Section, open_sections, pitch, spot_radius
@@ -23,11 +24,13 @@ if TYPE_CHECKING:
     from distributed import Client
 
 _PRECOMPUTED = "precomputed"
+_NOISE, _N_NOISE = "noise", 128
 _PATCH_IN_PITCHES = 4
 _BAND_IN_PATCHES = 8
 """Height of a band in widths of the patch. Neighbouring bands both read the patch width between them."""
 
 
+@accepts_mudata
 def features(
     adata: AnnData,
     image: Any = None,
@@ -65,6 +68,8 @@ def features(
         - another registered name, or an :class:`Encoder`;
         - a function of uint8 RGB tiles (n_tiles x height x width x 3) that returns n_tiles x n_image_features, or a
           ``torch.nn.Module``, see :class:`ModuleEncoder`;
+        - "noise": 128 numbers from a standard normal for every subspot, the paper's stand-in for a picture
+          (Supplementary Note 6); no picture and no other argument is used;
         - "precomputed": nothing is computed. The features that lie in ``obsm[key_added]`` already are checked and
           recorded; no picture and no other argument is used.
     mode
@@ -138,6 +143,9 @@ def features(
     if isinstance(encoder, str) and encoder == _PRECOMPUTED:
         _adopt(adata, key_added, valid)
         return adata if copy else None
+    if isinstance(encoder, str) and encoder == _NOISE:
+        _write_noise(adata, key_added, valid)
+        return adata if copy else None
     validation.one_of("mode", mode, ["patch", "dense"])
     model = get_encoder(encoder, weights=weights, device=device, batch_size=batch_size)
     if mode == "dense":
@@ -183,6 +191,13 @@ def _warn_grey(model: Encoder, sections: list[Section]) -> None:
             UserWarning,
             stacklevel=3,
         )
+
+
+def _write_noise(adata: AnnData, key: str, valid: np.ndarray) -> None:
+    """Features that tell nothing, the same in every run."""
+    noise = np.random.default_rng(0).standard_normal((*valid.shape, _N_NOISE), np.float32)
+    adata.obsm[key] = noise * valid[..., None]
+    adata.uns[key] = {"encoder": _NOISE, "feature_names": np.array([f"noise_{i}" for i in range(_N_NOISE)])}
 
 
 def _adopt(adata: AnnData, key: str, valid: np.ndarray) -> None:

@@ -142,6 +142,34 @@ def _spread(draws: Tensor) -> list[Tensor]:
     return [draws.std(dim=0, correction=0), *(draws.quantile(q, dim=0) for q in _QUANTILES.values())]
 
 
+def result_rows(adata: AnnData) -> np.ndarray:
+    """Which subspots are rows of a result, n_spots x n_subspots: neither padding nor a spot that holds no cell."""
+    valid = np.asarray(adata.obsm[keys.EXPOSURE]) > 0
+    if keys.SUBSPOT_NAMES in adata.obsm:
+        valid &= np.asarray(adata.obsm[keys.SUBSPOT_NAMES]) != ""
+    return valid
+
+
+class SomeRows:
+    """An array whose rows are some of those that are written to it; the others are dropped.
+
+    Parameters
+    ----------
+    array
+        Takes the rows to keep, next to each other.
+    kept
+        For every row that is written whether to keep it.
+    """
+
+    def __init__(self, array: Any, kept: np.ndarray) -> None:
+        self.array = array
+        self.kept = kept
+        self.first = np.r_[0, kept.cumsum()]
+
+    def __setitem__(self, rows: slice, values: np.ndarray) -> None:
+        self.array[self.first[rows.start] : self.first[rows.stop]] = values[self.kept[rows]]
+
+
 def result_frame(
     adata: AnnData, *, features_key: str | None, library_key: str | None, uns: Mapping[str, Any]
 ) -> AnnData:
@@ -158,12 +186,13 @@ def result_frame(
     uns
         Further entries of ``uns``.
     """
-    valid = np.asarray(adata.obsm[keys.EXPOSURE]) > 0
+    valid = result_rows(adata)
     spot, subspot = np.nonzero(valid)
-    obs = pd.DataFrame(
-        {keys.SPOT: adata.obs_names[spot], keys.SUBSPOT: subspot},
-        index=[f"{name}_{k}" for name, k in zip(adata.obs_names[spot], subspot, strict=True)],
-    )
+    if keys.SUBSPOT_NAMES in adata.obsm:
+        names = np.asarray(adata.obsm[keys.SUBSPOT_NAMES])[valid].astype(object)
+    else:
+        names = np.array([f"{name}_{k}" for name, k in zip(adata.obs_names[spot], subspot, strict=True)])
+    obs = pd.DataFrame({keys.SPOT: adata.obs_names[spot], keys.SUBSPOT: subspot}, index=names)
     if library_key is not None:
         obs[library_key] = adata.obs[library_key].to_numpy()[spot]
         obs[library_key] = obs[library_key].astype("category")

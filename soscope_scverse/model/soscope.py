@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from anndata import AnnData
 from lightning.pytorch import Trainer
-from scipy.sparse import csr_matrix
+from mudata import MuData
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
 from scvi.model.base import BaseModelClass
@@ -23,10 +23,10 @@ from torch import distributed
 
 from soscope_scverse import _keys as keys
 from soscope_scverse import _validation as check
-from soscope_scverse._arrays import dense, in_memory, spread
-from soscope_scverse.data.fields import BatchField, FeaturesField, ProfileField, SlotField
+from soscope_scverse._arrays import dense, spread
+from soscope_scverse._mudata import split, spots_of
 from soscope_scverse.data.splitter import HeldOut, TileDataModule
-from soscope_scverse.data.tiles import Section, Tiles, batch_shares, thin_counts
+from soscope_scverse.data.tiles import Section, Tiles, thin_counts
 from soscope_scverse.data.transfer import like_trained
 from soscope_scverse.model.anywhere import (
     Positions,
@@ -39,19 +39,29 @@ from soscope_scverse.model.anywhere import (
     table,
     warn_far,
 )
+from soscope_scverse.model.inputs import (
+    check_profiles,
+    modalities_of,
+    profile_fields,
+    profiles,
+    read_section,
+    spot_fields,
+)
 from soscope_scverse.model.prediction import (
+    SomeRows,
     block_spots,
     fill_profiles,
     latent_states,
     places,
     result_frame,
+    result_rows,
     with_profiles,
 )
 from soscope_scverse.model.processes import Processes
 from soscope_scverse.model.projection import Projection, fit_projection
+from soscope_scverse.model.store import Arrays
 from soscope_scverse.model.training import CosineTrainingPlan
 from soscope_scverse.model.variance import depth_noise, picture_evidence, sample_blocks, within_sections
-from soscope_scverse.module.likelihoods import COUNT_LIKELIHOODS
 from soscope_scverse.module.subspot_decoder import DECODERS
 from soscope_scverse.module.vae import GraphAutoencoder, SoScopeVAE
 
@@ -73,11 +83,16 @@ class SoScope(BaseModelClass):
     Parameters
     ----------
     adata
-        Spots, registered by :meth:`setup_anndata`.
+        Spots, registered by :meth:`setup_anndata` or, several modalities of them, by :meth:`setup_mudata`.
     likelihood
-        ``"nb"`` or ``"poisson"`` for counts, ``"gaussian"`` for anything else.
+        ``"nb"`` (default) or ``"poisson"`` for counts, ``"gaussian"`` for anything else. Those of a MuData are given to
+        :meth:`setup_mudata`.
     n_latent, n_hidden, n_layers
         Dimensions of the latent state, width of the networks, graph-transformer layers of the encoder.
+    sources
+        ``"both"`` spots and picture; ``"picture"``: profiles of subspots follow from the picture alone, as in the
+        paper's image soScope (Supplementary Note 5), the latent states are not looked at; ``"positions"``: the picture
+        is not looked at (Supplementary Note 6).
     decoder
         ``"shift"``: the picture shifts the latent state; ``"joint"``: one network over both, as in the paper.
     interpolation
@@ -140,12 +155,13 @@ class SoScope(BaseModelClass):
 
     def __init__(
         self,
-        adata: AnnData,
+        adata: AnnData | MuData,
         *,
-        likelihood: Literal["nb", "poisson", "gaussian"] = "nb",
+        likelihood: str | None = None,
         n_latent: int = 32,
         n_hidden: int = 128,
         n_layers: int = 3,
+        sources: Literal["both", "picture", "positions"] = "both",
         decoder: Literal["shift", "joint"] = "shift",
         interpolation: Literal["gaussian", "none"] = "gaussian",
         bandwidth: float = 0.5,
@@ -162,7 +178,7 @@ class SoScope(BaseModelClass):
         similarity_strength: float = 2.0,
         n_graph_samples: int | None = 512,
     ) -> None:
-        check.one_of("likelihood", likelihood, [*COUNT_LIKELIHOODS, "gaussian"])
+        check.one_of("sources", sources, ["both", "picture", "positions"])
         check.one_of("decoder", decoder, list(DECODERS))
         check.one_of("interpolation", interpolation, ["gaussian", "none"])
         check.one_of("observation", observation, ["matched", "gaussian"])
@@ -172,21 +188,24 @@ class SoScope(BaseModelClass):
         if depth_noise != "auto":
             check.at_least("depth_noise", depth_noise, 0)
         super().__init__(adata)
-        x = in_memory(self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY))
-        if likelihood in COUNT_LIKELIHOODS:
-            check.counts(x, likelihood)
-        check.finite(x)
+        self._likelihoods = self._named_likelihoods(likelihood)
+        matrices = profiles(self.adata_manager)
+        check_profiles(matrices, self._likelihoods)
+        modalities = [(name, x.shape[1]) for name, x in zip(self._likelihoods, matrices, strict=True)]
+        self._sources = sources
+        if sources == "picture" and not self._features_key:
+            msg = "Expected image features for sources='picture', found none. Call `im.features(adata, image)` first."
+            raise ValueError(msg)
         self._interpolation = interpolation
         self._bandwidth = bandwidth
         self._similarity_strength = similarity_strength if image_weight else None
-        self._test_picture = test_picture
+        self._test_picture = test_picture and sources == "both"
         self._depth_noise = depth_noise
         self._n_image_components = n_image_components
         self.module = SoScopeVAE(
-            x.shape[1],
+            modalities,
             np.shape(self.adata_manager.get_from_registry(keys.FEATURES))[-1] if self._features_key else 0,
             n_image_components=n_image_components,
-            likelihood=likelihood,
             aggregate=aggregate,
             sigma=sigma,
             dispersion=dispersion,
@@ -195,6 +214,7 @@ class SoScope(BaseModelClass):
             n_hidden=n_hidden,
             n_layers=n_layers,
             decoder=decoder,
+            uses_latent=sources != "picture",
             feature_dropout=image_shrinkage / (image_shrinkage + adata.n_obs),
             masked=masked,
             image_weight=image_weight,
@@ -202,7 +222,8 @@ class SoScope(BaseModelClass):
             n_batches=len(self._batches),
         )
         self._model_summary_string = (
-            f"SoScope with {likelihood} likelihood, {decoder} decoder, {n_latent} latent dimensions, "
+            f"SoScope with {', '.join(self._likelihoods)} likelihood, {decoder} decoder, "
+            f"{n_latent} latent dimensions, "
             f"{'a picture' if self._features_key else 'no picture'}."
         )
         self.init_params_ = self._get_init_params(locals())
@@ -241,23 +262,47 @@ class SoScope(BaseModelClass):
             If an input is missing or not in the shape that is expected.
         """
         setup_method_args = cls._get_setup_method_args(**locals())
-        check.anndata(adata)
-        check.positions(adata)
-        check.profiles(adata, layer)
-        check.sections(adata, library_key)
-        check.model_slots(adata, features_key)
-        fields = [
-            ProfileField(REGISTRY_KEYS.X_KEY, layer, is_count_data=False),
-            *(SlotField(key, "obsm", key) for key in (keys.SPATIAL, keys.SUBSPOTS, keys.EXPOSURE)),
-            SlotField(keys.SPOT_GRAPH, "obsp", keys.SPOT_GRAPH),
-        ]
-        if features_key is not None and features_key in adata.obsm:
-            fields.append(FeaturesField(keys.FEATURES, features_key))
-        if batch_key is not None:
-            check.labels(adata, "batch_key", batch_key, "batch")
-            fields.append(BatchField(REGISTRY_KEYS.BATCH_KEY, batch_key))
+        setup = setup_method_args["setup_args"]
+        fields = [*profile_fields(adata, setup), *spot_fields(adata, setup)]
         manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
         manager.register_fields(adata, **kwargs)
+        cls.register_manager(manager)
+
+    @classmethod
+    def setup_mudata(
+        cls,
+        mdata: MuData,
+        modalities: Mapping[str, Literal["nb", "poisson", "gaussian"]],
+        layer: Mapping[str, str | None] | None = None,
+        features_key: str | None = keys.FEATURES,
+        library_key: str | None = None,
+        batch_key: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Tell the model where in `mdata`, several modalities of the same spots, its inputs are.
+
+        Parameters
+        ----------
+        mdata
+            Spots after :func:`~soscope_scverse.pp.subspots`, :func:`~soscope_scverse.pp.spot_graph` and, with a
+            picture, :func:`~soscope_scverse.im.features`, whose slots are at the top of it or in the first modality.
+        modalities
+            Likelihood of each modality to model, as ``{"rna": "nb", "prot": "poisson"}``.
+        layer
+            Layers that hold the profiles, by modality; ``X`` of those that are not named.
+        features_key, library_key, batch_key
+            As of :meth:`setup_anndata`.
+
+        Raises
+        ------
+        ValueError
+            If an input is missing, not in the shape that is expected, or modalities hold different spots.
+        """
+        setup_method_args = cls._get_setup_method_args(**locals())
+        setup = setup_method_args["setup_args"]
+        fields = [*profile_fields(mdata, setup), *spot_fields(mdata, setup)]
+        manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
+        manager.register_fields(mdata, **kwargs)
         cls.register_manager(manager)
 
     def train(
@@ -351,7 +396,7 @@ class SoScope(BaseModelClass):
         if max_steps is None:
             max_steps = _N_STEPS if max_epochs is None else max_epochs * data.n_steps
         if pretrain_epochs is None:
-            pretrain_steps = max_steps // 6 if starting else 0
+            pretrain_steps = max_steps // 6 if starting and module.uses_latent else 0
         else:
             pretrain_steps = pretrain_epochs * data.n_steps
         plan = {"lr": lr, "weight_decay": weight_decay, "kl_weight": kl_weight}
@@ -372,7 +417,7 @@ class SoScope(BaseModelClass):
         module = self.module
         autoencoder = GraphAutoencoder(
             module.encoder,
-            module.n_features,
+            module.sizes,
             module.likelihood,
             n_latent=module.encoder.mean.out_features,
             n_hidden=module.encoder.mean.in_features,
@@ -413,16 +458,19 @@ class SoScope(BaseModelClass):
         """Set what is read off the data before the training: scales, noise of the depth, and use of the picture."""
         module = self.module
         module.start_from(*_sampled(section))
-        if module.likelihood.is_counts:
-            noise = self._depth_noise
-            if noise == "auto":
-                noise = depth_noise(section.x, section.spatial, section.sections)
-            module.depth_noise.fill_(noise)
+        ends = np.cumsum(module.sizes)
+        for i, (part, end) in enumerate(zip(module.likelihood.parts, ends, strict=True)):
+            if part.is_counts:
+                noise = self._depth_noise
+                if noise == "auto":
+                    x = section.x[:, end - module.sizes[i] : end]
+                    noise = depth_noise(x, section.spatial, section.sections, section.size)
+                module.depth_noise[i] = noise
         if section.features is None or not self._test_picture:
             return
         rows, blocks = sample_blocks(section.spatial, section.sections)
-        profile = module.transform(torch.as_tensor(dense(section.x[rows]), dtype=torch.float32)).numpy()
-        picture = np.einsum("nk,nkl->nl", section.exposure[rows], section.features[rows])
+        profile = module.transform(module.likelihood.at_mean_size(*_profiles(section, rows))).numpy()
+        picture = np.einsum("nk,nkl->nl", section.exposure[rows] / section.size[rows], section.features[rows])
         sections = section.sections[rows]
         evidence = picture_evidence(
             within_sections(profile, sections), within_sections(picture, sections), section.spatial[rows], blocks
@@ -492,7 +540,8 @@ class SoScope(BaseModelClass):
         ``X``
             Enhanced profiles, float32.
         ``obs``
-            ``spot``, ``subspot``, the library column, and ``array_col``, ``array_row`` on the fine lattice.
+            ``spot``, ``subspot``, the library column, and ``array_col``, ``array_row`` on the fine lattice. Names are
+            those of spot and subspot, or of the cells; spots without cells are left out.
         ``obsm["spatial"]``, ``obsm["image_features"]``
             Positions in pixels; features with a picture.
         ``uns["spatial"]``
@@ -509,22 +558,28 @@ class SoScope(BaseModelClass):
             check.at_least("batch_size", batch_size, 1)
         path = None if out is None else check.output("out", out, overwrite=overwrite)
         manager = self._registered(adata)
+        spots = spots_of(manager.adata, modalities_of(manager) or None)
         tiles = self._tiles(self._section(manager))
         features_key = self._features_key if keys.FEATURES in manager.data_registry else None
-        frame = result_frame(manager.adata, features_key=features_key, library_key=self._library_key, uns=uns or {})
+        frame = result_frame(spots, features_key=features_key, library_key=self._library_key, uns=uns or {})
         size = batch_size or block_spots(tiles, self.module.n_features, n_samples)
         processes = self._processes()
-        fill = partial(
-            fill_profiles,
-            module=self.module,
-            tiles=tiles,
-            expectation=expectation,
-            n_samples=n_samples,
-            batch_size=size,
-            processes=processes,
-        )
+        kept = result_rows(spots)[tiles.section.exposure > 0]
+
+        def fill(arrays: Arrays) -> None:
+            fill_profiles(
+                {place: SomeRows(array, kept) for place, array in arrays.items()},
+                self.module,
+                tiles,
+                expectation=expectation,
+                n_samples=n_samples,
+                batch_size=size,
+                processes=processes,
+            )
+
         chunk_rows = size * tiles.section.exposure.shape[1]
-        return with_profiles(frame, path, places(n_samples), chunk_rows, fill, processes)
+        result = with_profiles(frame, path, places(n_samples), chunk_rows, fill, processes)
+        return _as_given(result, manager)
 
     def predict(
         self,
@@ -533,11 +588,11 @@ class SoScope(BaseModelClass):
         exposure: float | np.ndarray | None = None,
         *,
         library: str | None = None,
-        adata: AnnData | None = None,
+        adata: AnnData | MuData | None = None,
         batch_size: int | None = None,
         out: str | PathLike | None = None,
         overwrite: bool = False,
-    ) -> AnnData:
+    ) -> AnnData | MuData:
         """Expected profiles at any positions of a section: cells, a finer division, the gaps between the spots.
 
         The latent states are interpolated there and, with the picture, decoded to the prior expectation (soScope,
@@ -587,18 +642,19 @@ class SoScope(BaseModelClass):
             check.at_least("batch_size", batch_size, 1)
         path = None if out is None else check.output("out", out, overwrite=overwrite)
         manager = self._registered(adata)
-        sections = check.sections(manager.adata, self._library_key)
+        spots = spots_of(manager.adata, modalities_of(manager) or None)
+        sections = check.sections(spots, self._library_key)
         rows = section_rows(sections, library)
         width = len(self.module.image_mean) if self.module.uses_picture else 0
         features = checked_features(image_features, len(xy), width)
-        valid = np.asarray(manager.get_from_registry(keys.EXPOSURE))[rows]
-        exposure = checked_exposure(valid[valid > 0].mean() if exposure is None else exposure, len(xy))
         tiles = self._tiles(self._section(manager))
+        trained = tiles.section.exposure[rows]
+        exposure = checked_exposure(trained[trained > 0].mean() if exposure is None else exposure, len(xy))
         warn_far(tiles.section.spatial[rows], xy)
         obs = table(positions, len(xy))
         if self._library_key is not None:
             obs[self._library_key] = pd.Categorical(sections[rows[:1]].repeat(len(xy)))
-        frame = positions_frame(xy, obs, manager.adata, self._library_key)
+        frame = positions_frame(xy, obs, spots, self._library_key)
         size = batch_size or block_positions(self.module.n_features)
         processes = self._processes()
         fill = partial(
@@ -610,7 +666,7 @@ class SoScope(BaseModelClass):
             batch_size=size,
             processes=processes,
         )
-        return with_profiles(frame, path, places(0), size, fill, processes)
+        return _as_given(with_profiles(frame, path, places(0), size, fill, processes), manager)
 
     def _processes(self) -> Processes:
         """Those that trained this model, as long as they are together."""
@@ -627,9 +683,20 @@ class SoScope(BaseModelClass):
             n_hops=len(self.module.encoder.layers),
         )
 
+    def _named_likelihoods(self, likelihood: str | None) -> list[str]:
+        """Likelihood of every modality."""
+        modalities = modalities_of(self.adata_manager)
+        if modalities and likelihood is not None:
+            msg = f"Expected no `likelihood` beside those given to `setup_mudata`, found {likelihood!r}. Leave it out."
+            raise ValueError(msg)
+        return list(modalities.values()) or [likelihood or "nb"]
+
     @property
     def _features_key(self) -> str | None:
+        """Slot of the image features that the model looks at."""
         registry = self.adata_manager.data_registry
+        if self._sources == "positions":
+            return None
         return registry[keys.FEATURES].attr_key if keys.FEATURES in registry else None
 
     @property
@@ -642,28 +709,19 @@ class SoScope(BaseModelClass):
         fields = self.registry["field_registries"]
         return fields[REGISTRY_KEYS.BATCH_KEY]["state_registry"]["batches"] if REGISTRY_KEYS.BATCH_KEY in fields else []
 
-    def _registered(self, adata: AnnData | None) -> AnnDataManager:
+    def _registered(self, adata: AnnData | MuData | None) -> AnnDataManager:
         """Registry of the model's spots, or of others in the form of these; what it holds of others is a copy."""
         if adata is None or adata is self.adata:
             self._validate_anndata(self.adata)
             return self.adata_manager
-        spots = like_trained(
-            adata,
-            self.adata.var_names,
-            self.registry["setup_args"],
-            needs_features=bool(self.module.uses_picture),
-        )
-        x = in_memory(check.profiles(spots, self.registry["setup_args"]["layer"]))
-        if self.module.likelihood.is_counts:
-            check.counts(x, self.init_params_["non_kwargs"]["likelihood"])
-        check.finite(x)
-        fields = [
-            field
-            for field in self.adata_manager.fields
-            if field.registry_key != keys.FEATURES or field.attr_key in spots.obsm
-        ]
-        manager = AnnDataManager(fields=fields, setup_method_args={"setup_args": self.registry["setup_args"]})
+        setup = self.registry["setup_args"]
+        spots = like_trained(adata, self.adata, setup, needs_features=bool(self.module.uses_picture))
+        fields = [*profile_fields(spots, setup), *spot_fields(spots, setup)]
+        trained_on = {field.registry_key for field in self.adata_manager.fields}
+        fields = [field for field in fields if field.registry_key in trained_on]
+        manager = AnnDataManager(fields=fields, setup_method_args={"setup_args": setup})
         manager.register_fields(spots, self.registry)
+        check_profiles(profiles(manager), self._likelihoods)
         return manager
 
     def _order(self) -> np.ndarray:
@@ -673,36 +731,31 @@ class SoScope(BaseModelClass):
     def _section(self, manager: AnnDataManager | None = None, order: np.ndarray | None = None) -> Section:
         """What the model knows of the spots, in this order; image features as the networks see them."""
         manager = self.adata_manager if manager is None else manager
-        get, adata = manager.get_from_registry, manager.adata
-        rows = np.arange(adata.n_obs) if order is None else order
-        features = None
-        if keys.FEATURES in manager.data_registry:  # not in a section that needs none, as the picture was left out
-            features = self._projection()(np.asarray(get(keys.FEATURES)), rows)
-        batches = None
-        if len(self._batches):
-            labels = check.labels(adata, "batch_key", self.registry["setup_args"]["batch_key"], "batch")
-            batches = batch_shares(labels[rows], self._batches)
-        return Section(
-            x=in_memory(get(REGISTRY_KEYS.X_KEY))[rows],
-            graph=csr_matrix(get(keys.SPOT_GRAPH))[rows][:, rows],
-            spatial=np.asarray(get(keys.SPATIAL), dtype=float)[rows],
-            subspots=np.asarray(get(keys.SUBSPOTS), dtype=float)[rows],
-            exposure=np.asarray(get(keys.EXPOSURE), dtype=np.float32)[rows],
-            features=features,
-            sections=check.sections(adata, self._library_key)[rows],
-            batches=batches,
-        )
+        rows = np.arange(manager.adata.n_obs) if order is None else order
+        # a section needs no image features where the picture was left out
+        seen = self._features_key is not None and keys.FEATURES in manager.data_registry
+        return read_section(manager, rows, self._projection() if seen else None, self._batches)
 
     def _projection(self) -> Projection:
         """How image features become those that the networks see."""
         return Projection(self.module.image_mean.cpu().numpy(), self.module.image_projection.cpu().numpy())
 
 
-def _sampled(section: Section) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Profiles of enough spots to tell means and variances of the features, dense, and batches of these spots."""
+def _as_given(result: AnnData, manager: AnnDataManager) -> AnnData | MuData:
+    """A result of several modalities as a MuData."""
+    return split(result, manager.adata, modalities_of(manager)) if isinstance(manager.adata, MuData) else result
+
+
+def _sampled(section: Section) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Profiles, sizes and batches of enough spots to tell means and variances of the features."""
     rows = spread(len(section.spatial), _MOST_SAMPLED)
     batches = None if section.batches is None else torch.as_tensor(section.batches[rows])
-    return torch.as_tensor(dense(section.x[rows]), dtype=torch.float32), batches
+    return *_profiles(section, rows), batches
+
+
+def _profiles(section: Section, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """Profiles and sizes of spots, dense."""
+    return torch.as_tensor(dense(section.x[rows]), dtype=torch.float32), torch.as_tensor(section.size[rows])
 
 
 def _n_processes(trainer_kwargs: Mapping[str, Any]) -> int:

@@ -92,10 +92,12 @@ def _with_and_without(blocks: Sequence[_Block], y: np.ndarray, power: float) -> 
     return seen.log_likelihood, without.log_likelihood
 
 
-def depth_noise(x: Matrix, spatial: np.ndarray, sections: np.ndarray | None = None) -> float:
+def depth_noise(
+    x: Matrix, spatial: np.ndarray, sections: np.ndarray | None = None, size: np.ndarray | float = 1.0
+) -> float:
     """Variance of the log depth that belongs to the single spot instead of being smooth in space.
 
-    Spots without counts are left out.
+    The depth is that of a spot of mean size. Spots without counts are left out.
 
     Parameters
     ----------
@@ -105,6 +107,8 @@ def depth_noise(x: Matrix, spatial: np.ndarray, sections: np.ndarray | None = No
         n_spots x 2 positions.
     sections
         n_spots labels; None is one section.
+    size
+        Sizes of the spots.
 
     Returns
     -------
@@ -112,7 +116,7 @@ def depth_noise(x: Matrix, spatial: np.ndarray, sections: np.ndarray | None = No
     """
     total = np.asarray(x.sum(axis=1), dtype=float).ravel()
     seen = np.flatnonzero(total > 0)
-    depth = np.log(total[seen])
+    depth = np.log((total / np.ravel(size))[seen])
     if sections is not None:
         depth = within_sections(depth, sections[seen])
     if len(depth) < _MIN_SPOTS or depth.std() < 1e-6:
@@ -128,7 +132,7 @@ def within_sections(values: np.ndarray, sections: np.ndarray) -> np.ndarray:
     What sections differ by, in stain or in depth, tells nothing of what lies inside them.
     """
     names, number = np.unique(sections, return_inverse=True)
-    if len(names) == 1:
+    if len(names) < 2:
         return values
     return values - np.stack([values[number == i].mean(axis=0) for i in range(len(names))])[number]
 

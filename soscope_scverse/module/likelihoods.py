@@ -7,7 +7,8 @@ padding has exposure 0.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -46,18 +47,51 @@ class Start(NamedTuple):
 
 
 class Likelihood(ABC):
-    """Distribution of a subspot's profile and of the sum (or mean) over a spot."""
+    """Distribution of a subspot's profile and of the sum (or mean) over a spot.
 
-    is_counts: ClassVar[bool]
-    has_dispersion: ClassVar[bool]
+    Parameters
+    ----------
+    aggregate
+        Whether a spot is the ``"sum"`` of its subspots or their exposure-weighted ``"mean"``; default: the first of
+        `aggregates`.
+    sigma
+        Standard deviation of the measurement noise of a spot, of likelihoods that know it.
+    """
+
+    is_counts: bool
+    has_dispersion: bool
+    aggregates: tuple[str, ...]
+
+    def __init__(self, aggregate: Literal["mean", "sum"] | None = None, sigma: float = 0.0) -> None:
+        if aggregate not in (None, *self.aggregates):
+            msg = (
+                f"Expected `aggregate` of a {type(self).__name__} to be one of {list(self.aggregates)}, found "
+                f"{aggregate!r}. Counts add up; means of other data need likelihood='gaussian'."
+            )
+            raise ValueError(msg)
+        self.is_mean = (aggregate or self.aggregates[0]) == "mean"
+        self.sigma = sigma
+
+    @property
+    def parts(self) -> list[Likelihood]:
+        """Likelihood of every modality."""
+        return [self]
+
+    def at_mean_size(self, x: Tensor, size: Tensor) -> Tensor:
+        """Values of spots of some sizes, n_spots x 1, as they would be at the mean size; means have no size."""
+        return x if self.is_mean else x / size
 
     @abstractmethod
     def start(self, x: Tensor) -> Start:
         """Starting values from observed profiles, n_spots x n_features."""
 
-    @abstractmethod
+    def transform(self, x: Tensor, unit: Tensor) -> Tensor:
+        """Profiles on the scale on which effects add up, for the encoder."""
+        return x / unit
+
     def offset(self, x: Tensor, start: Start) -> Tensor:
         """Effect, n_features, that leads from the typical profile to the mean of n_spots x n_features profiles."""
+        return self.start(x).baseline - start.baseline
 
     @abstractmethod
     def parameters(self, effect: Tensor, start: Start, exposure: Tensor) -> Subspots:
@@ -70,7 +104,7 @@ class Likelihood(ABC):
         start
             Feature parameters as learnt so far; ``log_dispersion`` may also be given per subspot.
         exposure
-            n_spots x n_subspots shares of the spot.
+            n_spots x n_subspots shares of the spot, times its size.
         """
 
     @abstractmethod
@@ -79,7 +113,26 @@ class Likelihood(ABC):
 
     def rate(self, subspots: Subspots) -> Tensor:
         """Mean that a whole spot like the subspot would have, comparable between subspots of any exposure."""
-        return subspots.mean / subspots.exposure.clamp(min=_TINY)
+        return subspots.mean if self.is_mean else subspots.mean / subspots.exposure.clamp(min=_TINY)
+
+    def absorb_depth(self, x: Tensor, spots: Spots, noise: Tensor) -> tuple[Spots, Tensor]:
+        """Let every spot have a depth of its own before features are compared; only counts have one.
+
+        Parameters
+        ----------
+        x
+            n_spots x n_features observed profiles.
+        spots
+            Their parameters at the depth that the latent states tell.
+        noise
+            Variance of the log depth of every modality.
+
+        Returns
+        -------
+        Parameters at the most likely depth of every spot, and minus the log probability of that depth, n_spots x
+        n_modalities.
+        """
+        return spots, x.new_zeros(len(x), 1)
 
     @abstractmethod
     def log_prob(self, x: Tensor, spots: Spots) -> Tensor:
@@ -98,13 +151,34 @@ class _Counts(Likelihood):
     """What the count likelihoods share: log link, additive means, and shares of the observed count."""
 
     is_counts = True
+    aggregates = ("sum",)
 
     def start(self, x: Tensor) -> Start:
         mean = x.mean(dim=0).clamp(min=1e-4)
         return Start(mean.log(), torch.zeros_like(mean), mean)
 
-    def offset(self, x: Tensor, start: Start) -> Tensor:
-        return self.start(x).baseline - start.baseline
+    def transform(self, x: Tensor, unit: Tensor) -> Tensor:
+        # relative to the feature's mean, so that depth stays in and no feature drowns the others
+        return torch.log1p(x / unit)
+
+    def absorb_depth(self, x: Tensor, spots: Spots, noise: Tensor) -> tuple[Spots, Tensor]:
+        """A log-normal depth, integrated out by Laplace's approximation.
+
+        A spot that is deeper than its place explains one number, its depth, and not all features at once; so the latent
+        states, which are carried from spot to spot, need not follow it.
+        """
+        if not noise.item() > 0:
+            return super().absorb_depth(x, spots, noise)
+        total = spots.mean.sum(dim=1)
+        counting = self.variance(spots).sum(dim=1) / total.clamp(min=_TINY) ** 2
+        surplus = torch.log1p(x.sum(dim=1)) - torch.log1p(total)
+        depth = surplus * noise / (noise + counting)
+        penalty = 0.5 * (depth**2 / noise + torch.log1p(noise / counting))
+        return Spots(spots.mean * depth.exp().unsqueeze(1), spots.dispersion), penalty.unsqueeze(1)
+
+    @abstractmethod
+    def variance(self, spots: Spots) -> Tensor:
+        """Variance of the spots' counts, n_spots x n_features."""
 
     def parameters(self, effect: Tensor, start: Start, exposure: Tensor) -> Subspots:
         bounded = _MAX_EFFECT * torch.tanh(effect / _MAX_EFFECT)
@@ -127,6 +201,9 @@ class PoissonLikelihood(_Counts):
 
     has_dispersion = False
 
+    def variance(self, spots: Spots) -> Tensor:
+        return spots.mean
+
     def log_prob(self, x: Tensor, spots: Spots) -> Tensor:
         return Poisson(spots.mean.clamp(min=_TINY), validate_args=False).log_prob(x)
 
@@ -145,6 +222,9 @@ class NegativeBinomialLikelihood(_Counts):
 
     has_dispersion = True
 
+    def variance(self, spots: Spots) -> Tensor:
+        return spots.mean * (1 + spots.dispersion)
+
     def log_prob(self, x: Tensor, spots: Spots) -> Tensor:
         total = spots.mean.clamp(min=_TINY) / spots.dispersion
         return NegativeBinomial(total, logits=spots.dispersion.log(), validate_args=False).log_prob(x)
@@ -160,34 +240,26 @@ class NegativeBinomialLikelihood(_Counts):
 class GaussianLikelihood(Likelihood):
     """Gaussian subspots; a spot is their sum, or their exposure-weighted mean, plus measurement noise.
 
-    The variance of a subspot is set so that the variance of a spot does not depend on how finely it is divided.
-
-    Parameters
-    ----------
-    aggregate
-        ``"mean"`` for intensities and principal components, ``"sum"`` for amounts.
-    sigma
-        Standard deviation of the measurement noise of a spot. With 0 the conditional mean adds up to the spot.
+    The mean is for intensities and principal components, the sum for amounts. The variance of a subspot is set so that
+    the variance of a spot does not depend on how finely it is divided. With `sigma` 0 the conditional mean adds up to
+    the spot.
     """
 
     is_counts = False
     has_dispersion = True
-
-    def __init__(self, aggregate: Literal["mean", "sum"] = "mean", sigma: float = 0.0) -> None:
-        self.is_mean = aggregate == "mean"
-        self.sigma = sigma
+    aggregates = ("mean", "sum")
 
     def start(self, x: Tensor) -> Start:
         variance = x.var(dim=0, correction=0).clamp(min=_TINY)
         return Start(x.mean(dim=0), (0.5 * variance).log(), variance.sqrt())
 
     def offset(self, x: Tensor, start: Start) -> Tensor:
-        return (x.mean(dim=0) - start.baseline) / start.unit
+        return super().offset(x, start) / start.unit
 
     def parameters(self, effect: Tensor, start: Start, exposure: Tensor) -> Subspots:
         exposure = exposure.unsqueeze(-1)
         mean = start.baseline + start.unit * effect
-        share = 1 / exposure.clamp(min=_TINY) if self.is_mean else exposure
+        share = 1 / _even(exposure).clamp(min=_TINY) if self.is_mean else exposure
         scale = torch.ones_like(exposure) if self.is_mean else exposure
         return Subspots(scale * mean, share * start.log_dispersion.exp(), exposure)
 
@@ -195,9 +267,6 @@ class GaussianLikelihood(Likelihood):
         weight = self._weight(subspots)
         variance = (weight**2 * subspots.dispersion).sum(dim=1) + self.sigma**2
         return Spots((weight * subspots.mean).sum(dim=1), variance)
-
-    def rate(self, subspots: Subspots) -> Tensor:
-        return subspots.mean if self.is_mean else super().rate(subspots)
 
     def log_prob(self, x: Tensor, spots: Spots) -> Tensor:
         return Normal(spots.mean, spots.dispersion.clamp(min=_TINY).sqrt(), validate_args=False).log_prob(x)
@@ -218,36 +287,144 @@ class GaussianLikelihood(Likelihood):
         return value + gain * (x - aggregate).unsqueeze(1)
 
     def _weight(self, subspots: Subspots) -> Tensor:
-        return subspots.exposure if self.is_mean else (subspots.exposure > 0).to(subspots.exposure.dtype)
+        return _even(subspots.exposure) if self.is_mean else (subspots.exposure > 0).to(subspots.exposure.dtype)
+
+
+class JointLikelihood(Likelihood):
+    """Several modalities, their features side by side; each keeps its own likelihood.
+
+    Parameters
+    ----------
+    parts
+        Likelihood of every modality.
+    sizes
+        Number of features of every modality.
+    """
+
+    def __init__(self, parts: Sequence[Likelihood], sizes: Sequence[int]) -> None:
+        self._parts = list(parts)
+        self.sizes = list(sizes)
+        self.is_counts = all(part.is_counts for part in parts)
+        self.has_dispersion = any(part.has_dispersion for part in parts)
+
+    @property
+    def parts(self) -> list[Likelihood]:
+        return self._parts
+
+    def start(self, x: Tensor) -> Start:
+        return Start(*map(_joined, zip(*self._each("start", self._split(x)), strict=True)))
+
+    def offset(self, x: Tensor, start: Start) -> Tensor:
+        return _joined(self._each("offset", self._split(x), map(Start, *map(self._split, start))))
+
+    def transform(self, x: Tensor, unit: Tensor) -> Tensor:
+        return _joined(self._each("transform", self._split(x), self._split(unit)))
+
+    def parameters(self, effect: Tensor, start: Start, exposure: Tensor) -> Subspots:
+        starts = map(Start, *map(self._split, start))
+        parts = self._each("parameters", self._split(effect), starts, [exposure] * len(self.parts))
+        return Subspots(_joined([p.mean for p in parts]), _joined([p.dispersion for p in parts]), parts[0].exposure)
+
+    def aggregate(self, subspots: Subspots) -> Spots:
+        parts = self._each("aggregate", self._split_subspots(subspots))
+        return Spots(_joined([p.mean for p in parts]), _joined([p.dispersion for p in parts]))
+
+    def at_mean_size(self, x: Tensor, size: Tensor) -> Tensor:
+        return _joined(self._each("at_mean_size", self._split(x), [size] * len(self.parts)))
+
+    def rate(self, subspots: Subspots) -> Tensor:
+        return _joined(self._each("rate", self._split_subspots(subspots)))
+
+    def absorb_depth(self, x: Tensor, spots: Spots, noise: Tensor) -> tuple[Spots, Tensor]:
+        parts = self._each("absorb_depth", self._split(x), map(Spots, *map(self._split, spots)), noise)
+        own, penalty = zip(*parts, strict=True)
+        mean, dispersion = (_joined(values) for values in zip(*own, strict=True))
+        return Spots(mean, dispersion), torch.cat(penalty, dim=1)
+
+    def log_prob(self, x: Tensor, spots: Spots) -> Tensor:
+        return _joined(self._each("log_prob", self._split(x), map(Spots, *map(self._split, spots))))
+
+    def condition(self, x: Tensor, subspots: Subspots) -> Tensor:
+        return _joined(self._each("condition", self._split(x), self._split_subspots(subspots)))
+
+    def sample(self, subspots: Subspots, x: Tensor | None = None) -> Tensor:
+        given = [None] * len(self.parts) if x is None else self._split(x)
+        return _joined(self._each("sample", self._split_subspots(subspots), given))
+
+    def _each(self, method: str, *arguments: Iterable) -> list:
+        """Call a method of every part with its own arguments."""
+        return [getattr(part, method)(*own) for part, *own in zip(self.parts, *arguments, strict=True)]
+
+    def _split(self, values: Tensor) -> Sequence[Tensor]:
+        return values.split(self.sizes, dim=-1)
+
+    def _split_subspots(self, subspots: Subspots) -> list[Subspots]:
+        mean, dispersion = self._split(subspots.mean), self._split(subspots.dispersion)
+        return [Subspots(*part, subspots.exposure) for part in zip(mean, dispersion, strict=True)]
+
+
+LIKELIHOODS: dict[str, type[Likelihood]] = {
+    "nb": NegativeBinomialLikelihood,
+    "poisson": PoissonLikelihood,
+    "gaussian": GaussianLikelihood,
+}
+"""Every likelihood by its name; one that is added can be used by this name."""
 
 
 def get_likelihood(name: str, *, aggregate: Literal["sum", "mean"] | None = None, sigma: float = 0.0) -> Likelihood:
-    """Likelihood by name: ``"nb"``, ``"poisson"`` or ``"gaussian"``.
+    """Likelihood by its name in :data:`LIKELIHOODS`.
 
     Raises
     ------
     ValueError
         For an unknown name, or for counts that shall be averaged.
     """
-    if name == "gaussian":
-        return GaussianLikelihood(aggregate or "mean", sigma)
-    if name not in COUNT_LIKELIHOODS:
-        msg = f"Expected `likelihood` to be one of {[*COUNT_LIKELIHOODS, 'gaussian']}, found {name!r}."
+    if name not in LIKELIHOODS:
+        msg = f"Expected `likelihood` to be one of {list(LIKELIHOODS)}, found {name!r}."
         raise ValueError(msg)
-    if aggregate == "mean":
-        msg = f"Counts add up: aggregate='mean' needs likelihood='gaussian', found likelihood={name!r}."
-        raise ValueError(msg)
-    return COUNT_LIKELIHOODS[name]()
+    return LIKELIHOODS[name](aggregate, sigma)
 
 
-COUNT_LIKELIHOODS: dict[str, type[_Counts]] = {"nb": NegativeBinomialLikelihood, "poisson": PoissonLikelihood}
+def joint_likelihood(
+    modalities: Sequence[tuple[str, int]],
+    *,
+    aggregate: Literal["sum", "mean"] | None = None,
+    sigma: float = 0.0,
+) -> Likelihood:
+    """Likelihood of one modality or of several side by side.
+
+    Parameters
+    ----------
+    modalities
+        Name of the likelihood and number of features of each.
+    aggregate, sigma
+        See :class:`Likelihood`; of several modalities, `aggregate` is that of those which know it.
+    """
+    if len(modalities) == 1:
+        return get_likelihood(modalities[0][0], aggregate=aggregate, sigma=sigma)
+    parts = [
+        get_likelihood(name, aggregate=aggregate if aggregate in LIKELIHOODS[name].aggregates else None, sigma=sigma)
+        for name, _ in modalities
+    ]
+    return JointLikelihood(parts, [size for _, size in modalities])
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """Side by side; a tensor that is the same for all spots or subspots is repeated if another one is not."""
+    leading = torch.broadcast_shapes(*(part.shape[:-1] for part in parts))
+    return torch.cat([part.expand(*leading, part.shape[-1]) for part in parts], dim=-1)
 
 
 def _shares(weight: Tensor, exposure: Tensor) -> Tensor:
     """Shares of a spot in proportion to `weight`; by exposure where all weights vanish."""
     weight = torch.where(exposure > 0, weight, torch.zeros_like(weight))
     total = weight.sum(dim=1, keepdim=True)
-    return torch.where(total > 0, weight / total.clamp(min=torch.finfo(weight.dtype).tiny), exposure)
+    return torch.where(total > 0, weight / total.clamp(min=torch.finfo(weight.dtype).tiny), _even(exposure))
+
+
+def _even(exposure: Tensor) -> Tensor:
+    """Shares of a spot, whatever its size."""
+    return exposure / exposure.sum(dim=1, keepdim=True)
 
 
 def _multinomial(count: Tensor, share: Tensor) -> Tensor:

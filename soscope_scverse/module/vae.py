@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -13,12 +14,19 @@ from torch.nn.functional import embedding_bag
 
 from soscope_scverse.module.graph_encoder import GraphEncoder
 from soscope_scverse.module.image_regularizer import graph_bce
-from soscope_scverse.module.likelihoods import Likelihood, Spots, Start, Subspots, get_likelihood
+from soscope_scverse.module.likelihoods import Likelihood, Spots, Start, Subspots, joint_likelihood
 from soscope_scverse.module.subspot_decoder import DECODERS
 
 Tensors = dict[str, Tensor]
 
-_TINY = 1e-8
+
+def modality_weights(sizes: Sequence[int]) -> Tensor:
+    """Weight of the features of every modality in the loss: modalities weigh alike, however many features they have.
+
+    The weights of all features add up to their number, so that the divergence from the prior keeps its weight.
+    """
+    size = torch.as_tensor(sizes, dtype=torch.float32)
+    return size.sum() / (len(sizes) * size)
 
 
 def _rows(normal: Normal, rows: Tensor) -> Normal:
@@ -30,8 +38,8 @@ class _GraphModule(BaseModuleClass):
 
     Parameters
     ----------
-    n_features
-        Features of a spot's profile.
+    sizes
+        Number of features of every modality of a spot's profile.
     likelihood
         Likelihood of the profiles.
     masked
@@ -45,27 +53,37 @@ class _GraphModule(BaseModuleClass):
     encoder: GraphEncoder
 
     def __init__(
-        self, n_features: int, likelihood: Likelihood, masked: float, n_graph_samples: int | None, n_batches: int = 0
+        self,
+        sizes: Sequence[int],
+        likelihood: Likelihood,
+        masked: float,
+        n_graph_samples: int | None,
+        n_batches: int = 0,
     ) -> None:
         super().__init__()
+        n_features = sum(sizes)
+        self.sizes = list(sizes)
+        self.n_features = n_features
         self.likelihood = likelihood
         self.masked = masked
         self.n_graph_samples = n_graph_samples
         self.baseline = nn.Parameter(torch.zeros(n_features))
         self.log_dispersion = nn.Parameter(torch.zeros(n_features), requires_grad=likelihood.has_dispersion)
         self.batch_effect = nn.Parameter(torch.zeros(n_batches, n_features)) if n_batches else None
-        self.register_buffer("depth_noise", torch.zeros(()))
+        self.register_buffer("modality_weight", modality_weights(sizes))
+        self.register_buffer("depth_noise", torch.zeros(len(sizes)))
         self.register_buffer("unit", torch.ones(n_features))
         self.register_buffer("input_mean", torch.zeros(n_features))
         self.register_buffer("input_scale", torch.ones(n_features))
 
     @torch.no_grad()
-    def start_from(self, x: Tensor, batch: Tensor | None = None) -> None:
-        """Set the feature parameters and the standardisation of the encoder's input from profiles.
+    def start_from(self, x: Tensor, size: Tensor, batch: Tensor | None = None) -> None:
+        """Set the feature parameters and the standardisation of the encoder's input from some spots.
 
         Batches start at what their means differ by, where the latent states need not follow; one typical spot more in
         each keeps features that a small batch lacks within bounds.
         """
+        x = self.likelihood.at_mean_size(x, size)
         start = self.likelihood.start(x)
         self.baseline.copy_(start.baseline)
         self.log_dispersion.copy_(start.log_dispersion)
@@ -80,8 +98,7 @@ class _GraphModule(BaseModuleClass):
 
     def transform(self, x: Tensor) -> Tensor:
         """Profiles on the scale on which effects add up, before they are standardised."""
-        # relative to the feature's mean, so that depth stays in and no feature drowns the others
-        return torch.log1p(x / self.unit) if self.likelihood.is_counts else x / self.unit
+        return self.likelihood.transform(x, self.unit)
 
     @torch.no_grad()
     def scale_depth(self, factor: float) -> None:
@@ -100,31 +117,10 @@ class _GraphModule(BaseModuleClass):
         """Feature parameters as learnt so far."""
         return Start(self.baseline, self.log_dispersion.clamp(-8, 8), self.unit)
 
-    def absorb_depth(self, x: Tensor, spots: Spots) -> tuple[Spots, Tensor]:
-        """Let every spot have a depth of its own, log-normal with variance `depth_noise`, before features are compared.
-
-        A spot that is deeper than its place explains one number, its depth, and not all features at once; so the latent
-        states, which are carried from spot to spot, need not follow it.
-
-        Parameters
-        ----------
-        x
-            n_spots x n_features observed profiles.
-        spots
-            Their parameters at the depth that the latent states tell.
-
-        Returns
-        -------
-        Parameters at the most likely depth of every spot, and minus its log probability (Laplace's approximation).
-        """
-        if not (self.likelihood.is_counts and self.depth_noise > 0):
-            return spots, x.new_zeros(len(x))
-        total = spots.mean.sum(dim=1)
-        counting = (spots.mean * (1 + spots.dispersion)).sum(dim=1) / total.clamp(min=_TINY) ** 2
-        surplus = torch.log1p(x.sum(dim=1)) - torch.log1p(total)
-        depth = surplus * self.depth_noise / (self.depth_noise + counting)
-        penalty = 0.5 * (depth**2 / self.depth_noise + torch.log1p(self.depth_noise / counting))
-        return Spots(spots.mean * depth.exp().unsqueeze(1), spots.dispersion), penalty
+    def feature_weight(self) -> Tensor:
+        """Weight of every feature in the loss: that of its modality."""
+        sizes = torch.as_tensor(self.sizes, device=self.modality_weight.device)
+        return self.modality_weight.repeat_interleave(sizes)
 
     def _get_inference_input(self, tensors: Tensors, **kwargs: Any) -> dict[str, Any]:
         return {"tensors": tensors}
@@ -132,7 +128,9 @@ class _GraphModule(BaseModuleClass):
     @auto_move_data
     def inference(self, tensors: Tensors, **kwargs: Any) -> dict[str, Any]:
         """Latent state of the spots: ``qz`` and ``z``, a draw from it in training and its mean otherwise."""
-        profile = (self.transform(tensors["x"]) - self.input_mean) / self.input_scale
+        profile = (
+            self.transform(self.likelihood.at_mean_size(tensors["x"], tensors["size"])) - self.input_mean
+        ) / self.input_scale
         hidden = torch.zeros(len(profile), dtype=torch.bool, device=profile.device)
         if self.training:
             hidden[torch.randperm(len(profile), device=profile.device)[: int(self.masked * len(profile))]] = True
@@ -149,10 +147,9 @@ class _GraphModule(BaseModuleClass):
 
     def _loss_output(self, nll: Tensor, depth: Tensor, qz: Normal, kl_weight: float, **terms: Tensor) -> LossOutput:
         """Loss per spot and feature, so that weights mean the same for every panel."""
-        n_features = nll.shape[1]
         kl = kl_divergence(qz, Normal(torch.zeros_like(qz.loc), torch.ones_like(qz.scale))).sum(dim=1)
-        reconstruction = nll.sum(dim=1) + depth
-        loss = (reconstruction + kl_weight * kl).mean() / n_features + sum(terms.values())
+        reconstruction = nll @ self.feature_weight() + depth @ self.modality_weight
+        loss = (reconstruction + kl_weight * kl).mean() / self.n_features + sum(terms.values())
         return LossOutput(
             loss=loss,
             reconstruction_loss=reconstruction,
@@ -169,18 +166,16 @@ class GraphAutoencoder(_GraphModule):
     ----------
     encoder
         The encoder to warm up; shared with :class:`SoScopeVAE`.
-    n_features, likelihood, masked, n_graph_samples
+    sizes, likelihood, masked, n_graph_samples, n_batches
         As of :class:`SoScopeVAE`.
     n_latent, n_hidden
         Widths of the node decoder.
-    n_batches
-        As of :class:`SoScopeVAE`.
     """
 
     def __init__(
         self,
         encoder: GraphEncoder,
-        n_features: int,
+        sizes: Sequence[int],
         likelihood: Likelihood,
         *,
         n_latent: int,
@@ -189,16 +184,15 @@ class GraphAutoencoder(_GraphModule):
         n_graph_samples: int | None,
         n_batches: int = 0,
     ) -> None:
-        super().__init__(n_features, likelihood, masked, n_graph_samples, n_batches)
+        super().__init__(sizes, likelihood, masked, n_graph_samples, n_batches)
         self.encoder = encoder
-        self.decoder = nn.Sequential(nn.Linear(n_latent, n_hidden), nn.ReLU(), nn.Linear(n_hidden, n_features))
+        self.decoder = nn.Sequential(nn.Linear(n_latent, n_hidden), nn.ReLU(), nn.Linear(n_hidden, self.n_features))
 
     @auto_move_data
     def generative(self, tensors: Tensors, z: Tensor, **kwargs: Any) -> dict[str, Spots]:
         """Parameters of the spots' profiles: a spot is its own and only subspot."""
-        whole = torch.ones(len(z), 1, device=z.device)
         effect = self.with_batch(self.decoder(z).float().unsqueeze(1), tensors.get("input_batch"))
-        subspots = self.likelihood.parameters(effect, self.feature_parameters(), whole)
+        subspots = self.likelihood.parameters(effect, self.feature_parameters(), tensors["size"])
         return {"spots": self.likelihood.aggregate(subspots)}
 
     def loss(
@@ -206,7 +200,7 @@ class GraphAutoencoder(_GraphModule):
     ) -> LossOutput:
         """Negative log likelihood of profiles and graph plus divergence from the prior."""
         own = tensors["own"]
-        spots, depth = self.absorb_depth(tensors["x"], generative_outputs["spots"])
+        spots, depth = self.likelihood.absorb_depth(tensors["x"], generative_outputs["spots"], self.depth_noise)
         nll = -self.likelihood.log_prob(tensors["x"], spots)
         z = inference_outputs["z"] / inference_outputs["z"].shape[1] ** 0.5
         graph = graph_bce(
@@ -233,16 +227,20 @@ class SoScopeVAE(_GraphModule):
 
     Parameters
     ----------
-    n_features, n_image_features
-        Widths of the profiles and of the image features; 0 without a picture.
+    modalities
+        Name of the likelihood and number of features of every modality; a profile has them side by side.
+    n_image_features
+        Width of the image features; 0 without a picture.
     n_image_components
         Most image features that the networks see; wider ones are projected before they get here.
-    likelihood, aggregate, sigma, dispersion, observation
+    aggregate, sigma, dispersion, observation
         See :class:`~soscope_scverse.model.SoScope`.
     n_latent, n_hidden, n_layers
         Widths and depth of the networks.
     decoder
         ``"shift"`` or ``"joint"``.
+    uses_latent
+        False leaves the latent states out of the decoder: the picture alone tells the subspots apart.
     feature_dropout
         Share of the image features dropped at every step.
     masked
@@ -257,11 +255,10 @@ class SoScopeVAE(_GraphModule):
 
     def __init__(
         self,
-        n_features: int,
+        modalities: Sequence[tuple[str, int]],
         n_image_features: int,
         *,
         n_image_components: int,
-        likelihood: str,
         aggregate: Literal["sum", "mean"] | None,
         sigma: float | None,
         dispersion: Literal["feature", "subspot"],
@@ -270,6 +267,7 @@ class SoScopeVAE(_GraphModule):
         n_hidden: int,
         n_layers: int,
         decoder: Literal["shift", "joint"],
+        uses_latent: bool,
         feature_dropout: float,
         masked: float,
         image_weight: float,
@@ -278,18 +276,18 @@ class SoScopeVAE(_GraphModule):
     ) -> None:
         matched_sigma = sigma or 0.0 if observation == "matched" else 0.0
         super().__init__(
-            n_features,
-            get_likelihood(likelihood, aggregate=aggregate, sigma=matched_sigma),
+            [size for _, size in modalities],
+            joint_likelihood(modalities, aggregate=aggregate, sigma=matched_sigma),
             masked,
             n_graph_samples,
             n_batches,
         )
-        self.n_features = n_features
         self.per_subspot_dispersion = dispersion == "subspot" and self.likelihood.has_dispersion
         self.observation_sigma = (1.0 if sigma is None else sigma) if observation == "gaussian" else None
         self.image_weight = image_weight if n_image_features else 0.0
-        self.encoder = GraphEncoder(n_features, n_latent, n_hidden, n_layers, n_batches)
-        n_outputs = n_features * (2 if self.per_subspot_dispersion else 1)
+        self.uses_latent = uses_latent
+        self.encoder = GraphEncoder(self.n_features, n_latent, n_hidden, n_layers, n_batches)
+        n_outputs = self.n_features * (2 if self.per_subspot_dispersion else 1)
         n_seen = min(n_image_features, n_image_components)
         self.decoder = DECODERS[decoder](n_latent, n_seen, n_outputs, n_hidden, feature_dropout)
         self.register_buffer("uses_picture", torch.tensor(bool(n_image_features)))
@@ -307,6 +305,8 @@ class SoScopeVAE(_GraphModule):
             per_sample_weights=tensors["neighbor_weights"].flatten(0, 1),
             mode="sum",
         )
+        if not self.uses_latent:
+            z_k = torch.zeros_like(z_k)
         features = tensors["features"].flatten(0, 1) if self.uses_picture else None
         effect = self.decoder(z_k, features).float().view(n_spots, n_subspots, -1)
         start = self.feature_parameters()
@@ -326,7 +326,7 @@ class SoScopeVAE(_GraphModule):
         if self.image_weight and "image_edge_index" in tensors:
             terms["image_loss"] = self.image_weight * self._image_loss(subspots, spots, tensors)
         x = tensors["x"][tensors["own"]]
-        spots, depth = self.absorb_depth(x, spots)
+        spots, depth = self.likelihood.absorb_depth(x, spots, self.depth_noise)
         if "x_held_out" in tensors:
             odds = tensors["held_out_odds"]  # of a molecule to be held out: counts scale, and so does phi
             x, spots = tensors["x_held_out"], Spots(spots.mean * odds, spots.dispersion * odds)
@@ -347,12 +347,13 @@ class SoScopeVAE(_GraphModule):
         """
         n_subspots = subspots.mean.shape[1]
         mean, exposure = subspots.mean.flatten(0, 1), subspots.exposure.flatten(0, 1)
-        unit = self.unit * self.n_features**0.5
+        unit = self.unit * (self.n_features / self.feature_weight()) ** 0.5
+        rate = self.likelihood.at_mean_size(spots.mean, subspots.exposure.sum(dim=1))
 
         def deviation(targets: Tensor) -> Tensor:
             rows = tensors["valid"][targets]
             chosen = Subspots(mean.index_select(0, rows), subspots.dispersion, exposure.index_select(0, rows))
-            whole = spots.mean.index_select(0, rows.div(n_subspots, rounding_mode="floor"))
+            whole = rate.index_select(0, rows.div(n_subspots, rounding_mode="floor"))
             return (self.likelihood.rate(chosen) - whole) / unit
 
         return graph_bce(

@@ -10,26 +10,38 @@ from anndata import AnnData
 
 from soscope_scverse import _keys as keys
 from soscope_scverse import _validation as check
+from soscope_scverse._mudata import accepts_mudata
+from soscope_scverse.pp.cells import Division, divide_into_cells
+from soscope_scverse.pp.graphs import nearest_distance
 from soscope_scverse.pp.lattice import Lattice, LatticeKind, find_lattice
 
 _DEFAULT_N_SUBSPOTS = {"square": 9, "hex": 7}
 
 
+@accepts_mudata
 def subspots(
     adata: AnnData,
     n_subspots: int | Literal["auto"] = "auto",
     *,
     geometry: Literal["auto", "square", "hex"] = "auto",
     positions: np.ndarray | None = None,
+    cells: Any = None,
+    exposure: Literal["equal", "area"] = "equal",
+    spot_diameter: float | None = None,
     library_key: str | None = None,
     copy: bool = False,
 ) -> AnnData | None:
-    """Divide every spot into subspots that tile the section without overlap.
+    """Divide every spot into subspots: equal parts that tile the section without overlap, or the cells in it.
 
     The lattice is recognised from ``obs["array_row"]`` and ``obs["array_col"]`` or, without them, from the coordinates
     alone; it may be rotated, stretched or a quincunx. On a square lattice the pitch cell is cut into s x s equal
     cells; on a hexagonal one it is replaced by a flower of hexagons, a centre and its rings, whose copies on all spots
     tile the plane (fine lattice of index 7, 19, 37, ...).
+
+    With `cells`, every cell is a subspot of the spot that holds it: the nearest one, if the cell lies in its lattice
+    cell (square or hexagon; 5 % wider, as spots may lie off the lattice). Without a lattice it may be as far away as
+    the next spot (the median distance of nearest spots). Spots without cells are kept, as one subspot that is no row of
+    the result.
 
     Parameters
     ----------
@@ -41,6 +53,16 @@ def subspots(
         The lattice, if it shall not be recognised.
     positions
         Any other division: n_spots x n_subspots x 2 positions (x, y) in pixels, NaN pads spots that have fewer.
+    cells
+        Cells in the coordinates of ``adata.obsm["spatial"]``: an AnnData (``obsm["spatial"]``, ``obs["area"]``), a
+        DataFrame (columns ``x``, ``y``, ``area``), or shapes of SpatialData (a GeoDataFrame of polygons, or of points
+        with a ``radius``), whose centroids and areas are taken. Areas may be missing. With `library_key` they have that
+        column as well.
+    exposure
+        Share of its spot that a cell has: ``"equal"``, or in proportion to its ``"area"``.
+    spot_diameter
+        A cell belongs to the nearest spot if it lies in the circle of this diameter, in pixels, instead of the lattice
+        cell.
     library_key
         Column of ``obs`` that tells the sections; each has its own lattice.
     copy
@@ -53,33 +75,49 @@ def subspots(
     ``obsm["subspots"]``
         n_spots x n_subspots x 2 positions (x, y) in pixels.
     ``obsm["subspot_exposure"]``
-        n_spots x n_subspots shares of the spot, equal over its subspots, 0 for padding.
+        n_spots x n_subspots shares of the spot, equal over its subspots unless by area, 0 for padding.
     ``uns["subspots"]``
-        ``geometry``, ``n_subspots``, ``pitch`` of the spots and ``subspot_diameter`` in pixels, ``basis`` of the
-        lattice and, with array indices, ``array_steps``.
+        ``geometry``, ``n_subspots`` (with cells the most of a spot), ``pitch`` of the spots and ``subspot_diameter`` in
+        pixels, ``basis`` of the lattice and, with array indices, ``array_steps``; with cells, ``exposure`` and
+        ``cells_outside``, a table of those that no spot holds.
+    ``obsm["subspot_names"]``, ``obs["spot_size"]``
+        With cells: n_spots x n_subspots names, ``""`` where there is none, and the number or area of the cells of a
+        spot relative to the mean spot, where a spot without cells counts as one cell. Spots of larger size are expected
+        to have more counts.
 
     Raises
     ------
     ValueError
-        If there are no spots, coordinates are missing, no lattice is found, or `n_subspots` does not fit it.
+        If there are no spots, coordinates are missing, no lattice is found, `n_subspots` does not fit it, or no cell
+        lies in a spot.
+    TypeError
+        If `cells` is no table of cells.
     """
+    _check_one_division(n_subspots, positions, cells, exposure, spot_diameter)
     xy = check.positions(adata)
     if not len(xy):
         msg = "Expected at least one spot to divide, found none."
         raise ValueError(msg)
     sections = check.sections(adata, library_key)
-    if positions is not None:
-        divided = _check_positions(positions, adata.n_obs)
-        info = {"geometry": "positions", "n_subspots": divided.shape[1], "pitch": _median_pitch(xy, sections)}
+    if cells is not None:
+        division = divide_into_cells(
+            adata, cells, exposure=exposure, spot_diameter=spot_diameter, library_key=library_key
+        )
+    elif positions is not None:
+        positions = _check_positions(positions, adata.n_obs)
+        division = _equal_parts(positions, {"geometry": "positions", "pitch": _median_pitch(xy, sections)})
     else:
-        divided, info = _divide(adata, xy, sections, n_subspots, geometry)
-    valid = np.isfinite(divided[..., 0])
-    info["subspot_diameter"] = info["pitch"] / math.sqrt(info["n_subspots"])
+        division = _divide(adata, xy, sections, n_subspots, geometry)
 
     adata = check.writable(adata, copy=copy)
-    adata.obsm[keys.SUBSPOTS] = divided
-    adata.obsm[keys.EXPOSURE] = valid / valid.sum(axis=1, keepdims=True)
-    adata.uns[keys.SUBSPOTS] = info
+    adata.obsm[keys.SUBSPOTS] = division.positions
+    adata.obsm[keys.EXPOSURE] = division.exposure
+    adata.uns[keys.SUBSPOTS] = division.info
+    adata.obsm.pop(keys.SUBSPOT_NAMES, None)
+    adata.obs.drop(columns=keys.SPOT_SIZE, errors="ignore", inplace=True)
+    if division.names is not None:
+        adata.obsm[keys.SUBSPOT_NAMES] = division.names
+        adata.obs[keys.SPOT_SIZE] = division.size
     return adata if copy else None
 
 
@@ -120,8 +158,8 @@ def _divide(
     sections: np.ndarray,
     n_subspots: int | str,
     geometry: Literal["auto", "square", "hex"],
-) -> tuple[np.ndarray, dict]:
-    """Subspot positions of all sections and what to note of their lattices."""
+) -> Division:
+    """Subspots of all sections and what to note of their lattices."""
     if geometry not in ("auto", "square", "hex"):
         msg = f"Expected `geometry` to be 'auto', 'square' or 'hex', found {geometry!r}."
         raise ValueError(msg)
@@ -143,14 +181,35 @@ def _divide(
     first = next(iter(lattices.values()))
     info: dict[str, Any] = {
         "geometry": kind,
-        "n_subspots": n,
         "pitch": float(np.median([lattice.pitch for lattice in lattices.values()])),
         "basis": first.basis,
     }
     steps = [lattice.array_steps for lattice in lattices.values()]
     if all(s is not None and (s == steps[0]).all() for s in steps):
         info["array_steps"] = steps[0]
-    return xy[:, None] + offsets, info
+    return _equal_parts(xy[:, None] + offsets, info)
+
+
+def _equal_parts(positions: np.ndarray, info: dict[str, Any]) -> Division:
+    """Subspots that share their spot equally; `info` has geometry and pitch."""
+    n_subspots = positions.shape[1]
+    valid = np.isfinite(positions[..., 0])
+    info |= {"n_subspots": n_subspots, "subspot_diameter": info["pitch"] / math.sqrt(n_subspots)}
+    return Division(positions, valid / valid.sum(axis=1, keepdims=True), info)
+
+
+def _check_one_division(
+    n_subspots: int | str, positions: np.ndarray | None, cells: Any, exposure: str, spot_diameter: float | None
+) -> None:
+    """Raise if more than one division is asked for, or an argument of cells is given without them."""
+    given = {"n_subspots": n_subspots != "auto", "positions": positions is not None, "cells": cells is not None}
+    named = [name for name, is_given in given.items() if is_given]
+    if cells is not None and len(named) > 1:
+        msg = f"Expected one of `n_subspots`, `positions` and `cells`, found {named}."
+        raise ValueError(msg)
+    if cells is None and (exposure != "equal" or spot_diameter is not None):
+        msg = "Expected `cells` with `exposure` or `spot_diameter`, found none: equal parts need neither."
+        raise ValueError(msg)
 
 
 def resolve_n_subspots(n_subspots: int | str, kind: LatticeKind) -> int:
@@ -188,8 +247,6 @@ def _check_positions(positions: np.ndarray, n_spots: int) -> np.ndarray:
 
 
 def _median_pitch(xy: np.ndarray, sections: np.ndarray) -> float:
-    from soscope_scverse.pp.graphs import nearest_distance
-
     return float(np.median([nearest_distance(xy[sections == s]) for s in np.unique(sections)]))
 
 

@@ -4,44 +4,62 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from anndata import AnnData
-from scipy.sparse import csr_array, csr_matrix, diags_array, issparse
+from mudata import MuData
+from scipy.sparse import csr_array, csr_matrix, diags_array, eye_array, issparse, triu
 from scipy.spatial import cKDTree
 
 from soscope_scverse import _keys as keys
 from soscope_scverse import _validation as check
 from soscope_scverse._arrays import Matrix
-from soscope_scverse.pp.lattice import Lattice, find_lattice
+from soscope_scverse._mudata import modality, spots_of
+from soscope_scverse.pp.lattice import Lattice, lattice_or_none
 
 _CHUNK_VALUES = 500_000
+_N_NEAREST = 6  # neighbours where there is no lattice
+_ROUNDING = 1.001  # a spot at the radius is within it
 
 
 def spot_graph(
-    adata: AnnData,
+    adata: AnnData | MuData,
     *,
-    layer: str | None = None,
+    layer: str | Mapping[str, str | None] | None = None,
     n_neighbors: int | None = None,
+    n_rings: int | None = None,
+    radius: float | None = None,
     strength: float = 2.0,
     library_key: str | None = None,
     key_added: str = keys.SPOT_GRAPH,
     copy: bool = False,
-) -> AnnData | None:
+) -> AnnData | MuData | None:
     r"""Weighted neighbour graph of the spots, the A of soScope.
 
-    Neighbours on the lattice (4 on a square, 6 on a hexagonal one), or the `n_neighbors` nearest spots, are joined
-    with weight :math:`\exp(-(d - d_\mathrm{min}) / \delta)`, where d is the Euclidean distance of the two profiles and
+    By default the range is short: neighbours on the lattice (4 on a square, 6 on a hexagonal one) are joined, and the 6
+    nearest spots where there is no lattice. `n_neighbors`, `n_rings` or `radius` set another range; ``radius=8`` is the
+    medium one of the paper, more is the long one. Joined spots have the weight
+    :math:`\exp(-(d - d_\mathrm{min}) / \delta)`, where d is the Euclidean distance of the two profiles and
     :math:`\delta = (d_\mathrm{median} - d_\mathrm{min}) / \ln s`, so that the median edge weighs 1 / s.
 
     Parameters
     ----------
     adata
-        Spots, with positions in ``obsm["spatial"]``.
+        Spots, with positions in ``obsm["spatial"]``. Of a MuData, the weight of an edge is the geometric mean of its
+        weights in all modalities.
     layer
-        Layer that holds the profiles; None is ``X``. Counts are brought to equal depth and log1p first.
+        Layer that holds the profiles, of a MuData a dict by modality; None is ``X``. Counts are brought to equal depth
+        and log1p first.
     n_neighbors
-        Join this many nearest spots instead of the lattice neighbours. Default where no lattice is found: 6.
+        Join this many nearest spots.
+    n_rings
+        Join all spots that are this many steps away or less, where a step goes to a neighbour of the default graph. 1
+        is that graph.
+    radius
+        Join all spots within this distance, in units of the distance of neighbouring spots (the pitch of the lattice,
+        or the median distance to the nearest spot).
     strength
         s, above 1: how much weaker the median edge is than the strongest. The paper's code uses 2 to 5.
     library_key
@@ -59,36 +77,45 @@ def spot_graph(
     Raises
     ------
     ValueError
-        If coordinates are missing, profiles are not finite, `strength` is not above 1 or `n_neighbors` is below 1.
+        If coordinates are missing, profiles are not finite, `strength` is not above 1, more than one range is given,
+        `n_neighbors` or `n_rings` is below 1, or `radius` is not above 0.
     """
     if not strength > 1:
         msg = f"Expected `strength` above 1, found {strength}."
         raise ValueError(msg)
-    if n_neighbors is not None and n_neighbors < 1:
-        msg = f"Expected `n_neighbors` to be at least 1, found {n_neighbors}. Leave it out for the lattice neighbours."
-        raise ValueError(msg)
-    xy = check.positions(adata)
-    x = check.matrix(adata, layer)
-    check.finite(x)
-    profile = comparable_profiles(x)
-    sections = check.sections(adata, library_key)
-    array = check.array_index(adata)
+    _check_range(n_neighbors, n_rings, radius)
+    spots = spots_of(adata)
+    xy = check.positions(spots)
+    profiles = _profiles(adata, layer)
+    sections = check.sections(spots, library_key)
+    array = check.array_index(spots)
     blocks = []
     for section in np.unique(sections):
         rows = np.flatnonzero(sections == section)
-        lattice = _lattice_or_none(xy[rows], None if array is None else array[rows]) if n_neighbors is None else None
-        i, j = _neighbors(xy[rows], lattice, n_neighbors or 6)
-        blocks.append((rows[i], rows[j]))
-    i = np.concatenate([b[0] for b in blocks])
-    j = np.concatenate([b[1] for b in blocks])
+        of_section = xy[rows], None if array is None else array[rows]
+        blocks.append(rows[_pairs(*of_section, n_neighbors, n_rings, radius)])
+    i, j = np.concatenate(blocks).T
     _warn_isolated(adata, np.setdiff1d(np.arange(adata.n_obs), np.r_[i, j]))
-    weight = similarity_weights(_row_distance(profile, i, j), strength)
+    weights = [similarity_weights(_row_distance(profile, i, j), strength) for profile in profiles]
+    weight = np.prod(weights, axis=0) ** (1 / len(weights))
 
     adata = check.writable(adata, copy=copy)
     shape = (adata.n_obs, adata.n_obs)
     graph = csr_matrix((np.r_[weight, weight], (np.r_[i, j], np.r_[j, i])), shape=shape)
     adata.obsp[key_added] = graph.astype(np.float32)
     return adata if copy else None
+
+
+def _profiles(data: AnnData | MuData, layer: Any) -> list[Matrix]:
+    """Profiles of every modality whose distances mean something."""
+    if isinstance(data, MuData):
+        layers = check.by_modality("layer", layer)
+        matrices = [check.matrix(modality(data, name), layers.get(name)) for name in data.mod]
+    else:
+        matrices = [check.matrix(data, layer)]
+    for x in matrices:
+        check.finite(x)
+    return [comparable_profiles(x) for x in matrices]
 
 
 def image_similarity(
@@ -162,17 +189,47 @@ def _warn_isolated(adata: AnnData, isolated: np.ndarray) -> None:
         )
 
 
-def _lattice_or_none(xy: np.ndarray, array: np.ndarray | None) -> Lattice | None:
-    try:
-        return find_lattice(xy, array)
-    except ValueError:
-        return None
+def _check_range(n_neighbors: int | None, n_rings: int | None, radius: float | None) -> None:
+    ranges = {"n_neighbors": n_neighbors, "n_rings": n_rings, "radius": radius}
+    given = {name: value for name, value in ranges.items() if value is not None}
+    if len(given) > 1:
+        msg = f"Expected one of `n_neighbors`, `n_rings` and `radius`, found {given}."
+        raise ValueError(msg)
+    for name, value in given.items():
+        if not (value > 0 if name == "radius" else value >= 1):
+            limit = "above 0" if name == "radius" else "at least 1"
+            msg = f"Expected `{name}` to be {limit}, found {value}. Leave it out for the lattice neighbours."
+            raise ValueError(msg)
 
 
-def _neighbors(xy: np.ndarray, lattice: Lattice | None, n_neighbors: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs i < j of neighbouring rows."""
-    if lattice is None:
+def _pairs(
+    xy: np.ndarray, array: np.ndarray | None, n_neighbors: int | None, n_rings: int | None, radius: float | None
+) -> np.ndarray:
+    """Pairs i < j of rows of one section to be joined, n_pairs x 2."""
+    if n_neighbors is not None:
         return _nearest_pairs(xy, n_neighbors)
+    lattice = lattice_or_none(xy, array)
+    if radius is not None:
+        pitch = nearest_distance(xy) if lattice is None else lattice.pitch
+        return cKDTree(xy).query_pairs(radius * pitch * _ROUNDING, output_type="ndarray")
+    pairs = _nearest_pairs(xy, _N_NEAREST) if lattice is None else _lattice_pairs(xy, lattice)
+    return _within_steps(pairs, len(xy), n_rings or 1)
+
+
+def _within_steps(pairs: np.ndarray, n_spots: int, n_steps: int) -> np.ndarray:
+    """Pairs i < j that a path of at most `n_steps` of these pairs connects."""
+    step = csr_array((np.ones(len(pairs), np.float32), tuple(pairs.T)), shape=(n_spots, n_spots))
+    step = step + step.T + eye_array(n_spots, dtype=np.float32, format="csr")
+    reached = step
+    for _ in range(n_steps - 1):
+        reached = reached @ step
+        reached.data[:] = 1
+    i, j = triu(reached, k=1).nonzero()
+    return np.column_stack([i, j])
+
+
+def _lattice_pairs(xy: np.ndarray, lattice: Lattice) -> np.ndarray:
+    """Pairs i < j of neighbours on the lattice."""
     a, b = lattice.basis
     steps = [a, b] if lattice.kind == "square" else [a, b, b - a]
     tree = cKDTree(xy)
@@ -181,31 +238,31 @@ def _neighbors(xy: np.ndarray, lattice: Lattice | None, n_neighbors: int) -> tup
         distance, j = tree.query(xy + step, distance_upper_bound=0.35 * np.linalg.norm(step))
         i = np.flatnonzero(np.isfinite(distance))
         found.append(np.sort(np.column_stack([i, j[i]]), axis=1))
-    pairs = np.unique(np.vstack(found), axis=0)
-    return pairs[:, 0], pairs[:, 1]
+    return np.unique(np.vstack(found), axis=0)
 
 
-def _nearest_pairs(xy: np.ndarray, n_neighbors: int) -> tuple[np.ndarray, np.ndarray]:
+def _nearest_pairs(xy: np.ndarray, n_neighbors: int) -> np.ndarray:
+    """Pairs i < j of which one is among the nearest of the other."""
     k = min(n_neighbors + 1, len(xy))
     nearest = cKDTree(xy).query(xy, k=range(1, k + 1))[1]
     pairs = np.column_stack([np.repeat(np.arange(len(xy)), k), nearest.ravel()])
     pairs = np.unique(np.sort(pairs, axis=1), axis=0)
-    pairs = pairs[pairs[:, 0] != pairs[:, 1]]
-    return pairs[:, 0], pairs[:, 1]
+    return pairs[pairs[:, 0] != pairs[:, 1]]
 
 
 def _touching(xy: np.ndarray) -> np.ndarray:
-    """Pairs i < j of touching subspots: the six nearest, not farther than 1.3 times the typical second nearest.
+    """Pairs i < j of touching subspots: the six nearest, as far as the subspots are dense.
 
-    On a square lattice that is the four sides, on a hexagonal one the six; cells get their close neighbours.
+    On a lattice the reach is 1.3 times the distance of the second nearest: the four sides of a square, the six of a
+    hexagon. Cells lie irregularly, so their nearest and second nearest typically are not equally far; they get their
+    nearest six but for those across a gap, three times that distance.
     """
     if len(xy) < 2:
         return np.empty((0, 2), dtype=int)
-    k = min(3, len(xy))
-    reach = 1.3 * np.median(cKDTree(xy).query(xy, k=[k])[0])
-    i, j = _nearest_pairs(xy, 6)
-    close = np.linalg.norm(xy[i] - xy[j], axis=1) <= reach
-    return np.column_stack([i[close], j[close]])
+    first, second = np.median(cKDTree(xy).query(xy, k=[2, min(3, len(xy))])[0], axis=0)
+    reach = (1.3 if second <= 1.1 * first else 3) * second
+    pairs = _nearest_pairs(xy, _N_NEAREST)
+    return pairs[np.linalg.norm(xy[pairs[:, 0]] - xy[pairs[:, 1]], axis=1) <= reach]
 
 
 def _row_distance(x: Matrix, i: np.ndarray, j: np.ndarray) -> np.ndarray:

@@ -79,6 +79,14 @@ def find_lattice(
     return _orient(basis, key_basis, kind, has_index=index is not None)
 
 
+def lattice_or_none(xy: np.ndarray, array: np.ndarray | None) -> Lattice | None:
+    """The lattice, or None where there is none."""
+    try:
+        return find_lattice(xy, array)
+    except ValueError:
+        return None
+
+
 def _near_steps(xy: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Pairs (i, j) of the spots in `rows` and their nearest neighbours at another position."""
     k = min(_N_NEIGHBORS + 1, len(xy))

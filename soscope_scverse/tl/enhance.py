@@ -14,13 +14,15 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from anndata import AnnData
+from mudata import MuData
 
 from soscope_scverse import _keys as keys
 from soscope_scverse import _validation as check
 from soscope_scverse import im, pp
+from soscope_scverse._mudata import joined, modality
 from soscope_scverse.data.transfer import with_features
 from soscope_scverse.model import SoScope
-from soscope_scverse.module.likelihoods import COUNT_LIKELIHOODS
+from soscope_scverse.module.likelihoods import LIKELIHOODS
 from soscope_scverse.tl.presets import PRESETS
 
 logger = logging.getLogger(__name__)
@@ -29,15 +31,17 @@ _N_GENES = 500
 
 
 def enhance(
-    adata: AnnData,
+    adata: AnnData | MuData,
     *,
     image: Any = None,
     image_scale: float | None = None,
     n_subspots: int | Literal["auto"] = "auto",
-    layer: str | None = None,
-    genes: Sequence[str] | None = None,
-    likelihood: Literal["nb", "poisson", "gaussian"] = "nb",
+    cells: Any = None,
+    layer: str | Mapping[str, str | None] | None = None,
+    genes: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
+    likelihood: str | Mapping[str, str] = "nb",
     encoder: Any = "texture",
+    sources: Literal["both", "picture", "positions"] = "both",
     library_key: str | None = None,
     batch_key: str | None = None,
     preset: Literal["default", "paper"] = "default",
@@ -50,9 +54,10 @@ def enhance(
     model_kwargs: Mapping[str, Any] | None = None,
     train_kwargs: Mapping[str, Any] | None = None,
     save_model: str | PathLike | None = None,
+    return_model: bool = False,
     out: str | PathLike | None = None,
     overwrite: bool = False,
-) -> AnnData:
+) -> Any:
     """Divide the spots of a section into subspots and infer their profiles with soScope.
 
     Runs :func:`~soscope_scverse.pp.subspots`, :func:`~soscope_scverse.pp.spot_graph`,
@@ -64,7 +69,8 @@ def enhance(
     ----------
     adata
         Spots, with positions in ``obsm["spatial"]``; a view counts as the spots in it. Of a file-backed one the chosen
-        genes are read.
+        genes are read. In a MuData, positions, picture and other slots of the spots are at the top or in the first
+        modality, and `layer`, `genes` and `likelihood` are dicts by modality.
     image
         Picture of the tissue: path, array, squidpy ``ImageContainer``, SpatialData image element, or a dict of them by
         section. None takes the picture in ``uns["spatial"]``; without any, positions alone are used.
@@ -72,14 +78,22 @@ def enhance(
         Coordinates times this are pixels of `image`. Default: the scale that the picture carries, else 1.
     n_subspots
         Subspots of a spot, see :func:`~soscope_scverse.pp.subspots`.
+    cells
+        Cells to divide the spots into instead: AnnData, DataFrame of ``x`` and ``y``, or shapes, see
+        :func:`~soscope_scverse.pp.subspots`. The result has their names.
     layer
         Layer that holds the profiles; None is ``X``. Raw counts unless `likelihood` is ``"gaussian"``.
     genes
         Features to enhance. Default: ``var["highly_variable"]`` if present, else the 500 spatially most variable ones.
     likelihood
-        ``"nb"`` or ``"poisson"`` for counts, ``"gaussian"`` for anything else.
+        ``"nb"`` or ``"poisson"`` for counts, ``"gaussian"`` for anything else. Of a MuData, the likelihood of each
+        modality to model together, as ``{"rna": "nb", "prot": "poisson"}``.
     encoder
-        Of the picture, see :func:`~soscope_scverse.im.features`; ``"precomputed"`` for features that are in `adata`.
+        Of the picture, see :func:`~soscope_scverse.im.features`; ``"precomputed"`` for features that are in `adata`,
+        ``"noise"`` for the paper's stand-in where there is no picture.
+    sources
+        What tells the subspots apart: ``"both"`` spots and picture, ``"picture"`` or ``"positions"`` alone; see
+        :class:`~soscope_scverse.model.SoScope`.
     library_key
         Column of ``obs`` that tells the sections.
     batch_key
@@ -103,14 +117,17 @@ def enhance(
     save_model
         New directory to save the trained model and its spots to, for
         :meth:`SoScope.load <soscope_scverse.model.SoScope.load>`.
+    return_model
+        Return the trained model beside the result, to predict elsewhere, draw, or train on.
     out, overwrite
         ``.zarr`` store or ``.h5ad`` file that the result is written to piece by piece, and whether one that is there is
         replaced; see :meth:`~soscope_scverse.model.SoScope.get_enhanced`.
 
     Returns
     -------
-    AnnData of the subspots, see :meth:`~soscope_scverse.model.SoScope.get_enhanced`, with ``uns["soscope"]``: version,
-    seed, arguments (JSON), geometry, encoder, whether the picture was used, and training history.
+    AnnData (of a MuData: MuData) of the subspots, see :meth:`~soscope_scverse.model.SoScope.get_enhanced`, with
+    ``uns["soscope"]``: version, seed, arguments (JSON), geometry, encoder, whether the picture was used, and training
+    history. With `return_model` a tuple of this and the model.
 
     Raises
     ------
@@ -123,16 +140,19 @@ def enhance(
     generative model. Nature Communications 15, 6541 (2024).
     """
     check.one_of("preset", preset, list(PRESETS))
+    check.one_of("sources", sources, ["both", "picture", "positions"])
     if expectation is None:
         expectation = PRESETS[preset].expectation
     arguments = {
         "image": _describe(image),
         "image_scale": image_scale,
         "n_subspots": n_subspots,
+        "cells": _describe(cells),
         "layer": layer,
-        "genes": None if genes is None else list(genes),
+        "genes": {k: list(v) for k, v in genes.items()} if isinstance(genes, Mapping) else genes and list(genes),
         "likelihood": likelihood,
         "encoder": encoder if isinstance(encoder, str) else _describe(encoder),
+        "sources": sources,
         "library_key": library_key,
         "batch_key": batch_key,
         "preset": preset,
@@ -141,25 +161,30 @@ def enhance(
         "max_epochs": max_epochs,
         "accelerator": accelerator,
         "features_kwargs": dict(features_kwargs or {}),
-        "model_kwargs": {**PRESETS[preset].model_kwargs, **(model_kwargs or {})},
+        "model_kwargs": {**PRESETS[preset].model_kwargs, "sources": sources, **(model_kwargs or {})},
         "train_kwargs": dict(train_kwargs or {}),
     }
     check.one_of("expectation", expectation, ["conditional", "prior"])
     check.new_path("save_model", save_model)
     if out is not None:
         check.output("out", out, overwrite=overwrite)
-    spots = _checked_spots(adata, layer, genes, likelihood, library_key)
+    if isinstance(adata, MuData) and out is not None:
+        msg = f"Expected `out` with AnnData only, found {str(out)!r}. Write the result with `write_h5mu`."
+        raise ValueError(msg)
+    spots = _checked(adata, layer, genes, likelihood, library_key)
     if batch_key is not None:
         check.labels(spots, "batch_key", batch_key, "batch")
-    has_picture = _find_picture(spots, image, image_scale, library_key)
-    if has_picture and keys.FEATURES not in spots.obsm and likelihood in COUNT_LIKELIHOODS:
-        # the depth of a spot is that of all its genes
-        im.check_alignment(adata, image, image_scale=image_scale, library_key=library_key, layer=layer)
+    without = sources == "positions" or arguments["encoder"] == "noise"
+    has_picture = not without and _find_picture(spots, image, image_scale, library_key, needed=sources == "picture")
+    counts = _first_counts(adata, layer, likelihood)
+    if has_picture and keys.FEATURES not in spots.obsm and counts is not None:
+        whole, of_counts = counts
+        im.check_alignment(whole, image, image_scale=image_scale, library_key=library_key, layer=of_counts)
 
-    _divide(spots, n_subspots, library_key)
+    _divide(spots, n_subspots, cells, library_key)
     if keys.SPOT_GRAPH not in spots.obsp:
         pp.spot_graph(spots, layer=layer, library_key=library_key)
-    if (has_picture and keys.FEATURES not in spots.obsm) or arguments["encoder"] == "precomputed":
+    if (has_picture and keys.FEATURES not in spots.obsm) or arguments["encoder"] in ("precomputed", "noise"):
         logger.info("Extracting image features (encoder=%s).", arguments["encoder"])
         options = {"encoder": encoder, "image_scale": image_scale, "library_key": library_key}
         im.features(spots, image, **options | arguments["features_kwargs"])
@@ -168,13 +193,46 @@ def enhance(
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        SoScope.setup_anndata(spots, layer=layer, library_key=library_key, batch_key=batch_key)
-        model = SoScope(spots, likelihood=likelihood, **arguments["model_kwargs"])
+        slots = {"layer": layer, "library_key": library_key, "batch_key": batch_key}
+        model = _model(spots, likelihood, slots, arguments["model_kwargs"])
         model.train(**{"max_epochs": max_epochs, "accelerator": accelerator} | arguments["train_kwargs"])
         if save_model is not None:
             _save(model, save_model)
         uns = {keys.RESULT: _record(spots, model, seed, arguments)}
-        return model.get_enhanced(expectation=expectation, n_samples=n_samples, out=out, overwrite=overwrite, uns=uns)
+        enhanced = model.get_enhanced(
+            expectation=expectation, n_samples=n_samples, out=out, overwrite=overwrite, uns=uns
+        )
+    return (enhanced, model) if return_model else enhanced
+
+
+def _checked(data: AnnData | MuData, layer: Any, genes: Any, likelihood: Any, library_key: str | None) -> Any:
+    """A copy in memory with the chosen genes, of a MuData with the modalities to model."""
+    if not isinstance(data, MuData):
+        return _checked_spots(data, layer, genes, likelihood, library_key)
+    layer, genes = check.by_modality("layer", layer), check.by_modality("genes", genes)
+    check.mudata(data, likelihood, layer)
+    return joined(
+        {
+            name: _checked_spots(modality(data, name), layer.get(name), genes.get(name), of_it, library_key)
+            for name, of_it in likelihood.items()
+        }
+    )
+
+
+def _first_counts(data: AnnData | MuData, layer: Any, likelihood: Any) -> tuple[AnnData, str | None] | None:
+    """The counts that tell the depth of a spot, with all genes, and the layer that holds them."""
+    if isinstance(data, AnnData):
+        return (data, layer) if LIKELIHOODS[likelihood].is_counts else None
+    names = [name for name, of_it in likelihood.items() if LIKELIHOODS[of_it].is_counts]
+    return (modality(data, names[0]), (layer or {}).get(names[0])) if names else None
+
+
+def _model(spots: AnnData | MuData, likelihood: Any, slots: dict[str, Any], kwargs: dict[str, Any]) -> SoScope:
+    if isinstance(spots, MuData):
+        SoScope.setup_mudata(spots, likelihood, **slots)
+        return SoScope(spots, **kwargs)
+    SoScope.setup_anndata(spots, **slots)
+    return SoScope(spots, likelihood=likelihood, **kwargs)
 
 
 def _checked_spots(
@@ -182,7 +240,7 @@ def _checked_spots(
 ) -> AnnData:
     """A copy of `adata` in memory with the chosen genes, after all checks that cost nothing."""
     check.anndata(adata)
-    check.one_of("likelihood", likelihood, [*COUNT_LIKELIHOODS, "gaussian"])
+    check.one_of("likelihood", likelihood, list(LIKELIHOODS))
     check.positions(adata)
     check.sections(adata, library_key)
     check.profiles(adata, layer)
@@ -200,14 +258,16 @@ def _checked_spots(
     spots = with_features(adata, chosen)
     spots.uns = deepcopy(dict(spots.uns))  # small pictures are put there
     x = check.matrix(spots, layer)
-    if likelihood in COUNT_LIKELIHOODS:
+    if LIKELIHOODS[likelihood].is_counts:
         check.counts(x, likelihood)
         check.warn_empty(spots, x)
     check.finite(x)
     return spots
 
 
-def _find_picture(spots: AnnData, image: Any, image_scale: float | None, library_key: str | None) -> bool:
+def _find_picture(
+    spots: AnnData | MuData, image: Any, image_scale: float | None, library_key: str | None, *, needed: bool
+) -> bool:
     """Whether there is a picture or its features; raises if coordinates leave it, warns if there is none."""
     if keys.FEATURES in spots.obsm:
         return True
@@ -215,6 +275,9 @@ def _find_picture(spots: AnnData, image: Any, image_scale: float | None, library
         libraries = [None] if library_key is None else np.unique(check.sections(spots, library_key)).tolist()
         embedded = [im.embedded_image(spots, library) for library in libraries]
         if any(picture is None for picture in embedded):
+            if needed:
+                msg = "Expected a picture for sources='picture', found none. Pass it with `image=`."
+                raise ValueError(msg)
             warnings.warn(
                 "No picture given and none in `adata.uns['spatial']`: enhancing from positions alone.",
                 UserWarning,
@@ -225,21 +288,22 @@ def _find_picture(spots: AnnData, image: Any, image_scale: float | None, library
     return True
 
 
-def _divide(spots: AnnData, n_subspots: int | Literal["auto"], library_key: str | None) -> None:
+def _divide(spots: AnnData | MuData, n_subspots: int | Literal["auto"], cells: Any, library_key: str | None) -> None:
     """Divide the spots unless they are divided already."""
     if keys.SUBSPOTS not in spots.obsm:
-        pp.subspots(spots, n_subspots, library_key=library_key)
+        pp.subspots(spots, n_subspots, cells=cells, library_key=library_key)
         return
     found = np.shape(spots.obsm[keys.SUBSPOTS])[1]
-    if n_subspots not in ("auto", found):
+    if n_subspots not in ("auto", found) or cells is not None:
+        asked = f"n_subspots={n_subspots}" if cells is None else "a division into cells"
         msg = (
-            f"Asked for n_subspots={n_subspots}, but `adata.obsm['{keys.SUBSPOTS}']` holds {found} subspots a spot. "
-            "Delete that slot and the image features, or leave `n_subspots` out."
+            f"Asked for {asked}, but `adata.obsm['{keys.SUBSPOTS}']` holds {found} subspots a spot. "
+            "Delete that slot and the image features, or leave this argument out."
         )
         raise ValueError(msg)
 
 
-def _embed_thumbnails(spots: AnnData, image: Any, image_scale: float | None, library_key: str | None) -> None:
+def _embed_thumbnails(spots: AnnData | MuData, image: Any, image_scale: float | None, library_key: str | None) -> None:
     """Put a small picture next to the spots, so that plots of them and of their subspots show the tissue."""
     libraries = spots.uns.setdefault(keys.SPATIAL, {})
     for section in np.unique(check.sections(spots, library_key)):
@@ -258,7 +322,7 @@ def _save(model: SoScope, path: str | PathLike) -> None:
         model.save(str(path), save_anndata=True)
 
 
-def _record(spots: AnnData, model: SoScope, seed: int, arguments: dict[str, Any]) -> dict[str, Any]:
+def _record(spots: AnnData | MuData, model: SoScope, seed: int, arguments: dict[str, Any]) -> dict[str, Any]:
     """Everything needed to make the result again, in types that h5ad and zarr can hold."""
     record: dict[str, Any] = {
         "version": version("soscope-scverse"),

@@ -1,0 +1,85 @@
+"""The modes of the paper: picture alone, no picture, and noise in the place of a picture."""
+
+import numpy as np
+import pytest
+
+import soscope_scverse as sos
+from soscope_scverse import im, tl
+
+QUIET = {"enable_progress_bar": False}
+
+
+def trained(adata, **options):
+    sos.SoScope.setup_anndata(adata)
+    model = sos.SoScope(adata, **options)
+    model.train(5, **QUIET)
+    return model
+
+
+def other_profiles(adata):
+    other = adata.copy()
+    other.X = np.random.default_rng(1).poisson(9, adata.shape).astype(np.float32)
+    return other
+
+
+def test_picture_alone_looks_at_no_profile_beyond_training(prepared):
+    model = trained(prepared, sources="picture")
+    prior = model.get_enhanced(expectation="prior").X
+    np.testing.assert_array_equal(model.get_enhanced(other_profiles(prepared), expectation="prior").X, prior)
+    assert not any(name.startswith("pretrain") for name in model.history)
+
+    repainted = prepared.copy()
+    repainted.obsm["subspot_features"] = prepared.obsm["subspot_features"][:, ::-1].copy()
+    np.testing.assert_allclose(
+        model.get_enhanced(repainted, expectation="prior").X.reshape(60, 7, 8)[:, ::-1].reshape(-1, 8), prior, rtol=1e-5
+    )
+    both = trained(prepared, test_picture=False)
+    profiles_matter = both.get_enhanced(other_profiles(prepared), expectation="prior").X
+    assert not np.allclose(profiles_matter, both.get_enhanced(expectation="prior").X)
+
+
+def test_picture_alone_conditions_on_the_spot(prepared):
+    enhanced = trained(prepared, sources="picture").get_enhanced()
+    np.testing.assert_allclose(enhanced.X.reshape(60, 7, 8).sum(1), prepared.X.toarray(), rtol=1e-4, atol=1e-3)
+
+
+def test_positions_alone_ignore_the_picture(prepared):
+    bare = prepared.copy()
+    del bare.obsm["subspot_features"]
+    repainted = prepared.copy()
+    repainted.obsm["subspot_features"] = prepared.obsm["subspot_features"] ** 2
+    results = []
+    for adata, sources in ((prepared, "positions"), (repainted, "positions"), (bare, "both")):
+        sos.SoScope.setup_anndata(adata)
+        results.append(tl.enhance(adata, sources=sources, max_epochs=3, train_kwargs=QUIET))
+    for other in results[1:]:
+        np.testing.assert_array_equal(other.X, results[0].X)
+    assert "image_features" not in results[0].obsm
+
+
+def test_noise_stands_in_for_a_picture(section):
+    adata = section.adata
+    sos.pp.subspots(adata)
+    im.features(adata, encoder="noise")
+    noise = adata.obsm["subspot_features"]
+    assert noise.shape == (60, 7, 128)
+    assert abs(noise.mean()) < 0.02
+    assert abs(noise.std() - 1) < 0.02
+    with pytest.warns(UserWarning, match="The picture is left out"):
+        left_out = tl.enhance(section.adata, encoder="noise", max_epochs=3, train_kwargs=QUIET)
+    assert not left_out.uns["soscope"]["uses_picture"]
+    as_in_the_paper = tl.enhance(section.adata, encoder="noise", preset="paper", max_epochs=3, train_kwargs=QUIET)
+    assert as_in_the_paper.uns["soscope"]["uses_picture"]
+    within = as_in_the_paper.X.reshape(60, 7, 8).std(axis=1)
+    assert (within > 0).all()  # the noise alone tells subspots apart there
+
+
+def test_faults_are_named(section, prepared):
+    with pytest.raises(ValueError, match="Expected a picture for sources='picture'"):
+        tl.enhance(section.adata, sources="picture")
+    with pytest.raises(ValueError, match="`sources` to be one of"):
+        tl.enhance(section.adata, sources="image")
+    del prepared.obsm["subspot_features"]
+    sos.SoScope.setup_anndata(prepared)
+    with pytest.raises(ValueError, match="Expected image features for sources='picture'"):
+        sos.SoScope(prepared, sources="picture")
