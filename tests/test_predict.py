@@ -213,3 +213,25 @@ def test_written_piece_by_piece(square, tmp_path, name):
 def test_what_does_not_fit_is_refused(square, positions, options, message):
     with pytest.raises(ValueError, match=message):
         square[0].predict(positions, **options)
+
+
+def test_cells_outside_of_all_spots(section, tmp_path):
+    """What `pp.subspots(cells=)` could not place is predicted under its own names, after a round trip, too."""
+    adata = section.adata
+    rng = np.random.default_rng(0)
+    xy = np.repeat(adata.obsm["spatial"], 3, axis=0) + rng.uniform(-25, 25, size=(180, 2))
+    cells = pd.DataFrame(xy, columns=["x", "y"], index=[f"cell_{i}" for i in range(180)])
+    pp.subspots(adata, cells=cells)
+    pp.spot_graph(adata)
+    adata.write_h5ad(tmp_path / "spots.h5ad")
+    adata = ad.read_h5ad(tmp_path / "spots.h5ad")
+    outside = adata.uns["subspots"]["cells_outside"]
+    assert 0 < len(outside) < 180
+    model = train(adata, max_epochs=4)
+    predicted = model.predict(outside)
+    inside = model.get_enhanced()
+    assert not set(predicted.obs_names) & set(inside.obs_names)
+    assert set(predicted.obs_names) | set(inside.obs_names) == set(cells.index)
+    together = ad.concat([inside, predicted])
+    assert together.n_obs == 180
+    assert np.isfinite(together.X).all()

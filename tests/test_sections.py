@@ -304,3 +304,10 @@ def test_what_sections_differ_by_is_no_noise_and_no_evidence(prepared):
     deep = counts * np.repeat([1, 50], 60)[:, None]
     assert depth_noise(deep, xy, sections) == pytest.approx(depth_noise(counts, xy, sections), abs=0.02)
     np.testing.assert_array_equal(within_sections(x, sections[:60]), x)
+
+
+def test_the_graph_of_a_section_does_not_depend_on_others(prepared, other):
+    two = side_by_side(prepared, other)
+    expected = two.obsp["spot_graph"].toarray()  # made of each by itself
+    pp.spot_graph(two, library_key="library")
+    np.testing.assert_allclose(two.obsp["spot_graph"].toarray(), expected, rtol=1e-6)

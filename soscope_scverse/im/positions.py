@@ -6,14 +6,16 @@ from typing import Any
 
 import numpy as np
 from anndata import AnnData
+from mudata import MuData
 
 from soscope_scverse import _keys as keys
 from soscope_scverse import _validation as validation
+from soscope_scverse._mudata import spots_of
 from soscope_scverse.im.features import features
 
 
 def features_at(
-    adata: AnnData,
+    adata: AnnData | MuData,
     positions: Any,
     image: Any = None,
     *,
@@ -56,6 +58,7 @@ def features_at(
     ValueError
         If ``uns[key]`` does not tell how the features were made, or as for :func:`features`.
     """
+    adata = spots_of(adata)
     made = adata.uns.get(key, {})
     if not {"context", "context_um"} & set(made):
         msg = (
