@@ -177,14 +177,29 @@ def test_elements_are_placed_by_their_transformation(levels):
     np.testing.assert_array_equal(seen_by(placed, section(0.25)), expected)
 
 
-def test_elements_that_are_turned_are_refused():
+def test_elements_that_are_turned_are_read_in_their_own_pixels():
     from spatialdata.transformations import Affine
 
-    turned = Affine(np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]]), input_axes=("x", "y"), output_axes=("x", "y"))
-    with pytest.raises(ValueError, match=r"spatialdata\.transform"):
-        im.open_image(element(picture(), transformations={"global": turned}))
-    source = im.open_image(element(picture(), transformations={"global": turned}), scale=0.5)
-    assert (source.scale, source.offset) == (0.5, (0, 0))
+    # pixel (x, y) lies at (3 - 2 y, 2 x + 5): turned by a right angle, twice as wide, moved
+    matrix = np.array([[0.0, -2, 3], [2, 0, 5], [0, 0, 1]])
+    turned = element(picture(), transformations={"global": Affine(matrix, ("x", "y"), ("x", "y"))})
+    source = im.open_image(turned)
+    assert source.scale == pytest.approx(0.5)
+    pixels = np.array([[10.0, 20], [7, 3]])
+    coordinates = np.column_stack([3 - 2 * pixels[:, 1], 2 * pixels[:, 0] + 5])
+    np.testing.assert_allclose(source.to_pixels(coordinates), pixels)
+    np.testing.assert_allclose(source.matrix, np.linalg.inv(matrix), atol=1e-12)
+    source = im.open_image(turned, scale=0.5)
+    assert (source.scale, source.offset, source.turn) == (0.5, (0, 0), None)
+
+
+def test_thumbnails_of_turned_pictures_lie_along_the_coordinates():
+    pixels = picture()[:200, :160]
+    # the picture mirrored at the diagonal: rows are x
+    source = im.open_image(pixels).placed(np.array([[0.0, 1, 0], [1, 0, 0], [0, 0, 1]]))
+    small, scale = im.thumbnail(source, 200)
+    assert scale == 1
+    np.testing.assert_array_equal(small, pixels.transpose(1, 0, 2))
 
 
 def test_thumbnails_begin_where_coordinates_do():

@@ -14,6 +14,7 @@ from anndata import AnnData
 from soscope_scverse import _keys as keys
 from soscope_scverse import _validation as validation
 from soscope_scverse._mudata import accepts_mudata
+from soscope_scverse._spatialdata import accepts_spatialdata
 from soscope_scverse.im.cache import FeatureCache
 from soscope_scverse.im.encoders import Encoder, TileFunction, get_encoder
 from soscope_scverse.im.sections import Section, open_sections, pitch, spot_radius
@@ -30,6 +31,7 @@ _BAND_IN_PATCHES = 8
 """Height of a band in widths of the patch. Neighbouring bands both read the patch width between them."""
 
 
+@accepts_spatialdata
 @accepts_mudata
 def features(
     adata: AnnData,
@@ -106,6 +108,8 @@ def features(
         that was edited in its place may pass for the old one: then use another folder.
     copy
         Return a changed copy instead of writing to ``adata``.
+    table_key, image_key, shapes_key, coordinate_system
+        Of a SpatialData, as of :func:`~soscope_scverse.tl.enhance`; slots are written to the table.
 
     Returns
     -------
@@ -478,7 +482,7 @@ def _hints(adata: AnnData, section: Section, xy: np.ndarray, margin: float) -> l
     fitting = {
         name: factor
         for name, factor in named.items()
-        if not _n_outside(xy, replace(source, scale=factor, offset=(0.0, 0.0)), margin)
+        if not _n_outside(xy, replace(source, scale=factor, offset=(0.0, 0.0), turn=None), margin)
     }
     if fitting:
         name = max(fitting, key=fitting.__getitem__)

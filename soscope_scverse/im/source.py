@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import weakref
@@ -15,11 +16,13 @@ import numpy as np
 import tifffile
 import zarr
 from anndata import AnnData
+from dask.array import Array, from_array
 from dask.base import tokenize
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from skimage.color import lab2rgb, rgb2lab
+from skimage.transform import AffineTransform, warp
 
 from soscope_scverse import _keys as keys
 from soscope_scverse._files import file_state
@@ -79,6 +82,9 @@ class ImageSource:
         Width of a pixel of this picture in micrometres, None if it is not known.
     recolouring
         Change of the colours as they are read, see :func:`normalize_stain`.
+    turn
+        2 x 2 matrix of determinant 1 or -1 that coordinates are multiplied with before ``scale``, of a picture that is
+        rotated, mirrored or sheared against them. Patches lie along the axes of the picture.
     """
 
     pixels: Any
@@ -89,6 +95,7 @@ class ImageSource:
     stretches: tuple[Stretch, ...] = ()
     microns: float | None = None
     recolouring: Recolouring | None = None
+    turn: np.ndarray | None = None
 
     @property
     def height(self) -> int:
@@ -112,7 +119,22 @@ class ImageSource:
 
     def to_pixels(self, xy: np.ndarray) -> np.ndarray:
         """Positions (n x 2) in pixels of this picture, of full-resolution coordinates."""
-        return xy * self.scale + np.asarray(self.offset)
+        turned = xy if self.turn is None else xy @ self.turn.T
+        return turned * self.scale + np.asarray(self.offset)
+
+    @property
+    def matrix(self) -> np.ndarray:
+        """3 x 3 matrix that takes (x, y, 1) of full-resolution coordinates to pixels."""
+        linear = self.scale * (np.eye(2) if self.turn is None else self.turn)
+        return np.block([[linear, np.reshape(self.offset, (2, 1))], [np.zeros((1, 2)), np.ones((1, 1))]])
+
+    def placed(self, matrix: np.ndarray) -> ImageSource:
+        """Return the picture in another place; `matrix`, 3 x 3, takes (x, y, 1) of coordinates to its pixels."""
+        linear, (x, y) = matrix[:2, :2], matrix[:2, 2]
+        scale = math.sqrt(abs(np.linalg.det(linear)))
+        upright = np.allclose(linear, scale * np.eye(2), atol=1e-4 * scale)
+        turn = None if upright or not scale else linear / scale
+        return replace(self, scale=scale, offset=(float(x), float(y)), turn=turn)
 
     def coarsened(self, factor: float) -> ImageSource:
         """Return the coarsest level of the picture whose pixels are at most ``factor`` times as wide, else itself."""
@@ -143,6 +165,11 @@ class ImageSource:
         top, left = rows.min(), columns.min()
         block = self._read_inside(top, rows.max() + 1, left, columns.max() + 1)
         return block[np.ix_(rows - top, columns - left)]
+
+    def lazy_pixels(self) -> tuple[Array, tuple[str, ...]]:
+        """Return the pixels as stored as a dask array, and its dimensions."""
+        lazy = from_array(self.pixels) if not hasattr(self.pixels, "__dask_graph__") else self.pixels
+        return (lazy, tuple(self.axes)) if "c" in self.axes else (lazy[None], ("c", *self.axes))
 
     def release(self) -> None:
         """Let go of decoded JPEG or PNG pixels; they are decoded again when next read."""
@@ -227,14 +254,14 @@ def open_image(image: Any, *, scale: float | None = None, channels: Sequence[int
     TypeError
         If ``image`` is none of the above.
     ValueError
-        If the file is of another kind, the picture is not grey, RGB or RGBA of a supported data type, it has no such
-        channels, or it is rotated, mirrored or sheared against the coordinates.
+        If the file is of another kind, the picture is not grey, RGB or RGBA of a supported data type, or it has no such
+        channels.
     """
     source = _open(image, placed=scale is None)
     if channels is not None:
         source = _stretched(source, channels)
     if scale is not None:
-        source = replace(source, scale=float(scale), offset=(0.0, 0.0))
+        source = replace(source, scale=float(scale), offset=(0.0, 0.0), turn=None)
     _check(source)
     return source
 
@@ -251,8 +278,11 @@ def thumbnail(source: ImageSource, size: int = 1000) -> tuple[np.ndarray, float]
 
     Returns
     -------
-    The small picture, height x width x 3 uint8, and the factor from full-resolution coordinates to its pixels.
+    The small picture, height x width x 3 uint8, and the factor from full-resolution coordinates to its pixels. A
+    picture that is turned against the coordinates is turned back, over white.
     """
+    if source.turn is not None:
+        return _turned_back(source, size)
     source = source.coarsened(max(source.height, source.width) / size)
     # The thumbnail begins where coordinates do, since plots know a scale and no place.
     x, y = (round(shift) for shift in source.offset)
@@ -267,6 +297,21 @@ def thumbnail(source: ImageSource, size: int = 1000) -> tuple[np.ndarray, float]
         small[first:last] = block.reshape(last - first, step, width, step, 3).mean(axis=(1, 3))
     source.release()
     return small, source.scale / step
+
+
+def _turned_back(source: ImageSource, size: int) -> tuple[np.ndarray, float]:
+    """Thumbnail along the axes of the coordinates, of a picture that is turned against them."""
+    small, shrunk = thumbnail(source.placed(np.eye(3)), size)
+    to_small = np.diag([shrunk, shrunk, 1.0]) @ source.matrix
+    height, width = small.shape[:2]
+    corners = np.array([[0, 0, 1], [width, 0, 1], [0, height, 1], [width, height, 1]]) @ np.linalg.inv(to_small).T
+    extent = corners[:, :2].max(axis=0)
+    scale = min(size / extent.max(), source.scale * shrunk)
+    columns, rows = np.ceil(extent * scale).astype(int)
+    half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])  # from the middle of a pixel to its corner
+    back = np.linalg.inv(half) @ to_small @ np.diag([1 / scale, 1 / scale, 1]) @ half
+    turned = warp(small, AffineTransform(back), output_shape=(rows, columns), cval=255, preserve_range=True)
+    return np.rint(turned).astype(np.uint8), scale
 
 
 def _read_over_white(source: ImageSource, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
@@ -394,10 +439,13 @@ def _guess_axes(shape: tuple[int, ...]) -> str:
 
 def _open_xarray(image: Any, levels: Sequence[Any] = (), *, placed: bool) -> ImageSource:
     """Open a picture with its coarser levels."""
-    scale, offset = _place(image) if placed else (1.0, (0.0, 0.0))
+    transformation = image.attrs.get("transform", {}).get("global") if placed else None
     image, *levels = (_plane(level) for level in (image, *levels))
     axes = "".join(dim if dim in ("y", "x") else "c" for dim in map(str, image.dims))
-    return ImageSource(image.data, axes, scale, offset, tuple(level.data for level in levels))
+    source = ImageSource(image.data, axes, levels=tuple(level.data for level in levels))
+    if transformation is None:
+        return source
+    return source.placed(np.linalg.inv(transformation.to_affine_matrix(("x", "y"), ("x", "y"))))
 
 
 def _plane(image: Any) -> Any:
@@ -410,23 +458,6 @@ def _plane(image: Any) -> Any:
         )
         raise ValueError(msg)
     return image
-
-
-def _place(image: Any) -> tuple[float, tuple[float, float]]:
-    """Scale and offset from coordinates to pixels, of an element with a transformation of pixels to "global"."""
-    transformation = image.attrs.get("transform", {}).get("global")
-    if transformation is None:
-        return 1.0, (0.0, 0.0)
-    matrix = transformation.to_affine_matrix(("x", "y"), ("x", "y"))
-    width = matrix[0, 0]  # Of a pixel, in coordinates.
-    if not (width > 0 and np.allclose(matrix[:2, :2], width * np.eye(2), atol=1e-4 * width)):
-        msg = (
-            "Expected a SpatialData image that is scaled and moved only against the coordinate system 'global', found "
-            f"the transformation {matrix[:2].tolist()}. Transform the image with `spatialdata.transform`, or pass "
-            "`image_scale` with spots in pixels of the image."
-        )
-        raise ValueError(msg)
-    return float(1 / width), (float(-matrix[0, 2] / width), float(-matrix[1, 2] / width))
 
 
 def _open_container(container: Any) -> ImageSource:

@@ -11,6 +11,7 @@ from anndata import AnnData
 from soscope_scverse import _keys as keys
 from soscope_scverse import _validation as check
 from soscope_scverse._mudata import accepts_mudata
+from soscope_scverse._spatialdata import accepts_spatialdata
 from soscope_scverse.pp.cells import Division, divide_into_cells
 from soscope_scverse.pp.graphs import nearest_distance
 from soscope_scverse.pp.lattice import Lattice, LatticeKind, find_lattice
@@ -18,6 +19,7 @@ from soscope_scverse.pp.lattice import Lattice, LatticeKind, find_lattice
 _DEFAULT_N_SUBSPOTS = {"square": 9, "hex": 7}
 
 
+@accepts_spatialdata
 @accepts_mudata
 def subspots(
     adata: AnnData,
@@ -67,6 +69,9 @@ def subspots(
         Column of ``obs`` that tells the sections; each has its own lattice.
     copy
         Return a copy instead of writing to `adata`.
+    table_key, image_key, shapes_key, coordinate_system
+        Of a SpatialData, as of :func:`~soscope_scverse.tl.enhance`. Slots are written to the table, positions in the
+        coordinates of the shapes and ``obsm["spatial"]`` with them; `cells` may be the name of shapes.
 
     Returns
     -------
@@ -123,7 +128,13 @@ def subspots(
 
 def subspot_offsets(lattice: Lattice, n_subspots: int) -> np.ndarray:
     """Positions of the subspots relative to their spot, n_subspots x 2 in pixels; they add up to 0."""
-    return _fine_index(lattice.kind, n_subspots) @ _fine_basis(lattice.kind, lattice.basis, n_subspots)
+    index, basis = unit_subspots(lattice.kind, lattice.basis, n_subspots)
+    return index @ basis
+
+
+def unit_subspots(kind: LatticeKind, basis: np.ndarray, n_subspots: int) -> tuple[np.ndarray, np.ndarray]:
+    """Places of the subspots of a spot on the fine lattice, n_subspots x 2, and its vectors, rows in pixels."""
+    return _fine_index(kind, n_subspots), _fine_basis(kind, basis, n_subspots)
 
 
 def fine_array_index(array: np.ndarray, info: dict) -> np.ndarray:

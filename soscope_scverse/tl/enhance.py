@@ -23,6 +23,7 @@ from soscope_scverse._mudata import joined, modality
 from soscope_scverse.data.transfer import with_features
 from soscope_scverse.model import SoScope
 from soscope_scverse.module.likelihoods import LIKELIHOODS
+from soscope_scverse.tl.elements import enhances_spatialdata
 from soscope_scverse.tl.presets import PRESETS
 
 logger = logging.getLogger(__name__)
@@ -30,6 +31,7 @@ logger = logging.getLogger(__name__)
 _N_GENES = 500
 
 
+@enhances_spatialdata
 def enhance(
     adata: AnnData | MuData,
     *,
@@ -70,7 +72,9 @@ def enhance(
     adata
         Spots, with positions in ``obsm["spatial"]``; a view counts as the spots in it. Of a file-backed one the chosen
         genes are read. In a MuData, positions, picture and other slots of the spots are at the top or in the first
-        modality, and `layer`, `genes` and `likelihood` are dicts by modality.
+        modality, and `layer`, `genes` and `likelihood` are dicts by modality. To a SpatialData the result is added:
+        the spots are shapes (or labels) that a table annotates, positions are their centroids, pictures are found
+        through the transformations, and `cells` may be the name of shapes.
     image
         Picture of the tissue: path, array, squidpy ``ImageContainer``, SpatialData image element, or a dict of them by
         section. None takes the picture in ``uns["spatial"]``; without any, positions alone are used.
@@ -121,13 +125,29 @@ def enhance(
         Return the trained model beside the result, to predict elsewhere, draw, or train on.
     out, overwrite
         ``.zarr`` store or ``.h5ad`` file that the result is written to piece by piece, and whether one that is there is
-        replaced; see :meth:`~soscope_scverse.model.SoScope.get_enhanced`.
+        replaced; see :meth:`~soscope_scverse.model.SoScope.get_enhanced`. With SpatialData, `overwrite` replaces
+        elements of the name of the result.
+    table_key
+        Of a SpatialData: the table with the profiles.
+    image_key
+        Its picture. Default: the only one in a coordinate system of the spots; without any, positions alone are used.
+    shapes_key
+        Its spots. Needed where the table annotates several elements.
+    coordinate_system
+        In which spots, picture and cells lie over each other. Needed where the answer is not the same in all that they
+        share.
+    key_added
+        Name of the table to add; its shapes are ``"{key_added}_subspots"``.
 
     Returns
     -------
     AnnData (of a MuData: MuData) of the subspots, see :meth:`~soscope_scverse.model.SoScope.get_enhanced`, with
     ``uns["soscope"]``: version, seed, arguments (JSON), geometry, encoder, whether the picture was used, and training
     history. With `return_model` a tuple of this and the model.
+    Of a SpatialData the same object, with ``shapes["{key_added}_subspots"]``, the outlines of the subspots (squares or
+    hexagons that tile the section, the shapes of the cells, else circles) with all transformations of the spots, and
+    ``tables[key_added]``, which annotates them; both are written to its zarr store if it has one. The rest of it stays
+    as it was.
 
     Raises
     ------
