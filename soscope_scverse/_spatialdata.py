@@ -89,7 +89,9 @@ class SpatialSection:
         slots = {"obsm": dict(table.obsm), "obsp": dict(table.obsp), "uns": dict(table.uns)}
         slots["obsm"][keys.SPATIAL] = centres.loc[self._instances].to_numpy(float)
         slots["uns"].pop("spatialdata_attrs")
-        library = next(iter(table.uns.get(keys.SPATIAL, {}).values()), {})  # pictures are those of the SpatialData
+        library: dict = next(
+            iter(table.uns.get(keys.SPATIAL, {}).values()), {}
+        )  # pictures are those of the SpatialData
         scales = {**library.get("scalefactors", {}), **({"spot_diameter_fullres": diameter} if diameter else {})}
         slots["uns"][keys.SPATIAL] = {self.shapes_key: {"images": {}, "scalefactors": scales}}
         return AnnData(table.X, obs=table.obs.copy(), var=table.var.copy(), layers=dict(table.layers), **slots)

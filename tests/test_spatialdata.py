@@ -82,8 +82,11 @@ def test_visium_goes_in_and_comes_out(section, sdata):
 
     # the rest is as it was
     left = sdata.subset(list(before.tables) + list(before.shapes) + list(before.images))
+    assert left.shapes.keys() == before.shapes.keys()
     for name, image in before.images.items():
-        assert left.images[name].identical(image) or im.open_image(image).fingerprint()
+        now, then = (sd.get_pyramid_levels(one, n=0) if "full" in name else one for one in (left.images[name], image))
+        np.testing.assert_array_equal(now, then)
+        assert get_transformation(left.images[name], get_all=True) == get_transformation(image, get_all=True)
     assert set(left["table"].obsm) == set(before["table"].obsm)
     assert set(left["table"].uns) == set(before["table"].uns)
     assert left["table"].obs.equals(before["table"].obs)
@@ -100,15 +103,15 @@ def test_a_smaller_picture_is_found_through_its_coordinate_system(section, sdata
 
 
 def test_what_has_to_be_chosen_is_named(sdata):
-    with pytest.raises(ValueError, match="visium_full_image.*visium_hires_image.*visium_lowres_image"):
+    with pytest.raises(ValueError, match=r"visium_full_image.*visium_hires_image.*visium_lowres_image"):
         tl.enhance(sdata, **QUICK)
-    with pytest.raises(ValueError, match="`image_key` to be one of .*visium_full_image.*found 'full'"):
+    with pytest.raises(ValueError, match=r"`image_key` to be one of .*visium_full_image.*found 'full'"):
         tl.enhance(sdata, image_key="full")
     with pytest.raises(ValueError, match=r"`table_key` to be one of \['table'\], found 'counts'"):
         tl.enhance(sdata, table_key="counts")
     with pytest.raises(ValueError, match=r"`shapes_key` to be one of \['visium'\], found 'cells'"):
         tl.enhance(sdata, shapes_key="cells")
-    with pytest.raises(ValueError, match="`coordinate_system` to be one of .*visium_downscaled_hires.*'global'"):
+    with pytest.raises(ValueError, match=r"`coordinate_system` to be one of .*visium_downscaled_hires.*'global'"):
         tl.enhance(sdata, coordinate_system="global")
     with pytest.raises(ValueError, match="'visium_hires_image' in a coordinate system of the spots"):
         tl.enhance(sdata, image_key="visium_hires_image", coordinate_system="visium")
@@ -172,7 +175,8 @@ def test_a_turned_picture_is_seen_where_it_is(section, sdata):
     tl.enhance(sdata, image_key="turned", **QUICK)
     tl.enhance(sdata, image_key="visium_full_image", key_added="upright", **QUICK)
     a, b = (sdata[name].obsm["image_features"] for name in ("enhanced", "upright"))
-    means = [i for i, name in enumerate(_feature_names(sdata)) if name.startswith("mean")] or [0, 1, 2]
+    means = [i for i, name in enumerate(_feature_names(sdata)) if "mean" in name]
+    assert means
     np.testing.assert_allclose(a[:, means], b[:, means], rtol=1e-3, atol=1e-3)
     # subspots lie nearest to their own spots
     for system in get_transformation(sdata["visium"], get_all=True):
@@ -287,7 +291,7 @@ def test_steps_write_to_the_table(section, sdata):
     assert "spatialdata_attrs" in sdata["table"].uns
     # what is done already is not done again, so no picture has to be chosen
     tl.enhance(sdata, **QUICK)
-    assert sdata["enhanced"].uns["soscope"]["uses_picture"] in (True, False)
+    assert "encoder" in sdata["enhanced"].uns["soscope"]
     with pytest.raises(ValueError, match="`copy=False` with SpatialData"):
         pp.subspots(sdata, copy=True)
 

@@ -155,6 +155,8 @@ def _add(sdata: SpatialData, shapes: GeoDataFrame, enhanced: AnnData, key_added:
 
 def _remove(sdata: SpatialData, key_added: str) -> None:
     """Remove a result, the table first, since it annotates the shapes."""
+    if sdata.is_backed() and sdata.has_consolidated_metadata():
+        sdata.write_consolidated_metadata()  # what was written in part, or by a process that ended, is listed
     stored = {path.partition("/")[2] for path in _on_disk(sdata)}
     for name, elements in ((key_added, sdata.tables), (_shapes_name(key_added), sdata.shapes)):
         if name in stored:
@@ -187,7 +189,8 @@ def _outlines(enhanced: AnnData, cells: Any = None) -> GeoDataFrame:
     names = enhanced.obs_names
     if hasattr(cells, "geom_type"):
         own = cells.set_axis(cells.index.astype(str)).loc[names]
-        return own[[own.geometry.name, *(["radius"] if "radius" in own else [])]].rename_geometry("geometry")
+        radius = {"radius": own["radius"].to_numpy()} if "radius" in own else None
+        return GeoDataFrame(radius, geometry=own.geometry.to_numpy(), index=names)
     xy = check.positions(enhanced)
     info = enhanced.uns.get(keys.RESULT, {}).get("geometry", {})
     if info.get("geometry") in ("square", "hex"):
