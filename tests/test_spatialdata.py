@@ -186,6 +186,23 @@ def test_a_turned_picture_is_seen_where_it_is(section, sdata):
         assert (section.adata.obs_names[nearest] == sdata["enhanced"].obs["spot"]).all()
 
 
+def test_coordinates_may_be_negative(section, sdata):
+    shift = Affine(np.array([[1.0, 0, -5000], [0, 1, -5000], [0, 0, 1]]), ("x", "y"), ("x", "y"))
+    index, moved = sdata["visium"].index, section.adata.obsm["spatial"] - 5000
+    sdata["visium"] = ShapesModel.parse(moved, geometry=0, radius=10.0, index=index)
+    sdata["he"] = picture(section.image, transformations={"global": shift})
+    tl.enhance(sdata, **QUICK)
+    pp.subspots(section.adata)
+    im.features(section.adata, section.image)
+    expected = section.adata.obsm["subspot_features"].reshape(420, -1)
+    np.testing.assert_allclose(sdata["enhanced"].obsm["image_features"], expected, rtol=1e-3, atol=1e-3)
+    # the check of the alignment finds the same
+    here = im.check_alignment(section.adata, section.image)
+    section.adata.obsm["spatial"] -= 5000
+    there = im.check_alignment(section.adata, sdata["he"])
+    pd.testing.assert_frame_equal(there.table, here.table)
+
+
 def _feature_names(sdata):
     return list(sdata["enhanced"].uns["soscope"]["encoder"]["feature_names"])
 

@@ -129,14 +129,18 @@ def check_alignment(
     tables, thumbnails = {}, {}
     for section in open_sections(adata, image, image_scale, library_key):
         name = section.library or ""
-        small, scale = thumbnail(section.source, _THUMBNAIL)
+        origin = np.minimum(section.source.extent[0], 0)  # a thumbnail begins where coordinates do
+        moved = section.source.placed(
+            section.source.matrix @ np.array([[1, 0, origin[0]], [0, 1, origin[1]], [0, 0, 1]])
+        )
+        small, scale = thumbnail(moved, _THUMBNAIL)
         # Its own scale beside that of the picture, whose pixels the table is about.
         tissue = _Tissue.of(open_image(small, scale=scale), spot_radius(adata, section))
         rows, zoom = np.flatnonzero(section.rows), section.source.scale / scale
         sampled = rows[spread(len(rows), _MOST_SPOTS)]
-        table = _compare(tissue, xy[sampled], depth[sampled], _named_scales(adata, section, zoom))
+        table = _compare(tissue, xy[sampled] - origin, depth[sampled], _named_scales(adata, section, zoom))
         tables[name] = table.assign(scale=table["scale"] * zoom)
-        thumbnails[name] = small, xy[rows] * scale
+        thumbnails[name] = small, (xy[rows] - origin) * scale
         _warn(tables[name], section)
     return Alignment(pd.concat(tables, names=["section", "placement"]), thumbnails)
 

@@ -128,6 +128,14 @@ class ImageSource:
         linear = self.scale * (np.eye(2) if self.turn is None else self.turn)
         return np.block([[linear, np.reshape(self.offset, (2, 1))], [np.zeros((1, 2)), np.ones((1, 1))]])
 
+    @property
+    def extent(self) -> np.ndarray:
+        """Least and greatest (x, y) of the picture in full-resolution coordinates, 2 x 2."""
+        corners = (
+            np.array([[x, y, 1] for x in (0, self.width) for y in (0, self.height)]) @ np.linalg.inv(self.matrix).T
+        )
+        return np.stack([corners[:, :2].min(axis=0), corners[:, :2].max(axis=0)])
+
     def placed(self, matrix: np.ndarray) -> ImageSource:
         """Return the picture in another place; `matrix`, 3 x 3, takes (x, y, 1) of coordinates to its pixels."""
         linear, (x, y) = matrix[:2, :2], matrix[:2, 2]
@@ -303,9 +311,7 @@ def _turned_back(source: ImageSource, size: int) -> tuple[np.ndarray, float]:
     """Thumbnail along the axes of the coordinates, of a picture that is turned against them."""
     small, shrunk = thumbnail(source.placed(np.eye(3)), size)
     to_small = np.diag([shrunk, shrunk, 1.0]) @ source.matrix
-    height, width = small.shape[:2]
-    corners = np.array([[0, 0, 1], [width, 0, 1], [0, height, 1], [width, height, 1]]) @ np.linalg.inv(to_small).T
-    extent = corners[:, :2].max(axis=0)
+    extent = source.extent[1]  # it begins where coordinates do
     scale = min(size / extent.max(), source.scale * shrunk)
     columns, rows = np.ceil(extent * scale).astype(int)
     half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])  # from the middle of a pixel to its corner

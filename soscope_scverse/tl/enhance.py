@@ -329,7 +329,10 @@ def _embed_thumbnails(spots: AnnData | MuData, image: Any, image_scale: float | 
     for section in np.unique(check.sections(spots, library_key)):
         library = next(iter(libraries), section) if library_key is None else section
         one = image[library] if isinstance(image, Mapping) and library_key is not None else image
-        picture, scale = im.thumbnail(im.open_image(one, scale=image_scale))
+        source = im.open_image(one, scale=image_scale)
+        if (source.extent[1] <= 0).any():
+            continue  # plots take pictures from 0 on
+        picture, scale = im.thumbnail(source)
         entry = libraries.setdefault(library, {})
         entry["images"] = {"hires": picture}
         entry.setdefault("scalefactors", {})["tissue_hires_scalef"] = scale
