@@ -268,11 +268,11 @@ def new_path(name: str, path: str | PathLike | None) -> None:
         raise ValueError(msg)
 
 
-def output(name: str, path: str | PathLike, *, overwrite: bool) -> Path:
-    """Return the path of an AnnData to be written, ``.zarr`` or ``.h5ad``, in a folder that exists."""
+def output(name: str, path: str | PathLike, *, overwrite: bool, suffixes: Sequence[str] = (".zarr", ".h5ad")) -> Path:
+    """Return the path of a file or store to be written, in a folder that exists."""
     path = Path(path)
-    if path.suffix not in (".zarr", ".h5ad"):
-        msg = f"Expected `{name}` to end in '.zarr' or '.h5ad', found {str(path)!r}."
+    if path.suffix not in suffixes:
+        msg = f"Expected `{name}` to end in {' or '.join(map(repr, suffixes))}, found {str(path)!r}."
         raise ValueError(msg)
     if not path.parent.is_dir():
         msg = f"Expected `{name}` in a folder that exists, found {str(path)!r}. Make {str(path.parent)!r} first."

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import torch
+import zarr
 from anndata import AnnData
 from lightning.pytorch import Trainer
 from mudata import MuData
@@ -32,11 +33,13 @@ from soscope_scverse.data.tiles import Section, Tiles, thin_counts
 from soscope_scverse.model.prediction import (
     SomeRows,
     block_spots,
+    fill_draws,
     fill_profiles,
     latent_states,
     places,
     result_frame,
     result_rows,
+    with_draws,
     with_profiles,
 )
 from soscope_scverse.model.processes import Processes
@@ -44,6 +47,7 @@ from soscope_scverse.model.projection import Projection, fit_projection
 from soscope_scverse.model.store import Arrays
 from soscope_scverse.model.training import CosineTrainingPlan
 from soscope_scverse.model.variance import depth_noise, picture_evidence, sample_blocks
+from soscope_scverse.model.variation import feature_variation
 from soscope_scverse.module.likelihoods import COUNT_LIKELIHOODS
 from soscope_scverse.module.subspot_decoder import DECODERS
 from soscope_scverse.module.vae import GraphAutoencoder, SoScopeVAE
@@ -455,18 +459,21 @@ class SoScope(BaseModelClass):
         self.module.image_mean.copy_(torch.as_tensor(projection.mean))
         self.module.image_projection.copy_(torch.as_tensor(projection.matrix))
 
+    @torch.no_grad()
     def _start(self, section: Section) -> None:
-        """Set what is read off the data before the training: scales, noise of the depth, and use of the picture."""
+        """Set what is read off the data before the training: scales, variances, and use of the picture."""
         module = self.module
         module.start_from(*_sampled_profiles(section))
         ends = np.cumsum(module.sizes)
         for i, (part, end) in enumerate(zip(module.likelihood.parts, ends, strict=True)):
+            features = slice(end - module.sizes[i], end)
+            spots = section.x[:, features], section.spatial, section.sections, section.size
             if part.is_counts:
-                noise = self._depth_noise
-                if noise == "auto":
-                    x = section.x[:, end - module.sizes[i] : end]
-                    noise = depth_noise(x, section.spatial, section.sections, section.size)
-                module.depth_noise[i] = noise
+                module.depth_noise[i] = depth_noise(*spots) if self._depth_noise == "auto" else self._depth_noise
+            variation = feature_variation(*spots, is_counts=part.is_counts, depth_noise=module.depth_noise[i].item())
+            module.log_dispersion[features] = torch.as_tensor(variation.dispersion).log()
+            module.residual_loadings[:, features] = torch.as_tensor(variation.loadings)
+            module.residual_length[i] = variation.length
         if section.features is None or not self._test_picture:
             return
         rows, blocks = sample_blocks(section.spatial, section.sections)
@@ -518,8 +525,7 @@ class SoScope(BaseModelClass):
             `sigma` is 0). ``"prior"``: expected subspots given the latent state alone (soScope, Eq. 7); smoother, as
             the noise of the spot is not kept.
         n_samples
-            Draws of latent states and subspots for the layers ``std``, ``q05`` and ``q95``; 0 leaves them out. Latent
-            states are drawn anew for every `batch_size` spots.
+            Draws of :meth:`sample_enhanced` for the layers ``std``, ``q05``, ``q95`` and ``counts``; 0 leaves them out.
         batch_size
             Spots decoded at once, and with `out` the rows of a chunk are their subspots. Default: as many as make five
             million values, or 50 million with all draws.
@@ -543,6 +549,11 @@ class SoScope(BaseModelClass):
             those of spot and subspot, or of the cells; spots without cells are left out.
         ``obsm["spatial"]``, ``obsm["image_features"]``
             Positions in pixels; features with a picture.
+        ``layers["std"]``, ``layers["q05"]``, ``layers["q95"]``
+            Standard deviation and quantiles of the draws, with `n_samples`.
+        ``layers["counts"]``
+            The first draw given the observed spots, with `n_samples` and counts: integers (as float32) that add up
+            exactly to the counts of the spots, for methods that model counts, such as tests of differential expression.
         ``uns["spatial"]``
             That of the spots with the diameter of the subspots.
 
@@ -564,6 +575,7 @@ class SoScope(BaseModelClass):
         size = batch_size or block_spots(tiles, self.module.n_features, n_samples)
         processes = self._processes()
         kept = result_rows(self._spots(adata))[tiles.section.exposure > 0]
+        order, seed = self._order(adata), self._seed(processes)
 
         def fill(arrays: Arrays) -> None:
             fill_profiles(
@@ -574,11 +586,92 @@ class SoScope(BaseModelClass):
                 n_samples=n_samples,
                 batch_size=size,
                 processes=processes,
+                order=order,
+                seed=seed,
             )
 
         chunk_rows = size * tiles.section.exposure.shape[1]
-        result = with_profiles(frame, path, places(n_samples), chunk_rows, fill, processes)
+        counts = expectation == "conditional" and self.module.likelihood.is_counts
+        result = with_profiles(frame, path, places(n_samples, counts=counts), chunk_rows, fill, processes)
         return result if self._modalities is None else split(result, adata, self._modalities)
+
+    def sample_enhanced(
+        self,
+        n_samples: int,
+        adata: AnnData | MuData | None = None,
+        *,
+        expectation: Literal["conditional", "prior"] = "conditional",
+        batch_size: int | None = None,
+        out: str | PathLike | None = None,
+        overwrite: bool = False,
+    ) -> np.ndarray | zarr.Array:
+        """Draws of the profiles of all subspots, in memory or written to disk piece by piece.
+
+        A draw is one of the latent states of all spots, of the residuals that neither the neighbours nor the picture
+        tell, and then of the subspots: given the observed spots exactly (Dirichlet-multinomial, multinomial, Gaussian)
+        or from the prior. It is one draw of the whole section. The state of torch's global generator decides it
+        (``scvi.settings.seed``); the order of the spots and `batch_size` do not matter.
+
+        Parameters
+        ----------
+        n_samples
+            Number of draws.
+        adata
+            As for :meth:`get_enhanced`.
+        expectation
+            ``"conditional"``: subspots given the observed spots, to which they add up; ``"prior"``: given the latent
+            states alone, with a depth of every spot.
+        batch_size
+            Spots drawn at once; default as many as make 50 million values with all draws.
+        out
+            ``.zarr`` array to write to, in chunks of one draw each, so that the draws need not fit into memory.
+        overwrite
+            Replace what is at `out`.
+
+        Returns
+        -------
+        n_samples x n_targets x n_features, float32, targets and features in the order of :meth:`get_enhanced`
+        (modalities of a MuData side by side): a numpy array, or with `out` the zarr array.
+
+        Raises
+        ------
+        ValueError
+            If an argument is none of its choices, or `out` cannot be written to; before any work.
+        """
+        check.one_of("expectation", expectation, ["conditional", "prior"])
+        check.at_least("n_samples", n_samples, 1)
+        if batch_size is not None:
+            check.at_least("batch_size", batch_size, 1)
+        path = None if out is None else check.output("out", out, overwrite=overwrite, suffixes=(".zarr",))
+        adata = self._validate_anndata(adata)
+        tiles = self._tiles(self._section(adata))
+        size = batch_size or block_spots(tiles, self.module.n_features, n_samples)
+        processes = self._processes()
+        kept = result_rows(self._spots(adata))[tiles.section.exposure > 0]
+        order, seed = self._order(adata), self._seed(processes)
+
+        def fill(array: Any) -> None:
+            fill_draws(
+                SomeRows(array, kept),
+                self.module,
+                tiles,
+                expectation=expectation,
+                n_samples=n_samples,
+                batch_size=size,
+                processes=processes,
+                order=order,
+                seed=seed,
+            )
+
+        shape = n_samples, int(kept.sum()), self.module.n_features
+        return with_draws(shape, path, size * tiles.section.exposure.shape[1], fill, processes)
+
+    @staticmethod
+    def _seed(processes: Processes) -> int:
+        """Seed of the draws, from torch's global generator; that of the first process for all."""
+        seed = torch.randint(2**62, (1,)).numpy()
+        processes.from_first(seed)
+        return int(seed[0])
 
     def _processes(self) -> Processes:
         """Those that trained this model, as long as they are together."""
@@ -637,9 +730,10 @@ class SoScope(BaseModelClass):
     def _library_key(self) -> str | None:
         return self.registry["setup_args"]["library_key"]
 
-    def _order(self) -> np.ndarray:
-        """Spots by name: the training does not depend on the order of the rows, random numbers included."""
-        return np.argsort(self.adata.obs_names.to_numpy(str), kind="stable")
+    def _order(self, adata: AnnData | MuData | None = None) -> np.ndarray:
+        """Spots by name: training and draws do not depend on the order of the rows, random numbers included."""
+        names = (self.adata if adata is None else adata).obs_names
+        return np.argsort(names.to_numpy(str), kind="stable")
 
     def _exposure(self, adata: AnnData) -> np.ndarray:
         """Shares of the spots times their sizes."""

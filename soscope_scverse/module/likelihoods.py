@@ -117,6 +117,13 @@ class Likelihood(ABC):
         """Log probability of observed profiles, n_spots x n_features."""
 
     @abstractmethod
+    def change(self, subspots: Subspots, change: Tensor) -> Subspots:
+        """Subspots that differ by `change`, n_spots x n_subspots x n_features.
+
+        It is added to the logarithm of counts, and to the rate of other data.
+        """
+
+    @abstractmethod
     def condition(self, x: Tensor, subspots: Subspots) -> Tensor:
         """Expected subspots given the observed spots `x`, n_spots x n_subspots x n_features."""
 
@@ -168,6 +175,9 @@ class _Counts(Likelihood):
         if dispersion.dim() == 3:  # phi differs between subspots: match the variance of the sum
             dispersion = (subspots.mean * dispersion).sum(dim=1) / mean.clamp(min=_TINY)
         return Spots(mean, dispersion)
+
+    def change(self, subspots: Subspots, change: Tensor) -> Subspots:
+        return subspots._replace(mean=subspots.mean * change.exp())
 
     def condition(self, x: Tensor, subspots: Subspots) -> Tensor:
         return x.unsqueeze(1) * _shares(subspots.mean, subspots.exposure)
@@ -256,6 +266,9 @@ class GaussianLikelihood(Likelihood):
     def log_prob(self, x: Tensor, spots: Spots) -> Tensor:
         return Normal(spots.mean, spots.dispersion.clamp(min=_TINY).sqrt(), validate_args=False).log_prob(x)
 
+    def change(self, subspots: Subspots, change: Tensor) -> Subspots:
+        return subspots._replace(mean=subspots.mean + (change if self.is_mean else subspots.exposure * change))
+
     def condition(self, x: Tensor, subspots: Subspots) -> Tensor:
         return self._conditioned(subspots.mean, x, self.aggregate(subspots).mean, subspots)
 
@@ -325,6 +338,10 @@ class JointLikelihood(Likelihood):
 
     def log_prob(self, x: Tensor, spots: Spots) -> Tensor:
         return _joined(self._each("log_prob", self._split(x), map(Spots, *map(self._split, spots))))
+
+    def change(self, subspots: Subspots, change: Tensor) -> Subspots:
+        parts = self._each("change", self._split_subspots(subspots), self._split(change))
+        return subspots._replace(mean=_joined([part.mean for part in parts]))
 
     def condition(self, x: Tensor, subspots: Subspots) -> Tensor:
         return _joined(self._each("condition", self._split(x), self._split_subspots(subspots)))

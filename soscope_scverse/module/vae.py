@@ -19,6 +19,9 @@ from soscope_scverse.module.subspot_decoder import DECODERS
 
 Tensors = dict[str, Tensor]
 
+N_RESIDUALS = 32
+"""Patterns of features that the residual of a subspot is made of."""
+
 
 def modality_weights(sizes: Sequence[int]) -> Tensor:
     """Weight of the features of every modality in the loss: modalities weigh alike, however many features they have.
@@ -266,6 +269,9 @@ class SoScopeVAE(_GraphModule):
         self.register_buffer("uses_picture", torch.tensor(bool(n_image_features)))
         self.register_buffer("image_mean", torch.zeros(n_image_features))
         self.register_buffer("image_projection", torch.eye(n_image_features, n_seen))
+        # what latent states and picture do not tell of the subspots of a spot; it has no part in the training
+        self.register_buffer("residual_loadings", torch.zeros(N_RESIDUALS, self.n_features))
+        self.register_buffer("residual_length", torch.ones(len(modalities)))
 
     @auto_move_data
     def generative(self, tensors: Tensors, z: Tensor, **kwargs: Any) -> dict[str, Subspots]:
