@@ -141,7 +141,7 @@ def test_variation_of_counts_is_found(depth_noise):
 def test_variation_of_other_data_is_found():
     rng = np.random.default_rng(0)
     spatial = lattice(20)
-    x = 2 * field(rng, spatial, 2 * 50, 10) + 1.5 * rng.normal(size=(400, 10)) + 100
+    x = 2 * field(rng, spatial, 2 * 50, 40) + 1.5 * rng.normal(size=(400, 40)) + 100
     found = feature_variation(x, spatial, is_counts=False)
     assert np.median(found.dispersion) == pytest.approx(2.25, rel=0.3)
     assert np.median((found.loadings**2).sum(axis=0)) == pytest.approx(4, rel=0.3)

@@ -129,14 +129,14 @@ def test_layers_are_of_the_same_draws(padded):
 
 def test_draws_have_the_moments_of_the_exact_conditional(bare):
     """Dirichlet-multinomial with concentrations mean / phi."""
-    draws = seeded(bare.sample_enhanced, 4000)
+    draws = seeded(bare.sample_enhanced, 2000)
     x = np.repeat(bare.adata.X.toarray(), 7, axis=0)
     mean = bare.get_enhanced(expectation="prior").X
     concentration = mean / bare.module.log_dispersion.detach().exp().numpy()
     total = np.repeat(totals(bare, concentration), 7, axis=0)
     p = concentration / total
     variance = x * p * (1 - p) * (x + total) / (1 + total)
-    error = (draws.mean(axis=0) - x * p) / np.sqrt(np.maximum(variance, 1e-9) / 4000)
+    error = (draws.mean(axis=0) - x * p) / np.sqrt(np.maximum(variance, 1e-9) / 2000)
     assert np.abs(error[x > 0]).max() < 6
     assert np.mean(error[x > 0] ** 2) == pytest.approx(1, abs=0.1)
     large = variance > 1
@@ -147,7 +147,7 @@ def test_draws_have_the_moments_of_the_exact_conditional(bare):
 def test_prior_draws_have_the_depth_of_the_spots(bare):
     """Variance of the total of a spot: counting, and that of log-normal depths of the spot and of its subspots."""
     bare.module.depth_noise.fill_(0.1)
-    draws = totals(bare, seeded(bare.sample_enhanced, 4000, expectation="prior"))
+    draws = totals(bare, seeded(bare.sample_enhanced, 2000, expectation="prior"))
     subspots = bare.get_enhanced(expectation="prior").X
     mean, square = totals(bare, subspots), totals(bare, subspots**2)
     phi = bare.module.log_dispersion.detach().exp().numpy()
@@ -159,10 +159,10 @@ def test_prior_draws_have_the_depth_of_the_spots(bare):
 
 
 def test_residuals_spread_the_draws_and_keep_their_mean(bare):
-    narrow = seeded(bare.sample_enhanced, 1500)
+    narrow = seeded(bare.sample_enhanced, 800)
     bare.module.residual_loadings[0] = 1.0
     bare.module.residual_length.fill_(1.0)
-    wide = seeded(bare.sample_enhanced, 1500)
+    wide = seeded(bare.sample_enhanced, 800)
     assert np.median(wide.var(axis=0) / np.maximum(narrow.var(axis=0), 1e-3)) > 1.1
     scale = np.maximum(narrow.std(axis=0), 0.3)
     assert np.abs((wide.mean(axis=0) - narrow.mean(axis=0)) / scale).mean() < 0.1
