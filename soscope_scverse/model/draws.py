@@ -23,7 +23,7 @@ class LatentStates(NamedTuple):
 
 
 class Sampler:
-    """Draws latent states, residuals and subspots.
+    """What a trained module says of a section: expected subspots, and draws of latent states, residuals and subspots.
 
     Every spot has random numbers of its own, which belong to its place among the names: a latent state is the same for
     all subspots that are interpolated from it, in whichever block they are drawn.
@@ -41,7 +41,7 @@ class Sampler:
     n_samples
         Number of draws.
     given
-        Whether subspots are drawn given the observed spots, so that they add up to them.
+        Whether subspots are those given the observed spots, so that they add up to them.
     seed
         Decides all random numbers.
     """
@@ -66,23 +66,29 @@ class Sampler:
         self.seeds[order] = np.random.default_rng(seed).integers(2**63 - 1, size=(tiles.n_spots, 2))
         self.pitch = _pitch(tiles.section)
 
-    def observed(self, spots: np.ndarray) -> Tensor:
-        """Profiles of some spots, dense."""
-        return torch.as_tensor(dense(self.tiles.section.x[spots]), dtype=torch.float32, device=self.states.mean.device)
+    @property
+    def draws_counts(self) -> bool:
+        """Whether a draw has integers that add up to the observed spots."""
+        return self.given and self.module.likelihood.is_counts
+
+    @torch.inference_mode()
+    def mean(self, spots: np.ndarray) -> Tensor:
+        """Expected subspots of some spots at the mean latent states: n_own x n_subspots x n_features."""
+        inputs, batch = self._batch(spots)
+        subspots = self.module.generative(batch, self.states.mean[inputs])["subspots"]
+        return self.module.likelihood.condition(self._observed(spots), subspots) if self.given else subspots.mean
 
     @torch.inference_mode()
     def draw(self, spots: np.ndarray) -> Tensor:
         """Draws of the subspots of some spots, padding included: n_samples x n_own x n_subspots x n_features."""
         device = self.states.mean.device
-        inputs, batch = self.tiles.block(spots)
-        batch = {name: value.to(device) for name, value in batch.items()}
-        x = self.observed(spots)
+        x = self._observed(spots)
         roots = [
             torch.as_tensor(self._roots(spots, length), dtype=torch.float32, device=device)
             for length in self.module.residual_length.tolist()
         ]
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            subspots = self._subspots(batch, inputs)
+            subspots = self._subspots(spots)
             own = []
             for i, seed in enumerate(self.seeds[spots, 1]):
                 _seed(device, seed)
@@ -92,8 +98,17 @@ class Sampler:
                 own.append(self.module.likelihood.sample(changed, given))
         return torch.stack(own, dim=1)
 
-    def _subspots(self, batch: dict[str, Tensor], inputs: np.ndarray) -> Subspots:
+    def _batch(self, spots: np.ndarray) -> tuple[np.ndarray, dict[str, Tensor]]:
+        """What the decoder is given of some spots, and the rows of the latent states that it needs."""
+        inputs, batch = self.tiles.block(spots)
+        return inputs, {name: value.to(self.states.mean.device) for name, value in batch.items()}
+
+    def _observed(self, spots: np.ndarray) -> Tensor:
+        return torch.as_tensor(dense(self.tiles.section.x[spots]), dtype=torch.float32, device=self.states.mean.device)
+
+    def _subspots(self, spots: np.ndarray) -> Subspots:
         """Parameters of the subspots under each draw of the latent states."""
+        inputs, batch = self._batch(spots)
         mean, scale = self.states.mean[inputs], self.states.scale[inputs]
         device = mean.device
         noise = torch.empty(self.n_samples, *mean.shape, device=device)

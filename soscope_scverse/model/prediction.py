@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -59,85 +59,50 @@ def block_spots(tiles: Tiles, n_features: int, n_samples: int) -> int:
     return max(1, min(_CHUNK_VALUES, _DRAWN_VALUES // max(n_samples, 1)) // values)
 
 
-def fill_profiles(
-    arrays: Arrays,
-    module: SoScopeVAE,
-    tiles: Tiles,
-    *,
-    expectation: Literal["conditional", "prior"],
-    n_samples: int,
-    batch_size: int,
-    processes: Processes,
-    order: np.ndarray,
-    seed: int,
-) -> None:
+def fill_profiles(arrays: Arrays, sampler: Sampler, batch_size: int, processes: Processes) -> None:
     """Write the profiles of all valid subspots, spot by spot, to the arrays of the first process.
 
     Parameters
     ----------
     arrays
         n_targets x n_features for each of :func:`places`; empty on all processes but the first.
-    module
-        Trained module.
-    tiles
-        The section, in the order of the result.
-    expectation, n_samples
-        See :meth:`~soscope_scverse.model.SoScope.get_enhanced`.
+    sampler
+        The section, in the order of the result, and its draws, if any.
     batch_size
         Spots decoded at once.
     processes
         Who takes part.
-    order, seed
-        See :class:`~soscope_scverse.model.draws.Sampler`.
     """
-    states = latent_states(module, tiles, processes)
-    given = expectation == "conditional"
-    sampler = Sampler(module, tiles, states, order, n_samples=n_samples, given=given, seed=seed)
-    names = places(n_samples, counts=given and module.likelihood.is_counts)
-
-    @torch.inference_mode()
-    def block(spots: np.ndarray) -> Tensor:
-        inputs, batch = tiles.block(spots)
-        batch = {name: value.to(_device(module)) for name, value in batch.items()}
-        subspots = module.generative(batch, states.mean[inputs])["subspots"]
-        values = [module.likelihood.condition(sampler.observed(spots), subspots) if given else subspots.mean]
-        if n_samples:
-            draws = sampler.draw(spots)
-            values += [draws.std(dim=0, correction=0), *(draws.quantile(q, dim=0) for q in _QUANTILES.values())]
-            values += [draws[0]] * (len(names) - len(values))
-        return torch.stack([value[batch["exposure"] > 0] for value in values])
+    names = places(sampler.n_samples, counts=sampler.draws_counts)
 
     def write(rows: slice, values: np.ndarray) -> None:
         for name, value in zip(names, values, strict=True):
             arrays[name][rows] = value
 
-    _in_blocks(tiles, batch_size, len(names), block, write, processes)
+    _in_blocks(sampler.tiles, batch_size, len(names), lambda spots: _decoded(sampler, spots), write, processes)
 
 
-def fill_draws(
-    array: Any,
-    module: SoScopeVAE,
-    tiles: Tiles,
-    *,
-    expectation: Literal["conditional", "prior"],
-    n_samples: int,
-    batch_size: int,
-    processes: Processes,
-    order: np.ndarray,
-    seed: int,
-) -> None:
+def fill_draws(array: Any, sampler: Sampler, batch_size: int, processes: Processes) -> None:
     """Write all draws, n_samples x n_targets x n_features; parameters as of :func:`fill_profiles`."""
-    states = latent_states(module, tiles, processes)
-    given = expectation == "conditional"
-    sampler = Sampler(module, tiles, states, order, n_samples=n_samples, given=given, seed=seed)
-
-    def block(spots: np.ndarray) -> Tensor:
-        return sampler.draw(spots)[:, torch.as_tensor(tiles.section.exposure[spots] > 0)]
 
     def write(rows: slice, values: np.ndarray) -> None:
         array[rows] = values
 
-    _in_blocks(tiles, batch_size, n_samples, block, write, processes)
+    def block(spots: np.ndarray) -> Tensor:
+        return sampler.draw(spots)[:, torch.as_tensor(sampler.tiles.section.exposure[spots] > 0)]
+
+    _in_blocks(sampler.tiles, batch_size, sampler.n_samples, block, write, processes)
+
+
+def _decoded(sampler: Sampler, spots: np.ndarray) -> Tensor:
+    """Profiles of the valid subspots of some spots: mean and, with draws, what is told of them, one after the other."""
+    values = [sampler.mean(spots)]
+    if sampler.n_samples:
+        draws = sampler.draw(spots)
+        values += [draws.std(dim=0, correction=0), *(draws.quantile(q, dim=0) for q in _QUANTILES.values())]
+        values += [draws[0]] if sampler.draws_counts else []
+    valid = torch.as_tensor(sampler.tiles.section.exposure[spots] > 0)
+    return torch.stack([value[valid] for value in values])
 
 
 def _in_blocks(

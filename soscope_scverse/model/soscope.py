@@ -30,6 +30,7 @@ from soscope_scverse._mudata import split, spots_of
 from soscope_scverse.data.fields import SlotField
 from soscope_scverse.data.splitter import HeldOut, TileDataModule
 from soscope_scverse.data.tiles import Section, Tiles, thin_counts
+from soscope_scverse.model.draws import Sampler
 from soscope_scverse.model.prediction import (
     SomeRows,
     block_spots,
@@ -575,24 +576,15 @@ class SoScope(BaseModelClass):
         size = batch_size or block_spots(tiles, self.module.n_features, n_samples)
         processes = self._processes()
         kept = result_rows(self._spots(adata))[tiles.section.exposure > 0]
-        order, seed = self._order(adata), self._seed(processes)
+        sampler = self._sampler(adata, tiles, expectation, n_samples, processes)
 
         def fill(arrays: Arrays) -> None:
-            fill_profiles(
-                {place: SomeRows(array, kept) for place, array in arrays.items()},
-                self.module,
-                tiles,
-                expectation=expectation,
-                n_samples=n_samples,
-                batch_size=size,
-                processes=processes,
-                order=order,
-                seed=seed,
-            )
+            kept_rows = {place: SomeRows(array, kept) for place, array in arrays.items()}
+            fill_profiles(kept_rows, sampler, size, processes)
 
         chunk_rows = size * tiles.section.exposure.shape[1]
-        counts = expectation == "conditional" and self.module.likelihood.is_counts
-        result = with_profiles(frame, path, places(n_samples, counts=counts), chunk_rows, fill, processes)
+        filled = places(n_samples, counts=sampler.draws_counts)
+        result = with_profiles(frame, path, filled, chunk_rows, fill, processes)
         return result if self._modalities is None else split(result, adata, self._modalities)
 
     def sample_enhanced(
@@ -648,30 +640,31 @@ class SoScope(BaseModelClass):
         size = batch_size or block_spots(tiles, self.module.n_features, n_samples)
         processes = self._processes()
         kept = result_rows(self._spots(adata))[tiles.section.exposure > 0]
-        order, seed = self._order(adata), self._seed(processes)
+        sampler = self._sampler(adata, tiles, expectation, n_samples, processes)
 
         def fill(array: Any) -> None:
-            fill_draws(
-                SomeRows(array, kept),
-                self.module,
-                tiles,
-                expectation=expectation,
-                n_samples=n_samples,
-                batch_size=size,
-                processes=processes,
-                order=order,
-                seed=seed,
-            )
+            fill_draws(SomeRows(array, kept), sampler, size, processes)
 
         shape = n_samples, int(kept.sum()), self.module.n_features
         return with_draws(shape, path, size * tiles.section.exposure.shape[1], fill, processes)
 
-    @staticmethod
-    def _seed(processes: Processes) -> int:
-        """Seed of the draws, from torch's global generator; that of the first process for all."""
-        seed = torch.randint(2**62, (1,)).numpy()
-        processes.from_first(seed)
-        return int(seed[0])
+    def _sampler(
+        self, adata: AnnData | MuData, tiles: Tiles, expectation: str, n_samples: int, processes: Processes
+    ) -> Sampler:
+        """What the model says of a section; torch's global generator, that of the first process, seeds the draws."""
+        seed = np.zeros(1, dtype=np.int64)
+        if n_samples:
+            seed[:] = torch.randint(2**62, (1,)).item()
+            processes.from_first(seed)
+        return Sampler(
+            self.module,
+            tiles,
+            latent_states(self.module, tiles, processes),
+            self._order(adata),
+            n_samples=n_samples,
+            given=expectation == "conditional",
+            seed=int(seed[0]),
+        )
 
     def _processes(self) -> Processes:
         """Those that trained this model, as long as they are together."""
