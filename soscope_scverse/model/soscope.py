@@ -61,13 +61,15 @@ from soscope_scverse.model.processes import Processes
 from soscope_scverse.model.projection import Projection, fit_projection
 from soscope_scverse.model.store import Arrays
 from soscope_scverse.model.training import CosineTrainingPlan
-from soscope_scverse.model.variance import depth_noise, picture_evidence, sample_blocks, within_sections
+from soscope_scverse.model.variance import depth_noise, local_noise, picture_evidence, sample_blocks, within_sections
+from soscope_scverse.module.likelihoods import LIKELIHOODS
 from soscope_scverse.module.subspot_decoder import DECODERS
 from soscope_scverse.module.vae import GraphAutoencoder, SoScopeVAE
 
 _EVIDENCE = 4.0  # log likelihood ratio; a permuted picture reaches it in less than 1 of 100 sections
 
 _N_STEPS = 400
+_SHRINKAGE = 40.0  # of the effect of the picture, in spots
 _MOST_SAMPLED = 20_000  # spots that starting values are taken from
 
 _EARLY_STOPPING = {
@@ -113,7 +115,8 @@ class SoScope(BaseModelClass):
     image_shrinkage
         How strongly the effect of the picture is held back, in spots: a share ``image_shrinkage / (image_shrinkage +
         n_spots)`` of the image features is dropped at every training step, which acts as a ridge penalty of the same
-        strength for every size of section.
+        strength for every size of section. ``"auto"``: 40; without any counts 40 times the subspots of a spot, since
+        what is dropped for each subspot by itself averages out over a spot.
     n_image_components
         Image features that are wider, as those of deep encoders are, are reduced to this many principal components.
     test_picture
@@ -169,7 +172,7 @@ class SoScope(BaseModelClass):
         sigma: float | None = None,
         dispersion: Literal["feature", "subspot"] = "feature",
         aggregate: Literal["sum", "mean"] | None = None,
-        image_shrinkage: float = 40.0,
+        image_shrinkage: float | Literal["auto"] = "auto",
         n_image_components: int = 128,
         test_picture: bool = True,
         depth_noise: float | Literal["auto"] = "auto",
@@ -183,7 +186,8 @@ class SoScope(BaseModelClass):
         check.one_of("interpolation", interpolation, ["gaussian", "none"])
         check.one_of("observation", observation, ["matched", "gaussian"])
         check.one_of("dispersion", dispersion, ["feature", "subspot"])
-        check.at_least("image_shrinkage", image_shrinkage, 0)
+        if image_shrinkage != "auto":
+            check.at_least("image_shrinkage", image_shrinkage, 0)
         check.at_least("n_image_components", n_image_components, 1)
         if depth_noise != "auto":
             check.at_least("depth_noise", depth_noise, 0)
@@ -192,6 +196,10 @@ class SoScope(BaseModelClass):
         matrices = profiles(self.adata_manager)
         check_profiles(matrices, self._likelihoods)
         modalities = [(name, x.shape[1]) for name, x in zip(self._likelihoods, matrices, strict=True)]
+        if image_shrinkage == "auto":
+            counts = any(LIKELIHOODS[name].is_counts for name in self._likelihoods)
+            n_subspots = np.shape(self.adata_manager.get_from_registry(keys.EXPOSURE))[1]
+            image_shrinkage = _SHRINKAGE if counts else _SHRINKAGE * n_subspots
         self._sources = sources
         if sources == "picture" and not self._features_key:
             msg = "Expected image features for sources='picture', found none. Call `im.features(adata, image)` first."
@@ -746,11 +754,12 @@ def _as_given(result: AnnData, manager: AnnDataManager) -> AnnData | MuData:
     return split(result, manager.adata, modalities_of(manager)) if isinstance(manager.adata, MuData) else result
 
 
-def _sampled(section: Section) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Profiles, sizes and batches of enough spots to tell means and variances of the features."""
+def _sampled(section: Section) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor]:
+    """Profiles, sizes and batches of enough spots to tell means and variances of the features, and their noise."""
     rows = spread(len(section.spatial), _MOST_SAMPLED)
     batches = None if section.batches is None else torch.as_tensor(section.batches[rows])
-    return *_profiles(section, rows), batches
+    noise = torch.as_tensor(local_noise(section.x, section.graph), dtype=torch.float32)
+    return *_profiles(section, rows), batches, noise
 
 
 def _profiles(section: Section, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:

@@ -85,6 +85,10 @@ class Likelihood(ABC):
     def start(self, x: Tensor) -> Start:
         """Starting values from observed profiles, n_spots x n_features."""
 
+    def with_noise(self, start: Start, noise: Tensor) -> Start:
+        """Starting values for features of which neighbouring spots do not share a variance of `noise`, n_features."""
+        return start
+
     def transform(self, x: Tensor, unit: Tensor) -> Tensor:
         """Profiles on the scale on which effects add up, for the encoder."""
         return x / unit
@@ -253,6 +257,11 @@ class GaussianLikelihood(Likelihood):
         variance = x.var(dim=0, correction=0).clamp(min=_TINY)
         return Start(x.mean(dim=0), (0.5 * variance).log(), variance.sqrt())
 
+    def with_noise(self, start: Start, noise: Tensor) -> Start:
+        # the steps of the training bring it no further than 1.5-fold, and too large a variance drowns what x tells of z
+        variance = start.unit.square()
+        return start._replace(log_dispersion=noise.clamp(min=1e-3 * variance, max=variance).log())
+
     def offset(self, x: Tensor, start: Start) -> Tensor:
         return super().offset(x, start) / start.unit
 
@@ -313,6 +322,10 @@ class JointLikelihood(Likelihood):
 
     def start(self, x: Tensor) -> Start:
         return Start(*map(_joined, zip(*self._each("start", self._split(x)), strict=True)))
+
+    def with_noise(self, start: Start, noise: Tensor) -> Start:
+        parts = self._each("with_noise", map(Start, *map(self._split, start)), self._split(noise))
+        return Start(*map(_joined, zip(*parts, strict=True)))
 
     def offset(self, x: Tensor, start: Start) -> Tensor:
         return _joined(self._each("offset", self._split(x), map(Start, *map(self._split, start))))

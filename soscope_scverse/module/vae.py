@@ -77,14 +77,17 @@ class _GraphModule(BaseModuleClass):
         self.register_buffer("input_scale", torch.ones(n_features))
 
     @torch.no_grad()
-    def start_from(self, x: Tensor, size: Tensor, batch: Tensor | None = None) -> None:
+    def start_from(self, x: Tensor, size: Tensor, batch: Tensor | None = None, noise: Tensor | None = None) -> None:
         """Set the feature parameters and the standardisation of the encoder's input from some spots.
 
         Batches start at what their means differ by, where the latent states need not follow; one typical spot more in
-        each keeps features that a small batch lacks within bounds.
+        each keeps features that a small batch lacks within bounds. `noise` is the variance of every feature that
+        neighbouring spots do not share.
         """
         x = self.likelihood.at_mean_size(x, size)
         start = self.likelihood.start(x)
+        if noise is not None:
+            start = self.likelihood.with_noise(start, noise)
         self.baseline.copy_(start.baseline)
         self.log_dispersion.copy_(start.log_dispersion)
         self.unit.copy_(start.unit)
