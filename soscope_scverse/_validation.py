@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from anndata import AnnData
 from mudata import MuData
 
@@ -17,6 +18,9 @@ from soscope_scverse import _keys as keys
 from soscope_scverse._arrays import Matrix, in_memory, stored
 
 SINGLE_SECTION = "section"
+
+_SAME_WIDTH = 0.05
+"""How far widths of patches may differ in relation: those by default follow the measured pitch of the section."""
 
 
 def anndata(adata: object) -> AnnData:
@@ -96,19 +100,42 @@ def positions(adata: AnnData) -> np.ndarray:
     return xy
 
 
+def xy(places: np.ndarray | pd.DataFrame | AnnData) -> np.ndarray:
+    """Return positions given as an array, as columns ``x`` and ``y`` or as ``obsm["spatial"]``: n_positions x 2."""
+    if isinstance(places, AnnData):
+        return positions(anndata(places))
+    if isinstance(places, pd.DataFrame):
+        missing = [name for name in ("x", "y") if name not in places]
+        if missing:
+            msg = f"Expected columns 'x' and 'y' in `positions`, found {list(places)}."
+            raise ValueError(msg)
+        places = places[["x", "y"]]
+    found = np.asarray(places, dtype=float)
+    if found.ndim != 2 or found.shape[1] != 2 or not len(found) or not np.isfinite(found).all():
+        msg = (
+            "Expected finite `positions` (x, y): n_positions x 2, a DataFrame with columns 'x' and 'y', or an AnnData "
+            f"with `obsm['{keys.SPATIAL}']`; found shape {found.shape}, {(~np.isfinite(found)).sum()} not finite."
+        )
+        raise ValueError(msg)
+    return found
+
+
 def sections(adata: AnnData, library_key: str | None) -> np.ndarray:
     """Return the section of every observation; one and the same without `library_key`."""
     if library_key is None:
         return np.full(adata.n_obs, SINGLE_SECTION)
-    if library_key not in adata.obs:
-        msg = (
-            f"Expected `library_key` to be a column of `adata.obs`, found {library_key!r}; there are {list(adata.obs)}."
-        )
+    return labels(adata, "library_key", library_key, "section")
+
+
+def labels(adata: AnnData, name: str, key: str, what: str) -> np.ndarray:
+    """Return a column of ``obs`` that tells the section or batch of every observation, as strings."""
+    if key not in adata.obs:
+        msg = f"Expected `{name}` to be a column of `adata.obs`, found {key!r}; there are {list(adata.obs)}."
         raise ValueError(msg)
-    column = adata.obs[library_key]
+    column = adata.obs[key]
     if column.isna().any():
         msg = (
-            f"Expected a section for every spot in `adata.obs[{library_key!r}]`, found {column.isna().sum()} NaN. "
+            f"Expected a {what} for every spot in `adata.obs[{key!r}]`, found {column.isna().sum()} NaN. "
             "Fill them in, or drop these spots."
         )
         raise ValueError(msg)
@@ -147,6 +174,25 @@ def model_slots(adata: AnnData, features_key: str | None) -> None:
                 "Call `im.features(adata, image)` again."
             )
             raise ValueError(msg)
+
+
+def same_image_features(trained: Mapping[str, Any], found: Mapping[str, Any], key: str) -> None:
+    """Raise unless image features are those that a model was trained on, as far as both are recorded."""
+    for name in (name for name in trained if name in found):
+        a, b = np.asarray(trained[name]), np.asarray(found[name])
+        is_width = name in ("context", "context_um")
+        if a.shape == b.shape and (np.allclose(a, b, rtol=_SAME_WIDTH) if is_width else (a == b).all()):
+            continue
+        made = [f"{k}={np.asarray(v).tolist()!r}" for k, v in trained.items() if not k.endswith(("names", "features"))]
+        msg = (
+            f"Expected image features in `adata.obsm[{key!r}]` like those that the model was trained on, found another "
+            f"`{name}`: {_in_short(b)} instead of {_in_short(a)}. Call `im.features(adata, image, {', '.join(made)})`."
+        )
+        raise ValueError(msg)
+
+
+def _in_short(values: np.ndarray) -> str:
+    return repr(values.tolist()) if values.size < 5 else f"{values.size} beginning with {values.ravel()[:3].tolist()}"
 
 
 def array_index(adata: AnnData) -> np.ndarray | None:

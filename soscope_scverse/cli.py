@@ -61,10 +61,23 @@ def main() -> None:
 @click.option("--weights", type=click.Path(exists=True, dir_okay=False), help="Weights of the encoder.")
 @click.option("--cache", type=click.Path(file_okay=False), help="Folder that keeps image features.")
 @click.option("--n-subspots", type=int, help="Subspots of a spot; default 9 (square lattice) or 7 (hexagonal).")
+@click.option(
+    "--cells",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="CSV of names, x and y of the cells to divide the spots into instead.",
+)
 @click.option("--layer", help="Layer that holds the counts; default X.")
 @click.option("--genes", help="Comma-separated genes, or @FILE with one a line.")
 @click.option("--likelihood", type=click.Choice(["nb", "poisson", "gaussian"]), default="nb", show_default=True)
+@click.option(
+    "--sources",
+    type=click.Choice(["both", "picture", "positions"]),
+    default="both",
+    show_default=True,
+    help="What tells subspots apart.",
+)
 @click.option("--library-key", help="Column of obs that tells the sections.")
+@click.option("--batch-key", help="Column of obs that tells the batches.")
 @click.option("--preset", type=click.Choice(["default", "paper"]), default="default", show_default=True)
 @click.option(
     "--n-samples",
@@ -86,6 +99,7 @@ def enhance(
     out: Path,
     genes: str | None,
     n_subspots: int | None,
+    cells: Path | None,
     force: bool,
     devices: int | None,
     num_nodes: int | None,
@@ -108,6 +122,7 @@ def enhance(
         _read(source, backed="r"),
         genes=None if genes is None else _gene_list(genes),
         n_subspots="auto" if n_subspots is None else n_subspots,
+        cells=None if cells is None else _table(cells),
         features_kwargs=_given(weights=weights, cache=cache),
         train_kwargs=_progress() | machines,
         out=out,
@@ -174,6 +189,13 @@ def _given(**options: Any) -> dict[str, Any]:
 def _progress() -> dict[str, bool]:
     """A progress bar on a terminal; in a log file it would be thousands of lines."""
     return {"enable_progress_bar": sys.stderr.isatty()}
+
+
+def _table(path: Path) -> Any:
+    """CSV with names in the first column."""
+    import pandas as pd
+
+    return pd.read_csv(path, index_col=0)
 
 
 def _gene_list(genes: str) -> list[str]:

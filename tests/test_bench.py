@@ -85,7 +85,11 @@ def test_the_spots_have_every_slot_and_the_input_is_left_alone(merged):
     assert issparse(low.X)
     assert low.X.dtype == adata.X.dtype
     pd.testing.assert_frame_equal(low.var, adata.var)
-    assert low.uns["subspots"] == {"geometry": "positions", "n_subspots": exposure.shape[1]}
+    assert low.uns["subspots"] == {
+        "geometry": "positions",
+        "n_subspots": exposure.shape[1],
+        "aggregate": "sum",
+    }
     assert low.obs_names.is_unique
     assert not low.obs.duplicated(["array_row", "array_col"]).any()
     assert adata.uns["spatial"]["slide"]["scalefactors"]["spot_diameter_fullres"] == 4
@@ -160,6 +164,7 @@ def test_cells_of_a_bin_are_merged_whatever_their_number():
     sizes = (exposure > 0).sum(axis=1)
     assert sizes.min() >= 2
     assert sizes.max() == exposure.shape[1] > sizes.min()
+    np.testing.assert_allclose(low.obs["spot_size"], sizes / sizes.mean())
     assert (np.nanmax(low.obsm["subspots"], axis=1) - np.nanmin(low.obsm["subspots"], axis=1)).max() <= 10
     bins = pd.Series(map(tuple, (adata.obsm["spatial"] - adata.obsm["spatial"].min(axis=0)) // 10)).value_counts()
     assert sorted(sizes) == sorted(bins[bins >= 2])
@@ -259,9 +264,12 @@ def test_every_baseline_predicts_counts_of_every_target_without_a_warning(name, 
 @pytest.mark.parametrize("name", bench.BASELINES)
 def test_every_baseline_spreads_a_uniform_section_by_exposure(name):
     low, _ = bench.simulate_low_resolution(cells(), 10, cells=True)
-    with_features(low).X = csr_matrix(np.full(low.shape, 12.0))
-    share = low.obsm["subspot_exposure"]
-    np.testing.assert_allclose(bench.BASELINES[name](low), np.tile(12 * share[share > 0][:, None], 3))
+    with_features(low)
+    for size in (low.obs["spot_size"].to_numpy()[:, None], np.ones((low.n_obs, 1))):
+        low.obs["spot_size"] = size
+        low.X = csr_matrix(np.full(low.shape, 12.0) * size)
+        exposure = size * low.obsm["subspot_exposure"]
+        np.testing.assert_allclose(bench.BASELINES[name](low), np.tile(12 * exposure[exposure > 0][:, None], 3))
 
 
 @pytest.mark.parametrize("name", ["repeat", "linear_conserving"])

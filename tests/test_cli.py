@@ -6,6 +6,7 @@ import anndata as ad
 import h5py
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 import pytest
 from click.testing import CliRunner
 from PIL import Image
@@ -157,6 +158,15 @@ def test_the_model_is_saved_and_loads(folder):
 
 
 @pytest.mark.filterwarnings("ignore:No picture given")
+def test_cells_of_a_table_and_positions_alone(spots, folder):
+    cells = np.random.default_rng(0).permutation(spots.truth.obsm["spatial"])
+    pd.DataFrame(cells, columns=["x", "y"], index=[f"cell {i}" for i in range(len(cells))]).to_csv("cells.csv")
+    assert enhance("--cells", "cells.csv", "--sources", "positions").exit_code == 0
+    found = ad.read_h5ad("out.h5ad")
+    assert sorted(found.obs_names) == sorted(f"cell {i}" for i in range(120))
+    assert "image_features" not in found.obsm
+
+
 def test_no_picture_is_needed(folder):
     assert run("enhance", "in.h5ad", "--out", "out.h5ad", "--max-epochs", 2, "--accelerator", "cpu").exit_code == 0
     assert ad.read_h5ad("out.h5ad").n_obs == 270

@@ -352,3 +352,8 @@ def test_precomputed_features_and_further_arguments(section):
     del adata.obsm["subspot_features"]
     enhanced = tl.enhance(adata, image=section.image, features_kwargs={"context": [2, 4]}, **QUICK)
     assert enhanced.obsm["image_features"].shape == (420, 152)
+
+
+def test_the_model_beside_the_result(section):
+    enhanced, model = tl.enhance(section.adata, image=section.image, max_epochs=2, return_model=True)
+    np.testing.assert_array_equal(model.get_enhanced().X, enhanced.X)

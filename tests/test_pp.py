@@ -575,6 +575,85 @@ def test_nearest_neighbours_also_on_a_lattice():
     assert (found | ~near(xy, 1.5 * PITCH)).all()  # with the diagonals
 
 
+def lattice_steps(index, kind):
+    """Fewest lattice steps between all pairs of spots, from their indices along the two lattice vectors."""
+    a, b = (index[:, None] - index[None]).transpose(2, 0, 1)
+    return abs(a) + abs(b) if kind == "square" else np.max([abs(a), abs(b), abs(a + b)], axis=0)
+
+
+def axial(array):
+    """Visium's indices as steps along two lattice vectors at 60 degrees."""
+    return np.column_stack([(array[:, 0] - array[:, 1]) // 2, array[:, 1]])
+
+
+@pytest.mark.parametrize("indexed", [True, False])
+@pytest.mark.parametrize("n_rings", [1, 2, 3, 5])
+@pytest.mark.parametrize("kind", ["square", "hex"])
+def test_rings_of_a_lattice(kind, n_rings, indexed):
+    xy, array = square() if kind == "square" else hexagonal()
+    steps = lattice_steps(array if kind == "square" else axial(array), kind)
+    found = graph_of(xy, array if indexed else None, n_rings=n_rings)
+    np.testing.assert_array_equal(found > 0, (steps >= 1) & (steps <= n_rings))
+
+
+def test_rings_go_around_holes():
+    """Steps lead over spots that are there."""
+    xy, array = square(3, 7)
+    kept = ~((array[:, 0] == 3) & (array[:, 1] < 2))  # a wall with one opening
+    found = graph_of(xy[kept], array[kept], n_rings=2)
+    assert not (found > 0)[(xy[kept] == [20, 0]).all(axis=1)][:, (xy[kept] == [40, 0]).all(axis=1)].any()
+    assert (found > 0)[(xy[kept] == [20, 20]).all(axis=1)][:, (xy[kept] == [40, 20]).all(axis=1)].all()
+
+
+@pytest.mark.parametrize("radius", [0.5, 1, 1.5, 2, 4.2, 8, 100])
+@pytest.mark.parametrize("kind", ["square", "hex"])
+@pytest.mark.filterwarnings("ignore:90 of 90 spots have no neighbour")
+def test_radius_in_units_of_the_pitch(kind, radius):
+    xy, array = square() if kind == "square" else hexagonal()
+    turn = np.array([[np.cos(0.3), np.sin(0.3)], [-np.sin(0.3), np.cos(0.3)]])
+    distance = np.linalg.norm(xy[:, None] - xy[None], axis=2)
+    expected = (distance > 0) & (distance <= radius * PITCH + 1e-6)
+    for scale in (1, 37.5):
+        for indices in (array, None):
+            np.testing.assert_array_equal(graph_of(scale * xy @ turn, indices, radius=radius) > 0, expected)
+
+
+def test_radius_and_rings_without_a_lattice():
+    xy = random_xy()
+    distance = np.linalg.norm(xy[:, None] - xy[None], axis=2)
+    reach = 3 * np.median(np.sort(distance, axis=1)[:, 1])
+    np.testing.assert_array_equal(graph_of(xy, radius=3) > 0, (distance > 0) & (distance <= 1.001 * reach))
+    step = (graph_of(xy) > 0).astype(int)
+    expected = (step + step @ step + step @ step @ step) > 0
+    np.fill_diagonal(expected, False)
+    np.testing.assert_array_equal(graph_of(xy, n_rings=3) > 0, expected)
+
+
+def test_weights_of_a_wide_range_have_the_same_form():
+    xy, array = hexagonal()
+    x = profiles(90)
+    found = graph_of(xy, array, x, radius=2.5, strength=3)
+    edges = found[found > 0]
+    assert edges.max() == 1
+    assert np.median(edges) == pytest.approx(1 / 3)
+    np.testing.assert_array_equal(found, found.T)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n_rings": 0}, "`n_rings` to be at least 1, found 0"),
+        ({"radius": 0}, "`radius` to be above 0, found 0"),
+        ({"radius": np.nan}, "`radius` to be above 0, found nan"),
+        ({"radius": 2, "n_rings": 1}, "one of `n_neighbors`, `n_rings` and `radius`, found"),
+        ({"radius": 2, "n_neighbors": 4}, "one of `n_neighbors`, `n_rings` and `radius`, found"),
+    ],
+)
+def test_one_range_of_the_graph(options, message):
+    with pytest.raises(ValueError, match=message):
+        graph_of(*square(), **options)
+
+
 def test_irregular_positions_fall_back_to_the_six_nearest():
     xy = random_xy()
     np.testing.assert_array_equal(graph_of(xy), graph_of(xy, n_neighbors=6))
@@ -587,14 +666,14 @@ def test_no_edge_joins_two_sections():
     xy = np.vstack([a, b + 0.5])[order]
     x = profiles(len(xy))
     for array in (np.vstack([a_array, b_array])[order], None):
-        for n_neighbors in (None, 6):
+        for options in ({}, {"n_neighbors": 6}, {"n_rings": 2}, {"radius": 2.5}):
             adata = spots(xy, array, x, section=section)
-            pp.spot_graph(adata, library_key="section", n_neighbors=n_neighbors)
+            pp.spot_graph(adata, library_key="section", **options)
             found = adata.obsp["spot_graph"].toarray() > 0
             assert not found[section == "a"][:, section == "b"].any()
             for name in "ab":
                 rows = section == name
-                alone = graph_of(xy[rows], None if array is None else array[rows], n_neighbors=n_neighbors) > 0
+                alone = graph_of(xy[rows], None if array is None else array[rows], **options) > 0
                 np.testing.assert_array_equal(found[rows][:, rows], alone)
 
 

@@ -1,10 +1,14 @@
 """The simple answers that every claim of quality has to beat.
 
 A baseline takes a low-resolution AnnData with ``obsm["spatial"]``, ``obsm["subspots"]``, ``obsm["subspot_exposure"]``
-and, if it uses the picture, ``obsm["subspot_features"]``. It returns an n_targets x n_features array: the expected
-counts of the subspots, never negative, in the C order of the valid subspots. All but :func:`repeat` learn the counts of
-a spot from its position or from the mean image feature of its subspots, apply that to the subspots, and multiply by the
-share of the spot that a subspot covers.
+and, if it uses the picture, ``obsm["subspot_features"]``. It returns an n_targets x n_features array, in the C order of
+the valid subspots. All but :func:`repeat` learn the profile of a spot from its position or from the mean image feature
+of its subspots and apply that to the subspots.
+
+Where ``uns["subspots"]["aggregate"]`` is ``"mean"``, as :func:`~soscope_scverse.bench.simulate_low_resolution` writes
+it, that is the prediction. Otherwise spots are sums of counts: it is clipped at 0 and multiplied by the share of the
+spot that a subspot covers.
+``obs["spot_size"]``, if there, tells how much tissue is in a spot: counts are learnt per mean spot.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ import numpy as np
 from anndata import AnnData
 from scipy.interpolate import LinearNDInterpolator, NearestNDInterpolator
 from scipy.linalg import eigh
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_matrix, diags
 from scipy.spatial import QhullError
 from scipy.spatial.distance import cdist
 
@@ -31,18 +35,19 @@ LENGTH_SCALES = np.geomspace(0.05, 5, 13)  # times the square root of the number
 class _Task(NamedTuple):
     """The arrays of a baseline: spots and targets (the valid subspots in C order)."""
 
-    counts: np.ndarray  # n_spots x n_features
+    profiles: np.ndarray  # n_spots x n_features, counts as of spots of mean size
     spot: np.ndarray  # n_targets numbers of spots
     subspot: np.ndarray  # n_targets numbers of subspots in their spot
-    exposure: np.ndarray  # n_targets x 1
+    exposure: np.ndarray  # n_targets x 1 shares of the spot, times its size
+    is_mean: bool  # whether a spot is the mean of its subspots, instead of the sum of their counts
 
-    def of_targets(self, rates: np.ndarray) -> np.ndarray:
-        """Bring n_targets x n_features values on the scale of spots to the counts of subspots."""
-        return np.clip(rates, 0, None) * self.exposure
+    def of_targets(self, levels: np.ndarray) -> np.ndarray:
+        """Bring n_targets x n_features values on the scale of spots to that of subspots."""
+        return levels if self.is_mean else np.clip(levels, 0, None) * self.exposure
 
 
 def repeat(adata: AnnData) -> np.ndarray:
-    """Spread the counts of each spot over its subspots by exposure, as if it were uniform.
+    """Give every subspot the profile of its spot, of counts its share by exposure, as if the spot were uniform.
 
     Parameters
     ----------
@@ -60,7 +65,7 @@ def repeat(adata: AnnData) -> np.ndarray:
         If a slot is missing or does not fit.
     """
     task = _task(adata)
-    return task.of_targets(task.counts[task.spot])
+    return task.of_targets(task.profiles[task.spot])
 
 
 def linear(adata: AnnData) -> np.ndarray:
@@ -84,17 +89,17 @@ def linear(adata: AnnData) -> np.ndarray:
     task = _task(adata)
     centres, targets = _positions(adata, task)
     try:
-        rates = LinearNDInterpolator(centres, task.counts)(targets)
+        rates = LinearNDInterpolator(centres, task.profiles)(targets)
     except QhullError as error:
         msg = f"Expected at least three spots that do not lie on one line, found {len(centres)} that do."
         raise ValueError(msg) from error
     outside = np.isnan(rates).any(axis=1)
-    rates[outside] = NearestNDInterpolator(centres, task.counts)(targets[outside])
+    rates[outside] = NearestNDInterpolator(centres, task.profiles)(targets[outside])
     return task.of_targets(rates)
 
 
 def linear_conserving(adata: AnnData) -> np.ndarray:
-    """Interpolate linearly, then rescale each spot so that its subspots add up to its counts.
+    """Interpolate linearly, then rescale (counts) or shift (means) each spot so that its subspots make it up.
 
     Parameters
     ----------
@@ -104,7 +109,7 @@ def linear_conserving(adata: AnnData) -> np.ndarray:
     Returns
     -------
     np.ndarray
-        n_targets x n_features. A spot whose interpolation is 0 throughout is repeated.
+        n_targets x n_features. A spot of counts whose interpolation is 0 throughout is repeated.
 
     Raises
     ------
@@ -113,10 +118,13 @@ def linear_conserving(adata: AnnData) -> np.ndarray:
     """
     task = _task(adata)
     guess = linear(adata)
+    if task.is_mean:
+        return guess + (task.profiles - _area(task) @ guess)[task.spot]
     members = csr_matrix((np.ones(len(task.spot)), (task.spot, np.arange(len(task.spot)))))
     total = (members @ guess)[task.spot]
-    share = np.divide(guess, total, out=np.broadcast_to(task.exposure, guess.shape).copy(), where=total > 0)
-    return share * task.counts[task.spot]
+    size = (members @ task.exposure)[task.spot]
+    even = np.broadcast_to(task.exposure / size, guess.shape).copy()
+    return np.divide(guess, total, out=even, where=total > 0) * size * task.profiles[task.spot]
 
 
 def gaussian_process(adata: AnnData) -> np.ndarray:
@@ -251,10 +259,10 @@ Fit = Callable[[np.ndarray, np.ndarray], Predictor]
 
 
 def _regress(task: _Task, at_spots: np.ndarray, at_targets: np.ndarray, fit: Fit) -> np.ndarray:
-    """Learn the spots' counts from standardised inputs and predict those of the targets."""
+    """Learn the spots' profiles from standardised inputs and predict those of the targets."""
     centre, spread = _moments(at_spots)
-    mean, deviation = _moments(task.counts)
-    predict = fit(_divided(at_spots - centre, spread), _divided(task.counts - mean, deviation))
+    mean, deviation = _moments(task.profiles)
+    predict = fit(_divided(at_spots - centre, spread), _divided(task.profiles - mean, deviation))
     levels = predict(_divided(at_targets - centre, spread)).reshape(len(at_targets), -1)
     return task.of_targets(mean + deviation * levels)
 
@@ -319,7 +327,12 @@ def _task(adata: AnnData) -> _Task:
     """Read the spots and their valid subspots, which are the targets."""
     exposure = np.asarray(_slot(adata, keys.EXPOSURE, 2), dtype=float)
     spot, subspot = np.nonzero(exposure > 0)
-    return _Task(csr_matrix(adata.X, dtype=float).toarray(), spot, subspot, exposure[spot, subspot][:, None])
+    profiles = csr_matrix(adata.X, dtype=float).toarray()
+    is_mean = adata.uns.get(keys.SUBSPOTS, {}).get("aggregate") == "mean"
+    if keys.SPOT_SIZE in adata.obs and not is_mean:
+        size = adata.obs[keys.SPOT_SIZE].to_numpy(float)[:, None]
+        profiles, exposure = profiles / size, exposure * size
+    return _Task(profiles, spot, subspot, exposure[spot, subspot][:, None], is_mean)
 
 
 def _positions(adata: AnnData, task: _Task) -> tuple[np.ndarray, np.ndarray]:
@@ -330,10 +343,14 @@ def _positions(adata: AnnData, task: _Task) -> tuple[np.ndarray, np.ndarray]:
 def _features(adata: AnnData, task: _Task) -> tuple[np.ndarray, np.ndarray]:
     """Return the image features of spots (mean over their area) and targets, n_spots x L and n_targets x L."""
     features = _of_targets(adata, keys.FEATURES, task)
-    area = csr_matrix(
-        (task.exposure.ravel(), (task.spot, np.arange(len(task.spot)))), shape=(adata.n_obs, len(task.spot))
-    )
-    return area @ features, features
+    return _area(task) @ features, features
+
+
+def _area(task: _Task) -> csr_matrix:
+    """Shares of the subspots in their spots, n_spots x n_targets: averages over the area of every spot."""
+    shape = len(task.profiles), len(task.spot)
+    exposure = csr_matrix((task.exposure.ravel(), (task.spot, np.arange(len(task.spot)))), shape=shape)
+    return diags(1 / np.asarray(exposure.sum(axis=1)).ravel()) @ exposure
 
 
 def _of_targets(adata: AnnData, slot: str, task: _Task) -> np.ndarray:

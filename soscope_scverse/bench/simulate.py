@@ -30,7 +30,12 @@ class LowResolution(NamedTuple):
 
 
 def simulate_low_resolution(
-    adata: AnnData, factor: float = 2, *, lattice: Lattice = "auto", cells: bool = False
+    adata: AnnData,
+    factor: float = 2,
+    *,
+    lattice: Lattice = "auto",
+    cells: bool = False,
+    aggregate: Literal["sum", "mean"] = "sum",
 ) -> LowResolution:
     """Merge neighbouring spots or cells into larger spots whose subspots are known.
 
@@ -40,7 +45,7 @@ def simulate_low_resolution(
     Parameters
     ----------
     adata
-        n_obs x n_features, counts in ``X``, positions in ``obsm["spatial"]``. Lattices are read from
+        n_obs x n_features, profiles in ``X``, positions in ``obsm["spatial"]``. Lattices are read from
         ``obs["array_row"]`` and ``obs["array_col"]``, or from ``obs["quad_u"]`` and ``obs["quad_v"]`` where present (a
         quincunx, read as a square lattice turned by 45 degrees). One section only.
     factor
@@ -51,22 +56,27 @@ def simulate_low_resolution(
         convention) and the six nearest positions are equally far, and for square otherwise.
     cells
         Merge the observations that lie in one square bin, at least 2 of them, instead of blocks of a lattice.
+    aggregate
+        ``"sum"`` for counts, ``"mean"`` for principal components and intensities.
 
     Returns
     -------
     LowResolution
-        ``adata``: sums of the counts (CSR, the dtype of the input) with ``obsm["spatial"]`` (mean position),
+        ``adata``: sums (CSR, the dtype of the input) or means (dense) with ``obsm["spatial"]`` (mean position),
         ``obsm["subspots"]`` (n_spots x n_subspots x 2, the original positions, NaN = padding),
-        ``obsm["subspot_exposure"]`` (1 / number of the spot's subspots, 0 = padding), ``uns["subspots"]``,
-        ``uns["spatial"]`` with the larger spot diameter and ``obs["array_row"]``, ``obs["array_col"]`` of the coarse
-        lattice. ``truth``: the original rows, with their ``obs["spot"]`` and ``obs["subspot"]``.
+        ``obsm["subspot_exposure"]`` (1 / number of the spot's subspots, 0 = padding), ``uns["subspots"]``, whose
+        ``"aggregate"`` tells the baselines what a spot is, ``uns["spatial"]`` with the larger spot diameter and
+        ``obs["array_row"]``, ``obs["array_col"]`` of the coarse lattice; where spots are sums of different numbers of
+        cells, ``obs["spot_size"]`` (number relative to the mean spot). ``truth``: the original rows, with their
+        ``obs["spot"]`` and ``obs["subspot"]``.
 
     Raises
     ------
     ValueError
-        If a lattice column is missing, two observations share a lattice position, ``factor`` or ``lattice`` does not
-        fit, or no block is complete.
+        If a lattice column is missing, two observations share a lattice position, ``factor``, ``lattice`` or
+        ``aggregate`` does not fit, or no block is complete.
     """
+    _validation.one_of("aggregate", aggregate, ["sum", "mean"])
     if lattice not in get_args(Lattice):
         msg = f"Expected `lattice` to be one of {get_args(Lattice)}, found {lattice!r}."
         raise ValueError(msg)
@@ -76,7 +86,7 @@ def simulate_low_resolution(
     else:
         kind = _lattice_kind(adata, positions) if lattice == "auto" else lattice
         blocks, members = _flowers(adata, factor) if kind == "hex" else _squares(adata, factor)
-    low = _merge(adata, positions, blocks, members)
+    low = _merge(adata, positions, blocks, members, aggregate)
     if keys.SPATIAL in adata.uns:
         growth = np.sqrt(members.shape[1])  # a block of K equal spots has K times their area
         enlarge = (lambda diameter: factor) if cells else (lambda diameter: growth * diameter)
@@ -218,24 +228,28 @@ def _median_step(fine: np.ndarray, positions: np.ndarray, step: tuple[int, int])
     return float(np.median(np.linalg.norm(positions[other[found]] - positions[found], axis=1)))
 
 
-def _merge(adata: AnnData, positions: np.ndarray, blocks: np.ndarray, members: np.ndarray) -> AnnData:
-    """Sum the members of each block and store their division."""
+def _merge(
+    adata: AnnData, positions: np.ndarray, blocks: np.ndarray, members: np.ndarray, aggregate: Literal["sum", "mean"]
+) -> AnnData:
+    """Sum or average the members of each block and store their division."""
     valid = members >= 0
     spot = np.nonzero(valid)[0]
-    counts = csr_matrix(adata.X)
-    ones = np.ones(len(spot), dtype=counts.dtype)
-    total = csr_matrix((ones, (spot, members[valid])), shape=(len(members), adata.n_obs)) @ counts
+    exposure = valid / valid.sum(axis=1, keepdims=True)
+    profiles = csr_matrix(adata.X)
+    weight = np.ones(len(spot), dtype=profiles.dtype) if aggregate == "sum" else exposure[valid]
+    merged = csr_matrix((weight, (spot, members[valid])), shape=(len(members), adata.n_obs)) @ profiles
     subspots = np.where(valid[:, :, None], positions[members], np.nan)
     first = blocks.min(axis=0)
     rows = blocks - (first - first % 2)  # an even shift keeps the parity, which a hexagonal lattice is known by
     obs = pd.DataFrame({"array_row": rows[:, 0], "array_col": rows[:, 1]}, index=[f"{row}x{col}" for row, col in rows])
-    low = AnnData(total, obs=obs, var=adata.var.copy())
+    low = AnnData(merged if aggregate == "sum" else merged.toarray(), obs=obs, var=adata.var.copy())
     low.obsm[keys.SPATIAL] = np.nanmean(subspots, axis=1)
     low.obsm[keys.SUBSPOTS] = subspots
-    low.obsm[keys.EXPOSURE] = valid / valid.sum(axis=1, keepdims=True)
-    low.uns[keys.SUBSPOTS] = {"geometry": "positions", "n_subspots": members.shape[1]}
-    if len(np.unique(valid.sum(axis=1))) > 1:
-        low.obs[keys.SPOT_SIZE] = valid.sum(axis=1) / valid.sum(axis=1).mean()
+    low.obsm[keys.EXPOSURE] = exposure
+    low.uns[keys.SUBSPOTS] = {"geometry": "positions", "n_subspots": members.shape[1], "aggregate": aggregate}
+    n_members = valid.sum(axis=1)
+    if aggregate == "sum" and np.ptp(n_members):
+        low.obs[keys.SPOT_SIZE] = n_members / n_members.mean()
     return low
 
 

@@ -1,28 +1,35 @@
-"""Registers slots with scvi-tools, which has no field for ``obsp`` and only tables for ``obsm``."""
+"""Registers slots with scvi-tools, which has no field for ``obsp`` and only tables for ``obsm``.
+
+What a field notes of the spots that a model was trained on is held against other spots that are given to the model.
+"""
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, Literal
 
+import numpy as np
 import rich.table
 from anndata import AnnData
-from scvi.data.fields import BaseAnnDataField
+from scvi.data.fields import BaseAnnDataField, LayerField
+
+from soscope_scverse import _validation as check
 
 
 class SlotField(BaseAnnDataField):
-    """An array in ``adata.obsm`` or ``adata.obsp``, handed to the model as it is.
+    """An array in ``adata.obsm`` or ``adata.obsp``, or a column of ``adata.obs``, handed to the model as it is.
 
     Parameters
     ----------
     registry_key
         Name under which the model asks for it.
     attr_name
-        ``"obsm"`` or ``"obsp"``.
+        ``"obsm"``, ``"obsp"`` or ``"obs"``.
     attr_key
         Key in the slot.
     """
 
-    def __init__(self, registry_key: str, attr_name: Literal["obsm", "obsp"], attr_key: str) -> None:
+    def __init__(self, registry_key: str, attr_name: Literal["obsm", "obsp", "obs"], attr_key: str) -> None:
         super().__init__()
         self._registry_key = registry_key
         self._attr_name = attr_name
@@ -35,7 +42,7 @@ class SlotField(BaseAnnDataField):
 
     @property
     def attr_name(self) -> str:
-        """``"obsm"`` or ``"obsp"``."""
+        """``"obsm"``, ``"obsp"`` or ``"obs"``."""
         return self._attr_name
 
     @property
@@ -72,3 +79,69 @@ class SlotField(BaseAnnDataField):
     def view_state_registry(self, state_registry: dict) -> rich.table.Table | None:
         """Nothing to show."""
         return None
+
+
+class ProfileField(LayerField):
+    """Profiles; those of other spots must have the same features in the same order."""
+
+    def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs: Any) -> dict:
+        """Register the profiles of another AnnData."""
+        trained = state_registry[self.COLUMN_NAMES_KEY]
+        if not np.array_equal(trained, adata_target.var_names):
+            msg = (
+                f"Expected the {len(trained)} features that the model was trained on, in their order, in "
+                f"`adata.var_names`, found {adata_target.n_vars}, or others. Take `adata[:, names]`, or load the model "
+                "with its own spots and pass `adata` to `get_enhanced`, which finds features by name."
+            )
+            raise ValueError(msg)
+        return super().transfer_field(state_registry, adata_target, **kwargs)
+
+
+class FeaturesField(SlotField):
+    """Image features; those of other spots must be of the same kind."""
+
+    def __init__(self, registry_key: str, attr_key: str) -> None:
+        super().__init__(registry_key, "obsm", attr_key)
+
+    def register_field(self, adata: AnnData) -> dict:
+        """Note what made the features, as far as :func:`~soscope_scverse.im.features` tells."""
+        super().register_field(adata)
+        made = adata.uns.get(self.attr_key, {})
+        known = ("encoder", "mode", "context", "context_um", "feature_names")
+        return {"n_image_features": adata.obsm[self.attr_key].shape[2]} | {k: made[k] for k in known if k in made}
+
+    def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs: Any) -> dict:
+        """Register the image features of another AnnData."""
+        found = super().transfer_field(state_registry, adata_target, **kwargs)
+        check.same_image_features(state_registry, found, self.attr_key)
+        return found
+
+
+class BatchField(SlotField):
+    """Column of ``obs`` with the batch of every spot; remembers the batches that were trained on."""
+
+    BATCHES = "batches"
+
+    def __init__(self, registry_key: str, attr_key: str) -> None:
+        super().__init__(registry_key, "obs", attr_key)
+
+    def register_field(self, adata: AnnData) -> dict:
+        """Note the batches."""
+        super().register_field(adata)
+        return {self.BATCHES: np.unique(self.labels(adata))}
+
+    def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs: Any) -> dict:
+        """Keep the batches that were trained on, and warn of others."""
+        unknown = np.setdiff1d(self.labels(adata_target), state_registry[self.BATCHES])
+        if len(unknown):
+            warnings.warn(
+                f"Batches {unknown.tolist()} of `adata.obs[{self.attr_key!r}]` were not trained on, only "
+                f"{state_registry[self.BATCHES].tolist()}; they count as the average of these.",
+                UserWarning,
+                stacklevel=2,
+            )
+        return state_registry
+
+    def labels(self, adata: AnnData) -> np.ndarray:
+        """Batch of every spot."""
+        return check.labels(adata, "batch_key", self.attr_key, "batch")

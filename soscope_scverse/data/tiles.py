@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -30,6 +31,8 @@ class Section(NamedTuple):
     """n_spots x n_subspots x n_image_components, projected."""
     sections: np.ndarray
     """n_spots labels."""
+    batches: np.ndarray | None = None
+    """n_spots x n_batches float32 shares: 1 for the spot's batch, equal ones where it was not trained on."""
 
     @property
     def size(self) -> np.ndarray:
@@ -66,6 +69,8 @@ class Tiles:
         n_hops: int = 3,
     ) -> None:
         self.section = section
+        self.interpolation = interpolation
+        self.bandwidth = bandwidth
         self.n_hops = n_hops
         self.graph = csr_matrix(section.graph)
         self.neighbors, self.weights = interpolation_weights(
@@ -123,6 +128,8 @@ class Tiles:
             Numbers of the subspots that are not padding, counted through n_own x n_subspots.
         ``features``
             n_own x n_subspots x n_image_components, with a picture.
+        ``input_batch``, ``batch``
+            n_inputs x n_batches and n_own x n_batches shares, with a batch covariate.
         ``image_edge_index``, ``image_edge_weight``, ``image_edge_density``
             2 x n_pairs and n_pairs: W, every touching pair of valid own subspots once; share of all pairs of subspots
             of the section that W joins. With a picture.
@@ -135,7 +142,7 @@ class Tiles:
         graph = coo_array(self.graph[inputs][:, inputs])
         tile = {
             "x": _float(dense(section.x[inputs])),
-            "size": _float(section.size[inputs]),
+            "size": _float(section.exposure[inputs].sum(axis=1, keepdims=True)),
             "edge_index": torch.as_tensor(np.stack([graph.row, graph.col]).astype(np.int64)),
             "edge_weight": _float(graph.data),
             "edge_density": torch.tensor(self.edge_density),
@@ -143,6 +150,8 @@ class Tiles:
             "valid": torch.as_tensor(np.flatnonzero(section.exposure[own].ravel() > 0)),
             **self._subspots(own, row),
         }
+        if section.batches is not None:
+            tile["input_batch"] = _float(section.batches[inputs])
         if self.similarity is not None:
             targets = self.targets(own)
             pairs = coo_array(self.similarity[targets][:, targets])
@@ -157,7 +166,7 @@ class Tiles:
         Returns
         -------
         Rows of the spots whose latent states it needs, and ``exposure``, ``neighbors`` (rows among these),
-        ``neighbor_weights`` and ``features`` as of :meth:`tile`.
+        ``neighbor_weights``, ``features`` and ``batch`` as of :meth:`tile`.
         """
         inputs = np.unique(self.neighbors[own])
         row = np.full(self.n_spots, -1)
@@ -173,6 +182,8 @@ class Tiles:
         }
         if self.section.features is not None:
             subspots["features"] = _float(self.section.features[own])
+        if self.section.batches is not None:
+            subspots["batch"] = _float(self.section.batches[own])
         return subspots
 
     def _surroundings(self, rows: np.ndarray) -> np.ndarray:
@@ -273,12 +284,43 @@ def interpolation_weights(
     weights = np.zeros((n_spots, n_subspots, n_neighbors), dtype=np.float32)
     for section in np.unique(sections):
         rows = np.flatnonzero(sections == section)
-        scale = bandwidth * nearest_distance(spatial[rows])
         spot, subspot = np.nonzero(np.isfinite(subspots[rows, :, 0]))
-        distance, nearest = cKDTree(spatial[rows]).query(subspots[rows[spot], subspot], k=range(1, n_neighbors + 2))
-        neighbors[rows[spot], subspot] = rows[np.minimum(nearest[:, :-1], len(rows) - 1)]
-        weights[rows[spot], subspot] = _tapered_kernel(distance, scale)
+        near = weights_at(spatial[rows], subspots[rows[spot], subspot], bandwidth=bandwidth, n_neighbors=n_neighbors)
+        neighbors[rows[spot], subspot] = rows[near[0]]
+        weights[rows[spot], subspot] = near[1]
     return neighbors, weights
+
+
+def weights_at(
+    spatial: np.ndarray,
+    positions: np.ndarray,
+    *,
+    kind: Literal["gaussian", "none"] = "gaussian",
+    bandwidth: float = 0.5,
+    n_neighbors: int = 9,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Weights that carry latent states from the spots of one section to any positions.
+
+    Parameters
+    ----------
+    spatial
+        n_spots x 2 positions.
+    positions
+        n_positions x 2.
+    kind, bandwidth, n_neighbors
+        As of :func:`interpolation_weights`; ``"none"`` takes the latent state of the nearest spot.
+
+    Returns
+    -------
+    Row numbers and weights, n_positions x n_neighbors each; weights sum to 1.
+    """
+    tree = cKDTree(spatial)
+    if kind == "none":
+        nearest = tree.query(positions, k=[1])[1]
+        return nearest, np.ones_like(nearest, dtype=np.float32)
+    distance, nearest = tree.query(positions, k=range(1, n_neighbors + 2))
+    weights = _tapered_kernel(distance, bandwidth * nearest_distance(spatial))
+    return np.minimum(nearest[:, :-1], len(spatial) - 1), weights.astype(np.float32)
 
 
 def _tapered_kernel(distance: np.ndarray, scale: float) -> np.ndarray:
@@ -293,6 +335,13 @@ def _tapered_kernel(distance: np.ndarray, scale: float) -> np.ndarray:
     flat = weight.sum(axis=1) <= 0  # all neighbours at one distance
     weight[flat] = kernel[flat, :-1]
     return weight / weight.sum(axis=1, keepdims=True)
+
+
+def batch_shares(labels: np.ndarray, batches: Sequence[str]) -> np.ndarray:
+    """Which batch every spot is of: n_spots x n_batches, 1 for its own; equal shares where it is none of `batches`."""
+    shares = (labels[:, None] == np.asarray(batches)).astype(np.float32)
+    shares[~shares.any(axis=1)] = 1 / len(batches)
+    return shares
 
 
 def thin_counts(x: Matrix, fraction: float, seed: int) -> tuple[csr_matrix, csr_matrix]:

@@ -1,5 +1,10 @@
 """Data sets for tests, tutorials and simulations."""
 
-from soscope_scverse.datasets.synthetic import SyntheticSection, synthetic_section
+from soscope_scverse.datasets.synthetic import (
+    SyntheticComponents,
+    SyntheticSection,
+    synthetic_components,
+    synthetic_section,
+)
 
-__all__ = ["SyntheticSection", "synthetic_section"]
+__all__ = ["SyntheticComponents", "SyntheticSection", "synthetic_components", "synthetic_section"]

@@ -1,4 +1,4 @@
-"""A synthetic tissue section whose subspots are known: spots, an H&E-like picture and the truth behind both."""
+"""Synthetic tissue sections with an H&E-like picture: spots whose subspots are known, and fine beads to merge."""
 
 from __future__ import annotations
 
@@ -32,6 +32,12 @@ CELLULARITY_SCALE = 0.3
 DEPTH_SD = 0.35
 """Standard deviation of a spot's log depth."""
 
+BEAD_PITCH = PITCH / 6
+"""Distance of neighbouring beads in pixels, so that 6 x 6 of them make a spot."""
+
+GRADIENT = 0.5
+"""Standard deviation of a component's gradient, next to 1 of its regions."""
+
 HEMATOXYLIN = np.array([0.563, 0.720, 0.406])
 EOSIN = np.array([0.216, 0.801, 0.558])
 """Optical densities of the two stains in red, green and blue (Macenko et al. 2009)."""
@@ -56,6 +62,16 @@ class SyntheticSection(NamedTuple):
 
     truth: AnnData
     """The subspots: (n_spots * n_subspots) x n_genes; row ``n * n_subspots + k`` is subspot k of spot n."""
+
+
+class SyntheticComponents(NamedTuple):
+    """A synthetic section of fine beads (see :func:`synthetic_components`)."""
+
+    adata: AnnData
+    """The beads: n_beads x n_components."""
+
+    image: np.ndarray
+    """The picture: height x width x 3, uint8, RGB. Its pixels are the unit of all positions."""
 
 
 class _Tissue(NamedTuple):
@@ -165,7 +181,7 @@ def synthetic_section(
 
     rows, cols, spots = _spots(n_spots, lattice)
     subspots = (spots[:, None] + offsets).reshape(-1, 2)
-    width, height = (int(extent) + 1 for extent in spots.max(axis=0) + PITCH)
+    height, width = _extent(spots)
     tissue = _tissue(rng, (height, width))
     image = _picture(rng, tissue)
 
@@ -181,6 +197,93 @@ def synthetic_section(
     truth = _subspot_anndata(counts, mean, var, subspots, here, depth, n_spots)
     adata = _spot_anndata(truth, rows, cols, spots)
     return SyntheticSection(adata, image, truth)
+
+
+def synthetic_components(
+    n_beads: int = 3600, *, n_components: int = 2, noise: float = 1.0, seed: int = 0
+) -> SyntheticComponents:
+    r"""Make a section of fine square beads with principal components instead of counts, as of slide-DNA-seq.
+
+    Beads are to be merged by their mean, ``bench.simulate_low_resolution(adata, factor, aggregate="mean")``, with
+    factors of 2 to 6. The picture is that of :func:`synthetic_section`, whose spots have the size of 6 x 6 beads.
+
+    Parameters
+    ----------
+    n_beads
+        Number of beads. They fill a roughly square section.
+    n_components
+        Number of components.
+    noise
+        Standard deviation of the measurement of a bead, where the tissue's own is 1.
+    seed
+        Seed of the one random generator that draws everything: the same arguments give the same bits.
+
+    Returns
+    -------
+    SyntheticComponents
+        A named tuple ``(adata, image)``. ``adata``, the beads: ``X`` (float32), ``layers["mean"]`` (without the
+        noise), ``obs["array_row"]``, ``obs["array_col"]``, ``obs["region"]`` (the clone), ``obsm["spatial"]`` (x, y in
+        pixels of the picture) and ``uns["spatial"]["synthetic"]`` (no picture, but ``scalefactors``).
+
+    Raises
+    ------
+    ValueError
+        If a number is below 1 or the noise below 0.
+
+    Notes
+    -----
+    Clones are the regions :math:`m_r(p)` of :func:`synthetic_section`, with soft borders; the picture shows them.
+    With a level :math:`e_{cr} \sim \mathcal N(0, 1)` for each and a direction :math:`v_c` of unit length,
+
+    .. math:: x_c(p) \sim \mathcal N\big(\mu_c(p), \mathrm{noise}^2\big), \qquad
+        \mu_c(p) \propto \sum_r m_r(p) e_{cr} + \frac12 \frac{v_c^\top p}{\mathrm{sd}}
+
+    where both terms are scaled to a standard deviation of 1 over the beads before they are added, and so is the sum.
+
+    Examples
+    --------
+    >>> adata, image = synthetic_components(900)
+    >>> adata.shape, image.shape
+    ((900, 2), (192, 192, 3))
+    """
+    check.at_least("n_beads", n_beads, 1)
+    check.at_least("n_components", n_components, 1)
+    check.at_least("noise", noise, 0)
+    rng = np.random.default_rng(seed)
+    rows, cols, spots = _spots(n_beads, "square")
+    beads = PITCH + (spots - PITCH) * BEAD_PITCH / PITCH
+    tissue = _tissue(rng, _extent(beads))
+    image = _picture(rng, tissue)
+
+    here = tissue.at(beads)
+    clones = here.regions.T @ rng.standard_normal((N_REGIONS, n_components))
+    gradients = beads @ _unit_columns(rng.standard_normal((2, n_components)))
+    mean = _standardised(_standardised(clones) + GRADIENT * _standardised(gradients))
+    values = mean + noise * rng.standard_normal(mean.shape)
+
+    obs = pd.DataFrame(
+        {"array_row": rows, "array_col": cols, "region": _region_names(here.regions.argmax(axis=0))},
+        index=[f"bead_{n:0{len(str(n_beads))}d}" for n in range(1, n_beads + 1)],
+    )
+    var = pd.DataFrame(index=[f"PC{c}" for c in range(1, n_components + 1)])
+    adata = AnnData(values.astype(np.float32), obs=obs, var=var, layers={"mean": mean.astype(np.float32)})
+    return SyntheticComponents(_place(adata, beads, BEAD_PITCH), image)
+
+
+def _unit_columns(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.linalg.norm(vectors, axis=0)
+
+
+def _standardised(columns: np.ndarray) -> np.ndarray:
+    """Columns of mean 0 and standard deviation 1; constant ones become 0."""
+    deviation = columns.std(axis=0)
+    return (columns - columns.mean(axis=0)) / np.where(deviation > 1e-9, deviation, 1)
+
+
+def _extent(positions: np.ndarray) -> tuple[int, int]:
+    """Height and width of the picture, which reaches one spot beyond the outermost positions."""
+    width, height = (int(extent) + 1 for extent in positions.max(axis=0) + PITCH)
+    return height, width
 
 
 def _offsets(lattice: str, n_subspots: int | None) -> np.ndarray:

@@ -13,6 +13,7 @@ from soscope_scverse.im.encoders import (
 )
 from soscope_scverse.im.features import check_coordinates, features
 from soscope_scverse.im.networks import InceptionV3, ModuleEncoder, NetworkEncoder, Timm
+from soscope_scverse.im.positions import features_at
 from soscope_scverse.im.source import ImageSource, embedded_image, open_image, thumbnail
 from soscope_scverse.im.stain import normalize_stain
 from soscope_scverse.im.tissue import mask_subspots, tissue_mask
@@ -34,6 +35,7 @@ __all__ = [
     "embedded_image",
     "encoder_names",
     "features",
+    "features_at",
     "get_encoder",
     "mask_subspots",
     "normalize_stain",

@@ -176,7 +176,7 @@ def result_frame(
     valid = result_rows(adata)
     spot, subspot = np.nonzero(valid)
     if keys.SUBSPOT_NAMES in adata.obsm:
-        names = np.asarray(adata.obsm[keys.SUBSPOT_NAMES])[valid].astype(str)
+        names = np.asarray(adata.obsm[keys.SUBSPOT_NAMES])[valid].astype(object)
     else:
         names = np.array([f"{name}_{k}" for name, k in zip(adata.obs_names[spot], subspot, strict=True)])
     obs = pd.DataFrame({keys.SPOT: adata.obs_names[spot], keys.SUBSPOT: subspot}, index=names)
@@ -191,7 +191,7 @@ def result_frame(
     frame.obsm[keys.SPATIAL] = _targets(adata.obsm[keys.SUBSPOTS], valid)
     if features_key is not None:
         frame.obsm[keys.IMAGE_FEATURES] = _targets(adata.obsm[features_key], valid)
-    frame.uns[keys.SPATIAL] = _spatial_uns(adata, frame, library_key)
+    frame.uns[keys.SPATIAL] = spatial_uns(adata, frame, library_key)
     frame.uns |= uns
     return frame
 
@@ -244,7 +244,7 @@ def with_draws(
     return zarr.open_array(out, mode="r")
 
 
-def _spatial_uns(adata: AnnData, frame: AnnData, library_key: str | None) -> dict:
+def spatial_uns(adata: AnnData, frame: AnnData, library_key: str | None) -> dict:
     """``uns["spatial"]`` of the spots with the diameter of the subspots, for squidpy and scanpy."""
     spatial = copy.deepcopy(dict(adata.uns.get(keys.SPATIAL, {})))
     sections = check.sections(frame, library_key)

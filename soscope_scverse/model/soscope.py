@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from os import PathLike
 from typing import Any, Literal
 
@@ -15,22 +16,39 @@ import zarr
 from anndata import AnnData
 from lightning.pytorch import Trainer
 from mudata import MuData
-from scipy.sparse import csr_matrix, hstack, issparse
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
-from scvi.data.fields import LayerField, MuDataLayerField
 from scvi.model.base import BaseModelClass
 from scvi.train import TrainRunner
 from torch import distributed
 
 from soscope_scverse import _keys as keys
 from soscope_scverse import _validation as check
-from soscope_scverse._arrays import Matrix, dense, in_memory, spread
+from soscope_scverse._arrays import dense, spread
 from soscope_scverse._mudata import split, spots_of
-from soscope_scverse.data.fields import SlotField
 from soscope_scverse.data.splitter import HeldOut, TileDataModule
 from soscope_scverse.data.tiles import Section, Tiles, thin_counts
+from soscope_scverse.data.transfer import like_trained
+from soscope_scverse.model.anywhere import (
+    Positions,
+    block_positions,
+    checked_exposure,
+    checked_features,
+    fill_positions,
+    positions_frame,
+    section_rows,
+    table,
+    warn_far,
+)
 from soscope_scverse.model.draws import Sampler
+from soscope_scverse.model.inputs import (
+    check_profiles,
+    modalities_of,
+    profile_fields,
+    profiles,
+    read_section,
+    spot_fields,
+)
 from soscope_scverse.model.prediction import (
     SomeRows,
     block_spots,
@@ -47,15 +65,16 @@ from soscope_scverse.model.processes import Processes
 from soscope_scverse.model.projection import Projection, fit_projection
 from soscope_scverse.model.store import Arrays
 from soscope_scverse.model.training import CosineTrainingPlan
-from soscope_scverse.model.variance import depth_noise, picture_evidence, sample_blocks
+from soscope_scverse.model.variance import depth_noise, local_noise, picture_evidence, sample_blocks, within_sections
 from soscope_scverse.model.variation import feature_variation
-from soscope_scverse.module.likelihoods import COUNT_LIKELIHOODS
+from soscope_scverse.module.likelihoods import LIKELIHOODS
 from soscope_scverse.module.subspot_decoder import DECODERS
 from soscope_scverse.module.vae import GraphAutoencoder, SoScopeVAE
 
 _EVIDENCE = 4.0  # log likelihood ratio; a permuted picture reaches it in less than 1 of 100 sections
 
 _N_STEPS = 400
+_SHRINKAGE = 40.0  # of the effect of the picture, in spots
 _MOST_SAMPLED = 20_000  # spots that starting values are taken from
 
 _EARLY_STOPPING = {
@@ -101,7 +120,8 @@ class SoScope(BaseModelClass):
     image_shrinkage
         How strongly the effect of the picture is held back, in spots: a share ``image_shrinkage / (image_shrinkage +
         n_spots)`` of the image features is dropped at every training step, which acts as a ridge penalty of the same
-        strength for every size of section.
+        strength for every size of section. ``"auto"``: 40; without any counts 40 times the subspots of a spot, since
+        what is dropped for each subspot by itself averages out over a spot.
     n_image_components
         Image features that are wider, as those of deep encoders are, are reduced to this many principal components.
     test_picture
@@ -145,7 +165,7 @@ class SoScope(BaseModelClass):
         self,
         adata: AnnData | MuData,
         *,
-        likelihood: Literal["nb", "poisson", "gaussian"] | None = None,
+        likelihood: str | None = None,
         n_latent: int = 32,
         n_hidden: int = 128,
         n_layers: int = 3,
@@ -157,7 +177,7 @@ class SoScope(BaseModelClass):
         sigma: float | None = None,
         dispersion: Literal["feature", "subspot"] = "feature",
         aggregate: Literal["sum", "mean"] | None = None,
-        image_shrinkage: float = 40.0,
+        image_shrinkage: float | Literal["auto"] = "auto",
         n_image_components: int = 128,
         test_picture: bool = True,
         depth_noise: float | Literal["auto"] = "auto",
@@ -171,12 +191,20 @@ class SoScope(BaseModelClass):
         check.one_of("interpolation", interpolation, ["gaussian", "none"])
         check.one_of("observation", observation, ["matched", "gaussian"])
         check.one_of("dispersion", dispersion, ["feature", "subspot"])
-        check.at_least("image_shrinkage", image_shrinkage, 0)
+        if image_shrinkage != "auto":
+            check.at_least("image_shrinkage", image_shrinkage, 0)
         check.at_least("n_image_components", n_image_components, 1)
         if depth_noise != "auto":
             check.at_least("depth_noise", depth_noise, 0)
         super().__init__(adata)
-        modalities = self._checked_modalities(likelihood)
+        self._likelihoods = self._named_likelihoods(likelihood)
+        matrices = profiles(self.adata_manager)
+        check_profiles(matrices, self._likelihoods)
+        modalities = [(name, x.shape[1]) for name, x in zip(self._likelihoods, matrices, strict=True)]
+        if image_shrinkage == "auto":
+            counts = any(LIKELIHOODS[name].is_counts for name in self._likelihoods)
+            n_subspots = np.shape(self.adata_manager.get_from_registry(keys.EXPOSURE))[1]
+            image_shrinkage = _SHRINKAGE if counts else _SHRINKAGE * n_subspots
         self._sources = sources
         if sources == "picture" and not self._features_key:
             msg = "Expected image features for sources='picture', found none. Call `im.features(adata, image)` first."
@@ -204,9 +232,10 @@ class SoScope(BaseModelClass):
             masked=masked,
             image_weight=image_weight,
             n_graph_samples=n_graph_samples,
+            n_batches=len(self._batches),
         )
         self._model_summary_string = (
-            f"SoScope with {', '.join(name for name, _ in modalities)} likelihood, {decoder} decoder, "
+            f"SoScope with {', '.join(self._likelihoods)} likelihood, {decoder} decoder, "
             f"{n_latent} latent dimensions, "
             f"{'a picture' if self._features_key else 'no picture'}."
         )
@@ -219,6 +248,7 @@ class SoScope(BaseModelClass):
         layer: str | None = None,
         features_key: str | None = keys.FEATURES,
         library_key: str | None = None,
+        batch_key: str | None = None,
         **kwargs: Any,
     ) -> None:
         """Tell the model where in `adata` its inputs are.
@@ -234,6 +264,10 @@ class SoScope(BaseModelClass):
             Slot of ``obsm`` with the image features; None, or a slot that is not there, for a model without a picture.
         library_key
             Column of ``obs`` that tells the sections.
+        batch_key
+            Column of ``obs`` that tells the batches, such as slides or donors: each has an effect of its own on every
+            feature, and the encoder is told the batch. Spots of a batch that was not trained on count as the average
+            of the batches.
 
         Raises
         ------
@@ -241,18 +275,8 @@ class SoScope(BaseModelClass):
             If an input is missing or not in the shape that is expected.
         """
         setup_method_args = cls._get_setup_method_args(**locals())
-        check.anndata(adata)
-        check.positions(adata)
-        check.profiles(adata, layer)
-        check.sections(adata, library_key)
-        check.model_slots(adata, features_key)
-        fields = [
-            LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=False),
-            *(SlotField(key, "obsm", key) for key in (keys.SPATIAL, keys.SUBSPOTS, keys.EXPOSURE)),
-            SlotField(keys.SPOT_GRAPH, "obsp", keys.SPOT_GRAPH),
-        ]
-        if features_key is not None and features_key in adata.obsm:
-            fields.append(SlotField(keys.FEATURES, "obsm", features_key))
+        setup = setup_method_args["setup_args"]
+        fields = [*profile_fields(adata, setup), *spot_fields(adata, setup)]
         manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
         manager.register_fields(adata, **kwargs)
         cls.register_manager(manager)
@@ -265,6 +289,7 @@ class SoScope(BaseModelClass):
         layer: Mapping[str, str | None] | None = None,
         features_key: str | None = keys.FEATURES,
         library_key: str | None = None,
+        batch_key: str | None = None,
         **kwargs: Any,
     ) -> None:
         """Tell the model where in `mdata`, several modalities of the same spots, its inputs are.
@@ -278,7 +303,7 @@ class SoScope(BaseModelClass):
             Likelihood of each modality to model, as ``{"rna": "nb", "prot": "poisson"}``.
         layer
             Layers that hold the profiles, by modality; ``X`` of those that are not named.
-        features_key, library_key
+        features_key, library_key, batch_key
             As of :meth:`setup_anndata`.
 
         Raises
@@ -287,27 +312,8 @@ class SoScope(BaseModelClass):
             If an input is missing, not in the shape that is expected, or modalities hold different spots.
         """
         setup_method_args = cls._get_setup_method_args(**locals())
-        check.mudata(mdata, modalities, layer)
-        spots = spots_of(mdata, modalities)
-        check.positions(spots)
-        check.sections(spots, library_key)
-        check.model_slots(spots, features_key)
-        slots: list[tuple[str, Literal["obsm", "obsp"], str]] = [
-            *((key, "obsm", key) for key in (keys.SPATIAL, keys.SUBSPOTS, keys.EXPOSURE)),
-            (keys.SPOT_GRAPH, "obsp", keys.SPOT_GRAPH),
-        ]
-        if features_key is not None and features_key in spots.obsm:
-            slots.append((keys.FEATURES, "obsm", features_key))
-        for _, slot, key in slots:  # where scvi-tools looks for what is of the spots
-            getattr(mdata, slot)[key] = getattr(spots, slot)[key]
-        layer = layer or {}
-        fields = [
-            *(
-                MuDataLayerField(_x_key(name), layer.get(name), is_count_data=False, mod_key=name, mod_required=True)
-                for name in modalities
-            ),
-            *(SlotField(*slot) for slot in slots),
-        ]
+        setup = setup_method_args["setup_args"]
+        fields = [*profile_fields(mdata, setup), *spot_fields(mdata, setup)]
         manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
         manager.register_fields(mdata, **kwargs)
         cls.register_manager(manager)
@@ -413,6 +419,7 @@ class SoScope(BaseModelClass):
         if early_stopping:
             trainer_kwargs = _EARLY_STOPPING | trainer_kwargs
         self._fit(module, data, max_steps, plan, trainer_kwargs)
+        self._set_variation(section)
         self.history_ = history | (self.history_ or {})
         if n_processes > 1:  # scvi-tools would put the models of all processes on the first device
             self.to_device(self.trainer.strategy.root_device)
@@ -430,8 +437,9 @@ class SoScope(BaseModelClass):
             n_hidden=module.encoder.mean.in_features,
             masked=module.masked,
             n_graph_samples=module.n_graph_samples,
+            n_batches=len(self._batches),
         )
-        autoencoder.start_from(*_sampled_profiles(data.tiles.section))
+        autoencoder.start_from(*_sampled(data.tiles.section))
         autoencoder.depth_noise.copy_(module.depth_noise)
         trainer_kwargs = trainer_kwargs | {"check_val_every_n_epoch": None}
         self._fit(autoencoder, data.without_validation(), n_steps, plan, trainer_kwargs)
@@ -460,29 +468,24 @@ class SoScope(BaseModelClass):
         self.module.image_mean.copy_(torch.as_tensor(projection.mean))
         self.module.image_projection.copy_(torch.as_tensor(projection.matrix))
 
-    @torch.no_grad()
     def _start(self, section: Section) -> None:
-        """Set what is read off the data before the training: scales, variances, and use of the picture."""
+        """Set what is read off the data before the training: scales, noise of the depth, and use of the picture."""
         module = self.module
-        module.start_from(*_sampled_profiles(section))
-        ends = np.cumsum(module.sizes)
-        for i, (part, end) in enumerate(zip(module.likelihood.parts, ends, strict=True)):
-            features = slice(end - module.sizes[i], end)
-            spots = section.x[:, features], section.spatial, section.sections, section.size
+        module.start_from(*_sampled(section))
+        for i, (part, features) in enumerate(zip(module.likelihood.parts, module.features, strict=True)):
             if part.is_counts:
-                module.depth_noise[i] = depth_noise(*spots) if self._depth_noise == "auto" else self._depth_noise
-            variation = feature_variation(*spots, is_counts=part.is_counts, depth_noise=module.depth_noise[i].item())
-            module.log_dispersion[features] = torch.as_tensor(variation.dispersion).log()
-            module.residual_loadings[:, features] = torch.as_tensor(variation.loadings)
-            module.residual_length[i] = variation.length
+                noise = self._depth_noise
+                if noise == "auto":
+                    noise = depth_noise(section.x[:, features], section.spatial, section.sections, section.size)
+                module.depth_noise[i] = noise
         if section.features is None or not self._test_picture:
             return
         rows, blocks = sample_blocks(section.spatial, section.sections)
+        profile = module.transform(module.likelihood.at_mean_size(*_profiles(section, rows))).numpy()
+        picture = np.einsum("nk,nkl->nl", section.exposure[rows] / section.size[rows], section.features[rows])
+        sections = section.sections[rows]
         evidence = picture_evidence(
-            module.transform(module.likelihood.at_mean_size(*_profiles(section, rows))).numpy(),
-            np.einsum("nk,nkl->nl", section.exposure[rows] / section.size[rows], section.features[rows]),
-            section.spatial[rows],
-            blocks,
+            within_sections(profile, sections), within_sections(picture, sections), section.spatial[rows], blocks
         )
         module.uses_picture.fill_(evidence > _EVIDENCE)
         if evidence <= _EVIDENCE:
@@ -493,15 +496,34 @@ class SoScope(BaseModelClass):
             )
             warnings.warn(msg, UserWarning, stacklevel=2)
 
+    @torch.no_grad()
+    def _set_variation(self, section: Section) -> None:
+        """Set what draws are made with, read off the data: the training leaves the dispersions about where they start."""
+        module = self.module
+        for i, (part, features) in enumerate(zip(module.likelihood.parts, module.features, strict=True)):
+            variation = feature_variation(
+                section.x[:, features],
+                section.spatial,
+                section.sections,
+                section.size,
+                is_counts=part.is_counts,
+                depth_noise=module.depth_noise[i].item(),
+            )
+            if part.is_counts and not module.per_subspot_dispersion:
+                module.log_dispersion[features] = torch.as_tensor(variation.dispersion).log().to(module.log_dispersion)
+            module.residual_loadings[:, features] = torch.as_tensor(variation.loadings).to(module.residual_loadings)
+            module.residual_length[i] = variation.length
+
     def get_latent_representation(self, adata: AnnData | None = None) -> np.ndarray:
         """Mean of the latent state q(Z given X, A), n_spots x n_latent.
 
         Parameters
         ----------
         adata
-            Spots registered like those of the model; None takes these.
+            Spots of any section, after the same steps as those of the model and with the same kind of image features;
+            features are found by name, and the spots may be divided otherwise. None takes the spots of the model.
         """
-        tiles = self._tiles(self._section(self._validate_anndata(adata)))
+        tiles = self._tiles(self._section(self._registered(adata)))
         return latent_states(self.module, tiles, self._processes()).mean.cpu().numpy()
 
     def get_enhanced(
@@ -520,7 +542,8 @@ class SoScope(BaseModelClass):
         Parameters
         ----------
         adata
-            Spots registered like those of the model; None takes these.
+            Spots of any section, after the same steps as those of the model and with the same kind of image features;
+            features are found by name, and the spots may be divided otherwise. None takes the spots of the model.
         expectation
             ``"conditional"``: expected subspots given the observed spot; they add up to it (Gaussian data as far as
             `sigma` is 0). ``"prior"``: expected subspots given the latent state alone (soScope, Eq. 7); smoother, as
@@ -568,15 +591,15 @@ class SoScope(BaseModelClass):
         if batch_size is not None:
             check.at_least("batch_size", batch_size, 1)
         path = None if out is None else check.output("out", out, overwrite=overwrite)
-        adata = self._validate_anndata(adata)
-        tiles = self._tiles(self._section(adata))
-        frame = result_frame(
-            self._spots(adata), features_key=self._features_key, library_key=self._library_key, uns=uns or {}
-        )
+        manager = self._registered(adata)
+        spots = spots_of(manager.adata, modalities_of(manager) or None)
+        tiles = self._tiles(self._section(manager))
+        features_key = self._features_key if keys.FEATURES in manager.data_registry else None
+        frame = result_frame(spots, features_key=features_key, library_key=self._library_key, uns=uns or {})
         size = batch_size or block_spots(tiles, self.module.n_features, n_samples)
         processes = self._processes()
-        kept = result_rows(self._spots(adata))[tiles.section.exposure > 0]
-        sampler = self._sampler(adata, tiles, expectation, n_samples, processes)
+        kept = result_rows(spots)[tiles.section.exposure > 0]
+        sampler = self._sampler(manager, tiles, expectation, n_samples, processes)
 
         def fill(arrays: Arrays) -> None:
             kept_rows = {place: SomeRows(array, kept) for place, array in arrays.items()}
@@ -585,7 +608,94 @@ class SoScope(BaseModelClass):
         chunk_rows = size * tiles.section.exposure.shape[1]
         filled = places(n_samples, counts=sampler.draws_counts)
         result = with_profiles(frame, path, filled, chunk_rows, fill, processes)
-        return result if self._modalities is None else split(result, adata, self._modalities)
+        return _as_given(result, manager)
+
+    def predict(
+        self,
+        positions: np.ndarray | pd.DataFrame | AnnData,
+        image_features: np.ndarray | None = None,
+        exposure: float | np.ndarray | None = None,
+        *,
+        library: str | None = None,
+        adata: AnnData | MuData | None = None,
+        batch_size: int | None = None,
+        out: str | PathLike | None = None,
+        overwrite: bool = False,
+    ) -> AnnData | MuData:
+        """Expected profiles at any positions of a section: cells, a finer division, the gaps between the spots.
+
+        The latent states are interpolated there and, with the picture, decoded to the prior expectation (soScope,
+        Eq. 7). Nothing is observed at a position, so nothing adds up to a spot; for that, divide the spots otherwise
+        (:func:`~soscope_scverse.pp.subspots`) and give them to :meth:`get_enhanced`.
+
+        Parameters
+        ----------
+        positions
+            n_positions x 2, (x, y) in the pixels of ``obsm["spatial"]``; or a DataFrame with columns ``x`` and ``y``,
+            or an AnnData with ``obsm["spatial"]``, whose names and other columns are kept.
+        image_features
+            n_positions x n_image_features of the kind that the model was trained on, as
+            :func:`~soscope_scverse.im.features_at` makes them. Needed where the model uses a picture.
+        exposure
+            Share of a spot that a position stands for, one for all or n_positions: counts are those that a piece of
+            that share of a spot would have. Default: the mean exposure of the subspots of the section, 1 / K of a
+            regular division. Means (``aggregate="mean"``) do not depend on it.
+        library
+            Section that the positions are in; needed where `library_key` tells several.
+        adata
+            Spots of another section that holds the positions, as for :meth:`get_enhanced`; None takes the spots of the
+            model. The latent states are those of these spots.
+        batch_size
+            Positions decoded at once; default as many as make five million values.
+        out, overwrite
+            File to write to, as for :meth:`get_enhanced`.
+
+        Returns
+        -------
+        AnnData, n_positions x n_features: ``X``, the expected profiles, float32; ``obs`` as given, and the library
+        column; ``obsm["spatial"]``, ``var``, ``uns["spatial"]``, and in ``uns["soscope"]`` the version and the library.
+        Positions belong to the batch of their nearest spot.
+
+        Warns
+        -----
+        UserWarning
+            If positions are farther than two distances of neighbouring spots from all spots.
+
+        Raises
+        ------
+        ValueError
+            If positions, image features or exposures do not fit, or there is no such section; before any work.
+        """
+        xy = check.xy(positions)
+        if batch_size is not None:
+            check.at_least("batch_size", batch_size, 1)
+        path = None if out is None else check.output("out", out, overwrite=overwrite)
+        manager = self._registered(adata)
+        spots = spots_of(manager.adata, modalities_of(manager) or None)
+        sections = check.sections(spots, self._library_key)
+        rows = section_rows(sections, library)
+        width = len(self.module.image_mean) if self.module.uses_picture else 0
+        features = checked_features(image_features, len(xy), width)
+        tiles = self._tiles(self._section(manager))
+        trained = tiles.section.exposure[rows]
+        exposure = checked_exposure(trained[trained > 0].mean() if exposure is None else exposure, len(xy))
+        warn_far(tiles.section.spatial[rows], xy)
+        obs = table(positions, len(xy))
+        if self._library_key is not None:
+            obs[self._library_key] = pd.Categorical(sections[rows[:1]].repeat(len(xy)))
+        frame = positions_frame(xy, obs, spots, self._library_key)
+        size = batch_size or block_positions(self.module.n_features)
+        processes = self._processes()
+        fill = partial(
+            fill_positions,
+            module=self.module,
+            tiles=tiles,
+            positions=Positions(xy, exposure, features, rows),
+            projection=self._projection(),
+            batch_size=size,
+            processes=processes,
+        )
+        return _as_given(with_profiles(frame, path, places(0), size, fill, processes), manager)
 
     def sample_enhanced(
         self,
@@ -635,12 +745,12 @@ class SoScope(BaseModelClass):
         if batch_size is not None:
             check.at_least("batch_size", batch_size, 1)
         path = None if out is None else check.output("out", out, overwrite=overwrite, suffixes=(".zarr",))
-        adata = self._validate_anndata(adata)
-        tiles = self._tiles(self._section(adata))
+        manager = self._registered(adata)
+        tiles = self._tiles(self._section(manager))
         size = batch_size or block_spots(tiles, self.module.n_features, n_samples)
         processes = self._processes()
-        kept = result_rows(self._spots(adata))[tiles.section.exposure > 0]
-        sampler = self._sampler(adata, tiles, expectation, n_samples, processes)
+        kept = result_rows(spots_of(manager.adata, modalities_of(manager) or None))[tiles.section.exposure > 0]
+        sampler = self._sampler(manager, tiles, expectation, n_samples, processes)
 
         def fill(array: Any) -> None:
             fill_draws(SomeRows(array, kept), sampler, size, processes)
@@ -649,7 +759,7 @@ class SoScope(BaseModelClass):
         return with_draws(shape, path, size * tiles.section.exposure.shape[1], fill, processes)
 
     def _sampler(
-        self, adata: AnnData | MuData, tiles: Tiles, expectation: str, n_samples: int, processes: Processes
+        self, manager: AnnDataManager, tiles: Tiles, expectation: str, n_samples: int, processes: Processes
     ) -> Sampler:
         """What the model says of a section; torch's global generator, that of the first process, seeds the draws."""
         seed = np.zeros(1, dtype=np.int64)
@@ -660,7 +770,7 @@ class SoScope(BaseModelClass):
             self.module,
             tiles,
             latent_states(self.module, tiles, processes),
-            self._order(adata),
+            self._order(manager),
             n_samples=n_samples,
             given=expectation == "conditional",
             seed=int(seed[0]),
@@ -681,35 +791,13 @@ class SoScope(BaseModelClass):
             n_hops=len(self.module.encoder.layers),
         )
 
-    @property
-    def _modalities(self) -> Mapping[str, str] | None:
-        """Likelihood of each modality of a MuData; None of an AnnData."""
-        return self.registry["setup_args"].get("modalities")
-
-    def _checked_modalities(self, likelihood: str | None) -> list[tuple[str, int]]:
-        """Likelihood and number of features of every modality, after looking at their values."""
-        if self._modalities is not None and likelihood is not None:
+    def _named_likelihoods(self, likelihood: str | None) -> list[str]:
+        """Likelihood of every modality."""
+        modalities = modalities_of(self.adata_manager)
+        if modalities and likelihood is not None:
             msg = f"Expected no `likelihood` beside those given to `setup_mudata`, found {likelihood!r}. Leave it out."
             raise ValueError(msg)
-        likelihoods = [likelihood or "nb"] if self._modalities is None else list(self._modalities.values())
-        profiles = self._profiles(self.adata)
-        for name, x in zip(likelihoods, profiles, strict=True):
-            check.one_of("likelihood", name, [*COUNT_LIKELIHOODS, "gaussian"])
-            if name in COUNT_LIKELIHOODS:
-                check.counts(x, name)
-            check.finite(x)
-        return [(name, x.shape[1]) for name, x in zip(likelihoods, profiles, strict=True)]
-
-    def _profiles(self, adata: AnnData | MuData) -> list[Matrix]:
-        """Profiles of every modality, in memory, rows as those of `adata`."""
-        get = self.get_anndata_manager(adata, required=True).get_from_registry
-        if self._modalities is None:
-            return [in_memory(get(REGISTRY_KEYS.X_KEY))]
-        rows = {name: adata.mod[name].obs_names.get_indexer(adata.obs_names) for name in self._modalities}
-        return [in_memory(get(_x_key(name)))[rows[name]] for name in self._modalities]
-
-    def _spots(self, adata: AnnData | MuData) -> AnnData:
-        return spots_of(adata, self._modalities)
+        return list(modalities.values()) or [likelihood or "nb"]
 
     @property
     def _features_key(self) -> str | None:
@@ -723,52 +811,56 @@ class SoScope(BaseModelClass):
     def _library_key(self) -> str | None:
         return self.registry["setup_args"]["library_key"]
 
-    def _order(self, adata: AnnData | MuData | None = None) -> np.ndarray:
+    @property
+    def _batches(self) -> Sequence[str]:
+        """Batches that were trained on; none without a covariate."""
+        fields = self.registry["field_registries"]
+        return fields[REGISTRY_KEYS.BATCH_KEY]["state_registry"]["batches"] if REGISTRY_KEYS.BATCH_KEY in fields else []
+
+    def _registered(self, adata: AnnData | MuData | None) -> AnnDataManager:
+        """Registry of the model's spots, or of others in the form of these; what it holds of others is a copy."""
+        if adata is None or adata is self.adata:
+            self._validate_anndata(self.adata)
+            return self.adata_manager
+        setup = self.registry["setup_args"]
+        spots = like_trained(adata, self.adata, setup, needs_features=bool(self.module.uses_picture))
+        fields = [*profile_fields(spots, setup), *spot_fields(spots, setup)]
+        trained_on = {field.registry_key for field in self.adata_manager.fields}
+        fields = [field for field in fields if field.registry_key in trained_on]
+        manager = AnnDataManager(fields=fields, setup_method_args={"setup_args": setup})
+        manager.register_fields(spots, self.registry)
+        check_profiles(profiles(manager), self._likelihoods)
+        return manager
+
+    def _order(self, manager: AnnDataManager | None = None) -> np.ndarray:
         """Spots by name: training and draws do not depend on the order of the rows, random numbers included."""
-        names = (self.adata if adata is None else adata).obs_names
+        names = (self.adata_manager if manager is None else manager).adata.obs_names
         return np.argsort(names.to_numpy(str), kind="stable")
 
-    def _exposure(self, adata: AnnData) -> np.ndarray:
-        """Shares of the spots times their sizes."""
-        exposure = np.asarray(self.get_anndata_manager(adata, required=True).get_from_registry(keys.EXPOSURE))
-        obs = self._spots(adata).obs
-        if keys.SPOT_SIZE in obs:
-            exposure = exposure * obs[keys.SPOT_SIZE].to_numpy(float)[:, None]
-        return exposure.astype(np.float32)
-
-    def _section(self, adata: AnnData | None = None, order: np.ndarray | None = None) -> Section:
+    def _section(self, manager: AnnDataManager | None = None, order: np.ndarray | None = None) -> Section:
         """What the model knows of the spots, in this order; image features as the networks see them."""
-        adata = self.adata if adata is None else adata
-        get = self.get_anndata_manager(adata, required=True).get_from_registry
-        rows = np.arange(adata.n_obs) if order is None else order
-        features = None
-        if self._features_key:
-            projection = Projection(self.module.image_mean.cpu().numpy(), self.module.image_projection.cpu().numpy())
-            features = projection(np.asarray(get(keys.FEATURES)), rows)
-        return Section(
-            x=_side_by_side(self._profiles(adata))[rows],
-            graph=csr_matrix(get(keys.SPOT_GRAPH))[rows][:, rows],
-            spatial=np.asarray(get(keys.SPATIAL), dtype=float)[rows],
-            subspots=np.asarray(get(keys.SUBSPOTS), dtype=float)[rows],
-            exposure=self._exposure(adata)[rows],
-            features=features,
-            sections=check.sections(self._spots(adata), self._library_key)[rows],
-        )
+        manager = self.adata_manager if manager is None else manager
+        rows = np.arange(manager.adata.n_obs) if order is None else order
+        # a section needs no image features where the picture was left out
+        seen = self._features_key is not None and keys.FEATURES in manager.data_registry
+        return read_section(manager, rows, self._projection() if seen else None, self._batches)
+
+    def _projection(self) -> Projection:
+        """How image features become those that the networks see."""
+        return Projection(self.module.image_mean.cpu().numpy(), self.module.image_projection.cpu().numpy())
 
 
-def _x_key(modality: str) -> str:
-    return f"{REGISTRY_KEYS.X_KEY}_{modality}"
+def _as_given(result: AnnData, manager: AnnDataManager) -> AnnData | MuData:
+    """A result of several modalities as a MuData."""
+    return split(result, manager.adata, modalities_of(manager)) if isinstance(manager.adata, MuData) else result
 
 
-def _side_by_side(profiles: list[Matrix]) -> Matrix:
-    if len(profiles) == 1:
-        return profiles[0]
-    return hstack(profiles, format="csr") if all(map(issparse, profiles)) else np.hstack(list(map(dense, profiles)))
-
-
-def _sampled_profiles(section: Section) -> tuple[torch.Tensor, torch.Tensor]:
-    """Profiles and sizes of enough spots to tell means and variances of the features, dense."""
-    return _profiles(section, spread(len(section.spatial), _MOST_SAMPLED))
+def _sampled(section: Section) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor]:
+    """Profiles, sizes and batches of enough spots to tell means and variances of the features, and their noise."""
+    rows = spread(len(section.spatial), _MOST_SAMPLED)
+    batches = None if section.batches is None else torch.as_tensor(section.batches[rows])
+    noise = torch.as_tensor(local_noise(section.x, section.graph), dtype=torch.float32)
+    return *_profiles(section, rows), batches, noise
 
 
 def _profiles(section: Section, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,6 +1,6 @@
 """How features vary from spot to spot: smoothly in space, or spot by spot.
 
-It is read off the spots before the training. The smooth part is taken to go on at distances below that of the spots in
+It is read off the spots, not off what a training leaves unexplained. The smooth part is taken to go on at distances below that of the spots in
 the same way as above it, which gives what the spots do not tell of their subspots; the rest is the dispersion.
 """
 
@@ -13,7 +13,7 @@ from scipy.spatial.distance import cdist
 from scipy.special import gammaln, logsumexp
 
 from soscope_scverse._arrays import Matrix, dense
-from soscope_scverse.model.variance import sample_blocks
+from soscope_scverse.model.variance import sample_blocks, within_sections
 from soscope_scverse.module.vae import N_RESIDUALS
 from soscope_scverse.pp.graphs import nearest_distance
 
@@ -86,20 +86,20 @@ def feature_variation(
     -------
     The variation; without a smooth part, and with dispersion 1 of counts, where there are fewer than eight spots.
     """
-    sampled, number = sample_blocks(spatial, np.zeros(len(spatial)) if sections is None else np.asarray(sections))
+    sections = np.zeros(len(spatial)) if sections is None else np.asarray(sections)
+    sampled, number = sample_blocks(spatial, sections)
     x, size = np.asarray(dense(x[sampled]), dtype=float), np.broadcast_to(size, (len(spatial), 1))[sampled]
     y = np.log((x + 0.5) / size) if is_counts else x
-    n_features = x.shape[1]
+    deviation = within_sections(y - y.mean(axis=0), sections[sampled])
     if len(x) < _MIN_SPOTS:
-        dispersion = np.ones(n_features) if is_counts else np.maximum(0.5 * y.var(axis=0), _TINY)
-        return Variation(dispersion, np.zeros((N_RESIDUALS, n_features)), 1.0)
+        dispersion = np.ones(x.shape[1]) if is_counts else np.maximum(0.5 * deviation.var(axis=0), _TINY)
+        return Variation(dispersion, np.zeros((N_RESIDUALS, x.shape[1])), 1.0)
     blocks = [_block(np.flatnonzero(number == i), spatial[sampled]) for i in range(number.max() + 1)]
-    deviation = y - y.mean(axis=0)
     fit = _fit(blocks, deviation)
     fitted, others, variance = _predictions(blocks, deviation, fit)
     dispersion = np.maximum(fit.noise, _TINY)
     if is_counts:
-        dispersion = _dispersion(x, size * np.exp(others), variance + depth_noise)
+        dispersion = _dispersion(x, size * np.exp(y - deviation + others), variance + depth_noise)
     return Variation(dispersion, _loadings(fitted) * fit.smooth**0.5, fit.length)
 
 

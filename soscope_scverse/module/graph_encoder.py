@@ -25,16 +25,22 @@ class GraphEncoder(nn.Module):
         Width of the layers.
     n_layers
         Graph-transformer layers; a spot sees this many hops of the graph.
+    n_batches
+        Batches that the spots are of; 0 without a covariate.
     """
 
-    def __init__(self, n_features: int, n_latent: int, n_hidden: int = 128, n_layers: int = 3) -> None:
+    def __init__(
+        self, n_features: int, n_latent: int, n_hidden: int = 128, n_layers: int = 3, n_batches: int = 0
+    ) -> None:
         super().__init__()
-        widths = [n_features + 1] + [n_hidden] * n_layers  # one more input: is the spot hidden?
+        widths = [n_features + 1 + n_batches] + [n_hidden] * n_layers  # one more input: is the spot hidden?
         self.layers = nn.ModuleList(TransformerConv(a, b, edge_dim=1) for a, b in pairwise(widths))
         self.mean = nn.Linear(n_hidden, n_latent)
         self.scale = nn.Linear(n_hidden, n_latent)
 
-    def forward(self, profile: Tensor, hidden: Tensor, edge_index: Tensor, edge_weight: Tensor) -> Normal:
+    def forward(
+        self, profile: Tensor, hidden: Tensor, edge_index: Tensor, edge_weight: Tensor, batch: Tensor | None = None
+    ) -> Normal:
         """Distribution of the latent state.
 
         Parameters
@@ -47,13 +53,16 @@ class GraphEncoder(nn.Module):
             2 x n_edges rows of the joined spots, both directions.
         edge_weight
             n_edges weights.
+        batch
+            n_spots x n_batches shares, with a batch covariate.
 
         Returns
         -------
         Normal with batch shape n_spots x n_latent.
         """
         flag = hidden.to(profile.dtype).unsqueeze(1)
-        h = torch.cat([profile * (1 - flag), flag], dim=1)
+        inputs = [profile * (1 - flag), flag] if batch is None else [profile * (1 - flag), flag, batch]
+        h = torch.cat(inputs, dim=1)
         for layer in self.layers:
             h = torch.relu(layer(h, edge_index, edge_weight.unsqueeze(1)))
         # in mixed precision the layers return bfloat16, too coarse for what comes after them

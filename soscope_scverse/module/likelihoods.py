@@ -47,12 +47,30 @@ class Start(NamedTuple):
 
 
 class Likelihood(ABC):
-    """Distribution of a subspot's profile and of the sum (or mean) over a spot."""
+    """Distribution of a subspot's profile and of the sum (or mean) over a spot.
+
+    Parameters
+    ----------
+    aggregate
+        Whether a spot is the ``"sum"`` of its subspots or their exposure-weighted ``"mean"``; default: the first of
+        `aggregates`.
+    sigma
+        Standard deviation of the measurement noise of a spot, of likelihoods that know it.
+    """
 
     is_counts: bool
     has_dispersion: bool
-    is_mean = False
-    """Whether a spot is the mean of its subspots, not their sum."""
+    aggregates: tuple[str, ...]
+
+    def __init__(self, aggregate: Literal["mean", "sum"] | None = None, sigma: float = 0.0) -> None:
+        if aggregate not in (None, *self.aggregates):
+            msg = (
+                f"Expected `aggregate` of a {type(self).__name__} to be one of {list(self.aggregates)}, found "
+                f"{aggregate!r}. Counts add up; means of other data need likelihood='gaussian'."
+            )
+            raise ValueError(msg)
+        self.is_mean = (aggregate or self.aggregates[0]) == "mean"
+        self.sigma = sigma
 
     @property
     def parts(self) -> list[Likelihood]:
@@ -67,9 +85,17 @@ class Likelihood(ABC):
     def start(self, x: Tensor) -> Start:
         """Starting values from observed profiles, n_spots x n_features."""
 
+    def with_noise(self, start: Start, noise: Tensor) -> Start:
+        """Starting values for features of which neighbouring spots do not share a variance of `noise`, n_features."""
+        return start
+
     def transform(self, x: Tensor, unit: Tensor) -> Tensor:
         """Profiles on the scale on which effects add up, for the encoder."""
         return x / unit
+
+    def offset(self, x: Tensor, start: Start) -> Tensor:
+        """Effect, n_features, that leads from the typical profile to the mean of n_spots x n_features profiles."""
+        return self.start(x).baseline - start.baseline
 
     @abstractmethod
     def parameters(self, effect: Tensor, start: Start, exposure: Tensor) -> Subspots:
@@ -91,7 +117,7 @@ class Likelihood(ABC):
 
     def rate(self, subspots: Subspots) -> Tensor:
         """Mean that a whole spot like the subspot would have, comparable between subspots of any exposure."""
-        return subspots.mean / subspots.exposure.clamp(min=_TINY)
+        return subspots.mean if self.is_mean else subspots.mean / subspots.exposure.clamp(min=_TINY)
 
     def absorb_depth(self, x: Tensor, spots: Spots, noise: Tensor) -> tuple[Spots, Tensor]:
         """Let every spot have a depth of its own before features are compared; only counts have one.
@@ -116,12 +142,13 @@ class Likelihood(ABC):
     def log_prob(self, x: Tensor, spots: Spots) -> Tensor:
         """Log probability of observed profiles, n_spots x n_features."""
 
-    @abstractmethod
     def change(self, subspots: Subspots, change: Tensor) -> Subspots:
-        """Subspots that differ by `change`, n_spots x n_subspots x n_features.
+        """Subspots that differ by `change`, n_spots x n_subspots x n_features, for the draws.
 
-        It is added to the logarithm of counts, and to the rate of other data.
+        It is added to the logarithm of counts, and to the rate of other data. A likelihood that does not say how leaves
+        them as they are.
         """
+        return subspots
 
     @abstractmethod
     def condition(self, x: Tensor, subspots: Subspots) -> Tensor:
@@ -136,6 +163,7 @@ class _Counts(Likelihood):
     """What the count likelihoods share: log link, additive means, and shares of the observed count."""
 
     is_counts = True
+    aggregates = ("sum",)
 
     def start(self, x: Tensor) -> Start:
         mean = x.mean(dim=0).clamp(min=1e-4)
@@ -227,26 +255,26 @@ class NegativeBinomialLikelihood(_Counts):
 class GaussianLikelihood(Likelihood):
     """Gaussian subspots; a spot is their sum, or their exposure-weighted mean, plus measurement noise.
 
-    The variance of a subspot is set so that the variance of a spot does not depend on how finely it is divided.
-
-    Parameters
-    ----------
-    aggregate
-        ``"mean"`` for intensities and principal components, ``"sum"`` for amounts.
-    sigma
-        Standard deviation of the measurement noise of a spot. With 0 the conditional mean adds up to the spot.
+    The mean is for intensities and principal components, the sum for amounts. The variance of a subspot is set so that
+    the variance of a spot does not depend on how finely it is divided. With `sigma` 0 the conditional mean adds up to
+    the spot.
     """
 
     is_counts = False
     has_dispersion = True
-
-    def __init__(self, aggregate: Literal["mean", "sum"] = "mean", sigma: float = 0.0) -> None:
-        self.is_mean = aggregate == "mean"
-        self.sigma = sigma
+    aggregates = ("mean", "sum")
 
     def start(self, x: Tensor) -> Start:
         variance = x.var(dim=0, correction=0).clamp(min=_TINY)
         return Start(x.mean(dim=0), (0.5 * variance).log(), variance.sqrt())
+
+    def with_noise(self, start: Start, noise: Tensor) -> Start:
+        # the steps of the training bring it no further than 1.5-fold, and too large a variance drowns what x tells of z
+        variance = start.unit.square()
+        return start._replace(log_dispersion=noise.clamp(min=1e-3 * variance, max=variance).log())
+
+    def offset(self, x: Tensor, start: Start) -> Tensor:
+        return super().offset(x, start) / start.unit
 
     def parameters(self, effect: Tensor, start: Start, exposure: Tensor) -> Subspots:
         exposure = exposure.unsqueeze(-1)
@@ -259,9 +287,6 @@ class GaussianLikelihood(Likelihood):
         weight = self._weight(subspots)
         variance = (weight**2 * subspots.dispersion).sum(dim=1) + self.sigma**2
         return Spots((weight * subspots.mean).sum(dim=1), variance)
-
-    def rate(self, subspots: Subspots) -> Tensor:
-        return subspots.mean if self.is_mean else super().rate(subspots)
 
     def log_prob(self, x: Tensor, spots: Spots) -> Tensor:
         return Normal(spots.mean, spots.dispersion.clamp(min=_TINY).sqrt(), validate_args=False).log_prob(x)
@@ -311,6 +336,13 @@ class JointLikelihood(Likelihood):
 
     def start(self, x: Tensor) -> Start:
         return Start(*map(_joined, zip(*self._each("start", self._split(x)), strict=True)))
+
+    def with_noise(self, start: Start, noise: Tensor) -> Start:
+        parts = self._each("with_noise", map(Start, *map(self._split, start)), self._split(noise))
+        return Start(*map(_joined, zip(*parts, strict=True)))
+
+    def offset(self, x: Tensor, start: Start) -> Tensor:
+        return _joined(self._each("offset", self._split(x), map(Start, *map(self._split, start))))
 
     def transform(self, x: Tensor, unit: Tensor) -> Tensor:
         return _joined(self._each("transform", self._split(x), self._split(unit)))
@@ -362,23 +394,26 @@ class JointLikelihood(Likelihood):
         return [Subspots(*part, subspots.exposure) for part in zip(mean, dispersion, strict=True)]
 
 
+LIKELIHOODS: dict[str, type[Likelihood]] = {
+    "nb": NegativeBinomialLikelihood,
+    "poisson": PoissonLikelihood,
+    "gaussian": GaussianLikelihood,
+}
+"""Every likelihood by its name; one that is added can be used by this name."""
+
+
 def get_likelihood(name: str, *, aggregate: Literal["sum", "mean"] | None = None, sigma: float = 0.0) -> Likelihood:
-    """Likelihood by name: ``"nb"``, ``"poisson"`` or ``"gaussian"``.
+    """Likelihood by its name in :data:`LIKELIHOODS`.
 
     Raises
     ------
     ValueError
         For an unknown name, or for counts that shall be averaged.
     """
-    if name == "gaussian":
-        return GaussianLikelihood(aggregate or "mean", sigma)
-    if name not in COUNT_LIKELIHOODS:
-        msg = f"Expected `likelihood` to be one of {[*COUNT_LIKELIHOODS, 'gaussian']}, found {name!r}."
+    if name not in LIKELIHOODS:
+        msg = f"Expected `likelihood` to be one of {list(LIKELIHOODS)}, found {name!r}."
         raise ValueError(msg)
-    if aggregate == "mean":
-        msg = f"Counts add up: aggregate='mean' needs likelihood='gaussian', found likelihood={name!r}."
-        raise ValueError(msg)
-    return COUNT_LIKELIHOODS[name]()
+    return LIKELIHOODS[name](aggregate, sigma)
 
 
 def joint_likelihood(
@@ -394,18 +429,15 @@ def joint_likelihood(
     modalities
         Name of the likelihood and number of features of each.
     aggregate, sigma
-        Of the Gaussian ones, where there are several.
+        See :class:`Likelihood`; of several modalities, `aggregate` is that of those which know it.
     """
     if len(modalities) == 1:
         return get_likelihood(modalities[0][0], aggregate=aggregate, sigma=sigma)
     parts = [
-        get_likelihood(name, aggregate=None if name in COUNT_LIKELIHOODS else aggregate, sigma=sigma)
+        get_likelihood(name, aggregate=aggregate if aggregate in LIKELIHOODS[name].aggregates else None, sigma=sigma)
         for name, _ in modalities
     ]
     return JointLikelihood(parts, [size for _, size in modalities])
-
-
-COUNT_LIKELIHOODS: dict[str, type[_Counts]] = {"nb": NegativeBinomialLikelihood, "poisson": PoissonLikelihood}
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:

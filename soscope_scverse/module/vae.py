@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any, Literal
 
 import torch
@@ -49,12 +50,19 @@ class _GraphModule(BaseModuleClass):
         Share of the spots that is hidden from the encoder at every training step.
     n_graph_samples
         Nodes sampled by the graph losses.
+    n_batches
+        Batches that have effects of their own on the features; 0 without a covariate.
     """
 
     encoder: GraphEncoder
 
     def __init__(
-        self, sizes: Sequence[int], likelihood: Likelihood, masked: float, n_graph_samples: int | None
+        self,
+        sizes: Sequence[int],
+        likelihood: Likelihood,
+        masked: float,
+        n_graph_samples: int | None,
+        n_batches: int = 0,
     ) -> None:
         super().__init__()
         n_features = sum(sizes)
@@ -65,23 +73,41 @@ class _GraphModule(BaseModuleClass):
         self.n_graph_samples = n_graph_samples
         self.baseline = nn.Parameter(torch.zeros(n_features))
         self.log_dispersion = nn.Parameter(torch.zeros(n_features), requires_grad=likelihood.has_dispersion)
+        self.batch_effect = nn.Parameter(torch.zeros(n_batches, n_features)) if n_batches else None
         self.register_buffer("modality_weight", modality_weights(sizes))
         self.register_buffer("depth_noise", torch.zeros(len(sizes)))
         self.register_buffer("unit", torch.ones(n_features))
         self.register_buffer("input_mean", torch.zeros(n_features))
         self.register_buffer("input_scale", torch.ones(n_features))
 
+    @property
+    def features(self) -> list[slice]:
+        """Columns of a profile that belong to each modality."""
+        ends = list(accumulate(self.sizes))
+        return [slice(end - size, end) for end, size in zip(ends, self.sizes, strict=True)]
+
     @torch.no_grad()
-    def start_from(self, x: Tensor, size: Tensor) -> None:
-        """Set the feature parameters and the standardisation of the encoder's input from some spots."""
+    def start_from(self, x: Tensor, size: Tensor, batch: Tensor | None = None, noise: Tensor | None = None) -> None:
+        """Set the feature parameters and the standardisation of the encoder's input from some spots.
+
+        Batches start at what their means differ by, where the latent states need not follow; one typical spot more in
+        each keeps features that a small batch lacks within bounds. `noise` is the variance of every feature that
+        neighbouring spots do not share.
+        """
         x = self.likelihood.at_mean_size(x, size)
         start = self.likelihood.start(x)
+        if noise is not None:
+            start = self.likelihood.with_noise(start, noise)
         self.baseline.copy_(start.baseline)
         self.log_dispersion.copy_(start.log_dispersion)
         self.unit.copy_(start.unit)
         transformed = self.transform(x)
         self.input_mean.copy_(transformed.mean(dim=0))
         self.input_scale.copy_(transformed.std(dim=0, correction=0).clamp(min=1e-3))
+        if self.batch_effect is not None and batch is not None:
+            typical = x.mean(dim=0, keepdim=True)
+            for effect, member in zip(self.batch_effect, batch.T.bool(), strict=True):
+                effect.copy_(self.likelihood.offset(torch.cat([x[member], typical]), start))
 
     def transform(self, x: Tensor) -> Tensor:
         """Profiles on the scale on which effects add up, before they are standardised."""
@@ -93,6 +119,12 @@ class _GraphModule(BaseModuleClass):
         self.baseline.add_(math.log(factor))
         self.log_dispersion.add_(math.log(factor))
         self.unit.mul_(factor)
+
+    def with_batch(self, effect: Tensor, batch: Tensor | None) -> Tensor:
+        """Effects, n_spots x n_subspots x n_features, plus those of the spots' batches, n_spots x n_batches shares."""
+        if self.batch_effect is None or batch is None:
+            return effect
+        return effect + (batch @ self.batch_effect).unsqueeze(1)
 
     def feature_parameters(self) -> Start:
         """Feature parameters as learnt so far."""
@@ -115,7 +147,7 @@ class _GraphModule(BaseModuleClass):
         hidden = torch.zeros(len(profile), dtype=torch.bool, device=profile.device)
         if self.training:
             hidden[torch.randperm(len(profile), device=profile.device)[: int(self.masked * len(profile))]] = True
-        qz = self.encoder(profile, hidden, tensors["edge_index"], tensors["edge_weight"])
+        qz = self.encoder(profile, hidden, tensors["edge_index"], tensors["edge_weight"], tensors.get("input_batch"))
         return {"qz": qz, "z": qz.rsample() if self.training else qz.mean}
 
     def _get_generative_input(self, tensors: Tensors, inference_outputs: dict, **kwargs: Any) -> dict[str, Any]:
@@ -147,7 +179,7 @@ class GraphAutoencoder(_GraphModule):
     ----------
     encoder
         The encoder to warm up; shared with :class:`SoScopeVAE`.
-    sizes, likelihood, masked, n_graph_samples
+    sizes, likelihood, masked, n_graph_samples, n_batches
         As of :class:`SoScopeVAE`.
     n_latent, n_hidden
         Widths of the node decoder.
@@ -163,15 +195,16 @@ class GraphAutoencoder(_GraphModule):
         n_hidden: int,
         masked: float,
         n_graph_samples: int | None,
+        n_batches: int = 0,
     ) -> None:
-        super().__init__(sizes, likelihood, masked, n_graph_samples)
+        super().__init__(sizes, likelihood, masked, n_graph_samples, n_batches)
         self.encoder = encoder
         self.decoder = nn.Sequential(nn.Linear(n_latent, n_hidden), nn.ReLU(), nn.Linear(n_hidden, self.n_features))
 
     @auto_move_data
     def generative(self, tensors: Tensors, z: Tensor, **kwargs: Any) -> dict[str, Spots]:
         """Parameters of the spots' profiles: a spot is its own and only subspot."""
-        effect = self.decoder(z).float().unsqueeze(1)
+        effect = self.with_batch(self.decoder(z).float().unsqueeze(1), tensors.get("input_batch"))
         subspots = self.likelihood.parameters(effect, self.feature_parameters(), tensors["size"])
         return {"spots": self.likelihood.aggregate(subspots)}
 
@@ -229,6 +262,8 @@ class SoScopeVAE(_GraphModule):
         beta, weight of the image regulariser.
     n_graph_samples
         Nodes sampled by the graph losses; None evaluates them exactly.
+    n_batches
+        Batches that have an effect of their own on every feature; 0 without a covariate.
     """
 
     def __init__(
@@ -250,6 +285,7 @@ class SoScopeVAE(_GraphModule):
         masked: float,
         image_weight: float,
         n_graph_samples: int | None,
+        n_batches: int = 0,
     ) -> None:
         matched_sigma = sigma or 0.0 if observation == "matched" else 0.0
         super().__init__(
@@ -257,12 +293,13 @@ class SoScopeVAE(_GraphModule):
             joint_likelihood(modalities, aggregate=aggregate, sigma=matched_sigma),
             masked,
             n_graph_samples,
+            n_batches,
         )
         self.per_subspot_dispersion = dispersion == "subspot" and self.likelihood.has_dispersion
         self.observation_sigma = (1.0 if sigma is None else sigma) if observation == "gaussian" else None
         self.image_weight = image_weight if n_image_features else 0.0
         self.uses_latent = uses_latent
-        self.encoder = GraphEncoder(self.n_features, n_latent, n_hidden, n_layers)
+        self.encoder = GraphEncoder(self.n_features, n_latent, n_hidden, n_layers, n_batches)
         n_outputs = self.n_features * (2 if self.per_subspot_dispersion else 1)
         n_seen = min(n_image_features, n_image_components)
         self.decoder = DECODERS[decoder](n_latent, n_seen, n_outputs, n_hidden, feature_dropout)
@@ -292,6 +329,7 @@ class SoScopeVAE(_GraphModule):
         if self.per_subspot_dispersion:
             effect, relative = effect.split(self.n_features, dim=-1)
             start = start._replace(log_dispersion=(start.log_dispersion + relative).clamp(-8, 8))
+        effect = self.with_batch(effect, tensors.get("batch"))
         return {"subspots": self.likelihood.parameters(effect, start, exposure)}
 
     def loss(

@@ -157,18 +157,19 @@ def _holders(
 ) -> tuple[np.ndarray, float]:
     """Row of the spot that holds each cell, -1 for none, and the distance of neighbouring spots."""
     xy, array, sections = check.positions(adata), check.array_index(adata), check.sections(adata, library_key)
+    places = table[["x", "y"]].to_numpy()
     of_cells = np.full(len(table), sections[0]) if library_key is None else table[library_key].to_numpy()
     holder, pitches = np.full(len(table), -1), []
     for section in np.unique(sections):
         spots, cells = np.flatnonzero(sections == section), np.flatnonzero(of_cells == section)
         lattice = lattice_or_none(xy[spots], None if array is None else array[spots])
         pitches.append(nearest_distance(xy[spots]) if lattice is None else lattice.pitch)
-        distance, nearest = cKDTree(xy[spots]).query(table[["x", "y"]].to_numpy()[cells])
+        distance, nearest = cKDTree(xy[spots]).query(places[cells])
         spot = spots[nearest]
         if spot_diameter is not None:
             inside = distance <= spot_diameter / 2
         elif lattice is not None:
-            inside = _in_lattice_cell(lattice, table[["x", "y"]].to_numpy()[cells] - xy[spot])
+            inside = _in_lattice_cell(lattice, places[cells] - xy[spot])
         else:
             inside = distance <= pitches[-1]
         holder[cells[inside]] = spot[inside]

@@ -12,7 +12,12 @@ from soscope_scverse.pp.graphs import equal_depth
 
 
 def spatial_genes(
-    adata: AnnData, n_genes: int = 500, *, layer: str | None = None, n_candidates: int = 2500
+    adata: AnnData,
+    n_genes: int = 500,
+    *,
+    layer: str | None = None,
+    n_candidates: int = 2500,
+    library_key: str | None = None,
 ) -> list[str]:
     """Names of the spatially most variable genes: the highest Moran's I among the most counted.
 
@@ -30,6 +35,8 @@ def spatial_genes(
         Layer that holds the profiles; None is ``X``.
     n_candidates
         Number of most counted genes to choose from.
+    library_key
+        Column of ``obs`` that tells the sections; Moran's I is averaged over them, by their numbers of spots.
 
     Returns
     -------
@@ -45,6 +52,7 @@ def spatial_genes(
     soscope_scverse.metrics.morans_i
     """
     xy = check.positions(adata)
+    sections = check.sections(adata, library_key)
     x = check.profiles(adata, layer)
     total, depth, counts = np.zeros(adata.n_vars), [], True
     for chunk in row_chunks(x):
@@ -53,10 +61,14 @@ def spatial_genes(
         depth.append(np.asarray(chunk.sum(axis=1)).ravel())
         counts = counts and check.is_counts(chunk)
     candidates = np.argsort(-total, kind="stable")[:n_candidates]
-    if len(xy) < 3:
+    groups = [np.flatnonzero(sections == section) for section in np.unique(sections)]
+    groups = [rows for rows in groups if len(rows) >= 3]
+    if not groups:
         return adata.var_names[candidates[:n_genes]].tolist()
     profiles = columns(x, candidates)
     if counts:
         profiles = equal_depth(profiles, np.concatenate(depth))
-    scores = np.nan_to_num(morans_i(profiles, xy, n_neighbors=min(6, len(xy) - 1)), nan=-np.inf)
+    scores = np.stack([morans_i(profiles[rows], xy[rows], n_neighbors=min(6, len(rows) - 1)) for rows in groups])
+    constant = np.isnan(scores).all(axis=0)
+    scores = np.where(constant, -np.inf, np.average(np.nan_to_num(scores), axis=0, weights=[*map(len, groups)]))
     return adata.var_names[candidates[np.argsort(-scores, kind="stable")[:n_genes]]].tolist()

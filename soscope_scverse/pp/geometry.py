@@ -39,8 +39,9 @@ def subspots(
     tile the plane (fine lattice of index 7, 19, 37, ...).
 
     With `cells`, every cell is a subspot of the spot that holds it: the nearest one, if the cell lies in its lattice
-    cell (square or hexagon). Without a lattice it may be as far away as the next spot (the median distance of nearest
-    spots). Spots without cells are kept, as one subspot that is no row of the result.
+    cell (square or hexagon; 5 % wider, as spots may lie off the lattice). Without a lattice it may be as far away as
+    the next spot (the median distance of nearest spots). Spots without cells are kept, as one subspot that is no row of
+    the result.
 
     Parameters
     ----------

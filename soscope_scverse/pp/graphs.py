@@ -63,7 +63,7 @@ def spot_graph(
     strength
         s, above 1: how much weaker the median edge is than the strongest. The paper's code uses 2 to 5.
     library_key
-        Column of ``obs`` that tells the sections; no edge joins two of them.
+        Column of ``obs`` that tells the sections; no edge joins two of them, and each is weighed as if it were alone.
     key_added
         Name of the slot in ``obsp``.
     copy
@@ -89,15 +89,15 @@ def spot_graph(
     profiles = _profiles(adata, layer)
     sections = check.sections(spots, library_key)
     array = check.array_index(spots)
-    blocks = []
+    blocks, weights = [], []
     for section in np.unique(sections):
         rows = np.flatnonzero(sections == section)
         of_section = xy[rows], None if array is None else array[rows]
-        blocks.append(rows[_pairs(*of_section, n_neighbors, n_rings, radius)])
-    i, j = np.concatenate(blocks).T
+        pairs = _pairs(*of_section, n_neighbors, n_rings, radius)
+        blocks.append(rows[pairs])
+        weights.append(_edge_weights([x[rows] for x in profiles], pairs, strength))
+    (i, j), weight = np.concatenate(blocks).T, np.concatenate(weights)
     _warn_isolated(adata, np.setdiff1d(np.arange(adata.n_obs), np.r_[i, j]))
-    weights = [similarity_weights(_row_distance(profile, i, j), strength) for profile in profiles]
-    weight = np.prod(weights, axis=0) ** (1 / len(weights))
 
     adata = check.writable(adata, copy=copy)
     shape = (adata.n_obs, adata.n_obs)
@@ -107,7 +107,7 @@ def spot_graph(
 
 
 def _profiles(data: AnnData | MuData, layer: Any) -> list[Matrix]:
-    """Profiles of every modality whose distances mean something."""
+    """Profiles of every modality."""
     if isinstance(data, MuData):
         layers = check.by_modality("layer", layer)
         matrices = [check.matrix(modality(data, name), layers.get(name)) for name in data.mod]
@@ -115,7 +115,13 @@ def _profiles(data: AnnData | MuData, layer: Any) -> list[Matrix]:
         matrices = [check.matrix(data, layer)]
     for x in matrices:
         check.finite(x)
-    return [comparable_profiles(x) for x in matrices]
+    return matrices
+
+
+def _edge_weights(profiles: list[Matrix], pairs: np.ndarray, strength: float) -> np.ndarray:
+    """Weights of the edges of one section: geometric mean over the modalities."""
+    distances = [_row_distance(comparable_profiles(x), *pairs.T) for x in profiles]
+    return np.prod([similarity_weights(d, strength) for d in distances], axis=0) ** (1 / len(distances))
 
 
 def image_similarity(

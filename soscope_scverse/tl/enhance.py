@@ -19,10 +19,10 @@ from mudata import MuData
 from soscope_scverse import _keys as keys
 from soscope_scverse import _validation as check
 from soscope_scverse import im, pp
-from soscope_scverse._arrays import columns
 from soscope_scverse._mudata import joined, modality
+from soscope_scverse.data.transfer import with_features
 from soscope_scverse.model import SoScope
-from soscope_scverse.module.likelihoods import COUNT_LIKELIHOODS
+from soscope_scverse.module.likelihoods import LIKELIHOODS
 from soscope_scverse.tl.presets import PRESETS
 
 logger = logging.getLogger(__name__)
@@ -43,6 +43,7 @@ def enhance(
     encoder: Any = "texture",
     sources: Literal["both", "picture", "positions"] = "both",
     library_key: str | None = None,
+    batch_key: str | None = None,
     preset: Literal["default", "paper"] = "default",
     expectation: Literal["conditional", "prior"] | None = None,
     n_samples: int = 0,
@@ -53,9 +54,10 @@ def enhance(
     model_kwargs: Mapping[str, Any] | None = None,
     train_kwargs: Mapping[str, Any] | None = None,
     save_model: str | PathLike | None = None,
+    return_model: bool = False,
     out: str | PathLike | None = None,
     overwrite: bool = False,
-) -> AnnData | MuData:
+) -> Any:
     """Divide the spots of a section into subspots and infer their profiles with soScope.
 
     Runs :func:`~soscope_scverse.pp.subspots`, :func:`~soscope_scverse.pp.spot_graph`,
@@ -94,6 +96,8 @@ def enhance(
         :class:`~soscope_scverse.model.SoScope`.
     library_key
         Column of ``obs`` that tells the sections.
+    batch_key
+        Column of ``obs`` that tells the batches, see :meth:`~soscope_scverse.model.SoScope.setup_anndata`.
     preset
         ``"paper"``: architecture, likelihood and prediction as published; arguments given beside it win.
     expectation
@@ -113,6 +117,8 @@ def enhance(
     save_model
         New directory to save the trained model and its spots to, for
         :meth:`SoScope.load <soscope_scverse.model.SoScope.load>`.
+    return_model
+        Return the trained model beside the result, to predict elsewhere, draw, or train on.
     out, overwrite
         ``.zarr`` store or ``.h5ad`` file that the result is written to piece by piece, and whether one that is there is
         replaced; see :meth:`~soscope_scverse.model.SoScope.get_enhanced`.
@@ -121,7 +127,7 @@ def enhance(
     -------
     AnnData (of a MuData: MuData) of the subspots, see :meth:`~soscope_scverse.model.SoScope.get_enhanced`, with
     ``uns["soscope"]``: version, seed, arguments (JSON), geometry, encoder, whether the picture was used, and training
-    history.
+    history. With `return_model` a tuple of this and the model.
 
     Raises
     ------
@@ -148,6 +154,7 @@ def enhance(
         "encoder": encoder if isinstance(encoder, str) else _describe(encoder),
         "sources": sources,
         "library_key": library_key,
+        "batch_key": batch_key,
         "preset": preset,
         "expectation": expectation,
         "n_samples": n_samples,
@@ -165,6 +172,8 @@ def enhance(
         msg = f"Expected `out` with AnnData only, found {str(out)!r}. Write the result with `write_h5mu`."
         raise ValueError(msg)
     spots = _checked(adata, layer, genes, likelihood, library_key)
+    if batch_key is not None:
+        check.labels(spots, "batch_key", batch_key, "batch")
     without = sources == "positions" or arguments["encoder"] == "noise"
     has_picture = not without and _find_picture(spots, image, image_scale, library_key, needed=sources == "picture")
     counts = _first_counts(adata, layer, likelihood)
@@ -184,12 +193,16 @@ def enhance(
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = _model(spots, layer, likelihood, library_key, arguments["model_kwargs"])
+        slots = {"layer": layer, "library_key": library_key, "batch_key": batch_key}
+        model = _model(spots, likelihood, slots, arguments["model_kwargs"])
         model.train(**{"max_epochs": max_epochs, "accelerator": accelerator} | arguments["train_kwargs"])
         if save_model is not None:
             _save(model, save_model)
         uns = {keys.RESULT: _record(spots, model, seed, arguments)}
-        return model.get_enhanced(expectation=expectation, n_samples=n_samples, out=out, overwrite=overwrite, uns=uns)
+        enhanced = model.get_enhanced(
+            expectation=expectation, n_samples=n_samples, out=out, overwrite=overwrite, uns=uns
+        )
+    return (enhanced, model) if return_model else enhanced
 
 
 def _checked(data: AnnData | MuData, layer: Any, genes: Any, likelihood: Any, library_key: str | None) -> Any:
@@ -209,16 +222,16 @@ def _checked(data: AnnData | MuData, layer: Any, genes: Any, likelihood: Any, li
 def _first_counts(data: AnnData | MuData, layer: Any, likelihood: Any) -> tuple[AnnData, str | None] | None:
     """The counts that tell the depth of a spot, with all genes, and the layer that holds them."""
     if isinstance(data, AnnData):
-        return (data, layer) if likelihood in COUNT_LIKELIHOODS else None
-    names = [name for name, of_it in likelihood.items() if of_it in COUNT_LIKELIHOODS]
+        return (data, layer) if LIKELIHOODS[likelihood].is_counts else None
+    names = [name for name, of_it in likelihood.items() if LIKELIHOODS[of_it].is_counts]
     return (modality(data, names[0]), (layer or {}).get(names[0])) if names else None
 
 
-def _model(spots: AnnData | MuData, layer: Any, likelihood: Any, library_key: str | None, kwargs: dict) -> SoScope:
+def _model(spots: AnnData | MuData, likelihood: Any, slots: dict[str, Any], kwargs: dict[str, Any]) -> SoScope:
     if isinstance(spots, MuData):
-        SoScope.setup_mudata(spots, likelihood, layer=layer, library_key=library_key)
+        SoScope.setup_mudata(spots, likelihood, **slots)
         return SoScope(spots, **kwargs)
-    SoScope.setup_anndata(spots, layer=layer, library_key=library_key)
+    SoScope.setup_anndata(spots, **slots)
     return SoScope(spots, likelihood=likelihood, **kwargs)
 
 
@@ -227,7 +240,7 @@ def _checked_spots(
 ) -> AnnData:
     """A copy of `adata` in memory with the chosen genes, after all checks that cost nothing."""
     check.anndata(adata)
-    check.one_of("likelihood", likelihood, [*COUNT_LIKELIHOODS, "gaussian"])
+    check.one_of("likelihood", likelihood, list(LIKELIHOODS))
     check.positions(adata)
     check.sections(adata, library_key)
     check.profiles(adata, layer)
@@ -241,30 +254,15 @@ def _checked_spots(
     elif adata.n_vars <= _N_GENES:
         chosen = adata.var_names.tolist()
     else:
-        chosen = pp.spatial_genes(adata, _N_GENES, layer=layer)
-    spots = _with_genes(adata, chosen)
+        chosen = pp.spatial_genes(adata, _N_GENES, layer=layer, library_key=library_key)
+    spots = with_features(adata, chosen)
+    spots.uns = deepcopy(dict(spots.uns))  # small pictures are put there
     x = check.matrix(spots, layer)
-    if likelihood in COUNT_LIKELIHOODS:
+    if LIKELIHOODS[likelihood].is_counts:
         check.counts(x, likelihood)
         check.warn_empty(spots, x)
     check.finite(x)
     return spots
-
-
-def _with_genes(adata: AnnData, names: list[str]) -> AnnData:
-    """A new AnnData in memory with these genes; arrays that are not of genes are shared, as nothing changes them."""
-    if adata.is_view:
-        adata = adata.to_memory()
-    index = adata.var_names.get_indexer(names)
-    return AnnData(
-        None if adata.X is None else columns(adata.X, index),
-        obs=adata.obs.copy(),
-        var=adata.var.iloc[index].copy(),
-        layers={name: columns(values, index) for name, values in adata.layers.items()},
-        obsm=dict(adata.obsm),
-        obsp=dict(adata.obsp),
-        uns=deepcopy(dict(adata.uns)),
-    )
 
 
 def _find_picture(
