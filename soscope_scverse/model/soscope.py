@@ -498,7 +498,7 @@ class SoScope(BaseModelClass):
 
     @torch.no_grad()
     def _set_variation(self, section: Section) -> None:
-        """Set what draws are made with, read off the data: the training leaves the dispersions about where they start."""
+        """Set what draws are made with, read off the data; a training leaves dispersions about where they start."""
         module = self.module
         for i, (part, features) in enumerate(zip(module.likelihood.parts, module.features, strict=True)):
             variation = feature_variation(

@@ -1,7 +1,8 @@
 """How features vary from spot to spot: smoothly in space, or spot by spot.
 
-It is read off the spots, not off what a training leaves unexplained. The smooth part is taken to go on at distances below that of the spots in
-the same way as above it, which gives what the spots do not tell of their subspots; the rest is the dispersion.
+It is read off the spots, not off what a training leaves unexplained. The smooth part is taken to go on at distances
+below that of the spots in the same way as above it, which gives what the spots do not tell of their subspots; the rest
+is the dispersion.
 """
 
 from __future__ import annotations
