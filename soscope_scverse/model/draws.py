@@ -144,7 +144,7 @@ class Sampler:
 
 
 def residual_roots(positions: np.ndarray, exposure: np.ndarray) -> np.ndarray:
-    """Roots R of the covariance R R' of the subspots of a spot that their spot does not tell.
+    """Symmetric roots R of the covariance R R of what a spot does not tell of its subspots.
 
     It is that of a Gaussian process of variance 1 and length 1 whose average over the spot is known. What the
     neighbours tell beyond this is left to the prediction; the residuals of different spots are independent.
@@ -167,7 +167,7 @@ def residual_roots(positions: np.ndarray, exposure: np.ndarray) -> np.ndarray:
     average = np.einsum("nk,nk->n", with_average, share)
     covariance -= with_average[:, :, None] * with_average[:, None] / average[:, None, None]
     values, vectors = np.linalg.eigh(covariance)
-    return vectors * np.sqrt(np.maximum(values, 0))[:, None]
+    return np.einsum("nki,ni,nji->nkj", vectors, np.sqrt(np.maximum(values, 0)), vectors)
 
 
 def _pitch(section: Section) -> np.ndarray:
