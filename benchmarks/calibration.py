@@ -95,6 +95,8 @@ def picture(pits: dict[str, np.ndarray], path: Path) -> None:
         panel.axhline(1, color="black", linewidth=0.8, linestyle="--")
         panel.set_title(name, fontsize=7)
         panel.tick_params(labelsize=7)
+    for panel in panels.ravel()[len(pits) :]:
+        panel.set_visible(False)
     right.supxlabel("probability integral transform", fontsize=9)
     figure.savefig(path, dpi=120)
 
