@@ -33,6 +33,13 @@ def synthetic(lattice: str) -> quality.Task:
     return quality.Task(low, truth, image)
 
 
+def threefold(section: str, picture: str | None = None) -> quality.Task:
+    """3 x 3 spots merged: tasks that were run for the first time when everything was settled."""
+    low, truth = bench.simulate_low_resolution(ad.read_h5ad(quality.DATA / section), 3)
+    image = None if picture is None else quality.DATA / picture
+    return quality.chosen(low, truth, image, pp.spatial_genes(truth, quality.N_GENES))
+
+
 def cells() -> quality.Task:
     data = ad.read_h5ad(quality.DATA / "osmfish/osmfish.h5ad")
     return quality.Task(*bench.simulate_low_resolution(data, BIN_WIDTH, cells=True), None)
@@ -43,6 +50,8 @@ TASKS: dict[str, Callable[[], quality.Task]] = {
     "osmFISH-bins": cells,
     "synthetic-hex": partial(synthetic, "hex"),
     "synthetic-square": partial(synthetic, "square"),
+    "MOB1-3x3": partial(threefold, "mouse_ob/MOB1.h5ad", "mouse_ob/MOB1_HE.jpg"),
+    "humanskin-protein-3x3": partial(threefold, "humanskin/humanskin_prot.h5ad"),
 }
 
 
