@@ -439,7 +439,7 @@ class SoScope(BaseModelClass):
             n_graph_samples=module.n_graph_samples,
             n_batches=len(self._batches),
         )
-        autoencoder.start_from(*_sampled(data.tiles.section))
+        autoencoder.start_from(*_sampled(data.tiles.section, is_counts=module.likelihood.is_counts))
         autoencoder.depth_noise.copy_(module.depth_noise)
         trainer_kwargs = trainer_kwargs | {"check_val_every_n_epoch": None}
         self._fit(autoencoder, data.without_validation(), n_steps, plan, trainer_kwargs)
@@ -471,7 +471,7 @@ class SoScope(BaseModelClass):
     def _start(self, section: Section) -> None:
         """Set what is read off the data before the training: scales, noise of the depth, and use of the picture."""
         module = self.module
-        module.start_from(*_sampled(section))
+        module.start_from(*_sampled(section, is_counts=module.likelihood.is_counts))
         for i, (part, features) in enumerate(zip(module.likelihood.parts, module.features, strict=True)):
             if part.is_counts:
                 noise = self._depth_noise
@@ -855,11 +855,14 @@ def _as_given(result: AnnData, manager: AnnDataManager) -> AnnData | MuData:
     return split(result, manager.adata, modalities_of(manager)) if isinstance(manager.adata, MuData) else result
 
 
-def _sampled(section: Section) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor]:
+def _sampled(
+    section: Section, *, is_counts: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
     """Profiles, sizes and batches of enough spots to tell means and variances of the features, and their noise."""
     rows = spread(len(section.spatial), _MOST_SAMPLED)
     batches = None if section.batches is None else torch.as_tensor(section.batches[rows])
-    noise = torch.as_tensor(local_noise(section.x, section.graph), dtype=torch.float32)
+    # counts start with a noise of their own
+    noise = None if is_counts else torch.as_tensor(local_noise(section.x, section.graph), dtype=torch.float32)
     return *_profiles(section, rows), batches, noise
 
 

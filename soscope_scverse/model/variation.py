@@ -24,6 +24,7 @@ _SHARES = 1 / (1 + np.exp(-np.linspace(-5, 5, 21)))  # of the variance that is s
 _LOG_DISPERSIONS = np.linspace(-4, 4, 17)
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(5)
 _TINY = 1e-12
+_CHUNK_FEATURES = 256
 
 
 class Variation(NamedTuple):
@@ -100,7 +101,9 @@ def feature_variation(
     fitted, others, variance = _predictions(blocks, deviation, fit)
     dispersion = np.maximum(fit.noise, _TINY)
     if is_counts:
-        dispersion = _dispersion(x, size * np.exp(y - deviation + others), variance + depth_noise)
+        typical, log_variance = size * np.exp(y - deviation + others), variance + depth_noise
+        parts = [slice(start, start + _CHUNK_FEATURES) for start in range(0, x.shape[1], _CHUNK_FEATURES)]
+        dispersion = np.concatenate([_dispersion(x[:, p], typical[:, p], log_variance[:, p]) for p in parts])
     return Variation(dispersion, _loadings(fitted) * fit.smooth**0.5, fit.length)
 
 
