@@ -329,6 +329,13 @@ def output(name: str, path: str | PathLike, *, overwrite: bool, suffixes: Sequen
     return path
 
 
+def no_mudata_on_disk(data: object, out: str | PathLike | None) -> None:
+    """Raise if a MuData is to be written piece by piece."""
+    if isinstance(data, MuData) and out is not None:
+        msg = f"Expected `out` with AnnData only, found {str(out)!r}. Write the result with `write_h5mu`."
+        raise ValueError(msg)
+
+
 def writable(adata: AnnData, *, copy: bool) -> AnnData:
     """Return the object to write to: a copy, or `adata` itself, which is made actual if it is a view."""
     if copy:

@@ -514,7 +514,7 @@ class SoScope(BaseModelClass):
             module.residual_loadings[:, features] = torch.as_tensor(variation.loadings).to(module.residual_loadings)
             module.residual_length[i] = variation.length
 
-    def get_latent_representation(self, adata: AnnData | None = None) -> np.ndarray:
+    def get_latent_representation(self, adata: AnnData | MuData | None = None) -> np.ndarray:
         """Mean of the latent state q(Z given X, A), n_spots x n_latent.
 
         Parameters
@@ -528,7 +528,7 @@ class SoScope(BaseModelClass):
 
     def get_enhanced(
         self,
-        adata: AnnData | None = None,
+        adata: AnnData | MuData | None = None,
         *,
         expectation: Literal["conditional", "prior"] = "conditional",
         n_samples: int = 0,
@@ -536,7 +536,7 @@ class SoScope(BaseModelClass):
         out: str | PathLike | None = None,
         overwrite: bool = False,
         uns: Mapping[str, Any] | None = None,
-    ) -> AnnData:
+    ) -> AnnData | MuData:
         """Enhanced profiles of all subspots, in memory or written to disk piece by piece.
 
         Parameters
@@ -554,8 +554,8 @@ class SoScope(BaseModelClass):
             Spots decoded at once, and with `out` the rows of a chunk are their subspots. Default: as many as make five
             million values, or 50 million with all draws.
         out
-            ``.zarr`` store or ``.h5ad`` file to write to, so that the profiles need not fit into memory. It takes its
-            name when it is complete; what an interrupted run leaves is removed.
+            ``.zarr`` store or ``.h5ad`` file to write to (not of a MuData), so that the profiles need not fit into
+            memory. It takes its name when it is complete; what an interrupted run leaves is removed.
         overwrite
             Replace what is at `out`.
         uns
@@ -563,8 +563,8 @@ class SoScope(BaseModelClass):
 
         Returns
         -------
-        AnnData, n_targets x n_features, subspots of a spot next to each other in the order of the spots. With `out`,
-        ``X``, ``layers`` and ``obsm`` are dask arrays of the file.
+        AnnData (of a MuData: MuData), n_targets x n_features, subspots of a spot next to each other in the order of the
+        spots. With `out`, ``X``, ``layers`` and ``obsm`` are dask arrays of the file.
 
         ``X``
             Enhanced profiles, float32.
@@ -590,6 +590,7 @@ class SoScope(BaseModelClass):
         check.at_least("n_samples", n_samples, 0)
         if batch_size is not None:
             check.at_least("batch_size", batch_size, 1)
+        check.no_mudata_on_disk(self.adata, out)
         path = None if out is None else check.output("out", out, overwrite=overwrite)
         manager = self._registered(adata)
         spots = spots_of(manager.adata, modalities_of(manager) or None)
@@ -669,6 +670,7 @@ class SoScope(BaseModelClass):
         xy = check.xy(positions)
         if batch_size is not None:
             check.at_least("batch_size", batch_size, 1)
+        check.no_mudata_on_disk(self.adata, out)
         path = None if out is None else check.output("out", out, overwrite=overwrite)
         manager = self._registered(adata)
         spots = spots_of(manager.adata, modalities_of(manager) or None)
