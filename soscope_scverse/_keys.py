@@ -33,5 +33,8 @@ SPOT = "spot"
 SUBSPOT = "subspot"
 """``obs`` of a result: number of the subspot in its spot."""
 
+COUNTS = "counts"
+"""``layers`` of a result: one draw of the subspots, integers that add up to the observed spots."""
+
 RESULT = "soscope"
 """``uns`` of a result: everything needed to make it again."""

@@ -314,11 +314,11 @@ def new_path(name: str, path: str | PathLike | None) -> None:
         raise ValueError(msg)
 
 
-def output(name: str, path: str | PathLike, *, overwrite: bool) -> Path:
-    """Return the path of an AnnData to be written, ``.zarr`` or ``.h5ad``, in a folder that exists."""
+def output(name: str, path: str | PathLike, *, overwrite: bool, suffixes: Sequence[str] = (".zarr", ".h5ad")) -> Path:
+    """Return the path of a file or store to be written, in a folder that exists."""
     path = Path(path)
-    if path.suffix not in (".zarr", ".h5ad"):
-        msg = f"Expected `{name}` to end in '.zarr' or '.h5ad', found {str(path)!r}."
+    if path.suffix not in suffixes:
+        msg = f"Expected `{name}` to end in {' or '.join(map(repr, suffixes))}, found {str(path)!r}."
         raise ValueError(msg)
     if not path.parent.is_dir():
         msg = f"Expected `{name}` in a folder that exists, found {str(path)!r}. Make {str(path.parent)!r} first."
@@ -327,6 +327,13 @@ def output(name: str, path: str | PathLike, *, overwrite: bool) -> Path:
         msg = f"Expected `{name}` to be a new path, found {str(path)!r}. Choose another, or pass `overwrite=True`."
         raise ValueError(msg)
     return path
+
+
+def no_mudata_on_disk(data: object, out: str | PathLike | None) -> None:
+    """Raise if a MuData is to be written piece by piece."""
+    if isinstance(data, MuData) and out is not None:
+        msg = f"Expected `out` with AnnData only, found {str(out)!r}. Write the result with `write_h5mu`."
+        raise ValueError(msg)
 
 
 def writable(adata: AnnData, *, copy: bool) -> AnnData:

@@ -185,6 +185,10 @@ def test_faults_are_named(mdata):
     pp.subspots(mdata)
     pp.spot_graph(mdata)
     sos.SoScope.setup_mudata(mdata, {"rna": "nb", "prot": "nb"})
+    model = sos.SoScope(mdata)
+    for call in (model.get_enhanced, lambda out: model.predict(np.zeros((1, 2)), out=out)):
+        with pytest.raises(ValueError, match="write_h5mu"):
+            call(out="enhanced.zarr")
     with pytest.raises(ValueError, match="beside those given to `setup_mudata`"):
         sos.SoScope(mdata, likelihood="poisson")
 

@@ -52,7 +52,7 @@ def test_what_is_written_is_what_is_returned(trained, tmp_path, name, n_samples)
     for result in (lazy, read):
         assert result.shape == expected.shape == (360, 8)
         np.testing.assert_array_equal(np.asarray(result.X), expected.X)
-        assert set(result.layers) == set(expected.layers) == ({"std", "q05", "q95"} if n_samples else set())
+        assert set(result.layers) == set(expected.layers) == ({"std", "q05", "q95", "counts"} if n_samples else set())
         for layer in expected.layers:
             np.testing.assert_array_equal(np.asarray(result.layers[layer]), expected.layers[layer])
         for slot in ("spatial", "image_features"):

@@ -1,9 +1,11 @@
 """Scores of enhanced profiles."""
 
 from soscope_scverse.metrics.agreement import coverage, ks_distance, mse, normalized_pearson, pearson, within_r
+from soscope_scverse.metrics.calibration import central_coverage, pit
 from soscope_scverse.metrics.structure import compactness, kmeans_ari, morans_i
 
 __all__ = [
+    "central_coverage",
     "compactness",
     "coverage",
     "kmeans_ari",
@@ -12,5 +14,6 @@ __all__ = [
     "mse",
     "normalized_pearson",
     "pearson",
+    "pit",
     "within_r",
 ]

@@ -5,22 +5,22 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+import zarr
 from anndata import AnnData
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from soscope_scverse import _keys as keys
 from soscope_scverse import _validation as check
-from soscope_scverse._arrays import dense
 from soscope_scverse.data.tiles import Tiles, contiguous_groups
+from soscope_scverse.model.draws import LatentStates, Sampler
 from soscope_scverse.model.processes import Processes
-from soscope_scverse.model.store import Arrays, new_store, open_lazily
-from soscope_scverse.module.likelihoods import Subspots
+from soscope_scverse.model.store import Arrays, new_array, new_store, open_lazily
 from soscope_scverse.module.vae import SoScopeVAE
 from soscope_scverse.pp.geometry import fine_array_index
 from soscope_scverse.pp.graphs import nearest_distance
@@ -29,13 +29,6 @@ _CHUNK_VALUES = 5_000_000  # subspot values decoded at once: 20 MB a tensor
 _DRAWN_VALUES = 50_000_000  # the same of all draws together
 _LATENT_SPOTS = 2048
 _QUANTILES = {"q05": 0.05, "q95": 0.95}
-
-
-class LatentStates(NamedTuple):
-    """q(Z given X, A): mean and standard deviation, n_spots x n_latent each."""
-
-    mean: Tensor
-    scale: Tensor
 
 
 @torch.inference_mode()
@@ -54,9 +47,10 @@ def latent_states(module: SoScopeVAE, tiles: Tiles, processes: Processes) -> Lat
     return LatentStates(*torch.as_tensor(processes.add_up(states), device=device))
 
 
-def places(n_samples: int) -> list[str]:
-    """Where the result has arrays of subspots x features."""
-    return ["X", *(f"layers/{name}" for name in ("std", *_QUANTILES) if n_samples)]
+def places(n_samples: int, *, counts: bool = False) -> list[str]:
+    """Where the result has arrays of subspots x features; `counts` is one draw that adds up to observed counts."""
+    drawn = ["std", *_QUANTILES, *([keys.COUNTS] if counts else [])]
+    return ["X", *(f"layers/{name}" for name in drawn if n_samples)]
 
 
 def block_spots(tiles: Tiles, n_features: int, n_samples: int) -> int:
@@ -65,81 +59,74 @@ def block_spots(tiles: Tiles, n_features: int, n_samples: int) -> int:
     return max(1, min(_CHUNK_VALUES, _DRAWN_VALUES // max(n_samples, 1)) // values)
 
 
-@torch.inference_mode()
-def fill_profiles(
-    arrays: Arrays,
-    module: SoScopeVAE,
-    tiles: Tiles,
-    *,
-    expectation: Literal["conditional", "prior"],
-    n_samples: int,
-    batch_size: int,
-    processes: Processes,
-) -> None:
+def fill_profiles(arrays: Arrays, sampler: Sampler, batch_size: int, processes: Processes) -> None:
     """Write the profiles of all valid subspots, spot by spot, to the arrays of the first process.
 
     Parameters
     ----------
     arrays
         n_targets x n_features for each of :func:`places`; empty on all processes but the first.
-    module
-        Trained module.
-    tiles
-        The section, in the order of the result.
-    expectation, n_samples
-        See :meth:`~soscope_scverse.model.SoScope.get_enhanced`.
+    sampler
+        The section, in the order of the result, and its draws, if any.
     batch_size
-        Spots decoded at once; every block draws its own latent states.
+        Spots decoded at once.
     processes
         Who takes part.
     """
-    states = latent_states(module, tiles, processes)
-    names = places(n_samples)
-    starts = range(0, tiles.n_spots, batch_size)
+    names = places(sampler.n_samples, counts=sampler.draws_counts)
+
+    def write(rows: slice, values: np.ndarray) -> None:
+        for name, value in zip(names, values, strict=True):
+            arrays[name][rows] = value
+
+    _in_blocks(sampler.tiles, batch_size, len(names), lambda spots: _decoded(sampler, spots), write, processes)
+
+
+def fill_draws(array: Any, sampler: Sampler, batch_size: int, processes: Processes) -> None:
+    """Write all draws, n_samples x n_targets x n_features; parameters as of :func:`fill_profiles`."""
+
+    def write(rows: slice, values: np.ndarray) -> None:
+        array[rows] = values
+
+    def block(spots: np.ndarray) -> Tensor:
+        return sampler.draw(spots)[:, torch.as_tensor(sampler.tiles.section.exposure[spots] > 0)]
+
+    _in_blocks(sampler.tiles, batch_size, sampler.n_samples, block, write, processes)
+
+
+def _decoded(sampler: Sampler, spots: np.ndarray) -> Tensor:
+    """Profiles of the valid subspots of some spots: mean and, with draws, what is told of them, one after the other."""
+    values = [sampler.mean(spots)]
+    if sampler.n_samples:
+        draws = sampler.draw(spots)
+        values += [draws.std(dim=0, correction=0), *(draws.quantile(q, dim=0) for q in _QUANTILES.values())]
+        values += [draws[0]] if sampler.draws_counts else []
+    valid = torch.as_tensor(sampler.tiles.section.exposure[spots] > 0)
+    return torch.stack([value[valid] for value in values])
+
+
+def _in_blocks(
+    tiles: Tiles,
+    size: int,
+    n_arrays: int,
+    block: Callable[[np.ndarray], Tensor],
+    write: Callable[[slice, np.ndarray], None],
+    processes: Processes,
+) -> None:
+    """Make n_arrays x n_targets x n_features values of `size` spots at a time; the first process writes them."""
+    starts = range(0, tiles.n_spots, size)
     progress = tqdm(starts, desc="Enhancing", unit="block", delay=5, disable=None if processes.is_first else True)
     for turn, start in enumerate(progress):
-        spots = np.arange(start, min(start + batch_size, tiles.n_spots))
+        spots = np.arange(start, min(start + size, tiles.n_spots))
         rows = slice(tiles.first_target[spots[0]], tiles.first_target[spots[-1] + 1])
-        block = _decoded(module, tiles, states, spots, expectation, n_samples) if processes.takes(turn) else None
-        shape = len(names), rows.stop - rows.start, module.n_features
-        values = processes.to_first(block, turn, shape)
+        made = block(spots) if processes.takes(turn) else None
+        values = processes.to_first(made, turn, (n_arrays, rows.stop - rows.start, tiles.section.x.shape[1]))
         if values is not None:
-            for name, value in zip(names, values.cpu().numpy(), strict=True):
-                arrays[name][rows] = value
-
-
-def _decoded(
-    module: SoScopeVAE, tiles: Tiles, states: LatentStates, spots: np.ndarray, expectation: str, n_samples: int
-) -> Tensor:
-    """Profiles of the valid subspots of some spots: mean and, with samples, std and quantiles, one after the other."""
-    device = _device(module)
-    inputs, batch = tiles.block(spots)
-    batch = {name: value.to(device) for name, value in batch.items()}
-    mean, scale = states.mean[inputs], states.scale[inputs]
-    x = torch.as_tensor(dense(tiles.section.x[spots]), dtype=torch.float32, device=device)
-    subspots = module.generative(batch, mean)["subspots"]
-    values = [module.likelihood.condition(x, subspots) if expectation == "conditional" else subspots.mean]
-    if n_samples:
-        given = x if expectation == "conditional" else None
-        draws = [_draw(module, batch, mean + scale * torch.randn_like(scale), given) for _ in range(n_samples)]
-        values += _spread(torch.stack(draws))
-    return torch.stack([value[batch["exposure"] > 0] for value in values])
+            write(rows, values.cpu().numpy())
 
 
 def _device(module: SoScopeVAE) -> torch.device:
     return next(module.parameters()).device
-
-
-def _draw(module: SoScopeVAE, batch: dict[str, Tensor], z: Tensor, x: Tensor | None) -> Tensor:
-    subspots: Subspots = module.generative(batch, z)["subspots"]
-    if x is None:  # given the observed spot, its depth is known
-        depth = torch.exp(module.depth_noise.sqrt() * torch.randn(len(subspots.mean), 1, 1, device=z.device))
-        subspots = subspots._replace(mean=subspots.mean * depth)
-    return module.likelihood.sample(subspots, x)
-
-
-def _spread(draws: Tensor) -> list[Tensor]:
-    return [draws.std(dim=0, correction=0), *(draws.quantile(q, dim=0) for q in _QUANTILES.values())]
 
 
 def result_rows(adata: AnnData) -> np.ndarray:
@@ -156,7 +143,7 @@ class SomeRows:
     Parameters
     ----------
     array
-        Takes the rows to keep, next to each other.
+        Takes the rows to keep, next to each other; n_targets x n_features or several of these.
     kept
         For every row that is written whether to keep it.
     """
@@ -167,7 +154,7 @@ class SomeRows:
         self.first = np.r_[0, kept.cumsum()]
 
     def __setitem__(self, rows: slice, values: np.ndarray) -> None:
-        self.array[self.first[rows.start] : self.first[rows.stop]] = values[self.kept[rows]]
+        self.array[..., self.first[rows.start] : self.first[rows.stop], :] = values[..., self.kept[rows], :]
 
 
 def result_frame(
@@ -237,6 +224,24 @@ def with_profiles(
         fill({})
     who.wait()
     return open_lazily(out)
+
+
+def with_draws(
+    shape: tuple[int, int, int], out: Path | None, chunk_rows: int, fill: Callable[[Any], None], who: Processes
+) -> np.ndarray | zarr.Array:
+    """Fill an array of draws in memory, or a zarr array if `out` is given; all processes get it."""
+    if out is None:
+        array = np.empty(shape, np.float32)
+        fill(array)
+        who.from_first(array)
+        return array
+    if who.is_first:
+        with new_array(out, shape, (1, min(chunk_rows, max(shape[1], 1)), shape[2])) as array:
+            fill(array)
+    else:
+        fill(None)
+    who.wait()
+    return zarr.open_array(out, mode="r")
 
 
 def spatial_uns(adata: AnnData, frame: AnnData, library_key: str | None) -> dict:

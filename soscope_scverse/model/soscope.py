@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import torch
+import zarr
 from anndata import AnnData
 from lightning.pytorch import Trainer
 from mudata import MuData
@@ -39,6 +40,7 @@ from soscope_scverse.model.anywhere import (
     table,
     warn_far,
 )
+from soscope_scverse.model.draws import Sampler
 from soscope_scverse.model.inputs import (
     check_profiles,
     modalities_of,
@@ -50,24 +52,29 @@ from soscope_scverse.model.inputs import (
 from soscope_scverse.model.prediction import (
     SomeRows,
     block_spots,
+    fill_draws,
     fill_profiles,
     latent_states,
     places,
     result_frame,
     result_rows,
+    with_draws,
     with_profiles,
 )
 from soscope_scverse.model.processes import Processes
 from soscope_scverse.model.projection import Projection, fit_projection
 from soscope_scverse.model.store import Arrays
 from soscope_scverse.model.training import CosineTrainingPlan
-from soscope_scverse.model.variance import depth_noise, picture_evidence, sample_blocks, within_sections
+from soscope_scverse.model.variance import depth_noise, local_noise, picture_evidence, sample_blocks, within_sections
+from soscope_scverse.model.variation import feature_variation
+from soscope_scverse.module.likelihoods import LIKELIHOODS
 from soscope_scverse.module.subspot_decoder import DECODERS
 from soscope_scverse.module.vae import GraphAutoencoder, SoScopeVAE
 
 _EVIDENCE = 4.0  # log likelihood ratio; a permuted picture reaches it in less than 1 of 100 sections
 
 _N_STEPS = 400
+_SHRINKAGE = 40.0  # of the effect of the picture, in spots
 _MOST_SAMPLED = 20_000  # spots that starting values are taken from
 
 _EARLY_STOPPING = {
@@ -113,7 +120,8 @@ class SoScope(BaseModelClass):
     image_shrinkage
         How strongly the effect of the picture is held back, in spots: a share ``image_shrinkage / (image_shrinkage +
         n_spots)`` of the image features is dropped at every training step, which acts as a ridge penalty of the same
-        strength for every size of section.
+        strength for every size of section. ``"auto"``: 40; without any counts 40 times the subspots of a spot, since
+        what is dropped for each subspot by itself averages out over a spot.
     n_image_components
         Image features that are wider, as those of deep encoders are, are reduced to this many principal components.
     test_picture
@@ -169,7 +177,7 @@ class SoScope(BaseModelClass):
         sigma: float | None = None,
         dispersion: Literal["feature", "subspot"] = "feature",
         aggregate: Literal["sum", "mean"] | None = None,
-        image_shrinkage: float = 40.0,
+        image_shrinkage: float | Literal["auto"] = "auto",
         n_image_components: int = 128,
         test_picture: bool = True,
         depth_noise: float | Literal["auto"] = "auto",
@@ -183,7 +191,8 @@ class SoScope(BaseModelClass):
         check.one_of("interpolation", interpolation, ["gaussian", "none"])
         check.one_of("observation", observation, ["matched", "gaussian"])
         check.one_of("dispersion", dispersion, ["feature", "subspot"])
-        check.at_least("image_shrinkage", image_shrinkage, 0)
+        if image_shrinkage != "auto":
+            check.at_least("image_shrinkage", image_shrinkage, 0)
         check.at_least("n_image_components", n_image_components, 1)
         if depth_noise != "auto":
             check.at_least("depth_noise", depth_noise, 0)
@@ -192,6 +201,10 @@ class SoScope(BaseModelClass):
         matrices = profiles(self.adata_manager)
         check_profiles(matrices, self._likelihoods)
         modalities = [(name, x.shape[1]) for name, x in zip(self._likelihoods, matrices, strict=True)]
+        if image_shrinkage == "auto":
+            counts = any(LIKELIHOODS[name].is_counts for name in self._likelihoods)
+            n_subspots = np.shape(self.adata_manager.get_from_registry(keys.EXPOSURE))[1]
+            image_shrinkage = _SHRINKAGE if counts else _SHRINKAGE * n_subspots
         self._sources = sources
         if sources == "picture" and not self._features_key:
             msg = "Expected image features for sources='picture', found none. Call `im.features(adata, image)` first."
@@ -406,6 +419,7 @@ class SoScope(BaseModelClass):
         if early_stopping:
             trainer_kwargs = _EARLY_STOPPING | trainer_kwargs
         self._fit(module, data, max_steps, plan, trainer_kwargs)
+        self._set_variation(section)
         self.history_ = history | (self.history_ or {})
         if n_processes > 1:  # scvi-tools would put the models of all processes on the first device
             self.to_device(self.trainer.strategy.root_device)
@@ -425,7 +439,7 @@ class SoScope(BaseModelClass):
             n_graph_samples=module.n_graph_samples,
             n_batches=len(self._batches),
         )
-        autoencoder.start_from(*_sampled(data.tiles.section))
+        autoencoder.start_from(*_sampled(data.tiles.section, is_counts=module.likelihood.is_counts))
         autoencoder.depth_noise.copy_(module.depth_noise)
         trainer_kwargs = trainer_kwargs | {"check_val_every_n_epoch": None}
         self._fit(autoencoder, data.without_validation(), n_steps, plan, trainer_kwargs)
@@ -457,14 +471,12 @@ class SoScope(BaseModelClass):
     def _start(self, section: Section) -> None:
         """Set what is read off the data before the training: scales, noise of the depth, and use of the picture."""
         module = self.module
-        module.start_from(*_sampled(section))
-        ends = np.cumsum(module.sizes)
-        for i, (part, end) in enumerate(zip(module.likelihood.parts, ends, strict=True)):
+        module.start_from(*_sampled(section, is_counts=module.likelihood.is_counts))
+        for i, (part, features) in enumerate(zip(module.likelihood.parts, module.features, strict=True)):
             if part.is_counts:
                 noise = self._depth_noise
                 if noise == "auto":
-                    x = section.x[:, end - module.sizes[i] : end]
-                    noise = depth_noise(x, section.spatial, section.sections, section.size)
+                    noise = depth_noise(section.x[:, features], section.spatial, section.sections, section.size)
                 module.depth_noise[i] = noise
         if section.features is None or not self._test_picture:
             return
@@ -484,7 +496,25 @@ class SoScope(BaseModelClass):
             )
             warnings.warn(msg, UserWarning, stacklevel=2)
 
-    def get_latent_representation(self, adata: AnnData | None = None) -> np.ndarray:
+    @torch.no_grad()
+    def _set_variation(self, section: Section) -> None:
+        """Set what draws are made with, read off the data; a training leaves dispersions about where they start."""
+        module = self.module
+        for i, (part, features) in enumerate(zip(module.likelihood.parts, module.features, strict=True)):
+            variation = feature_variation(
+                section.x[:, features],
+                section.spatial,
+                section.sections,
+                section.size,
+                is_counts=part.is_counts,
+                depth_noise=module.depth_noise[i].item(),
+            )
+            if part.is_counts and not module.per_subspot_dispersion:
+                module.log_dispersion[features] = torch.as_tensor(variation.dispersion).log().to(module.log_dispersion)
+            module.residual_loadings[:, features] = torch.as_tensor(variation.loadings).to(module.residual_loadings)
+            module.residual_length[i] = variation.length
+
+    def get_latent_representation(self, adata: AnnData | MuData | None = None) -> np.ndarray:
         """Mean of the latent state q(Z given X, A), n_spots x n_latent.
 
         Parameters
@@ -498,7 +528,7 @@ class SoScope(BaseModelClass):
 
     def get_enhanced(
         self,
-        adata: AnnData | None = None,
+        adata: AnnData | MuData | None = None,
         *,
         expectation: Literal["conditional", "prior"] = "conditional",
         n_samples: int = 0,
@@ -506,7 +536,7 @@ class SoScope(BaseModelClass):
         out: str | PathLike | None = None,
         overwrite: bool = False,
         uns: Mapping[str, Any] | None = None,
-    ) -> AnnData:
+    ) -> AnnData | MuData:
         """Enhanced profiles of all subspots, in memory or written to disk piece by piece.
 
         Parameters
@@ -519,14 +549,13 @@ class SoScope(BaseModelClass):
             `sigma` is 0). ``"prior"``: expected subspots given the latent state alone (soScope, Eq. 7); smoother, as
             the noise of the spot is not kept.
         n_samples
-            Draws of latent states and subspots for the layers ``std``, ``q05`` and ``q95``; 0 leaves them out. Latent
-            states are drawn anew for every `batch_size` spots.
+            Draws of :meth:`sample_enhanced` for the layers ``std``, ``q05``, ``q95`` and ``counts``; 0 leaves them out.
         batch_size
             Spots decoded at once, and with `out` the rows of a chunk are their subspots. Default: as many as make five
             million values, or 50 million with all draws.
         out
-            ``.zarr`` store or ``.h5ad`` file to write to, so that the profiles need not fit into memory. It takes its
-            name when it is complete; what an interrupted run leaves is removed.
+            ``.zarr`` store or ``.h5ad`` file to write to (not of a MuData), so that the profiles need not fit into
+            memory. It takes its name when it is complete; what an interrupted run leaves is removed.
         overwrite
             Replace what is at `out`.
         uns
@@ -534,8 +563,8 @@ class SoScope(BaseModelClass):
 
         Returns
         -------
-        AnnData, n_targets x n_features, subspots of a spot next to each other in the order of the spots. With `out`,
-        ``X``, ``layers`` and ``obsm`` are dask arrays of the file.
+        AnnData (of a MuData: MuData), n_targets x n_features, subspots of a spot next to each other in the order of the
+        spots. With `out`, ``X``, ``layers`` and ``obsm`` are dask arrays of the file.
 
         ``X``
             Enhanced profiles, float32.
@@ -544,6 +573,11 @@ class SoScope(BaseModelClass):
             those of spot and subspot, or of the cells; spots without cells are left out.
         ``obsm["spatial"]``, ``obsm["image_features"]``
             Positions in pixels; features with a picture.
+        ``layers["std"]``, ``layers["q05"]``, ``layers["q95"]``
+            Standard deviation and quantiles of the draws, with `n_samples`.
+        ``layers["counts"]``
+            The first draw given the observed spots, with `n_samples` and counts: integers (as float32) that add up
+            exactly to the counts of the spots, for methods that model counts, such as tests of differential expression.
         ``uns["spatial"]``
             That of the spots with the diameter of the subspots.
 
@@ -556,6 +590,7 @@ class SoScope(BaseModelClass):
         check.at_least("n_samples", n_samples, 0)
         if batch_size is not None:
             check.at_least("batch_size", batch_size, 1)
+        check.no_mudata_on_disk(self.adata, out)
         path = None if out is None else check.output("out", out, overwrite=overwrite)
         manager = self._registered(adata)
         spots = spots_of(manager.adata, modalities_of(manager) or None)
@@ -565,20 +600,15 @@ class SoScope(BaseModelClass):
         size = batch_size or block_spots(tiles, self.module.n_features, n_samples)
         processes = self._processes()
         kept = result_rows(spots)[tiles.section.exposure > 0]
+        sampler = self._sampler(manager, tiles, expectation, n_samples, processes)
 
         def fill(arrays: Arrays) -> None:
-            fill_profiles(
-                {place: SomeRows(array, kept) for place, array in arrays.items()},
-                self.module,
-                tiles,
-                expectation=expectation,
-                n_samples=n_samples,
-                batch_size=size,
-                processes=processes,
-            )
+            kept_rows = {place: SomeRows(array, kept) for place, array in arrays.items()}
+            fill_profiles(kept_rows, sampler, size, processes)
 
         chunk_rows = size * tiles.section.exposure.shape[1]
-        result = with_profiles(frame, path, places(n_samples), chunk_rows, fill, processes)
+        filled = places(n_samples, counts=sampler.draws_counts)
+        result = with_profiles(frame, path, filled, chunk_rows, fill, processes)
         return _as_given(result, manager)
 
     def predict(
@@ -640,6 +670,7 @@ class SoScope(BaseModelClass):
         xy = check.xy(positions)
         if batch_size is not None:
             check.at_least("batch_size", batch_size, 1)
+        check.no_mudata_on_disk(self.adata, out)
         path = None if out is None else check.output("out", out, overwrite=overwrite)
         manager = self._registered(adata)
         spots = spots_of(manager.adata, modalities_of(manager) or None)
@@ -667,6 +698,85 @@ class SoScope(BaseModelClass):
             processes=processes,
         )
         return _as_given(with_profiles(frame, path, places(0), size, fill, processes), manager)
+
+    def sample_enhanced(
+        self,
+        n_samples: int,
+        adata: AnnData | MuData | None = None,
+        *,
+        expectation: Literal["conditional", "prior"] = "conditional",
+        batch_size: int | None = None,
+        out: str | PathLike | None = None,
+        overwrite: bool = False,
+    ) -> np.ndarray | zarr.Array:
+        """Draws of the profiles of all subspots, in memory or written to disk piece by piece.
+
+        A draw is one of the latent states of all spots, of the residuals that neither the neighbours nor the picture
+        tell, and then of the subspots: given the observed spots exactly (Dirichlet-multinomial, multinomial, Gaussian)
+        or from the prior. It is one draw of the whole section. The state of torch's global generator decides it
+        (``scvi.settings.seed``); the order of the spots and `batch_size` do not matter.
+
+        Parameters
+        ----------
+        n_samples
+            Number of draws.
+        adata
+            As for :meth:`get_enhanced`.
+        expectation
+            ``"conditional"``: subspots given the observed spots, to which they add up; ``"prior"``: given the latent
+            states alone, with a depth of every spot.
+        batch_size
+            Spots drawn at once; default as many as make 50 million values with all draws.
+        out
+            ``.zarr`` array to write to, in chunks of one draw each, so that the draws need not fit into memory.
+        overwrite
+            Replace what is at `out`.
+
+        Returns
+        -------
+        n_samples x n_targets x n_features, float32, targets and features in the order of :meth:`get_enhanced`
+        (modalities of a MuData side by side): a numpy array, or with `out` the zarr array.
+
+        Raises
+        ------
+        ValueError
+            If an argument is none of its choices, or `out` cannot be written to; before any work.
+        """
+        check.one_of("expectation", expectation, ["conditional", "prior"])
+        check.at_least("n_samples", n_samples, 1)
+        if batch_size is not None:
+            check.at_least("batch_size", batch_size, 1)
+        path = None if out is None else check.output("out", out, overwrite=overwrite, suffixes=(".zarr",))
+        manager = self._registered(adata)
+        tiles = self._tiles(self._section(manager))
+        size = batch_size or block_spots(tiles, self.module.n_features, n_samples)
+        processes = self._processes()
+        kept = result_rows(spots_of(manager.adata, modalities_of(manager) or None))[tiles.section.exposure > 0]
+        sampler = self._sampler(manager, tiles, expectation, n_samples, processes)
+
+        def fill(array: Any) -> None:
+            fill_draws(SomeRows(array, kept), sampler, size, processes)
+
+        shape = n_samples, int(kept.sum()), self.module.n_features
+        return with_draws(shape, path, size * tiles.section.exposure.shape[1], fill, processes)
+
+    def _sampler(
+        self, manager: AnnDataManager, tiles: Tiles, expectation: str, n_samples: int, processes: Processes
+    ) -> Sampler:
+        """What the model says of a section; torch's global generator, that of the first process, seeds the draws."""
+        seed = np.zeros(1, dtype=np.int64)
+        if n_samples:
+            seed[:] = torch.randint(2**62, (1,)).item()
+            processes.from_first(seed)
+        return Sampler(
+            self.module,
+            tiles,
+            latent_states(self.module, tiles, processes),
+            self._order(manager),
+            n_samples=n_samples,
+            given=expectation == "conditional",
+            seed=int(seed[0]),
+        )
 
     def _processes(self) -> Processes:
         """Those that trained this model, as long as they are together."""
@@ -724,9 +834,10 @@ class SoScope(BaseModelClass):
         check_profiles(profiles(manager), self._likelihoods)
         return manager
 
-    def _order(self) -> np.ndarray:
-        """Spots by name: the training does not depend on the order of the rows, random numbers included."""
-        return np.argsort(self.adata.obs_names.to_numpy(str), kind="stable")
+    def _order(self, manager: AnnDataManager | None = None) -> np.ndarray:
+        """Spots by name: training and draws do not depend on the order of the rows, random numbers included."""
+        names = (self.adata_manager if manager is None else manager).adata.obs_names
+        return np.argsort(names.to_numpy(str), kind="stable")
 
     def _section(self, manager: AnnDataManager | None = None, order: np.ndarray | None = None) -> Section:
         """What the model knows of the spots, in this order; image features as the networks see them."""
@@ -746,11 +857,15 @@ def _as_given(result: AnnData, manager: AnnDataManager) -> AnnData | MuData:
     return split(result, manager.adata, modalities_of(manager)) if isinstance(manager.adata, MuData) else result
 
 
-def _sampled(section: Section) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Profiles, sizes and batches of enough spots to tell means and variances of the features."""
+def _sampled(
+    section: Section, *, is_counts: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+    """Profiles, sizes and batches of enough spots to tell means and variances of the features, and their noise."""
     rows = spread(len(section.spatial), _MOST_SAMPLED)
     batches = None if section.batches is None else torch.as_tensor(section.batches[rows])
-    return *_profiles(section, rows), batches
+    # counts start with a noise of their own
+    noise = None if is_counts else torch.as_tensor(local_noise(section.x, section.graph), dtype=torch.float32)
+    return *_profiles(section, rows), batches, noise
 
 
 def _profiles(section: Section, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:

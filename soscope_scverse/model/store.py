@@ -47,6 +47,13 @@ def new_store(path: Path, frame: AnnData, places: list[str], chunk_rows: int) ->
 
 
 @contextmanager
+def new_array(path: Path, shape: tuple[int, ...], chunks: tuple[int, ...]) -> Iterator[Any]:
+    """A new float32 zarr array, which takes its name when it has been filled."""
+    with completed(path) as part:
+        yield zarr.create_array(part, shape=shape, dtype=np.float32, chunks=chunks)
+
+
+@contextmanager
 def _h5ad_arrays(part: Path, frame: AnnData, places: list[str], chunks: tuple[int, int]) -> Iterator[Arrays]:
     frame.write_h5ad(part)
     with h5py.File(part, "r+") as file:

@@ -12,9 +12,10 @@ from typing import NamedTuple
 import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 from scipy.optimize import minimize
+from scipy.sparse import csr_matrix
 from scipy.spatial.distance import cdist
 
-from soscope_scverse._arrays import Matrix, spread
+from soscope_scverse._arrays import Matrix, dense, spread
 from soscope_scverse.data.tiles import contiguous_groups
 from soscope_scverse.pp.graphs import nearest_distance
 
@@ -22,6 +23,7 @@ _N_COMPONENTS = 2
 _BLOCK_SPOTS = 200
 _MAX_BLOCKS = 4
 _MIN_SPOTS = 8
+_MOST_COMPARED = 5_000
 _LEAST_DEPTH_NOISE = 0.01  # a tenth more or less: no two spots are captured equally well
 _ROUGH, _SMOOTH = 1.0, 1.9  # powers of the distance: exponential covariance, and nearly Gaussian
 # log of: variance and length (in spot distances) of the part that is smooth in space, with covariance
@@ -135,6 +137,35 @@ def within_sections(values: np.ndarray, sections: np.ndarray) -> np.ndarray:
     if len(names) < 2:
         return values
     return values - np.stack([values[number == i].mean(axis=0) for i in range(len(names))])[number]
+
+
+def local_noise(x: Matrix, graph: csr_matrix) -> np.ndarray:
+    """Variance of every feature that a spot does not share with its neighbours.
+
+    It is that of the difference to the mean of the neighbours, freed of the noise of this mean; where a feature varies
+    linearly around a spot, nothing of the variation is taken for noise (Gasser, Sroka & Jennen-Steinmetz, Residual
+    variance and residual pattern in nonlinear regression, Biometrika 73, 625, 1986).
+
+    Parameters
+    ----------
+    x
+        n_spots x n_features.
+    graph
+        n_spots x n_spots; which spots are neighbours.
+
+    Returns
+    -------
+    n_features variances; those of the features where no spot has a neighbour.
+    """
+    n_neighbors = np.diff(graph.indptr)
+    rows = np.flatnonzero(n_neighbors)
+    rows = rows[spread(len(rows), _MOST_COMPARED)]
+    if len(rows) == 0:
+        return dense(x).var(axis=0)
+    n = n_neighbors[rows, None]
+    joined = csr_matrix((np.ones(len(graph.indices)), graph.indices, graph.indptr), graph.shape)[rows]
+    residual = dense(x[rows]) - dense(joined @ x) / n
+    return (residual**2 * n / (n + 1)).mean(axis=0)
 
 
 def _fit(blocks: Sequence[_Block], y: np.ndarray, power: float, starts: Sequence[np.ndarray]) -> _Fit:

@@ -85,6 +85,10 @@ class Likelihood(ABC):
     def start(self, x: Tensor) -> Start:
         """Starting values from observed profiles, n_spots x n_features."""
 
+    def with_noise(self, start: Start, noise: Tensor) -> Start:
+        """Starting values for features of which neighbouring spots do not share a variance of `noise`, n_features."""
+        return start
+
     def transform(self, x: Tensor, unit: Tensor) -> Tensor:
         """Profiles on the scale on which effects add up, for the encoder."""
         return x / unit
@@ -137,6 +141,14 @@ class Likelihood(ABC):
     @abstractmethod
     def log_prob(self, x: Tensor, spots: Spots) -> Tensor:
         """Log probability of observed profiles, n_spots x n_features."""
+
+    def change(self, subspots: Subspots, change: Tensor) -> Subspots:
+        """Subspots that differ by `change`, n_spots x n_subspots x n_features, for the draws.
+
+        It is added to the logarithm of counts, and to the rate of other data. A likelihood that does not say how leaves
+        them as they are.
+        """
+        return subspots
 
     @abstractmethod
     def condition(self, x: Tensor, subspots: Subspots) -> Tensor:
@@ -191,6 +203,9 @@ class _Counts(Likelihood):
         if dispersion.dim() == 3:  # phi differs between subspots: match the variance of the sum
             dispersion = (subspots.mean * dispersion).sum(dim=1) / mean.clamp(min=_TINY)
         return Spots(mean, dispersion)
+
+    def change(self, subspots: Subspots, change: Tensor) -> Subspots:
+        return subspots._replace(mean=subspots.mean * change.exp())
 
     def condition(self, x: Tensor, subspots: Subspots) -> Tensor:
         return x.unsqueeze(1) * _shares(subspots.mean, subspots.exposure)
@@ -253,6 +268,11 @@ class GaussianLikelihood(Likelihood):
         variance = x.var(dim=0, correction=0).clamp(min=_TINY)
         return Start(x.mean(dim=0), (0.5 * variance).log(), variance.sqrt())
 
+    def with_noise(self, start: Start, noise: Tensor) -> Start:
+        # the steps of the training bring it no further than 1.5-fold, and too large a variance drowns what x tells of z
+        variance = start.unit.square()
+        return start._replace(log_dispersion=noise.clamp(min=1e-3 * variance, max=variance).log())
+
     def offset(self, x: Tensor, start: Start) -> Tensor:
         return super().offset(x, start) / start.unit
 
@@ -270,6 +290,9 @@ class GaussianLikelihood(Likelihood):
 
     def log_prob(self, x: Tensor, spots: Spots) -> Tensor:
         return Normal(spots.mean, spots.dispersion.clamp(min=_TINY).sqrt(), validate_args=False).log_prob(x)
+
+    def change(self, subspots: Subspots, change: Tensor) -> Subspots:
+        return subspots._replace(mean=subspots.mean + (change if self.is_mean else subspots.exposure * change))
 
     def condition(self, x: Tensor, subspots: Subspots) -> Tensor:
         return self._conditioned(subspots.mean, x, self.aggregate(subspots).mean, subspots)
@@ -314,6 +337,10 @@ class JointLikelihood(Likelihood):
     def start(self, x: Tensor) -> Start:
         return Start(*map(_joined, zip(*self._each("start", self._split(x)), strict=True)))
 
+    def with_noise(self, start: Start, noise: Tensor) -> Start:
+        parts = self._each("with_noise", map(Start, *map(self._split, start)), self._split(noise))
+        return Start(*map(_joined, zip(*parts, strict=True)))
+
     def offset(self, x: Tensor, start: Start) -> Tensor:
         return _joined(self._each("offset", self._split(x), map(Start, *map(self._split, start))))
 
@@ -343,6 +370,10 @@ class JointLikelihood(Likelihood):
 
     def log_prob(self, x: Tensor, spots: Spots) -> Tensor:
         return _joined(self._each("log_prob", self._split(x), map(Spots, *map(self._split, spots))))
+
+    def change(self, subspots: Subspots, change: Tensor) -> Subspots:
+        parts = self._each("change", self._split_subspots(subspots), self._split(change))
+        return subspots._replace(mean=_joined([part.mean for part in parts]))
 
     def condition(self, x: Tensor, subspots: Subspots) -> Tensor:
         return _joined(self._each("condition", self._split(x), self._split_subspots(subspots)))

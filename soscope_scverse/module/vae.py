@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any, Literal
 
 import torch
@@ -18,6 +19,9 @@ from soscope_scverse.module.likelihoods import Likelihood, Spots, Start, Subspot
 from soscope_scverse.module.subspot_decoder import DECODERS
 
 Tensors = dict[str, Tensor]
+
+N_RESIDUALS = 32
+"""Patterns of features that the residual of a subspot is made of."""
 
 
 def modality_weights(sizes: Sequence[int]) -> Tensor:
@@ -76,15 +80,24 @@ class _GraphModule(BaseModuleClass):
         self.register_buffer("input_mean", torch.zeros(n_features))
         self.register_buffer("input_scale", torch.ones(n_features))
 
+    @property
+    def features(self) -> list[slice]:
+        """Columns of a profile that belong to each modality."""
+        ends = list(accumulate(self.sizes))
+        return [slice(end - size, end) for end, size in zip(ends, self.sizes, strict=True)]
+
     @torch.no_grad()
-    def start_from(self, x: Tensor, size: Tensor, batch: Tensor | None = None) -> None:
+    def start_from(self, x: Tensor, size: Tensor, batch: Tensor | None = None, noise: Tensor | None = None) -> None:
         """Set the feature parameters and the standardisation of the encoder's input from some spots.
 
         Batches start at what their means differ by, where the latent states need not follow; one typical spot more in
-        each keeps features that a small batch lacks within bounds.
+        each keeps features that a small batch lacks within bounds. `noise` is the variance of every feature that
+        neighbouring spots do not share.
         """
         x = self.likelihood.at_mean_size(x, size)
         start = self.likelihood.start(x)
+        if noise is not None:
+            start = self.likelihood.with_noise(start, noise)
         self.baseline.copy_(start.baseline)
         self.log_dispersion.copy_(start.log_dispersion)
         self.unit.copy_(start.unit)
@@ -293,6 +306,9 @@ class SoScopeVAE(_GraphModule):
         self.register_buffer("uses_picture", torch.tensor(bool(n_image_features)))
         self.register_buffer("image_mean", torch.zeros(n_image_features))
         self.register_buffer("image_projection", torch.eye(n_image_features, n_seen))
+        # what latent states and picture do not tell of the subspots of a spot; it has no part in the training
+        self.register_buffer("residual_loadings", torch.zeros(N_RESIDUALS, self.n_features))
+        self.register_buffer("residual_length", torch.ones(len(modalities)))
 
     @auto_move_data
     def generative(self, tensors: Tensors, z: Tensor, **kwargs: Any) -> dict[str, Subspots]:

@@ -1,6 +1,7 @@
 """Plots; each returns its Axes and takes ``ax`` and ``save``."""
 
 from soscope_scverse.pl.benchmark import benchmark
+from soscope_scverse.pl.calibration import calibration
 from soscope_scverse.pl.maps import compare
 
-__all__ = ["benchmark", "compare"]
+__all__ = ["benchmark", "calibration", "compare"]

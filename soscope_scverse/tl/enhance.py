@@ -188,9 +188,7 @@ def enhance(
     check.new_path("save_model", save_model)
     if out is not None:
         check.output("out", out, overwrite=overwrite)
-    if isinstance(adata, MuData) and out is not None:
-        msg = f"Expected `out` with AnnData only, found {str(out)!r}. Write the result with `write_h5mu`."
-        raise ValueError(msg)
+    check.no_mudata_on_disk(adata, out)
     spots = _checked(adata, layer, genes, likelihood, library_key)
     if batch_key is not None:
         check.labels(spots, "batch_key", batch_key, "batch")

@@ -1,0 +1,140 @@
+"""Calibration of the draws where the subspots are known: prints a table, draws ``docs/_static/calibration.png``.
+
+``python benchmarks/calibration.py --keep runs``; the real sections come from ``../shared/data`` or the folder in
+``SOSCOPE_TEST_DATA``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import anndata as ad
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import quality
+import torch
+
+from soscope_scverse import SoScope, bench, datasets, metrics, pl, pp, tl
+
+N_SAMPLES = 200
+LEVEL, LOWEST, HIGHEST = 0.9, 0.86, 0.94
+BIN_WIDTH = 700  # units of osmFISH
+
+
+def synthetic(lattice: str) -> quality.Task:
+    low, image, truth = datasets.synthetic_section(n_genes=quality.N_GENES, lattice=lattice)
+    pp.subspots(low)
+    return quality.Task(low, truth, image)
+
+
+def threefold(section: str, picture: str | None = None) -> quality.Task:
+    """3 x 3 spots merged: tasks that were run for the first time when everything was settled."""
+    low, truth = bench.simulate_low_resolution(ad.read_h5ad(quality.DATA / section), 3)
+    image = None if picture is None else quality.DATA / picture
+    return quality.chosen(low, truth, image, pp.spatial_genes(truth, quality.N_GENES))
+
+
+def cells() -> quality.Task:
+    data = ad.read_h5ad(quality.DATA / "osmfish/osmfish.h5ad")
+    return quality.Task(*bench.simulate_low_resolution(data, BIN_WIDTH, cells=True), None)
+
+
+TASKS: dict[str, Callable[[], quality.Task]] = {
+    **{name: task for name, task in quality.TASKS.items() if not name.startswith("synthetic")},
+    "osmFISH-bins": cells,
+    "synthetic-hex": partial(synthetic, "hex"),
+    "synthetic-square": partial(synthetic, "square"),
+    "MOB1-3x3": partial(threefold, "mouse_ob/MOB1.h5ad", "mouse_ob/MOB1_HE.jpg"),
+    "humanskin-protein-3x3": partial(threefold, "humanskin/humanskin_prot.h5ad"),
+}
+
+
+def run(name: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """PIT of every subspot and gene, and mean count of the genes."""
+    task = TASKS[name]()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model"
+        genes, quiet = task.low.var_names.tolist(), {"enable_progress_bar": False}
+        tl.enhance(task.low, image=task.image, genes=genes, seed=seed, save_model=path, train_kwargs=quiet)
+        model = SoScope.load(path)
+        torch.manual_seed(seed)
+        draws = model.sample_enhanced(N_SAMPLES)
+    return metrics.pit(task.truth.X, draws, seed=seed), np.asarray(task.truth.X.mean(axis=0)).ravel()
+
+
+def kept(name: str, seed: int, folder: Path | None) -> tuple[np.ndarray, np.ndarray]:
+    """The same, from the folder if it is there."""
+    path = None if folder is None else folder / f"{name}.{seed}.npz"
+    if path is not None and path.exists():
+        with np.load(path) as found:
+            return found["pit"], found["mean"]
+    pit, mean = run(name, seed)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(path, pit=pit.astype(np.float32), mean=mean)
+    return pit, mean
+
+
+def row(name: str, pits: list[np.ndarray], mean: np.ndarray) -> list[str]:
+    """Pooled coverage of every seed, its mean over genes with few, medium and many counts, and the tails."""
+    coverage = [metrics.central_coverage(pit, LEVEL) for pit in pits]
+    thirds = np.array_split(np.argsort(mean), 3)
+    pooled = [float(values.mean()) for values in coverage]
+    tails = np.mean([[(pit < (1 - LEVEL) / 2).mean(), (pit > (1 + LEVEL) / 2).mean()] for pit in pits], axis=0)
+    inside = "yes" if all(LOWEST <= value <= HIGHEST for value in pooled) else "no"
+    by_depth = (f"{np.mean(coverage, axis=0)[third].mean():.3f}" for third in thirds)
+    return [name, *(f"{value:.3f}" for value in pooled), *by_depth, *(f"{tail:.3f}" for tail in tails), inside]
+
+
+def picture(pits: dict[str, np.ndarray], path: Path) -> None:
+    """Reliability curves of all tasks, and histograms of their PIT."""
+    figure = plt.figure(figsize=(11, 5), layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=(1, 1.15))
+    ax = pl.calibration(pits, ax=left.subplots())
+    ax.plot([LEVEL, LEVEL], [LOWEST, HIGHEST], color="black", linewidth=4, alpha=0.3, solid_capstyle="butt")
+    panels = right.subplots(2, -(-len(pits) // 2), sharex=True, sharey=True)
+    for panel, (name, values), line in zip(panels.ravel(), pits.items(), ax.lines[1:], strict=False):
+        panel.hist(values.ravel(), bins=20, range=(0, 1), density=True, color=line.get_color())
+        panel.axhline(1, color="black", linewidth=0.8, linestyle="--")
+        panel.set_title(name, fontsize=7)
+        panel.tick_params(labelsize=7)
+    for panel in panels.ravel()[len(pits) :]:
+        panel.set_visible(False)
+    right.supxlabel("probability integral transform", fontsize=9)
+    figure.savefig(path, dpi=120)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), metavar="TASK", help=", ".join(TASKS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
+    parser.add_argument("--keep", type=Path, help="folder of finished runs, which are not run again")
+    parser.add_argument("--out", type=Path, default=quality.ROOT / "docs" / "_static" / "calibration.png")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments()
+    mpl.use("Agg")
+    warnings.filterwarnings("ignore", message="No picture given")
+    warnings.filterwarnings("ignore", message="The picture is left out")
+    warnings.filterwarnings("ignore", module="lightning")
+    rows, pits = [], {}
+    for name in args.tasks:
+        runs = [kept(name, seed, args.keep) for seed in args.seeds]
+        pits[name] = runs[0][0]
+        rows.append(row(name, [pit for pit, _ in runs], runs[0][1]))
+    seeds = [f"seed {seed}" for seed in args.seeds]
+    header = ["task", *seeds, "few counts", "medium", "many", "below", "above", f"{LOWEST} to {HIGHEST}"]
+    print(quality.markdown(header, rows))
+    picture(pits, args.out)
+
+
+if __name__ == "__main__":
+    main()
