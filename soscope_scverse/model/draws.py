@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -64,7 +65,11 @@ class Sampler:
         self.given = given
         self.seeds = np.empty((tiles.n_spots, 2), dtype=np.int64)
         self.seeds[order] = np.random.default_rng(seed).integers(2**63 - 1, size=(tiles.n_spots, 2))
-        self.pitch = _pitch(tiles.section)
+
+    @cached_property
+    def pitch(self) -> np.ndarray:
+        """Distance of neighbouring spots in the section of every spot; only draws ask for it."""
+        return _pitch(self.tiles.section)
 
     @property
     def draws_counts(self) -> bool:

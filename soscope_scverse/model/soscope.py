@@ -274,12 +274,7 @@ class SoScope(BaseModelClass):
         ValueError
             If an input is missing or not in the shape that is expected.
         """
-        setup_method_args = cls._get_setup_method_args(**locals())
-        setup = setup_method_args["setup_args"]
-        fields = [*profile_fields(adata, setup), *spot_fields(adata, setup)]
-        manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
-        manager.register_fields(adata, **kwargs)
-        cls.register_manager(manager)
+        cls._register(adata, cls._get_setup_method_args(**locals()), kwargs)
 
     @classmethod
     def setup_mudata(
@@ -298,7 +293,7 @@ class SoScope(BaseModelClass):
         ----------
         mdata
             Spots after :func:`~soscope_scverse.pp.subspots`, :func:`~soscope_scverse.pp.spot_graph` and, with a
-            picture, :func:`~soscope_scverse.im.features`, whose slots are at the top of it or in the first modality.
+            picture, :func:`~soscope_scverse.im.features`, whose slots are at the top of it or in a modality.
         modalities
             Likelihood of each modality to model, as ``{"rna": "nb", "prot": "poisson"}``.
         layer
@@ -311,11 +306,14 @@ class SoScope(BaseModelClass):
         ValueError
             If an input is missing, not in the shape that is expected, or modalities hold different spots.
         """
-        setup_method_args = cls._get_setup_method_args(**locals())
+        cls._register(mdata, cls._get_setup_method_args(**locals()), kwargs)
+
+    @classmethod
+    def _register(cls, data: AnnData | MuData, setup_method_args: dict[str, Any], kwargs: dict[str, Any]) -> None:
         setup = setup_method_args["setup_args"]
-        fields = [*profile_fields(mdata, setup), *spot_fields(mdata, setup)]
+        fields = [*profile_fields(data, setup), *spot_fields(data, setup)]
         manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
-        manager.register_fields(mdata, **kwargs)
+        manager.register_fields(data, **kwargs)
         cls.register_manager(manager)
 
     def train(

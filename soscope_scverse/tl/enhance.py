@@ -71,7 +71,7 @@ def enhance(
     ----------
     adata
         Spots, with positions in ``obsm["spatial"]``; a view counts as the spots in it. Of a file-backed one the chosen
-        genes are read. In a MuData, positions, picture and other slots of the spots are at the top or in the first
+        genes are read. In a MuData, positions, picture and other slots of the spots are at the top or in a
         modality, and `layer`, `genes` and `likelihood` are dicts by modality. To a SpatialData the result is added:
         the spots are shapes (or labels) that a table annotates, positions are their centroids, pictures are found
         through the transformations, and `cells` may be the name of shapes.
@@ -194,15 +194,15 @@ def enhance(
         check.labels(spots, "batch_key", batch_key, "batch")
     without = sources == "positions" or arguments["encoder"] == "noise"
     has_picture = not without and _find_picture(spots, image, image_scale, library_key, needed=sources == "picture")
-    counts = _first_counts(adata, layer, likelihood)
-    if has_picture and keys.FEATURES not in spots.obsm and counts is not None:
+    looks = has_picture and keys.FEATURES not in spots.obsm
+    if looks and (counts := _first_counts(adata, layer, likelihood)) is not None:
         whole, of_counts = counts
         im.check_alignment(whole, image, image_scale=image_scale, library_key=library_key, layer=of_counts)
 
     _divide(spots, n_subspots, cells, library_key)
     if keys.SPOT_GRAPH not in spots.obsp:
         pp.spot_graph(spots, layer=layer, library_key=library_key)
-    if (has_picture and keys.FEATURES not in spots.obsm) or arguments["encoder"] in ("precomputed", "noise"):
+    if looks or arguments["encoder"] in ("precomputed", "noise"):
         logger.info("Extracting image features (encoder=%s).", arguments["encoder"])
         options = {"encoder": encoder, "image_scale": image_scale, "library_key": library_key}
         im.features(spots, image, **options | arguments["features_kwargs"])
