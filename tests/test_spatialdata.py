@@ -1,3 +1,7 @@
+import signal
+import subprocess
+import sys
+
 import anndata as ad
 import geopandas as gpd
 import numpy as np
@@ -343,14 +347,71 @@ def test_on_disk_both_elements_or_none(sdata, tmp_path, monkeypatch):
     def full_disk(*args, **kwargs):
         raise OSError("disk is full")
 
+    # a write that fails leaves the store and the object as they were, without leftovers
     monkeypatch.setattr("spatialdata._io.io_table.write_adata", full_disk)
-    with pytest.raises(OSError, match="disk is full"):
-        tl.enhance(third, key_added="second", **options)
+    for key in ("second", "enhanced"):
+        with pytest.raises(OSError, match="disk is full"):
+            tl.enhance(third, key_added=key, overwrite=True, **options)
     monkeypatch.undo()
     for left in (third, sd.read_zarr(tmp_path / "a.zarr")):
         assert not {"second", "second_subspots"} & {name for _, name, _ in left.gen_elements()}
+        np.testing.assert_array_equal(left["enhanced"].X, again["enhanced"].X)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.zarr"]
     tl.enhance(third, key_added="second", **options)
     assert "second" in sd.read_zarr(tmp_path / "a.zarr").tables
+
+
+KILLED = """
+import os, pathlib, signal, sys
+import spatialdata as sd
+from soscope_scverse import tl
+
+def kill(*args, **kwargs):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def rename(path, target):  # the last one moves the table in
+    kill() if path.parent.name == "tables" and "new" in path.parts else os.rename(path, target)
+
+if sys.argv[2] == "writing":
+    from spatialdata._io import io_table
+    io_table.write_adata = kill
+else:
+    pathlib.Path.rename = rename
+tl.enhance(sd.read_zarr(sys.argv[1]), sources="positions", n_subspots=19, max_epochs=1, accelerator="cpu", overwrite=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["writing", "moving"])
+def test_a_killed_process_leaves_a_store_that_reads(sdata, tmp_path, moment):
+    store = tmp_path / "a.zarr"
+    sdata.write(store)
+    sdata = tl.enhance(sd.read_zarr(store), sources="positions", **QUICK)
+    ended = subprocess.run([sys.executable, "-c", KILLED, store, moment], capture_output=True, check=False)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
+    left = sd.read_zarr(store)
+    assert left["table"].n_obs == 60
+    assert left["visium"].equals(sdata["visium"])
+    if moment == "writing":
+        np.testing.assert_array_equal(left["enhanced"].X, sdata["enhanced"].X)
+        assert left["enhanced_subspots"].equals(sdata["enhanced_subspots"])
+    else:
+        assert "enhanced" not in left.tables
+    tl.enhance(left, sources="positions", overwrite=True, **QUICK)
+    np.testing.assert_array_equal(sd.read_zarr(store)["enhanced"].X, sdata["enhanced"].X)
+
+
+def test_stores_of_zarr_2_stay_so(sdata, tmp_path):
+    from spatialdata._io.format import SpatialDataContainerFormatV01
+
+    store = tmp_path / "old.zarr"
+    sdata.write(store, sdata_formats=SpatialDataContainerFormatV01())
+    for _ in range(2):
+        tl.enhance(sd.read_zarr(store), sources="positions", overwrite=True, **QUICK)
+    left = sd.read_zarr(store)
+    assert left["enhanced"].n_obs == len(left["enhanced_subspots"]) == 420
+    assert (store / "tables" / "enhanced" / ".zgroup").exists()
+    assert (store / ".zmetadata").exists()
 
 
 def test_steps_write_to_the_table(section, sdata):

@@ -155,8 +155,9 @@ def _add(sdata: SpatialData, shapes: Mapping[str, GeoDataFrame], table: AnnData,
 
     result = SpatialData(shapes=dict(shapes), tables={key_added: table})
     if sdata.is_backed():
+        is_consolidated = sdata.has_consolidated_metadata()
         _write(result, Path(sdata.path))
-        if sdata.has_consolidated_metadata():
+        if is_consolidated:
             sdata.write_consolidated_metadata()
     for kind, name, element in list(result.gen_elements()):
         there = getattr(sdata, kind)
@@ -165,19 +166,31 @@ def _add(sdata: SpatialData, shapes: Mapping[str, GeoDataFrame], table: AnnData,
 
 
 def _write(result: SpatialData, store: Path) -> None:
-    """Move the elements of a result to a store when they are complete; the folder they are written to lies beside."""
+    """Write the elements of a result beside a store and, complete, move them there.
+
+    A process that is killed leaves the store as it was, or, while elements are moved, without some of the result.
+    """
     root = zarr.open_group(store, mode="r+", use_consolidated=False)
     with TemporaryDirectory(prefix=f".{store.stem}.", suffix=".part", dir=store.parent) as folder:
         new, old = Path(folder, "new"), Path(folder, "old")
         zarr.create_group(new, zarr_format=root.metadata.zarr_format, attributes=dict(root.attrs))
         result.path = new
         result.write_element([name for _, name, _ in result.gen_elements()])
-        for path in result.elements_paths_in_memory():  # shapes first, since the table annotates them
+        _drop_consolidated(root, store)  # it would tell of what is moved away
+        paths = result.elements_paths_in_memory()
+        for path in reversed(paths):  # the table first, since it annotates the shapes
             root.require_group(path.partition("/")[0])
             if (store / path).exists():
                 (old / path).parent.mkdir(parents=True, exist_ok=True)
                 (store / path).rename(old / path)
+        for path in paths:
             (new / path).rename(store / path)
+
+
+def _drop_consolidated(root: zarr.Group, store: Path) -> None:
+    """Take the consolidated metadata away: of zarr 3 they are part of the metadata of the root, of 2 a file."""
+    root.update_attributes({})
+    (store / ".zmetadata").unlink(missing_ok=True)
 
 
 def _table(enhanced: AnnData, regions: np.ndarray) -> AnnData:
