@@ -17,7 +17,7 @@ extensions = [
     "sphinx.ext.mathjax",
     "numpydoc",
 ]
-exclude_patterns = ["_build", "**.ipynb_checkpoints"]
+exclude_patterns = ["_build", "jupyter_execute", "**.ipynb_checkpoints"]
 
 # notebooks lie beside docs/; Sphinx reads below docs/ only
 _here = Path(__file__).parent
