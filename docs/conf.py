@@ -17,7 +17,8 @@ extensions = [
     "sphinx.ext.mathjax",
     "numpydoc",
 ]
-exclude_patterns = ["_build", "jupyter_execute", "**.ipynb_checkpoints"]
+templates_path = ["_templates"]
+exclude_patterns = ["_build", "_templates", "jupyter_execute", "**.ipynb_checkpoints"]
 
 # notebooks lie beside docs/; Sphinx reads below docs/ only
 _here = Path(__file__).parent
@@ -33,6 +34,7 @@ myst_heading_anchors = 3
 autosummary_generate = True
 autodoc_default_options = {"members": True, "member-order": "bysource", "no-value": True}
 autodoc_typehints_format = "short"
+python_maximum_signature_line_length = 88
 numpydoc_show_class_members = False
 numpydoc_class_members_toctree = False
 
@@ -58,4 +60,4 @@ intersphinx_mapping = {
 
 html_theme = "sphinx_book_theme"
 html_title = "soscope-scverse"
-html_theme_options = {"show_toc_level": 2}
+html_theme_options = {"navbar_persistent": [], "show_toc_level": 2}  # the search field is in the side bar
