@@ -4,6 +4,7 @@ import sys
 
 import anndata as ad
 import geopandas as gpd
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -18,51 +19,10 @@ from spatialdata.transformations import Affine, Identity, Scale, get_transformat
 from soscope_scverse import SoScope, bench, datasets, im, pp, tl
 
 QUICK = {"max_epochs": 2, "accelerator": "cpu", "train_kwargs": {"enable_progress_bar": False}}
-HIRES = 0.5
 
 
 def picture(image, **kwargs):
     return Image2DModel.parse(np.moveaxis(np.asarray(image), 2, 0), dims=("c", "y", "x"), **kwargs)
-
-
-def visium(section, radius=10.0, name="visium"):
-    """As `spatialdata_io.visium` makes it: names, instances, coordinate systems, transformations."""
-    table = section.adata.copy()
-    table.obs["spot_id"] = np.arange(table.n_obs)
-    table.obs["region"] = pd.Categorical([name] * table.n_obs)
-    del table.uns["spatial"]
-    circles = ShapesModel.parse(
-        table.obsm["spatial"],
-        geometry=0,
-        radius=radius,
-        index=table.obs["spot_id"].copy(),
-        transformations={
-            name: Identity(),
-            f"{name}_downscaled_hires": Scale([HIRES, HIRES], axes=("y", "x")),
-            f"{name}_downscaled_lowres": Scale([HIRES / 2, HIRES / 2], axes=("y", "x")),
-        },
-    )
-    half = np.asarray(section.image)[: section.image.shape[0] // 4 * 4, : section.image.shape[1] // 4 * 4]
-    enlarged = [Scale([n / HIRES, n / HIRES], axes=("y", "x")) for n in (1, 2)]
-    shrunk = [half.reshape(half.shape[0] // n, n, -1, n, 3).mean(axis=(1, 3)).astype(np.uint8) for n in (2, 4)]
-    return sd.SpatialData(
-        images={
-            f"{name}_full_image": picture(section.image, scale_factors=[2, 2], transformations={name: Identity()}),
-            f"{name}_hires_image": picture(
-                shrunk[0],
-                transformations={f"{name}_downscaled_hires": Identity(), name: enlarged[0]},
-            ),
-            f"{name}_lowres_image": picture(
-                shrunk[1],
-                transformations={
-                    f"{name}_downscaled_lowres": Identity(),
-                    name: Scale([2 / HIRES] * 2, axes=("y", "x")),
-                },
-            ),
-        },
-        shapes={name: circles},
-        tables={"table": TableModel.parse(table, region=name, region_key="region", instance_key="spot_id")},
-    )
 
 
 def centres(shapes):
@@ -70,8 +30,8 @@ def centres(shapes):
 
 
 @pytest.fixture
-def sdata(section):
-    return visium(section)
+def sdata(section, as_visium):
+    return as_visium(section)
 
 
 def test_visium_goes_in_and_comes_out(section, sdata):
@@ -112,7 +72,7 @@ def test_a_smaller_picture_is_found_through_its_coordinate_system(section, sdata
     tl.enhance(sdata, image_key="visium_hires_image", **QUICK)
     pp.subspots(section.adata)
     hires = sdata["visium_hires_image"].to_numpy().transpose(1, 2, 0)
-    im.features(section.adata, hires, image_scale=HIRES)
+    im.features(section.adata, hires, image_scale=0.5)
     expected = section.adata.obsm["subspot_features"].reshape(420, -1)
     np.testing.assert_allclose(sdata["enhanced"].obsm["image_features"], expected, rtol=1e-4, atol=1e-4)
 
@@ -262,10 +222,10 @@ def test_spots_may_be_labels(section):
 
 
 @pytest.fixture
-def two():
+def two(as_visium):
     """Two sections as one reads them one by one and puts them together; they lie over each other."""
     sections = {name: datasets.synthetic_section(50, n_genes=6, seed=i) for i, name in enumerate(("a", "b"))}
-    parts = {name: visium(section, name=name) for name, section in sections.items()}
+    parts = {name: as_visium(section, name=name) for name, section in sections.items()}
     for name, part in parts.items():
         part["table"].obs_names = [f"{spot}_{name}" for spot in part["table"].obs_names]
     return sections, sd.concatenate(list(parts.values()), concatenate_tables=True)
@@ -504,6 +464,28 @@ def test_what_asks_of_the_spots_takes_spatialdata(section, sdata):
         im.open_image(sdata, image_key="visium_full_image", scale=1.0)
 
 
+@pytest.mark.parametrize("size", ["full", "hires"])
+def test_spatialdata_plot_draws_the_table_over_the_picture(sdata, size):
+    pytest.importorskip("spatialdata_plot")
+    tl.enhance(sdata, sources="positions", **QUICK)
+    gene = sdata["enhanced"].var_names[0]
+    _, ax = plt.subplots()
+    images = sdata.pl.render_images(f"visium_{size}_image")
+    shapes = images.pl.render_shapes("enhanced_subspots", color=gene, table_name="enhanced", method="matplotlib")
+    system = {"full": "visium", "hires": "visium_downscaled_hires"}[size]
+    shapes.pl.show(coordinate_systems=system, ax=ax)
+    (drawn,) = (patches for patches in ax.collections if len(patches.get_paths()) == 420)
+    green = drawn.get_facecolors()[:, 1]  # of viridis grows with the value
+    assert np.corrcoef(green, sdata["enhanced"].to_df()[gene])[0, 1] > 0.98
+    middle = [path.vertices[:6].mean(axis=0) for path in drawn.get_paths()]
+    scale = {"full": 1, "hires": 0.5}[size]
+    np.testing.assert_allclose(middle, scale * sdata["enhanced"].obsm["spatial"], atol=1e-6)
+    extent = sd.get_extent(sdata[f"visium_{size}_image"], coordinate_system=system)
+    shown = ax.images[0].get_extent()
+    np.testing.assert_allclose(sorted(shown), sorted([*extent["x"], *extent["y"]]), atol=0.5)
+    plt.close(ax.figure)
+
+
 def test_anndata_becomes_spatialdata(section, tmp_path):
     enhanced = tl.enhance(section.adata, image=section.image, **QUICK)
     before = enhanced.copy()
@@ -530,12 +512,12 @@ def test_outlines_need_no_more_than_positions():
 
 @pytest.mark.realdata
 @pytest.mark.slow
-def test_embryo_as_visium(data_dir, tmp_path):
+def test_embryo_as_visium(as_visium, data_dir, tmp_path):
     folder = data_dir / "embryo"
     adata = ad.read_h5ad(next(folder.glob("*.h5ad")))
     pixels = im.open_image(next(p for p in folder.iterdir() if p.suffix in (".png", ".jpg", ".tif")))
     image = pixels.read(0, pixels.height, 0, pixels.width)
-    sdata = visium(datasets.SyntheticSection(adata, image, adata), radius=5.9)
+    sdata = as_visium(datasets.SyntheticSection(adata, image, adata), radius=5.9)
     genes = adata.var_names[np.argsort(-np.asarray(adata.X.sum(axis=0)).ravel())[:5]].tolist()
     tl.enhance(sdata, image_key="visium_full_image", genes=genes, **QUICK)
     sdata.write(tmp_path / "embryo.zarr")
