@@ -101,17 +101,23 @@ def enhances_spatialdata(function: Callable[..., Any]) -> Callable[..., Any]:
         enhanced.uns[keys.RESULT]["spatialdata"] = {
             name: value for name, value in {**options, "image_key": image_key}.items() if value is not None
         }
-        shapes = {
-            names[section]: _shapes_element(
-                _outlines(enhanced[rows], kwargs.get("cells")), spots.sections[section].systems
-            )
-            for section, rows in spots.rows(enhanced).items()
-        }
-        regions = np.select(list(spots.rows(enhanced).values()), list(names.values()), default="")
-        _add(adata, shapes, _table(enhanced, regions), key_added)
+        shapes, table = _elements(spots, enhanced, kwargs.get("cells"), names)
+        _add(adata, shapes, table, key_added)
         return (adata, model) if returns_model else adata
 
     return with_options(function, wrapper, key_added="enhanced")
+
+
+def _elements(
+    spots: SpatialSpots, enhanced: AnnData, cells: Any, names: Mapping[str, str]
+) -> tuple[dict[str, GeoDataFrame], AnnData]:
+    """Shapes of the subspots of every section, by their names, and the table that annotates them."""
+    shapes, regions = {}, np.empty(enhanced.n_obs, dtype=object)
+    for section, rows in spots.rows(enhanced).items():
+        outlines = _outlines(enhanced[rows], cells)
+        shapes[names[section]] = _shapes_element(outlines, spots.sections[section].systems)
+        regions[rows] = names[section]
+    return shapes, _table(enhanced, regions)
 
 
 def looks_at_picture(spots: AnnData, encoder: Any, sources: str | None) -> bool:

@@ -75,7 +75,7 @@ def enhance(
         genes are read. In a MuData, positions, picture and other slots of the spots are at the top or in a
         modality, and `layer`, `genes` and `likelihood` are dicts by modality. To a SpatialData the result is added:
         the spots are shapes (or labels) that a table annotates, positions are their centroids, pictures are found
-        through the transformations, and `cells` may be the name of shapes.
+        through the transformations, `cells` may be the name of shapes, and several elements of one table are sections.
     image
         Picture of the tissue: path, array, squidpy ``ImageContainer``, SpatialData image element, or a dict of them by
         section. None takes the picture in ``uns["spatial"]``; without any, positions alone are used.
@@ -131,14 +131,17 @@ def enhance(
     table_key
         Of a SpatialData: the table with the profiles.
     image_key
-        Its picture. Default: the only one in a coordinate system of the spots; without any, positions alone are used.
+        Its picture, a dict by element where the table annotates several. Default: the only one in a coordinate system
+        of the spots; without any, positions alone are used.
     shapes_key
-        Its spots. Needed where the table annotates several elements.
+        Its spots: the one of the elements that the table annotates to enhance. Default: all, each as a section, with
+        the column of the table that tells them as `library_key`.
     coordinate_system
         In which spots, picture and cells lie over each other. Needed where the answer is not the same in all that they
         share.
     key_added
-        Name of the table to add; its shapes are ``"{key_added}_subspots"``.
+        Name of the table to add; its shapes are ``"{key_added}_subspots"``, of several elements
+        ``"{key_added}_{element}_subspots"``.
 
     Returns
     -------
@@ -149,8 +152,8 @@ def enhance(
     SpatialData
         Of a SpatialData the same object, with ``shapes["{key_added}_subspots"]``, the outlines of the subspots (squares
         or hexagons that tile the section, the shapes of the cells, else circles) with all transformations of the spots,
-        and ``tables[key_added]``, which annotates them; both are written to its zarr store if it has one. The rest of
-        it stays as it was.
+        and ``tables[key_added]``, which annotates them (region key "region", instance key "subspot_id"). Where it is on
+        disk, both are written beside its store and moved there when they are complete. The rest of it stays as it was.
 
     Raises
     ------
