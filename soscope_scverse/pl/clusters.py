@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.patches import Patch
@@ -66,16 +67,15 @@ def spatial_clusters(
     under = picture(list(maps.values()), image, image_scale, library_key, library_id)
     limits = frame(list(shown.values()))
     axes = panels(ax, (len(maps),), panel_size(limits, 4.5), "one for each of " + " and ".join(maps))
-    names = list(colours)
+    names, of_code = list(colours), ListedColormap(list(colours.values()))
     for panel, (name, drawn) in zip(axes, shown.items(), strict=True):
         set_up(panel, limits, under, f"{key}: {name}")
         code = pd.Index(names).get_indexer(labels[name].astype(object)[drawn.rows]).astype(float)
         code[code < 0] = np.nan
-        style = {"cmap": ListedColormap([colours[c] for c in names]), "clim": (-0.5, len(names) - 0.5), "alpha": alpha}
-        draw_places(panel, drawn, code, **style)
-    keys = [Patch(color=colours[name], label=name) for name in names]
+        draw_places(panel, drawn, code, alpha=alpha, cmap=of_code, clim=(-0.5, len(names) - 0.5))
+    handles = [Patch(color=colours[name], label=name) for name in names]
     options = {"frameon": False, "fontsize": 8, "ncols": 1 + (len(names) - 1) // 18}
-    axes[-1].legend(handles=keys, loc="upper left", bbox_to_anchor=(1, 1), **options)
+    axes[-1].legend(handles=handles, loc="upper left", bbox_to_anchor=(1, 1), **options)
     save_figure(axes[0], save)
     return axes
 
@@ -102,6 +102,7 @@ def _colours(adata: AnnData, key: str, categories: pd.Index) -> dict[str, Any]:
         return dict(zip(categories, stored, strict=False))
     from scanpy.plotting import palettes
 
-    fitting = [p for p in (palettes.default_20, palettes.default_28, palettes.default_102) if len(p) >= len(categories)]
-    colours = fitting[0] if fitting else np.resize(palettes.default_102, len(categories))
-    return dict(zip(categories, colours, strict=False))
+    cycle = rcParams["axes.prop_cycle"].by_key()["color"]
+    choices = [cycle, palettes.default_20, palettes.default_28, palettes.default_102]
+    fitting = [choice for choice in choices if len(choice) >= len(categories)]
+    return dict(zip(categories, fitting[0] if fitting else ["grey"] * len(categories), strict=False))

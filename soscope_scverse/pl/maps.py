@@ -39,8 +39,8 @@ def compare(
 
     Subspots are drawn as counts of a whole spot like them, so that all maps of a gene share one colour scale; it runs
     from 0, or the 1st percentile of the lowest map if that is negative, to the 99th percentile of the highest. Spots
-    are circles of their diameter, subspots have their true shape: squares or hexagons that tile the section, circles
-    for cells and where there is no lattice.
+    are circles of their diameter, or cells of their lattice if these leave no gaps. Subspots have their true shape:
+    squares or hexagons that tile the section, circles for cells and where there is no lattice.
 
     Parameters
     ----------
@@ -95,10 +95,10 @@ def compare(
         for (_, section, of), drawn in zip(maps, shown, strict=True)
     ]
     for i, (gene, row) in enumerate(zip(names, axes, strict=True)):
-        style = {"cmap": cmap, "clim": _colour_limits([of_map[:, i] for of_map in values]), "alpha": alpha}
+        clim = _colour_limits([of_map[:, i] for of_map in values])
         for panel, (title, *_), drawn, of_map in zip(row, maps, shown, values, strict=True):
             set_up(panel, limits, under, f"{gene}: {title}")
-            mapped = draw_places(panel, drawn, of_map[:, i], **style)
+            mapped = draw_places(panel, drawn, of_map[:, i], alpha=alpha, cmap=cmap, clim=clim)
         panel.figure.colorbar(mapped, ax=list(row), shrink=0.8, pad=0.01)
     save_figure(axes[0, 0], save)
     return axes
@@ -172,7 +172,7 @@ def uncertainty(
             row, ("expected", what), (expected[:, i], spread[:, i]), (cmap, "viridis"), strict=True
         ):
             set_up(panel, limits, under, f"{gene}: {title}")
-            mapped = draw_places(panel, drawn, values, cmap=colours, clim=_colour_limits([values]), alpha=alpha)
+            mapped = draw_places(panel, drawn, values, alpha=alpha, cmap=colours, clim=_colour_limits([values]))
             panel.figure.colorbar(mapped, ax=panel, shrink=0.8, pad=0.01)
     save_figure(axes[0, 0], save)
     return axes
