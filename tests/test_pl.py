@@ -136,6 +136,12 @@ def test_cells_are_circles():
     assert len(drawn(ax).get_offsets()) == enhanced.n_obs
     diameter = enhanced.uns["soscope"]["geometry"]["subspot_diameter"]
     np.testing.assert_allclose(np.linalg.norm(corners(ax), axis=1), diameter / 2)
+    # true cells come without a division: they look like the enhanced ones
+    truth = AnnData(
+        enhanced.X, obs=enhanced.obs[["spot"]], var=enhanced.var, obsm={"spatial": enhanced.obsm["spatial"]}
+    )
+    row = pl.compare(adata, enhanced, "region_1", truth=truth)[0]
+    np.testing.assert_array_equal(corners(row[2]), corners(row[1]))
 
 
 def test_subspots_are_drawn_as_whole_spots_on_one_colour_scale(small):
@@ -506,7 +512,7 @@ def test_no_history(small):
     for thing, advice in ((small.truth, "Pass a result of `tl.enhance`"), (object(), "Call `model.train")):
         with pytest.raises(ValueError, match=f"Expected the losses of a training in .*found none.*{advice}"):
             pl.history(thing)
-    with pytest.raises(ValueError, match=r"`ax` to be 2 x 4 Axes, found shape \(1, 2\). Pass phases"):
+    with pytest.raises(ValueError, match=r"`ax` to be 2 x 3 Axes, found shape \(1, 2\). Pass a row for each of"):
         pl.history(_Model(), ax=plt.subplots(1, 2, squeeze=False)[1])
 
 

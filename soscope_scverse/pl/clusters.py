@@ -27,6 +27,7 @@ def spatial_clusters(
     library_id: str | None = None,
     image: Any = None,
     image_scale: float | None = None,
+    image_alpha: float = 0.5,
     alpha: float = 1.0,
     ax: np.ndarray | Axes | None = None,
     save: str | PathLike | None = None,
@@ -42,7 +43,7 @@ def spatial_clusters(
         Column of ``obs``.
     spots
         Spots with the same column; categories of the same name have the same colour.
-    library_key, library_id, image, image_scale, alpha
+    library_key, library_id, image, image_scale, image_alpha, alpha
         As of :func:`compare`.
     ax
         1 Axes, or 2 with `spots`, to draw on.
@@ -69,7 +70,7 @@ def spatial_clusters(
     axes = panels(ax, (len(maps),), panel_size(limits, 4.5), "one for each of " + " and ".join(maps))
     names, of_code = list(colours), ListedColormap(list(colours.values()))
     for panel, (name, drawn) in zip(axes, shown.items(), strict=True):
-        set_up(panel, limits, under, f"{key}: {name}")
+        set_up(panel, limits, under, image_alpha, f"{key}: {name}")
         code = pd.Index(names).get_indexer(labels[name].astype(object)[drawn.rows]).astype(float)
         code[code < 0] = np.nan
         draw_places(panel, drawn, code, alpha=alpha, cmap=of_code, clim=(-0.5, len(names) - 0.5))

@@ -123,10 +123,12 @@ def panel_size(limits: tuple[np.ndarray, np.ndarray], width: float = 3.6) -> tup
     return width, width * float(np.clip(down / across, 0.4, 2.0))
 
 
-def set_up(ax: Axes, limits: tuple[np.ndarray, np.ndarray], under: Picture | None, title: str) -> None:
+def set_up(
+    ax: Axes, limits: tuple[np.ndarray, np.ndarray], under: Picture | None, image_alpha: float, title: str
+) -> None:
     """Give the Axes their limits, y pointing down as in a picture, and the picture."""
     if under is not None:
-        ax.imshow(under.pixels, extent=under.extent, zorder=0)
+        ax.imshow(under.pixels, extent=under.extent, alpha=image_alpha, zorder=0)
     (left, top), (right, bottom) = limits
     ax.set(xlim=(left, right), ylim=(bottom, top), aspect="equal", xticks=[], yticks=[])
     ax.set_title(title, fontsize=10)
