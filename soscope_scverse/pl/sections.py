@@ -118,9 +118,9 @@ def frame(shown: Sequence[Places]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def panel_size(limits: tuple[np.ndarray, np.ndarray], width: float = 3.6) -> tuple[float, float]:
-    """Width and height in inches of a panel with these limits."""
+    """Width and height in inches of a panel with these limits and a title."""
     across, down = limits[1] - limits[0]
-    return width, width * float(np.clip(down / across, 0.4, 2.0))
+    return width, width * float(np.clip(down / across, 0.4, 2.0)) + 0.3
 
 
 def set_up(
