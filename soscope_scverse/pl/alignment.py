@@ -34,7 +34,8 @@ def alignment(
 
     Returns
     -------
-    The Axes, one for each section.
+    numpy.ndarray of Axes
+        One for each section.
 
     Raises
     ------

@@ -52,12 +52,14 @@ def spatial_clusters(
 
     Returns
     -------
-    The 1 or 2 Axes.
+    numpy.ndarray of Axes
+        1, or 2 with `spots`.
 
     Raises
     ------
-    ValueError
-        If the column is missing or holds no categories, a section has to be chosen, or there are more or less Axes.
+    TypeError, ValueError
+        If a section is no AnnData, the column is missing or holds no categories, a section has to be chosen, or there
+        are more or less Axes.
     """
     maps = {"enhanced": enhanced} if spots is None else {"spots": spots, "enhanced": enhanced}
     labels = {name: _labels(check.anndata(section), key) for name, section in maps.items()}

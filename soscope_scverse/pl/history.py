@@ -45,9 +45,10 @@ def history(
 
     Returns
     -------
-    The n_phases x n_terms Axes; those that a phase with fewer terms does not need are empty. Phases are the
-    pretraining, if there was any, and the training; terms the loss, the reconstruction, the KL divergence of the latent
-    states from their prior, and what the graph of spots (pretraining) or the picture (training) adds.
+    numpy.ndarray of Axes
+        n_phases x n_terms; those that a phase with fewer terms does not need are empty. Phases are the pretraining, if
+        there was any, and the training; terms the loss, the reconstruction, the KL divergence of the latent states from
+        their prior, and what the graph of spots (pretraining) or the picture (training) adds.
 
     Raises
     ------

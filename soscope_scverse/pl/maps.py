@@ -75,12 +75,13 @@ def compare(
 
     Returns
     -------
-    The n_genes x 2 or 3 Axes.
+    numpy.ndarray of Axes
+        n_genes x 2, or x 3 with `truth`.
 
     Raises
     ------
-    ValueError
-        If a gene or layer is missing in one of the sections, a section has to be chosen, or `ax` has another shape.
+    TypeError, ValueError
+        If a section is no AnnData, a gene or layer is missing in one of them, a section has to be chosen, or `ax` has another shape.
     """
     check.one_of("aggregate", aggregate, ["sum", "mean"])
     maps = [("spots", adata, layer), ("enhanced", enhanced, None)]
@@ -150,13 +151,14 @@ def uncertainty(
 
     Returns
     -------
-    The n_genes x 2 Axes. Each has its own colour scale, from 0, or the 1st percentile if that is negative, to the 99th
-    percentile.
+    numpy.ndarray of Axes
+        n_genes x 2. Each has its own colour scale, from 0, or the 1st percentile if that is negative, to the 99th
+        percentile.
 
     Raises
     ------
-    ValueError
-        If a gene or the layers of the draws are missing, a section has to be chosen, or `ax` has another shape.
+    TypeError, ValueError
+        If `enhanced` is no AnnData, a gene or the layers of the draws are missing, a section has to be chosen, or `ax` has another shape.
     """
     check.one_of("measure", measure, ["interval", "std"])
     names = check.genes(check.anndata(enhanced), genes)
