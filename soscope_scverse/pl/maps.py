@@ -81,7 +81,8 @@ def compare(
     Raises
     ------
     TypeError, ValueError
-        If a section is no AnnData, a gene or layer is missing in one of them, a section has to be chosen, or `ax` has another shape.
+        If a section is no AnnData, a gene or layer is missing in one of them, a section has to be chosen, or `ax` has
+        another shape.
     """
     check.one_of("aggregate", aggregate, ["sum", "mean"])
     maps = [("spots", adata, layer), ("enhanced", enhanced, None)]
@@ -140,10 +141,12 @@ def uncertainty(
     relative
         Divide by the absolute value of what is expected; subspots where that is 0 are left out. False draws it in the
         units of ``X``, as fits data around 0.
-    library_key, library_id, image, image_scale, image_alpha, alpha
+    library_key, library_id, image, image_scale, image_alpha
         As of :func:`compare`.
     cmap
         Colour map of what is expected; the uncertainty is drawn in ``"viridis"``.
+    alpha
+        As of :func:`compare`.
     ax
         n_genes x 2 Axes to draw on.
     save
@@ -158,7 +161,8 @@ def uncertainty(
     Raises
     ------
     TypeError, ValueError
-        If `enhanced` is no AnnData, a gene or the layers of the draws are missing, a section has to be chosen, or `ax` has another shape.
+        If `enhanced` is no AnnData, a gene or the layers of the draws are missing, a section has to be chosen, or `ax`
+        has another shape.
     """
     check.one_of("measure", measure, ["interval", "std"])
     names = check.genes(check.anndata(enhanced), genes)
