@@ -127,21 +127,6 @@ def sections(adata: AnnData, library_key: str | None) -> np.ndarray:
     return labels(adata, "library_key", library_key, "section")
 
 
-def labels(adata: AnnData, name: str, key: str, what: str) -> np.ndarray:
-    """Return a column of ``obs`` that tells the section or batch of every observation, as strings."""
-    if key not in adata.obs:
-        msg = f"Expected `{name}` to be a column of `adata.obs`, found {key!r}; there are {list(adata.obs)}."
-        raise ValueError(msg)
-    column = adata.obs[key]
-    if column.isna().any():
-        msg = (
-            f"Expected a {what} for every spot in `adata.obs[{key!r}]`, found {column.isna().sum()} NaN. "
-            "Fill them in, or drop these spots."
-        )
-        raise ValueError(msg)
-    return column.astype(str).to_numpy()
-
-
 def section_rows(adata: AnnData, library_key: str | None, library_id: str | None) -> np.ndarray:
     """Return which observations are of the section to draw, a mask; raise if there are several to choose from."""
     if library_key is None:
@@ -162,6 +147,21 @@ def section_rows(adata: AnnData, library_key: str | None, library_id: str | None
         msg = f"Expected `library_id` to be one of the sections {there} in {library_key!r}, found {library_id!r}."
         raise ValueError(msg)
     return of == library_id
+
+
+def labels(adata: AnnData, name: str, key: str, what: str) -> np.ndarray:
+    """Return a column of ``obs`` that tells the section or batch of every observation, as strings."""
+    if key not in adata.obs:
+        msg = f"Expected `{name}` to be a column of `adata.obs`, found {key!r}; there are {list(adata.obs)}."
+        raise ValueError(msg)
+    column = adata.obs[key]
+    if column.isna().any():
+        msg = (
+            f"Expected a {what} for every spot in `adata.obs[{key!r}]`, found {column.isna().sum()} NaN. "
+            "Fill them in, or drop these spots."
+        )
+        raise ValueError(msg)
+    return column.astype(str).to_numpy()
 
 
 def model_slots(adata: AnnData, features_key: str | None) -> None:
