@@ -167,6 +167,23 @@ class ImageSource:
         turn = None if upright or not scale else linear / scale
         return replace(self, scale=scale, offset=(float(x), float(y)), turn=turn)
 
+    def counted_from(self, origin: np.ndarray) -> ImageSource:
+        """Return the picture in coordinates that begin elsewhere.
+
+        Parameters
+        ----------
+        origin
+            (x, y) in full-resolution coordinates where the new ones are 0.
+
+        Returns
+        -------
+        ImageSource
+            The same pixels; coordinates less `origin` are where the coordinates were.
+        """
+        shift = np.eye(3)
+        shift[:2, 2] = origin
+        return self.placed(self.matrix @ shift)
+
     def coarsened(self, factor: float) -> ImageSource:
         """Return the coarsest level of the picture that is fine enough.
 
