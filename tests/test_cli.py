@@ -50,10 +50,11 @@ def listing(folder):
 
 
 def assert_refused(result, folder, message):
-    """Exit code 2 with a message of a few lines, and nothing written."""
+    """Exit code 2 with a message of one line, after the usage if it is about the options, and nothing written."""
     assert result.exit_code == 2
     assert message in result.stderr
     assert "Error: " in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("Error: ")
     assert "Traceback" not in result.output
     assert result.stdout == ""
     assert listing(folder) == ["in.h5ad", "section.png"]
@@ -63,12 +64,12 @@ def assert_refused(result, folder, message):
 def test_help(flag):
     result = run(flag)
     assert result.exit_code == 0
-    for command in ("enhance", "demo"):
+    for command in ("enhance", "features", "report", "benchmark", "demo"):
         assert command in result.stdout
         told = run(command, flag)
         assert told.exit_code == 0
         assert "--out" in told.stdout
-        assert "--max-epochs" in told.stdout
+        assert "--config" in told.stdout
 
 
 def test_version():
@@ -80,7 +81,8 @@ def test_version():
 def test_enhance_writes_subspots_that_sum_to_the_spots(spots, folder):
     result = enhance("--n-subspots", 4)
     assert result.exit_code == 0
-    assert "30 spots -> 120 subspots x 5 genes: out.h5ad" in result.stdout
+    assert "30 spots -> 120 subspots x 5 genes: out.h5ad" in result.stderr
+    assert result.stdout == ""
     assert listing(folder) == ["in.h5ad", "out.h5ad", "section.png"]
     written = ad.read_h5ad("out.h5ad")
     assert written.shape == (120, 5)
@@ -184,7 +186,10 @@ def test_no_picture_is_needed(folder):
         (["--library-key", "slide"], "found 'slide'"),
         (["--image-scale", 10], "Expected all positions in the picture, found 29 of 30 outside"),
         (["--image-scale", 0], "positive scale"),
-        (["--likelihood", "cauchy"], "'cauchy' is not one of"),
+        (["--likelihood", "cauchy"], "found 'cauchy'"),
+        (["--likelihood", "nb", "--likelihood", "poisson"], "Expected --likelihood once, found nb, poisson"),
+        (["--image-key", "full"], "Expected --image-key with SpatialData only"),
+        (["--report", "report.pdf"], "'.html'"),
         (["--max-epochs", 0], "0 is not in the range x>=1"),
         (["--max-epochs", -1], "-1 is not in the range x>=1"),
         (["--n-samples", -1], "-1 is not in the range x>=0"),
@@ -209,7 +214,7 @@ def test_a_store_and_machines(folder):
     assert enhance("--n-subspots", 4, out="out.h5ad").exit_code == 0
     assert listing(folder) == ["in.h5ad", "out.h5ad", "out.zarr", "section.png"]
     assert ad.read_zarr("out.zarr").shape == ad.read_h5ad("out.h5ad").shape == (120, 5)
-    assert "'.zarr' or '.h5ad'" in enhance(out="out.txt").stderr
+    assert "'.h5ad' or '.zarr'" in enhance(out="out.txt").stderr
     assert "Invalid value for '--devices'" in enhance("--devices", 0).stderr
 
 

@@ -1,0 +1,348 @@
+"""One page about a run: what went in, what came out, and what to look at twice."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from os import PathLike
+from pathlib import Path
+from typing import Any, NamedTuple
+from xml.etree.ElementTree import Element
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from mudata import MuData
+
+from soscope_scverse import __version__, im, pp
+from soscope_scverse import _keys as keys
+from soscope_scverse import _validation as check
+from soscope_scverse._arrays import columns
+from soscope_scverse._files import completed
+from soscope_scverse._mudata import modality, spots_of
+from soscope_scverse.pl._page import element, page, picture, section, table
+from soscope_scverse.pl.calibration import calibration
+from soscope_scverse.pl.maps import compare
+
+_TITLE = "soScope report"
+_DRAWS = ("std", "q05", "q95")
+_SHOWN = 12
+"""Most values that are listed; longer arrays begin with their first."""
+
+
+def report(
+    enhanced: AnnData | MuData,
+    adata: AnnData | MuData,
+    path: str | PathLike = "report.html",
+    *,
+    genes: Sequence[str] | None = None,
+    n_genes: int = 6,
+    truth: AnnData | None = None,
+    pit: np.ndarray | Mapping[str, np.ndarray] | None = None,
+) -> None:
+    """Write a page about a run of :func:`~soscope_scverse.tl.enhance`: one HTML file that needs nothing else.
+
+    It shows the genes before and after, how the training went, where the spots lie on the tissue, how sure the result
+    is, what was warned of, and everything that is needed to make the result again.
+
+    Parameters
+    ----------
+    enhanced
+        Subspots, as :func:`~soscope_scverse.tl.enhance` returns them; in memory or file-backed.
+    adata
+        Spots that they were made from.
+    path
+        File to write. What is there is replaced when the page is complete.
+    genes
+        Genes to draw. Default: the `n_genes` spatially most variable ones of each modality, see
+        :func:`~soscope_scverse.pp.spatial_genes`.
+    n_genes
+        How many genes to draw.
+    truth
+        True subspots if they are known, see :func:`~soscope_scverse.pl.compare`.
+    pit
+        Values of :func:`~soscope_scverse.metrics.pit` if they are known, see :func:`~soscope_scverse.pl.calibration`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If `adata` does not hold the spots of `enhanced`, or a gene is missing; nothing is written then.
+
+    Notes
+    -----
+    Names and texts from the data are shown as they are and never run as HTML or script.
+    """
+    record = _Record.of(enhanced)
+    parts = [_part(name, *pair, genes, n_genes, record) for name, pair in _pairs(enhanced, adata).items()]
+    with _figures_apart():
+        sections = [
+            _warned(record),
+            _maps(parts, truth),
+            _training(record),
+            _alignment(enhanced, adata, record),
+            *([] if pit is None else [_calibration(pit)]),
+            _contents(parts, record),
+            _run(record),
+        ]
+    links = (element("li", element("a", str(part[0].text), href=f"#{part.get('id')}")) for part in sections)
+    nav = element("nav", element("ul", *links), aria_label="On this page")
+    whole = page(_TITLE, _header(parts, record), nav, element("main", *sections), _footer())
+    with completed(Path(path)) as unfinished:
+        unfinished.write_text(whole, encoding="utf-8")
+
+
+class _Record(NamedTuple):
+    """What :func:`~soscope_scverse.tl.enhance` notes in ``uns["soscope"]``; empty if the result was made otherwise."""
+
+    entries: Mapping[str, Any]
+    arguments: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, enhanced: AnnData | MuData) -> _Record:
+        entries = enhanced.uns.get(keys.RESULT, {})
+        return cls(entries, json.loads(entries.get("arguments", "{}")))
+
+    @property
+    def library_key(self) -> str | None:
+        return self.arguments.get("library_key")
+
+    @property
+    def warnings(self) -> list[str]:
+        return [str(message) for message in self.entries.get("warnings", [])]
+
+    def of_modality(self, argument: str, name: str) -> Any:
+        value = self.arguments.get(argument)
+        return value.get(name) if isinstance(value, Mapping) else value
+
+
+class _Part(NamedTuple):
+    """A modality of the run; an AnnData is one without a name."""
+
+    name: str
+    spots: AnnData
+    """With the features of the result, in ``X``."""
+    subspots: AnnData
+    """With the features to draw."""
+    n_features: int
+    aggregate: Any
+
+
+def _pairs(enhanced: AnnData | MuData, adata: AnnData | MuData) -> dict[str, tuple[AnnData, AnnData]]:
+    """Subspots and spots of each modality."""
+    if type(enhanced) is not type(adata):
+        msg = f"Expected two of a kind, found {type(enhanced).__name__} and {type(adata).__name__}."
+        raise TypeError(msg)
+    if isinstance(enhanced, MuData):
+        check.mudata(adata, dict.fromkeys(enhanced.mod, ""), None)
+        return {name: (modality(enhanced, name), modality(adata, name)) for name in enhanced.mod}
+    return {"": (check.anndata(enhanced), check.anndata(adata))}
+
+
+def _part(
+    name: str, enhanced: AnnData, adata: AnnData, genes: Sequence[str] | None, n_genes: int, record: _Record
+) -> _Part:
+    spots = _features(adata, check.genes(adata, enhanced.var_names), record.of_modality("layer", name))
+    check.spots_of_subspots(spots, enhanced)
+    if genes is None:
+        genes = pp.spatial_genes(spots, n_genes, library_key=record.library_key)
+    elif name:  # of a MuData the genes are in one modality or another
+        genes = [gene for gene in genes if gene in enhanced.var_names]
+    drawn = _features(enhanced, check.genes(enhanced, genes) if genes else [], None, _DRAWS)
+    by_mean = record.of_modality("likelihood", name) == "gaussian"
+    aggregate = record.arguments.get("model_kwargs", {}).get("aggregate") or ("mean" if by_mean else "sum")
+    return _Part(name, spots, drawn, enhanced.n_vars, aggregate)
+
+
+def _features(adata: AnnData, names: Sequence[str], layer: str | None, layers: Iterable[str] = ()) -> AnnData:
+    """Some features in memory, and of the rest what is drawn; of a file-backed AnnData only these are read."""
+    index = adata.var_names.get_indexer(names)
+    return AnnData(
+        columns(check.profiles(adata, layer), index),
+        obs=adata.obs.copy(),
+        var=adata.var.iloc[index].copy(),
+        layers={name: columns(adata.layers[name], index) for name in layers if name in adata.layers},
+        obsm={keys.SPATIAL: check.positions(adata)},
+        uns=dict(adata.uns),
+    )
+
+
+@contextmanager
+def _figures_apart() -> Iterator[None]:
+    """Draw without windows, in matplotlib's own style, and leave the figures of the user alone."""
+    before = plt.get_fignums()
+    with plt.ioff(), plt.style.context("default"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the page tells what there is to tell
+        try:
+            yield
+        finally:
+            for number in set(plt.get_fignums()).difference(before):
+                plt.close(number)
+
+
+def _header(parts: Sequence[_Part], record: _Record) -> Element:
+    spots, subspots = parts[0].spots, parts[0].subspots
+    uses_picture = record.entries.get("uses_picture")
+    tiles = {
+        "Spots": f"{subspots.obs[keys.SPOT].nunique():,}",
+        "Subspots": f"{subspots.n_obs:,}",
+        "Features": f"{sum(part.n_features for part in parts):,}",
+        "Sections": f"{len(np.unique(check.sections(spots, record.library_key))):,}",
+        "Picture": "unknown" if uses_picture is None else "used" if uses_picture else "not used",
+        "Warnings": f"{len(record.warnings)}",
+    }
+    facts = (element("div", element("dt", name), element("dd", value)) for name, value in tiles.items())
+    return element(
+        "header",
+        element("h1", "Enhanced spatial omics"),
+        element("p", "Spots divided into subspots, whose profiles soScope inferred.", class_="faint"),
+        element("dl", *facts, class_="tiles"),
+    )
+
+
+def _warned(record: _Record) -> Element:
+    if not record.warnings:
+        text = "None were raised in the run." if record.entries else "The run was not recorded."
+        return section("Warnings", "warnings", element("p", text))
+    listed = element("ul", *(element("li", message) for message in record.warnings))
+    found = section("Warnings", "warnings", listed)
+    found.set("class", "some")
+    return found
+
+
+def _maps(parts: Sequence[_Part], truth: AnnData | None) -> Element:
+    pictures = [_map(part, gene, truth) for part in parts for gene in part.subspots.var_names]
+    text = (
+        "The same colour means the same amount in all maps of a feature; subspots are shown in amounts of a whole spot "
+        "like them."
+    )
+    return section("Before and after", "maps", element("p", text), element("div", *pictures, class_="maps"))
+
+
+def _map(part: _Part, gene: str, truth: AnnData | None) -> Element:
+    axes = compare(part.spots, part.subspots, [gene], truth=truth, aggregate=part.aggregate)
+    of = f" ({part.name})" if part.name else ""
+    last = "" if truth is None else ", then the truth"
+    alt = f"Maps of {gene}{of}: the spots on the left, then the enhanced subspots{last}."
+    return picture(axes.flat[0], alt, element("strong", gene), of)
+
+
+def _training(record: _Record) -> Element:
+    return section("Training", "training", element("p", "No training history was recorded."))
+
+
+def _alignment(enhanced: AnnData | MuData, adata: AnnData | MuData, record: _Record) -> Element:
+    """Spots over the picture that the result carries, which is there when the file of the run is not."""
+    pictures = _pictures(spots_of(enhanced), record.library_key)
+    if pictures is None:
+        return section("Alignment", "alignment", element("p", "The result carries no picture of the tissue."))
+    name = "" if isinstance(adata, AnnData) else next(iter(adata.mod))
+    spots = adata if isinstance(adata, AnnData) else modality(adata, name)
+    found = im.check_alignment(spots, pictures, library_key=record.library_key, layer=record.of_modality("layer", name))
+    rows = [
+        (
+            str(section_name or "all"),
+            str(placement),
+            f"{row['inside']:.0%}",
+            f"{row['on_tissue']:.0%}",
+            f"{row['correlation']:.2f}",
+        )
+        for (section_name, placement), row in found.table.iterrows()
+        if placement == "as given" or row["suspected"]
+    ]
+    head = ("Section", "Placement", "Spots in the picture", "Spots on tissue", "Darkness and depth, r")
+    text = (
+        "Spots should lie on tissue, and darker tissue should hold more counts. A placement that fits clearly better "
+        "than the one given is listed below it."
+    )
+    return section(
+        "Alignment",
+        "alignment",
+        element("p", text),
+        table(head, rows, "Fit of spots and tissue"),
+        picture(found.plot()[0], "The spots as circles over the picture of the tissue."),
+    )
+
+
+def _pictures(enhanced: AnnData, library_key: str | None) -> Any:
+    """The pictures in a result: one, or by section; None if one of them is missing."""
+    libraries = [None] if library_key is None else np.unique(check.sections(enhanced, library_key)).tolist()
+    if library_key is None and len(enhanced.uns.get(keys.SPATIAL, {})) > 1:
+        return None
+    opened = {}
+    for library in libraries:
+        embedded = im.embedded_image(enhanced, library)
+        if embedded is None:
+            return None
+        opened[library] = im.open_image(embedded[0], scale=embedded[1])
+    return opened[None] if library_key is None else opened
+
+
+def _calibration(pit: Any) -> Element:
+    text = "Share of the truth that the central intervals of the draws hold; on the diagonal they hold what they say."
+    drawn = picture(calibration(pit), "Observed against nominal share of the truth in central intervals.")
+    return section("Calibration", "calibration", element("p", text), drawn)
+
+
+def _contents(parts: Sequence[_Part], record: _Record) -> Element:
+    """Numbers of each section, by modality."""
+    rows = []
+    for part in parts:
+        of_spot = check.sections(part.spots, record.library_key)
+        of_subspot = check.sections(part.subspots, record.library_key)
+        total = np.asarray(part.spots.X.sum(axis=1)).ravel()
+        for name in np.unique(of_spot):
+            numbers = (of_spot == name).sum(), (of_subspot == name).sum(), part.n_features
+            what = [part.name] if part.name else []
+            rows.append(
+                (name, *what, *(f"{number:,}" for number in numbers), f"{np.median(total[of_spot == name]):,.5g}")
+            )
+    what = ["Modality"] if parts[0].name else []
+    head = ("Section", *what, "Spots", "Subspots", "Features", "Median total of a spot")
+    return section("Contents", "contents", table(head, rows, "What went in and what came out"))
+
+
+def _run(record: _Record) -> Element:
+    """Everything that is noted of the run, and a call that makes the result again."""
+    entries = record.entries
+    made = {"soscope_scverse": entries.get("version", "not recorded"), "Seed": entries.get("seed", "not recorded")}
+    tables = [table(("", ""), _rows(made | dict(entries.get("versions", {}))), "Versions and seed")]
+    for name, title in (
+        ("geometry", "Division of the spots"),
+        ("encoder", "Encoder of the picture"),
+        ("spatialdata", "Elements of the SpatialData"),
+    ):
+        if name in entries:
+            tables.append(table(("Name", "Value"), _rows(entries[name]), title))
+    arguments = {name: value for name, value in record.arguments.items() if value not in (None, {})}
+    call = ",\n".join(f"    {name}={value!r}" for name, value in {**arguments, "seed": entries.get("seed")}.items())
+    code = element("pre", element("code", f"sos.tl.enhance(\n    adata,\n{call},\n)"))
+    return section("What was run", "run", code, *tables)
+
+
+def _rows(entries: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(str(name), _shown(value)) for name, value in entries.items()]
+
+
+def _shown(value: Any) -> str:
+    """A value in a few words: arrays and tables may be long."""
+    if isinstance(value, pd.DataFrame):
+        return f"table of {len(value)} rows"
+    values = [f"{one:.5g}" if isinstance(one, float) else str(one) for one in np.ravel(value)]
+    return ", ".join(values if len(values) <= _SHOWN else [*values[:3], f"... ({len(values):,} values)"])
+
+
+def _footer() -> Element:
+    now = datetime.now().astimezone()
+    return element(
+        "footer",
+        element(
+            "p",
+            f"Written by soscope_scverse {__version__} on {now:%d %B %Y, %H:%M %Z}. The model: Li, Bao, Hou et al., ",
+            element("cite", "Nature Communications"),
+            " 15, 6541 (2024).",
+        ),
+    )
