@@ -19,14 +19,13 @@ def read(path: Path, *, backed: bool = False) -> Any:
     backed
         Leave the profiles of an h5ad file on disk.
     """
-    import anndata
     import mudata
 
     if path.suffix == ".h5mu":
         return _read(path, "a MuData file (.h5mu)", mudata.read_h5mu)
     if path.suffix == ".zarr" or path.is_dir():
         return _read(path, "a zarr store of AnnData or SpatialData", _read_zarr)
-    return _read(path, "an AnnData file (.h5ad)", lambda file: anndata.read_h5ad(file, backed="r" if backed else None))
+    return _read(path, "an AnnData file (.h5ad)", lambda file: _read_h5ad(file, backed=backed))
 
 
 def _read(path: Path, kind: str, reader: Callable[[Path], Any]) -> Any:
@@ -35,6 +34,15 @@ def _read(path: Path, kind: str, reader: Callable[[Path], Any]) -> Any:
     except Exception as error:  # damaged files and those of another kind fail in many ways
         msg = f"Expected {path} to be {kind}, but it cannot be read as one: {error or type(error).__name__}"
         raise ValueError(msg) from error
+
+
+def _read_h5ad(path: Path, *, backed: bool) -> Any:
+    import anndata
+    import h5py
+
+    with h5py.File(path) as file:
+        backed = backed and "X" in file  # a file-backed AnnData cannot be without
+    return anndata.read_h5ad(path, backed="r" if backed else None)
 
 
 def _read_zarr(path: Path) -> Any:
