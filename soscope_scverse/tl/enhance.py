@@ -21,9 +21,10 @@ from soscope_scverse import _validation as check
 from soscope_scverse import im, pp
 from soscope_scverse._mudata import joined, modality
 from soscope_scverse.data.transfer import with_features
+from soscope_scverse.im.features import needs_picture
 from soscope_scverse.model import SoScope
 from soscope_scverse.module.likelihoods import LIKELIHOODS
-from soscope_scverse.tl.elements import enhances_spatialdata
+from soscope_scverse.tl.elements import enhances_spatialdata, looks_at_picture
 from soscope_scverse.tl.presets import PRESETS
 
 logger = logging.getLogger(__name__)
@@ -193,8 +194,9 @@ def enhance(
     if batch_key is not None:
         check.labels(spots, "batch_key", batch_key, "batch")
     without = sources == "positions" or arguments["encoder"] == "noise"
-    has_picture = not without and _find_picture(spots, image, image_scale, library_key, needed=sources == "picture")
-    looks = has_picture and keys.FEATURES not in spots.obsm
+    looks = looks_at_picture(spots, encoder, sources) and _find_picture(
+        spots, image, image_scale, library_key, needed=sources == "picture"
+    )
     if looks and (counts := _first_counts(adata, layer, likelihood)) is not None:
         whole, of_counts = counts
         im.check_alignment(whole, image, image_scale=image_scale, library_key=library_key, layer=of_counts)
@@ -202,11 +204,11 @@ def enhance(
     _divide(spots, n_subspots, cells, library_key)
     if keys.SPOT_GRAPH not in spots.obsp:
         pp.spot_graph(spots, layer=layer, library_key=library_key)
-    if looks or arguments["encoder"] in ("precomputed", "noise"):
+    if looks or not needs_picture(encoder):
         logger.info("Extracting image features (encoder=%s).", arguments["encoder"])
         options = {"encoder": encoder, "image_scale": image_scale, "library_key": library_key}
         im.features(spots, image, **options | arguments["features_kwargs"])
-    if has_picture and image is not None:
+    if image is not None and not without:
         _embed_thumbnails(spots, image, image_scale, library_key)
 
     with torch.random.fork_rng():
@@ -286,9 +288,7 @@ def _checked_spots(
 def _find_picture(
     spots: AnnData | MuData, image: Any, image_scale: float | None, library_key: str | None, *, needed: bool
 ) -> bool:
-    """Whether there is a picture or its features; raises if coordinates leave it, warns if there is none."""
-    if keys.FEATURES in spots.obsm:
-        return True
+    """Whether there is a picture; raises if coordinates leave it, warns if there is none."""
     if image is None:
         libraries = [None] if library_key is None else np.unique(check.sections(spots, library_key)).tolist()
         embedded = [im.embedded_image(spots, library) for library in libraries]
