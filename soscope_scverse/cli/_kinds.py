@@ -63,10 +63,10 @@ def pair(data: Any, enhanced: Any, named: dict[str, Any]) -> tuple[Any, Any]:
     """Spots and subspots, of a SpatialData those that its tables hold; `named` as of :func:`elements`."""
     if kind(data) != "SpatialData":
         return data, enhanced
-    from soscope_scverse._spatialdata import OPTIONS, SpatialSection
+    from soscope_scverse._spatialdata import SpatialSpots
 
-    options: Any = {name: named.get(name, OPTIONS[name]) for name in ("table_key", "shapes_key", "coordinate_system")}
-    return SpatialSection(data, **options).spots(), enhanced.tables[named.get("key_added", "enhanced")]
+    of_spots = {name: named[name] for name in ("table_key", "shapes_key", "coordinate_system") if name in named}
+    return SpatialSpots(data, **of_spots).adata(), enhanced.tables[named.get("key_added", "enhanced")]
 
 
 def slots_of(data: Any, named: dict[str, Any]) -> Any:
