@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import warnings
@@ -23,6 +24,7 @@ from soscope_scverse.cli.report import report
 @click.pass_context
 def main(context: click.Context) -> None:
     """Enhance the resolution of spatial omics with soScope."""
+    os.environ.setdefault("MPLBACKEND", "agg")  # figures go to files, wherever this runs
     context.with_resource(warnings.catch_warnings())
     warnings.showwarning = _show_warning
     # what libraries deprecate in each other is nothing that a user could mend, and comes at every step

@@ -63,11 +63,11 @@ def benchmark(
     if type(adata).__name__ != "AnnData":
         msg = f"Expected an AnnData to merge the spots of, found a {type(adata).__name__}. Write one modality or table."
         raise ValueError(msg)
-    from soscope_scverse import _validation, bench, pp
+    from soscope_scverse import _validation, bench, pl, pp
 
     adata.X = _validation.profiles(adata, layer)
-    by_mean = likelihood == "gaussian"
-    low, truth = bench.simulate_low_resolution(adata, factor, lattice=lattice, aggregate="mean" if by_mean else "sum")
+    aggregate: Literal["sum", "mean"] = "mean" if likelihood == "gaussian" else "sum"
+    low, truth = bench.simulate_low_resolution(adata, factor, lattice=lattice, aggregate=aggregate)
     genes = pp.spatial_genes(truth, n_genes)
     table = bench.compare(
         low[:, genes].copy(),
@@ -78,25 +78,15 @@ def benchmark(
         task=source.stem,
         progress=common.progress()["enable_progress_bar"],
         enhance_kwargs=common.given(**kwargs)
-        | {"likelihood": likelihood, "features_kwargs": common.given(weights=weights, cache=cache)}
-        | ({"model_kwargs": {"aggregate": "mean"}} if by_mean else {}),
+        | {"likelihood": likelihood, "features_kwargs": common.given(weights=weights, cache=cache)},
     )
     with files.completed(out) as part:
         table.to_csv(part, index=False)
     if figure is not None:
-        _draw(table, figure)
+        with files.completed(figure) as part:
+            pl.benchmark(table, save=part)
     click.echo(_medians(table))
     common.tell(f"{truth.n_obs} spots merged into {low.n_obs}, {len(genes)} genes: {out}")
-
-
-def _draw(table: Any, figure: Path) -> None:
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from soscope_scverse import pl
-
-    with files.completed(figure) as part:
-        pl.benchmark(table, save=part)
 
 
 def _medians(table: Any) -> str:

@@ -20,9 +20,6 @@ from soscope_scverse.cli._files import write
 def demo(out: Path, n_spots: int, lattice: str, seed: int, max_epochs: int | None) -> None:
     """Make a synthetic section, enhance it, and compare with the truth."""
     out.mkdir(parents=True, exist_ok=True)
-    import matplotlib as mpl
-
-    mpl.use("Agg")
     from PIL import Image
 
     from soscope_scverse import bench, datasets, pl, pp, tl
