@@ -142,6 +142,28 @@ def labels(adata: AnnData, name: str, key: str, what: str) -> np.ndarray:
     return column.astype(str).to_numpy()
 
 
+def section_rows(adata: AnnData, library_key: str | None, library_id: str | None) -> np.ndarray:
+    """Return which observations are of the section to draw, a mask; raise if there are several to choose from."""
+    if library_key is None:
+        several = sorted(adata.uns.get(keys.SPATIAL, {}))
+        if library_id is not None or len(several) > 1:
+            found = f"`library_id` {library_id!r}" if library_id is not None else f"the sections {several} in `uns`"
+            msg = (
+                f"Expected `library_key`, the column of `obs` that tells the sections, found None with {found}. "
+                "Name it, and the section to draw with `library_id`."
+            )
+            raise ValueError(msg)
+        return np.ones(adata.n_obs, dtype=bool)
+    of = sections(adata, library_key)
+    there = np.unique(of).tolist()
+    if library_id is None and len(there) == 1:
+        library_id = there[0]
+    if library_id not in there:
+        msg = f"Expected `library_id` to be one of the sections {there} in {library_key!r}, found {library_id!r}."
+        raise ValueError(msg)
+    return of == library_id
+
+
 def model_slots(adata: AnnData, features_key: str | None) -> None:
     """Raise unless graph, positions, exposures and image features are there and fit each other."""
     for key in (keys.SUBSPOTS, keys.EXPOSURE):

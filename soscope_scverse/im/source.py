@@ -146,6 +146,12 @@ class ImageSource:
         turn = None if upright or not scale else linear / scale
         return replace(self, scale=scale, offset=(float(x), float(y)), turn=turn)
 
+    def counted_from(self, origin: np.ndarray) -> ImageSource:
+        """Return the picture for coordinates that begin at `origin`, (x, y) of the present ones."""
+        shift = np.eye(3)
+        shift[:2, 2] = origin
+        return self.placed(self.matrix @ shift)
+
     def coarsened(self, factor: float) -> ImageSource:
         """Return the coarsest level of the picture whose pixels are at most ``factor`` times as wide, else itself."""
         size = max(self.height, self.width)

@@ -1,0 +1,101 @@
+"""Training curves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from anndata import AnnData
+from matplotlib.axes import Axes
+from mudata import MuData
+
+from soscope_scverse import _keys as keys
+from soscope_scverse.pl.figures import panels, save_figure
+
+if TYPE_CHECKING:
+    from soscope_scverse.model import SoScope
+
+_PRETRAINING = "pretrain_"
+_TERMS = {
+    "loss": "loss",
+    "reconstruction_loss": "reconstruction",
+    "kl_local": "divergence from the prior",
+    "graph_loss": "spot graph",
+    "image_loss": "picture",
+}
+"""What is drawn: names in the history, and titles."""
+
+
+def history(
+    result: AnnData | MuData | SoScope, *, ax: np.ndarray | Axes | None = None, save: str | PathLike | None = None
+) -> np.ndarray:
+    """Draw the loss and its terms over the epochs: a row for each phase of the training.
+
+    Parameters
+    ----------
+    result
+        Subspots, as :func:`~soscope_scverse.tl.enhance` returns them, or a trained
+        :class:`~soscope_scverse.model.SoScope`.
+    ax
+        As many Axes as are returned to draw on.
+    save
+        File to save the figure to.
+
+    Returns
+    -------
+    The n_phases x n_terms Axes. Phases are the pretraining, if there was any, and the training; terms those of the loss
+    that the phases have: "loss", "reconstruction", "divergence from the prior", "spot graph" and "picture". Axes of a
+    term that a phase does not have are empty.
+
+    Raises
+    ------
+    ValueError
+        If there is no history, or `ax` has another shape.
+    """
+    phases = _phases(_found(result))
+    terms = [term for term in _TERMS if any(term in curves for curves in phases.values())]
+    axes = panels(ax, (len(phases), len(terms)), (2.6, 2.2), f"phases {list(phases)} x terms {terms}")
+    for row, (phase, curves) in zip(axes, phases.items(), strict=True):
+        for panel, term in zip(row, terms, strict=True):
+            if term not in curves:
+                panel.set_axis_off()
+                continue
+            for part, values in curves[term].items():
+                panel.plot(np.arange(1, len(values) + 1), values, linewidth=1, label=part)
+            panel.set_title(f"{phase}: {_TERMS[term]}", fontsize=9)
+            panel.set_xlabel("epoch", fontsize=8)
+            panel.tick_params(labelsize=7)
+            panel.spines[["top", "right"]].set_visible(False)
+        if len(curves["loss"]) > 1:
+            row[0].legend(frameon=False, fontsize=7)
+    save_figure(axes[0, 0], save)
+    return axes
+
+
+def _found(result: Any) -> Mapping[str, Any]:
+    """The history of a model or of its result."""
+    if isinstance(result, AnnData | MuData):
+        found = result.uns.get(keys.RESULT, {}).get("history")
+        where, advice = f"`uns['{keys.RESULT}']['history']`", "Pass a result of `tl.enhance`, or the model."
+    else:
+        found = getattr(result, "history", None)
+        where, advice = f"`history` of {type(result).__name__}", "Call `model.train()` first."
+    if not found or "train_loss" not in found:
+        msg = f"Expected the losses of a training in {where}, found {sorted(found) if found else 'none'}. {advice}"
+        raise ValueError(msg)
+    return found
+
+
+def _phases(found: Mapping[str, Any]) -> dict[str, dict[str, dict[str, np.ndarray]]]:
+    """Curves by phase, term and part of the data (training and validation)."""
+    phases: dict[str, dict[str, dict[str, np.ndarray]]] = {}
+    for phase, prefix in (("pretraining", _PRETRAINING), ("training", "")):
+        for term in _TERMS:
+            for part in ("train", "validation"):
+                name = prefix + (f"{part}_loss" if term == "loss" else f"{term}_{part}")
+                if name in found:
+                    values = np.asarray(found[name], dtype=float).ravel()
+                    phases.setdefault(phase, {}).setdefault(term, {})[part] = values
+    return phases
