@@ -60,10 +60,11 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str) -> E
 
 def picture(ax: Axes, alt: str, *caption: Element | str) -> Element:
     """The figure that `ax` is part of as a picture within the page."""
-    png, figure = BytesIO(), cast("Figure", ax.figure)
-    figure.savefig(png, format="png", dpi=_DPI, facecolor="white")
-    width, height = (str(round(size * _DPI)) for size in figure.get_size_inches())
-    source = f"data:image/png;base64,{b64encode(png.getvalue()).decode()}"
+    file = BytesIO()
+    cast("Figure", ax.figure).savefig(file, format="png", dpi=_DPI, facecolor="white", bbox_inches="tight")
+    png = file.getvalue()
+    width, height = (str(int.from_bytes(png[start : start + 4])) for start in (16, 20))  # of the header of a PNG
+    source = f"data:image/png;base64,{b64encode(png).decode()}"
     image = element("img", src=source, alt=alt, width=width, height=height)
     return element("figure", image, *([element("figcaption", *caption)] if caption else []))
 

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 from xml.etree.ElementTree import Element
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from mudata import MuData
 
 from soscope_scverse import __version__, im, pp
@@ -25,11 +27,15 @@ from soscope_scverse._arrays import columns
 from soscope_scverse._files import completed
 from soscope_scverse._mudata import modality, spots_of
 from soscope_scverse.pl._page import element, page, picture, section, table
+from soscope_scverse.pl.alignment import alignment
 from soscope_scverse.pl.calibration import calibration
-from soscope_scverse.pl.maps import compare
+from soscope_scverse.pl.history import history
+from soscope_scverse.pl.maps import compare, uncertainty
 
 _TITLE = "soScope report"
 _DRAWS = ("std", "q05", "q95")
+_MOST_SECTIONS = 4
+"""Most sections whose maps are drawn."""
 _SHOWN = 12
 """Most values that are listed; longer arrays begin with their first."""
 
@@ -39,7 +45,7 @@ def report(
     adata: AnnData | MuData,
     path: str | PathLike = "report.html",
     *,
-    genes: Sequence[str] | None = None,
+    genes: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
     n_genes: int = 6,
     truth: AnnData | None = None,
     pit: np.ndarray | Mapping[str, np.ndarray] | None = None,
@@ -58,10 +64,10 @@ def report(
     path
         File to write. What is there is replaced when the page is complete.
     genes
-        Genes to draw. Default: the `n_genes` spatially most variable ones of each modality, see
-        :func:`~soscope_scverse.pp.spatial_genes`.
+        Genes to draw, of MuData by modality. Default: the `n_genes` spatially most variable ones (of each modality),
+        see :func:`~soscope_scverse.pp.spatial_genes`.
     n_genes
-        How many genes to draw.
+        How many genes to draw by default.
     truth
         True subspots if they are known, see :func:`~soscope_scverse.pl.compare`.
     pit
@@ -77,13 +83,16 @@ def report(
     Names and texts from the data are shown as they are and never run as HTML or script.
     """
     record = _Record.of(enhanced)
-    parts = [_part(name, *pair, genes, n_genes, record) for name, pair in _pairs(enhanced, adata).items()]
+    chosen = check.by_modality("genes", genes) if isinstance(enhanced, MuData) else {"": genes}
+    pairs = _pairs(enhanced, adata)
+    parts = [_part(name, *pair, chosen.get(name), n_genes, record) for name, pair in pairs.items()]
     with _figures_apart():
         sections = [
             _warned(record),
-            _maps(parts, truth),
-            _training(record),
+            _maps(parts, truth, record),
+            _training(enhanced, record),
             _alignment(enhanced, adata, record),
+            _uncertainty(parts, record),
             *([] if pit is None else [_calibration(pit)]),
             _contents(parts, record),
             _run(record),
@@ -149,9 +158,7 @@ def _part(
     check.spots_of_subspots(spots, enhanced)
     if genes is None:
         genes = pp.spatial_genes(spots, n_genes, library_key=record.library_key)
-    elif name:  # of a MuData the genes are in one modality or another
-        genes = [gene for gene in genes if gene in enhanced.var_names]
-    drawn = _features(enhanced, check.genes(enhanced, genes) if genes else [], None, _DRAWS)
+    drawn = _features(enhanced, check.genes(enhanced, genes), None, _DRAWS)
     by_mean = record.of_modality("likelihood", name) == "gaussian"
     aggregate = record.arguments.get("model_kwargs", {}).get("aggregate") or ("mean" if by_mean else "sum")
     return _Part(name, spots, drawn, enhanced.n_vars, aggregate)
@@ -213,25 +220,61 @@ def _warned(record: _Record) -> Element:
     return found
 
 
-def _maps(parts: Sequence[_Part], truth: AnnData | None) -> Element:
-    pictures = [_map(part, gene, truth) for part in parts for gene in part.subspots.var_names]
+def _maps(parts: Sequence[_Part], truth: AnnData | None, record: _Record) -> Element:
+    def drawn(part: _Part, gene: str, shown: Mapping[str, Any]) -> Axes:
+        return compare(part.spots, part.subspots, gene, truth=truth, aggregate=part.aggregate, **shown)[0, 0]
+
     text = (
         "The same colour means the same amount in all maps of a feature; subspots are shown in amounts of a whole spot "
         "like them."
     )
-    return section("Before and after", "maps", element("p", text), element("div", *pictures, class_="maps"))
+    what = f"Maps of {{}}: the spots, then the enhanced subspots{'' if truth is None else ', then the truth'}."
+    return section("Before and after", "maps", element("p", text), *_by_feature(parts, record, drawn, what))
 
 
-def _map(part: _Part, gene: str, truth: AnnData | None) -> Element:
-    axes = compare(part.spots, part.subspots, [gene], truth=truth, aggregate=part.aggregate)
-    of = f" ({part.name})" if part.name else ""
-    last = "" if truth is None else ", then the truth"
-    alt = f"Maps of {gene}{of}: the spots on the left, then the enhanced subspots{last}."
-    return picture(axes.flat[0], alt, element("strong", gene), of)
+def _uncertainty(parts: Sequence[_Part], record: _Record) -> Element:
+    title, name = "Uncertainty", "uncertainty"
+    if not all("q05" in part.subspots.layers for part in parts):
+        text = "No draws were made: give enhance a number of them (n_samples=30, or --n-samples 30)."
+        return section(title, name, element("p", text))
+
+    def drawn(part: _Part, gene: str, shown: Mapping[str, Any]) -> Axes:
+        return uncertainty(part.subspots, gene, relative=part.aggregate == "sum", **shown)[0, 0]
+
+    text = "What is expected in a subspot, and the width of the interval that holds the truth in 90 % of the subspots."
+    what = "Maps of {}: what is expected, then how uncertain it is."
+    return section(title, name, element("p", text), *_by_feature(parts, record, drawn, what))
 
 
-def _training(record: _Record) -> Element:
-    return section("Training", "training", element("p", "No training history was recorded."))
+def _by_feature(
+    parts: Sequence[_Part], record: _Record, drawn: Callable[[_Part, str, Mapping[str, Any]], Axes], what: str
+) -> list[Element]:
+    """A picture for each feature and section; `what` it shows, with a place for its name."""
+    key = record.library_key
+    names = [None] if key is None else np.unique(check.sections(parts[0].spots, key)).tolist()
+    pictures = []
+    for part in parts:
+        for gene in part.subspots.var_names:
+            for name in names[:_MOST_SECTIONS]:
+                ax = drawn(part, gene, {} if name is None else {"library_key": key, "library_id": name})
+                of = ", ".join(filter(None, (part.name, name)))
+                pictures.append(picture(ax, what.format(gene), element("strong", gene), f" {of}"))
+                plt.close(cast("Figure", ax.figure))
+    shown = element("div", *pictures, class_="maps")
+    if len(names) <= _MOST_SECTIONS:
+        return [shown]
+    return [shown, element("p", f"Of the {len(names)} sections the first {_MOST_SECTIONS} are shown.", class_="faint")]
+
+
+def _training(enhanced: AnnData | MuData, record: _Record) -> Element:
+    curves = record.entries.get("history")
+    if not curves:
+        return section("Training", "training", element("p", "No training was recorded."))
+    text = "The loss should have levelled off."
+    if any("validation" in name for name in curves):
+        text += " The validation is on counts that the training did not see; it should not rise again."
+    drawn = picture(history(enhanced)[0, 0], "The loss and its terms over the epochs, a row for each phase.")
+    return section("Training", "training", element("p", text), drawn)
 
 
 def _alignment(enhanced: AnnData | MuData, adata: AnnData | MuData, record: _Record) -> Element:
@@ -263,7 +306,7 @@ def _alignment(enhanced: AnnData | MuData, adata: AnnData | MuData, record: _Rec
         "alignment",
         element("p", text),
         table(head, rows, "Fit of spots and tissue"),
-        picture(found.plot()[0], "The spots as circles over the picture of the tissue."),
+        picture(alignment(found)[0], "The spots as circles over the picture of the tissue."),
     )
 
 
@@ -309,7 +352,7 @@ def _run(record: _Record) -> Element:
     """Everything that is noted of the run, and a call that makes the result again."""
     entries = record.entries
     made = {"soscope_scverse": entries.get("version", "not recorded"), "Seed": entries.get("seed", "not recorded")}
-    tables = [table(("", ""), _rows(made | dict(entries.get("versions", {}))), "Versions and seed")]
+    tables = [table(("Name", "Value"), _rows(made | dict(entries.get("versions", {}))), "Versions and seed")]
     for name, title in (
         ("geometry", "Division of the spots"),
         ("encoder", "Encoder of the picture"),
