@@ -172,7 +172,7 @@ def test_a_result_without_a_record(spots, enhanced, tmp_path):
     pl.report(bare, spots.adata, tmp_path / "report.html", n_genes=1)
     text = Page(tmp_path / "report.html").text
     assert "No training was recorded." in text
-    assert "The run was not recorded." in text
+    assert "They were not recorded." in text
 
 
 @pytest.mark.parametrize("suffix", ["h5ad", "zarr"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import tomllib
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from functools import wraps
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,7 +21,11 @@ AT_LEAST_ONE = click.IntRange(min=1)
 
 
 def command(function: Function) -> click.Command:
-    """A sub-command with ``--config``, whose user errors end in a message and exit code 2."""
+    """A sub-command with ``--config``, whose user errors end in a message and exit code 2.
+
+    What `function` returns is printed: tables. Whatever else is written to standard output, as by scvi-tools when a
+    training ends early, goes to standard error.
+    """
     return click.command(_config_option(_user_errors(function)))
 
 
@@ -53,10 +58,12 @@ training_options = options(
     click.option("--max-epochs", type=AT_LEAST_ONE, help="Passes over the spots; default: 400 steps in all."),
     click.option("--accelerator", default="auto", show_default=True, help="cpu, gpu, ..."),
 )
+table_option = click.option("--table-key", help="Table of a SpatialData that holds the spots; default table.")
+key_added_option = click.option("--key-added", help="Table of a SpatialData for the result; default enhanced.")
 element_options = options(
-    click.option("--table-key", help="Table of a SpatialData that holds the spots; default table."),
+    table_option,
     click.option("--image-key", help="Picture of a SpatialData; default: the only one over the spots."),
-    click.option("--shapes-key", help="Spots of a SpatialData, where its table annotates several elements."),
+    click.option("--shapes-key", help="Spots of a SpatialData; default: all that its table annotates."),
     click.option("--coordinate-system", help="Of a SpatialData, where its elements lie over each other in several."),
 )
 
@@ -82,11 +89,14 @@ def _user_errors(function: Function) -> Function:
     @wraps(function)
     def run(**kwargs: Any) -> None:
         try:
-            function(**kwargs)
+            with redirect_stdout(sys.stderr):
+                table = function(**kwargs)
         except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
             _fail(error)
         except _misconfiguration() as error:
             _fail(error)
+        if table is not None:
+            click.echo(table)
 
     return run
 

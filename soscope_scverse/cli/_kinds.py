@@ -59,14 +59,19 @@ def by_modality(data: Any, option: str, values: Sequence[str], read: Callable[[s
     return read(values[0]) if values else None
 
 
-def pair(data: Any, enhanced: Any, named: dict[str, Any]) -> tuple[Any, Any]:
-    """Spots and subspots, of a SpatialData those that its tables hold; `named` as of :func:`elements`."""
-    if kind(data) != "SpatialData":
-        return data, enhanced
+def pair(enhanced: Any, data: Any, named: dict[str, Any]) -> tuple[Any, Any]:
+    """Subspots and spots, of a SpatialData those in its tables; `named` as of :func:`elements`."""
+    if kind(enhanced) != "SpatialData":
+        return enhanced, data
     from soscope_scverse._spatialdata import SpatialSpots
 
     of_spots = {name: named[name] for name in ("table_key", "shapes_key", "coordinate_system") if name in named}
-    return SpatialSpots(data, **of_spots).adata(), enhanced.tables[named.get("key_added", "enhanced")]
+    spots = SpatialSpots(enhanced, **of_spots).adata()
+    key_added = named.get("key_added", "enhanced")
+    if key_added not in enhanced.tables:
+        msg = f"Expected --key-added to be one of the tables {list(enhanced.tables)}, found {key_added!r}."
+        raise ValueError(msg)
+    return enhanced.tables[key_added], spots
 
 
 def slots_of(data: Any, named: dict[str, Any]) -> Any:

@@ -51,7 +51,7 @@ def benchmark(
     n_seeds: int,
     force: bool,
     **kwargs: Any,
-) -> None:
+) -> str:
     """Merge neighbouring spots of IN (.h5ad) and score how well each method recovers them.
 
     2 x 2 spots of a square lattice become one, or the seven of a flower on a hexagonal one. The medians over genes are
@@ -85,8 +85,8 @@ def benchmark(
     if figure is not None:
         with files.completed(figure) as part:
             pl.benchmark(table, save=part)
-    click.echo(_medians(table))
     common.tell(f"{truth.n_obs} spots merged into {low.n_obs}, {len(genes)} genes: {out}")
+    return _medians(table)
 
 
 def _medians(table: Any) -> str:

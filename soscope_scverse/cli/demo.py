@@ -17,7 +17,7 @@ from soscope_scverse.cli._files import write
 @click.option("--lattice", type=click.Choice(["hex", "square"]), default="hex", show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--max-epochs", type=AT_LEAST_ONE, help="Passes over the spots; default: 400 steps in all.")
-def demo(out: Path, n_spots: int, lattice: str, seed: int, max_epochs: int | None) -> None:
+def demo(out: Path, n_spots: int, lattice: str, seed: int, max_epochs: int | None) -> str:
     """Make a synthetic section, enhance it, and compare with the truth."""
     out.mkdir(parents=True, exist_ok=True)
     from PIL import Image
@@ -32,10 +32,11 @@ def demo(out: Path, n_spots: int, lattice: str, seed: int, max_epochs: int | Non
         write(section, out / f"{name}.h5ad")
     genes = [adata.var_names[adata.var["kind"] == kind][0] for kind in ("region", "gradient", "picture")]
     pl.compare(adata, enhanced, genes, truth=truth, truth_layer="mean", save=out / "compare.png")
+    pl.report(enhanced, adata, out / "report.html")
 
     predictions = {name: bench.BASELINES[name](adata) for name in ("repeat", "linear", "linear_conserving")}
-    click.echo(_agreement(predictions | {"soScope": enhanced.X}, truth))
-    tell(f"Wrote section.png, spots.h5ad, enhanced.h5ad, truth.h5ad and compare.png to {out}")
+    tell(f"Wrote section.png, spots.h5ad, enhanced.h5ad, truth.h5ad, compare.png and report.html to {out}")
+    return _agreement(predictions | {"soScope": enhanced.X}, truth)
 
 
 def _agreement(predictions: dict[str, Any], truth: Any) -> str:

@@ -46,7 +46,7 @@ from soscope_scverse.cli._kinds import by_modality, elements, formats, kind, pai
 @click.option("--batch-size", type=AT_LEAST_ONE, help="Most spots that a device takes at once; default 2048.")
 @click.option("--save-model", type=common.NEW, help="New directory for the trained model.")
 @common.element_options
-@click.option("--key-added", help="Table of a SpatialData for the result; default enhanced.")
+@common.key_added_option
 @common.force_option
 def enhance(
     source: Path,
@@ -98,7 +98,7 @@ def enhance(
         files.write(enhanced, out)
     from soscope_scverse._mudata import spots_of
 
-    spots, subspots = pair(data, enhanced, named)
+    subspots, spots = pair(enhanced, data, named)
     if report_path is not None:
         from soscope_scverse import pl
 

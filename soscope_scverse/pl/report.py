@@ -83,7 +83,7 @@ def report(
     Names and texts from the data are shown as they are and never run as HTML or script.
     """
     record = _Record.of(enhanced)
-    chosen = check.by_modality("genes", genes) if isinstance(enhanced, MuData) else {"": genes}
+    chosen: Mapping[str, Any] = check.by_modality("genes", genes) if isinstance(enhanced, MuData) else {"": genes}
     pairs = _pairs(enhanced, adata)
     parts = [_part(name, *pair, chosen.get(name), n_genes, record) for name, pair in pairs.items()]
     with _figures_apart():
@@ -212,7 +212,7 @@ def _header(parts: Sequence[_Part], record: _Record) -> Element:
 
 def _warned(record: _Record) -> Element:
     if not record.warnings:
-        text = "None were raised in the run." if record.entries else "The run was not recorded."
+        text = "None were raised in the run." if "warnings" in record.entries else "They were not recorded."
         return section("Warnings", "warnings", element("p", text))
     listed = element("ul", *(element("li", message) for message in record.warnings))
     found = section("Warnings", "warnings", listed)
@@ -331,21 +331,20 @@ def _calibration(pit: Any) -> Element:
 
 
 def _contents(parts: Sequence[_Part], record: _Record) -> Element:
-    """Numbers of each section, by modality."""
-    rows = []
-    for part in parts:
-        of_spot = check.sections(part.spots, record.library_key)
-        of_subspot = check.sections(part.subspots, record.library_key)
-        total = np.asarray(part.spots.X.sum(axis=1)).ravel()
-        for name in np.unique(of_spot):
-            numbers = (of_spot == name).sum(), (of_subspot == name).sum(), part.n_features
-            what = [part.name] if part.name else []
-            rows.append(
-                (name, *what, *(f"{number:,}" for number in numbers), f"{np.median(total[of_spot == name]):,.5g}")
-            )
-    what = ["Modality"] if parts[0].name else []
-    head = ("Section", *what, "Spots", "Subspots", "Features", "Median total of a spot")
+    """Numbers of each section and modality."""
+    rows = [row for part in parts for row in _numbers(part, record.library_key)]
+    head = ("Section", "Modality", "Spots", "Subspots", "Features", "Median total of a spot")
     return section("Contents", "contents", table(head, rows, "What went in and what came out"))
+
+
+def _numbers(part: _Part, library_key: str | None) -> Iterator[tuple[str, ...]]:
+    of_spot, of_subspot = (check.sections(adata, library_key) for adata in (part.spots, part.subspots))
+    total = np.asarray(part.spots.X.sum(axis=1)).ravel()
+    for name in np.unique(of_spot):
+        is_spot = of_spot == name
+        numbers = (f"{number:,}" for number in (is_spot.sum(), (of_subspot == name).sum(), part.n_features))
+        named = "all" if library_key is None else name, part.name or "one"
+        yield *named, *numbers, f"{np.median(total[is_spot]):,.5g}"
 
 
 def _run(record: _Record) -> Element:
