@@ -91,7 +91,13 @@ def check_alignment(
 
     Returns
     -------
-    Figures of every section and placement, and what :func:`~soscope_scverse.pl.alignment` draws.
+    Alignment
+        Figures of every section and placement, and what :func:`~soscope_scverse.pl.alignment` draws.
+
+    Raises
+    ------
+    ValueError
+        If coordinates or counts are missing, or as for :func:`features` if there is no picture.
 
     Warns
     -----

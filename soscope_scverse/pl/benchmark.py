@@ -41,7 +41,8 @@ def benchmark(
 
     Returns
     -------
-    The Axes, one for each metric.
+    numpy.ndarray of Axes
+        One for each metric.
 
     Raises
     ------
