@@ -267,14 +267,15 @@ def with_options(function: Callable[..., Any], wrapper: Callable[..., Any], **mo
 
 
 def _options(function: Callable[..., Any]) -> dict[str, Any]:
-    """Arguments that a function takes with a SpatialData, and their defaults: what it looks at has to be found."""
+    """Arguments that a function takes with a SpatialData, and their defaults: pictures and cells have to be found."""
     parameters = inspect.signature(function).parameters
-    options: dict[str, Any] = {"table_key": "table", "shapes_key": None}
-    if "image" in parameters:
-        options["image_key"] = None
-    if {"image", "cells"} & set(parameters):
-        options["coordinate_system"] = None
-    return options
+    found = [name for name in ("image", "cells") if name in parameters and parameters[name].default is not False]
+    return {
+        "table_key": "table",
+        **({"image_key": None} if "image" in found else {}),
+        "shapes_key": None,
+        **({"coordinate_system": None} if found else {}),
+    }
 
 
 def accepts_spatialdata(function: Callable[..., Any]) -> Callable[..., Any]:

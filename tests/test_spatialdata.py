@@ -377,7 +377,8 @@ if sys.argv[2] == "writing":
     io_table.write_adata = kill
 else:
     pathlib.Path.rename = rename
-tl.enhance(sd.read_zarr(sys.argv[1]), sources="positions", n_subspots=19, max_epochs=1, accelerator="cpu", overwrite=True)
+sdata = sd.read_zarr(sys.argv[1])
+tl.enhance(sdata, sources="positions", n_subspots=19, max_epochs=1, accelerator="cpu", overwrite=True)
 """
 
 

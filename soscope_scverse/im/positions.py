@@ -47,11 +47,11 @@ def features_at(
         The encoder, where its name alone does not make it: functions, modules, objects.
     key
         Where :func:`features` wrote.
+    table_key, image_key, shapes_key, coordinate_system
+        Of a SpatialData, as of :func:`~soscope_scverse.tl.enhance`; positions are in the coordinates of its spots.
     **kwargs
         Further arguments of :func:`features`: ``image_scale``, ``weights``, ``device``, ``batch_size``, ``cache``,
         ``client``.
-    table_key, image_key, shapes_key, coordinate_system
-        Of a SpatialData, as of :func:`~soscope_scverse.tl.enhance`; positions are in the coordinates of its spots.
 
     Returns
     -------
