@@ -343,7 +343,7 @@ def _numbers(part: _Part, library_key: str | None) -> Iterator[tuple[str, ...]]:
     for name in np.unique(of_spot):
         is_spot = of_spot == name
         numbers = (f"{number:,}" for number in (is_spot.sum(), (of_subspot == name).sum(), part.n_features))
-        named = "all" if library_key is None else name, part.name or "–"
+        named = "all" if library_key is None else name, part.name or "-"
         yield *named, *numbers, f"{np.median(total[is_spot]):,.5g}"
 
 
