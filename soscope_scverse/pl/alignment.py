@@ -14,6 +14,9 @@ from soscope_scverse.pl.figures import panels, save_figure
 if TYPE_CHECKING:
     from soscope_scverse.im import Alignment
 
+_WIDTH = 6
+"""Of a panel, in inches."""
+
 
 def alignment(
     alignment: Alignment, *, ax: np.ndarray | Axes | None = None, save: str | PathLike | None = None
@@ -39,13 +42,15 @@ def alignment(
         If there are more or less Axes than sections.
     """
     sections = alignment.thumbnails
-    axes = panels(ax, (len(sections),), (6, 6), f"one for each of the sections {list(sections)}")
+    axes = panels(ax, (len(sections),), (_WIDTH, _WIDTH), f"one for each of the sections {list(sections)}")
     for panel, (section, (picture, xy, diameter)) in zip(axes, sections.items(), strict=True):
         given = alignment.table.loc[section].iloc[0]
         panel.imshow(picture)
         size = np.full(len(xy), diameter)
         outlines = EllipseCollection(size, size, np.zeros(len(xy)), units="xy", offsets=xy, facecolors="none")
-        outlines.set(offset_transform=panel.transData, edgecolor="limegreen", linewidth=1, rasterized=True)
+        points = 72 * _WIDTH * diameter / picture.shape[1]
+        outlines.set(offset_transform=panel.transData, edgecolor="limegreen", rasterized=True)
+        outlines.set_linewidth(min(1, points / 10))  # the tissue is seen between small spots too
         panel.add_collection(outlines, autolim=False)
         panel.set_title(f"{section} {given['on_tissue']:.0%} on tissue, r = {given['correlation']:.2f}".strip())
         panel.set_axis_off()

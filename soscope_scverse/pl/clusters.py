@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.patches import Patch
@@ -26,6 +27,7 @@ def spatial_clusters(
     library_id: str | None = None,
     image: Any = None,
     image_scale: float | None = None,
+    image_alpha: float = 0.5,
     alpha: float = 1.0,
     ax: np.ndarray | Axes | None = None,
     save: str | PathLike | None = None,
@@ -41,7 +43,7 @@ def spatial_clusters(
         Column of ``obs``.
     spots
         Spots with the same column; categories of the same name have the same colour.
-    library_key, library_id, image, image_scale, alpha
+    library_key, library_id, image, image_scale, image_alpha, alpha
         As of :func:`compare`.
     ax
         1 Axes, or 2 with `spots`, to draw on.
@@ -66,16 +68,15 @@ def spatial_clusters(
     under = picture(list(maps.values()), image, image_scale, library_key, library_id)
     limits = frame(list(shown.values()))
     axes = panels(ax, (len(maps),), panel_size(limits, 4.5), "one for each of " + " and ".join(maps))
-    names = list(colours)
+    names, of_code = list(colours), ListedColormap(list(colours.values()))
     for panel, (name, drawn) in zip(axes, shown.items(), strict=True):
-        set_up(panel, limits, under, f"{key}: {name}")
+        set_up(panel, limits, under, image_alpha, f"{key}: {name}")
         code = pd.Index(names).get_indexer(labels[name].astype(object)[drawn.rows]).astype(float)
         code[code < 0] = np.nan
-        style = {"cmap": ListedColormap([colours[c] for c in names]), "clim": (-0.5, len(names) - 0.5), "alpha": alpha}
-        draw_places(panel, drawn, code, **style)
-    keys = [Patch(color=colours[name], label=name) for name in names]
+        draw_places(panel, drawn, code, alpha=alpha, cmap=of_code, clim=(-0.5, len(names) - 0.5))
+    handles = [Patch(color=colours[name], label=name) for name in names]
     options = {"frameon": False, "fontsize": 8, "ncols": 1 + (len(names) - 1) // 18}
-    axes[-1].legend(handles=keys, loc="upper left", bbox_to_anchor=(1, 1), **options)
+    axes[-1].legend(handles=handles, loc="upper left", bbox_to_anchor=(1, 1), **options)
     save_figure(axes[0], save)
     return axes
 
@@ -102,6 +103,7 @@ def _colours(adata: AnnData, key: str, categories: pd.Index) -> dict[str, Any]:
         return dict(zip(categories, stored, strict=False))
     from scanpy.plotting import palettes
 
-    fitting = [p for p in (palettes.default_20, palettes.default_28, palettes.default_102) if len(p) >= len(categories)]
-    colours = fitting[0] if fitting else np.resize(palettes.default_102, len(categories))
-    return dict(zip(categories, colours, strict=False))
+    cycle = rcParams["axes.prop_cycle"].by_key()["color"]
+    choices = [cycle, palettes.default_20, palettes.default_28, palettes.default_102]
+    fitting = [choice for choice in choices if len(choice) >= len(categories)]
+    return dict(zip(categories, fitting[0] if fitting else ["grey"] * len(categories), strict=False))

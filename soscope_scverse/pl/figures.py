@@ -48,4 +48,4 @@ def panels(
 def save_figure(ax: Axes, save: str | PathLike | None) -> None:
     """Save the figure that holds these Axes, if there is a file to save it to."""
     if save is not None:
-        ax.figure.savefig(save, dpi=_DPI)  # type: ignore[union-attr]
+        ax.figure.figure.savefig(save, dpi=_DPI)  # of a subfigure, the whole figure

@@ -21,7 +21,7 @@ _PRETRAINING = "pretrain_"
 _TERMS = {
     "loss": "loss",
     "reconstruction_loss": "reconstruction",
-    "kl_local": "divergence from the prior",
+    "kl_local": "KL divergence",
     "graph_loss": "spot graph",
     "image_loss": "picture",
 }
@@ -45,9 +45,9 @@ def history(
 
     Returns
     -------
-    The n_phases x n_terms Axes. Phases are the pretraining, if there was any, and the training; terms those of the loss
-    that the phases have: "loss", "reconstruction", "divergence from the prior", "spot graph" and "picture". Axes of a
-    term that a phase does not have are empty.
+    The n_phases x n_terms Axes; those that a phase with fewer terms does not need are empty. Phases are the
+    pretraining, if there was any, and the training; terms the loss, the reconstruction, the KL divergence of the latent
+    states from their prior, and what the graph of spots (pretraining) or the picture (training) adds.
 
     Raises
     ------
@@ -55,23 +55,26 @@ def history(
         If there is no history, or `ax` has another shape.
     """
     phases = _phases(_found(result))
-    terms = [term for term in _TERMS if any(term in curves for curves in phases.values())]
-    axes = panels(ax, (len(phases), len(terms)), (2.6, 2.2), f"phases {list(phases)} x terms {terms}")
-    for row, (phase, curves) in zip(axes, phases.items(), strict=True):
-        for panel, term in zip(row, terms, strict=True):
-            if term not in curves:
-                panel.set_axis_off()
-                continue
-            for part, values in curves[term].items():
-                panel.plot(np.arange(1, len(values) + 1), values, linewidth=1, label=part)
+    shape = len(phases), max(map(len, phases.values()))
+    axes = panels(ax, shape, (2.6, 2.2), f"a row for each of {list(phases)}, a column for each term of the loss")
+    for row, (phase, terms) in zip(axes, phases.items(), strict=True):
+        for panel, (term, curves) in zip(row, terms.items(), strict=False):
+            _draw_curves(panel, curves)
             panel.set_title(f"{phase}: {_TERMS[term]}", fontsize=9)
-            panel.set_xlabel("epoch", fontsize=8)
-            panel.tick_params(labelsize=7)
-            panel.spines[["top", "right"]].set_visible(False)
-        if len(curves["loss"]) > 1:
-            row[0].legend(frameon=False, fontsize=7)
+        for panel in row[len(terms) :]:
+            panel.set_axis_off()
     save_figure(axes[0, 0], save)
     return axes
+
+
+def _draw_curves(ax: Axes, curves: Mapping[str, np.ndarray]) -> None:
+    for part, values in curves.items():
+        ax.plot(np.arange(1, len(values) + 1), values, linewidth=1, label=part)
+    ax.set_xlabel("epoch", fontsize=8)
+    ax.tick_params(labelsize=7)
+    ax.spines[["top", "right"]].set_visible(False)
+    if len(curves) > 1:
+        ax.legend(frameon=False, fontsize=7)
 
 
 def _found(result: Any) -> Mapping[str, Any]:

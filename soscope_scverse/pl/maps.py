@@ -30,6 +30,7 @@ def compare(
     library_id: str | None = None,
     image: Any = None,
     image_scale: float | None = None,
+    image_alpha: float = 0.5,
     cmap: str = "magma",
     alpha: float = 1.0,
     ax: np.ndarray | Axes | None = None,
@@ -39,8 +40,8 @@ def compare(
 
     Subspots are drawn as counts of a whole spot like them, so that all maps of a gene share one colour scale; it runs
     from 0, or the 1st percentile of the lowest map if that is negative, to the 99th percentile of the highest. Spots
-    are circles of their diameter, subspots have their true shape: squares or hexagons that tile the section, circles
-    for cells and where there is no lattice.
+    are circles of their diameter, or cells of their lattice if these leave no gaps. Subspots have their true shape:
+    squares or hexagons that tile the section, circles for cells and where there is no lattice.
 
     Parameters
     ----------
@@ -61,6 +62,8 @@ def compare(
     image, image_scale
         Picture to draw below the maps, as of :func:`~soscope_scverse.tl.enhance`. None takes the one in
         ``uns["spatial"]`` of `adata` or `enhanced`, if there is any; False draws none.
+    image_alpha
+        Opacity of the picture over white, 0 to 1: the colours of the maps are told apart more easily over a pale one.
     cmap
         Colour map.
     alpha
@@ -88,6 +91,8 @@ def compare(
         names = check.genes(check.anndata(section), genes)
         check.profiles(section, of)
     shown = [places(section, library_key, library_id) for _, section, _ in maps]
+    if truth is not None and not (shown[1].tile or shown[2].tile):
+        shown[2] = shown[2]._replace(corners=shown[1].corners)  # true cells as wide as enhanced ones
     under = picture([adata, enhanced], image, image_scale, library_key, library_id)
     limits = frame(shown)
     axes = panels(ax, (len(names), len(maps)), panel_size(limits), "a row for each gene")
@@ -96,10 +101,10 @@ def compare(
         for (_, section, of), drawn in zip(maps, shown, strict=True)
     ]
     for i, (gene, row) in enumerate(zip(names, axes, strict=True)):
-        style = {"cmap": cmap, "clim": _colour_limits([of_map[:, i] for of_map in values]), "alpha": alpha}
+        clim = _colour_limits([of_map[:, i] for of_map in values])
         for panel, (title, *_), drawn, of_map in zip(row, maps, shown, values, strict=True):
-            set_up(panel, limits, under, f"{gene}: {title}")
-            mapped = draw_places(panel, drawn, of_map[:, i], **style)
+            set_up(panel, limits, under, image_alpha, f"{gene}: {title}")
+            mapped = draw_places(panel, drawn, of_map[:, i], alpha=alpha, cmap=cmap, clim=clim)
         panel.figure.colorbar(mapped, ax=list(row), shrink=0.8, pad=0.01)
     save_figure(axes[0, 0], save)
     return axes
@@ -115,6 +120,7 @@ def uncertainty(
     library_id: str | None = None,
     image: Any = None,
     image_scale: float | None = None,
+    image_alpha: float = 0.5,
     cmap: str = "magma",
     alpha: float = 1.0,
     ax: np.ndarray | Axes | None = None,
@@ -134,7 +140,7 @@ def uncertainty(
     relative
         Divide by the absolute value of what is expected; subspots where that is 0 are left out. False draws it in the
         units of ``X``, as fits data around 0.
-    library_key, library_id, image, image_scale, alpha
+    library_key, library_id, image, image_scale, image_alpha, alpha
         As of :func:`compare`.
     cmap
         Colour map of what is expected; the uncertainty is drawn in ``"viridis"``.
@@ -172,8 +178,8 @@ def uncertainty(
         for panel, title, values, colours in zip(
             row, ("expected", what), (expected[:, i], spread[:, i]), (cmap, "viridis"), strict=True
         ):
-            set_up(panel, limits, under, f"{gene}: {title}")
-            mapped = draw_places(panel, drawn, values, cmap=colours, clim=_colour_limits([values]), alpha=alpha)
+            set_up(panel, limits, under, image_alpha, f"{gene}: {title}")
+            mapped = draw_places(panel, drawn, values, alpha=alpha, cmap=colours, clim=_colour_limits([values]))
             panel.figure.colorbar(mapped, ax=panel, shrink=0.8, pad=0.01)
     save_figure(axes[0, 0], save)
     return axes

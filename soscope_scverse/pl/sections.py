@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -16,8 +17,7 @@ from soscope_scverse import _validation as check
 from soscope_scverse.im import embedded_image, thumbnail
 from soscope_scverse.im.sections import section_image
 from soscope_scverse.im.source import library_entry
-from soscope_scverse.pp.graphs import nearest_distance
-from soscope_scverse.pp.outlines import subspot_outline
+from soscope_scverse.pp.outlines import spot_outline, subspot_outline
 
 _THUMBNAIL = 2000
 _CIRCLE = np.linspace(0, 2 * np.pi, 32, endpoint=False)
@@ -32,6 +32,8 @@ class Places(NamedTuple):
     """n_places x 2, full-resolution pixels."""
     corners: np.ndarray
     """Outline around the position, n_corners x 2."""
+    tile: bool
+    """Whether the outlines meet, as cells of a lattice do."""
 
 
 class Picture(NamedTuple):
@@ -47,16 +49,15 @@ def places(adata: AnnData, library_key: str | None, library_id: str | None) -> P
     """The spots or, where ``obs`` tells their spot, subspots of the section to draw."""
     is_shown = check.section_rows(check.anndata(adata), library_key, library_id)
     shown = adata if is_shown.all() else adata[is_shown]
-    xy = check.positions(shown)
     if keys.SPOT in adata.obs:
         corners, diameter = subspot_outline(shown)
     else:
-        library = _library(adata, library_key, library_id)
-        scales = library_entry(adata, library).get("scalefactors", {})
-        corners, diameter = None, float(scales.get("spot_diameter_fullres") or nearest_distance(xy))
+        library = library_entry(adata, _library(adata, library_key, library_id))
+        corners, diameter = spot_outline(shown, library.get("scalefactors", {}).get("spot_diameter_fullres"))
+    tile = corners is not None
     if corners is None:
-        corners = diameter / 2 * np.column_stack([np.cos(_CIRCLE), np.sin(_CIRCLE)])
-    return Places(np.flatnonzero(is_shown), xy, corners)
+        corners = float(diameter) / 2 * np.column_stack([np.cos(_CIRCLE), np.sin(_CIRCLE)])
+    return Places(np.flatnonzero(is_shown), check.positions(shown), corners, tile)
 
 
 def picture(
@@ -81,7 +82,7 @@ def _library(adata: AnnData, library_key: str | None, library_id: str | None) ->
     return library_id if library_key is None or library_id is not None else str(adata.obs[library_key].iloc[0])
 
 
-def draw_places(ax: Axes, drawn: Places, values: np.ndarray, **style: Any) -> PolyCollection:
+def draw_places(ax: Axes, drawn: Places, values: np.ndarray, *, alpha: float, **colours: Any) -> PolyCollection:
     """Draw every place in its shape, coloured by its value; NaN is left out.
 
     One outline is drawn at all positions, as pixels even in vector files, so that 10^6 places take seconds.
@@ -93,12 +94,19 @@ def draw_places(ax: Axes, drawn: Places, values: np.ndarray, **style: Any) -> Po
         transform=AffineDeltaTransform(cast("Affine2DBase", ax.transData)),
         array=np.ma.masked_invalid(values),
         linewidth=0,
-        antialiased=len(drawn.corners) == len(_CIRCLE),  # else seams show where outlines meet
+        antialiased=not drawn.tile,  # else the picture shines through where outlines meet
         rasterized=True,
-        **style,
+        **colours,
     )
+    if alpha < 1:
+        shapes.set_agg_filter(partial(_translucent, alpha=alpha))
     ax.add_collection(shapes, autolim=False)
     return shapes
+
+
+def _translucent(pixels: np.ndarray, dpi: float, alpha: float) -> tuple[np.ndarray, int, int]:
+    """Fade a drawing as a whole: outlines overlap by parts of a pixel, where opacities of their own would add up."""
+    return pixels * (1, 1, 1, alpha), 0, 0
 
 
 def frame(shown: Sequence[Places]) -> tuple[np.ndarray, np.ndarray]:
@@ -115,10 +123,12 @@ def panel_size(limits: tuple[np.ndarray, np.ndarray], width: float = 3.6) -> tup
     return width, width * float(np.clip(down / across, 0.4, 2.0))
 
 
-def set_up(ax: Axes, limits: tuple[np.ndarray, np.ndarray], under: Picture | None, title: str) -> None:
+def set_up(
+    ax: Axes, limits: tuple[np.ndarray, np.ndarray], under: Picture | None, image_alpha: float, title: str
+) -> None:
     """Give the Axes their limits, y pointing down as in a picture, and the picture."""
     if under is not None:
-        ax.imshow(under.pixels, extent=under.extent, zorder=0)
+        ax.imshow(under.pixels, extent=under.extent, alpha=image_alpha, zorder=0)
     (left, top), (right, bottom) = limits
     ax.set(xlim=(left, right), ylim=(bottom, top), aspect="equal", xticks=[], yticks=[])
     ax.set_title(title, fontsize=10, parse_math=False)  # names of features may hold a dollar sign

@@ -1,4 +1,4 @@
-"""What subspots look like: parts of a lattice that tile the section, or circles."""
+"""What spots and subspots look like: cells of a lattice that tile the section, or circles."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from soscope_scverse import _validation as check
 from soscope_scverse.pp.geometry import unit_subspots
 from soscope_scverse.pp.graphs import nearest_distance
 from soscope_scverse.pp.lattice import lattice_or_none
+
+_TOUCH = 0.98  # spots with gaps below 2 % of the pitch have none
 
 
 class Outline(NamedTuple):
@@ -38,9 +40,26 @@ def subspot_outline(enhanced: AnnData) -> Outline:
     kind = info.get("geometry", "positions")
     if kind in ("square", "hex"):
         return Outline(_corners(kind, _fine_basis(enhanced, xy, info)), info["subspot_diameter"])
-    if kind == "positions" and (lattice := lattice_or_none(xy, check.array_index(enhanced))) is not None:
+    if kind == "positions":
+        return spot_outline(enhanced, None)
+    return Outline(None, info["subspot_diameter"])
+
+
+def spot_outline(adata: AnnData, diameter: float | None) -> Outline:
+    """Outline of the spots of one section: circles, or cells of their lattice if these leave no gaps.
+
+    Parameters
+    ----------
+    adata
+        Spots of one section.
+    diameter
+        Of the spots, in pixels; None if it is not known, and they are as wide as they are apart.
+    """
+    xy = check.positions(adata)
+    lattice = lattice_or_none(xy, check.array_index(adata))
+    if lattice is not None and (diameter is None or diameter >= _TOUCH * lattice.pitch):
         return Outline(_corners(lattice.kind, lattice.basis), lattice.pitch)
-    return Outline(None, float(info["subspot_diameter"] if "subspot_diameter" in info else nearest_distance(xy)))
+    return Outline(None, nearest_distance(xy) if diameter is None else diameter)
 
 
 def _fine_basis(enhanced: AnnData, xy: np.ndarray, info: Mapping[str, Any]) -> np.ndarray:
