@@ -236,3 +236,35 @@ def test_a_result_of_other_spots(folder, spots):
     truth.write_h5ad("truth.h5ad")
     assert "30 of 30 are not" in refused(folder, "report", "truth.h5ad", "other.h5ad", "--out", "report.html")
     assert "Expected a result" in refused(folder, "report", "in.h5ad", "in.h5ad", "--out", "report.html")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(40))
+def test_random_damage(folder, spots, seed):
+    """Whatever is done to a file, it is read or refused in one line."""
+    rng = np.random.default_rng(seed)
+    tifffile.imwrite("a.tif", spots.image, tile=(64, 64), compression="zlib")
+    tifffile.imwrite("a.ome.tif", spots.image, tile=(64, 64))
+    Image.fromarray(spots.image).save("a.jpg")
+    for name in ("in.h5ad", "section.png", "a.tif", "a.ome.tif", "a.jpg"):
+        path = folder / f"damaged_{name}"
+        path.write_bytes(damage(bytearray((folder / name).read_bytes()), rng))
+        table, picture = (path, "section.png") if name == "in.h5ad" else ("in.h5ad", path)
+        arguments = ("features", table, "--image", picture, "--out", f"out_{name}.h5ad")
+        result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+        assert result.exit_code in (0, 2), (name, result.exception)
+
+
+def damage(content, rng):
+    """Cut a file, flip some of its bytes, or write noise over a part of it."""
+    start = rng.integers(len(content))
+    match rng.integers(3):
+        case 0:
+            return bytes(content[:start])
+        case 1:
+            for place in rng.integers(len(content), size=rng.integers(1, 20)):
+                content[place] = rng.integers(256)
+        case _:
+            noise = rng.integers(256, size=min(len(content) - start, 4000), dtype=np.uint8)
+            content[start : start + len(noise)] = noise.tobytes()
+    return bytes(content)
