@@ -142,6 +142,14 @@ def test_the_most_spatial_genes_by_default(spots, enhanced, tmp_path):
     assert len(page.all("img")) == 1 + 1 + 2
 
 
+def test_the_truth_where_it_is_known(spots, enhanced, tmp_path):
+    truth = spots.truth.copy()
+    truth.var_names = enhanced.var_names
+    pl.report(enhanced, spots.adata, tmp_path / "report.html", n_genes=1, truth=truth)
+    alternatives = [attributes["alt"] for attributes in Page(tmp_path / "report.html").all("img")]
+    assert sum("then the truth" in text for text in alternatives) == 1
+
+
 def test_what_a_run_warned_of(spots, tmp_path):
     adata = spots.adata.copy()
     adata.X = adata.X.toarray()
@@ -223,6 +231,12 @@ def test_faults_leave_what_was_there(spots, enhanced, tmp_path):
     path.write_text("before")
     with pytest.raises(ValueError, match="nonsense"):
         pl.report(enhanced, spots.adata, path, genes=["nonsense"])
+    with pytest.raises(ValueError, match="to end in"):
+        pl.report(enhanced, spots.adata, tmp_path / "report.pdf")
+    with pytest.raises(ValueError, match="folder that exists"):
+        pl.report(enhanced, spots.adata, tmp_path / "nowhere" / "report.html")
+    with pytest.raises(TypeError, match="Expected an AnnData, found str"):
+        pl.report("enhanced.h5ad", "spots.h5ad", path)
     with pytest.raises(ValueError, match="are not"):
         pl.report(enhanced, spots.adata[:9].copy(), path)
     with pytest.raises(ValueError, match="Expected a result"):

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from os import PathLike
-from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 from xml.etree.ElementTree import Element
 
 import matplotlib.pyplot as plt
@@ -20,20 +18,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from mudata import MuData
 
-from soscope_scverse import __version__, im, pp
+from soscope_scverse import __version__, im
 from soscope_scverse import _keys as keys
 from soscope_scverse import _validation as check
-from soscope_scverse._arrays import columns
 from soscope_scverse._files import completed
 from soscope_scverse._mudata import modality, spots_of
 from soscope_scverse.pl._page import element, page, picture, section, table
+from soscope_scverse.pl._run import Part, Record, run_parts
 from soscope_scverse.pl.alignment import alignment
 from soscope_scverse.pl.calibration import calibration
 from soscope_scverse.pl.history import history
 from soscope_scverse.pl.maps import compare, uncertainty
 
 _TITLE = "soScope report"
-_DRAWS = ("std", "q05", "q95")
 _MOST_SECTIONS = 4
 """Most sections whose maps are drawn."""
 _SHOWN = 12
@@ -82,10 +79,8 @@ def report(
     -----
     Names and texts from the data are shown as they are and never run as HTML or script.
     """
-    record = _Record.of(enhanced)
-    chosen: Mapping[str, Any] = check.by_modality("genes", genes) if isinstance(enhanced, MuData) else {"": genes}
-    pairs = _pairs(enhanced, adata)
-    parts = [_part(name, *pair, chosen.get(name), n_genes, record) for name, pair in pairs.items()]
+    path = check.output("path", path, overwrite=True, suffixes=[".html"])
+    record, parts = run_parts(enhanced, adata, genes, n_genes)
     with _figures_apart():
         sections = [
             _warned(record),
@@ -100,81 +95,8 @@ def report(
     links = (element("li", element("a", str(part[0].text), href=f"#{part.get('id')}")) for part in sections)
     nav = element("nav", element("ul", *links), aria_label="On this page")
     whole = page(_TITLE, _header(parts, record), nav, element("main", *sections), _footer())
-    with completed(Path(path)) as unfinished:
+    with completed(path) as unfinished:
         unfinished.write_text(whole, encoding="utf-8")
-
-
-class _Record(NamedTuple):
-    """What :func:`~soscope_scverse.tl.enhance` notes in ``uns["soscope"]``; empty if the result was made otherwise."""
-
-    entries: Mapping[str, Any]
-    arguments: Mapping[str, Any]
-
-    @classmethod
-    def of(cls, enhanced: AnnData | MuData) -> _Record:
-        entries = enhanced.uns.get(keys.RESULT, {})
-        return cls(entries, json.loads(entries.get("arguments", "{}")))
-
-    @property
-    def library_key(self) -> str | None:
-        return self.arguments.get("library_key")
-
-    @property
-    def warnings(self) -> list[str]:
-        return [str(message) for message in self.entries.get("warnings", [])]
-
-    def of_modality(self, argument: str, name: str) -> Any:
-        value = self.arguments.get(argument)
-        return value.get(name) if isinstance(value, Mapping) else value
-
-
-class _Part(NamedTuple):
-    """A modality of the run; an AnnData is one without a name."""
-
-    name: str
-    spots: AnnData
-    """With the features of the result, in ``X``."""
-    subspots: AnnData
-    """With the features to draw."""
-    n_features: int
-    aggregate: Any
-
-
-def _pairs(enhanced: AnnData | MuData, adata: AnnData | MuData) -> dict[str, tuple[AnnData, AnnData]]:
-    """Subspots and spots of each modality."""
-    if type(enhanced) is not type(adata):
-        msg = f"Expected two of a kind, found {type(enhanced).__name__} and {type(adata).__name__}."
-        raise TypeError(msg)
-    if isinstance(enhanced, MuData):
-        check.mudata(adata, dict.fromkeys(enhanced.mod, ""), None)
-        return {name: (modality(enhanced, name), modality(adata, name)) for name in enhanced.mod}
-    return {"": (check.anndata(enhanced), check.anndata(adata))}
-
-
-def _part(
-    name: str, enhanced: AnnData, adata: AnnData, genes: Sequence[str] | None, n_genes: int, record: _Record
-) -> _Part:
-    spots = _features(adata, check.genes(adata, enhanced.var_names), record.of_modality("layer", name))
-    check.spots_of_subspots(spots, enhanced)
-    if genes is None:
-        genes = pp.spatial_genes(spots, n_genes, library_key=record.library_key)
-    drawn = _features(enhanced, check.genes(enhanced, genes), None, _DRAWS)
-    by_mean = record.of_modality("likelihood", name) == "gaussian"
-    aggregate = record.arguments.get("model_kwargs", {}).get("aggregate") or ("mean" if by_mean else "sum")
-    return _Part(name, spots, drawn, enhanced.n_vars, aggregate)
-
-
-def _features(adata: AnnData, names: Sequence[str], layer: str | None, layers: Iterable[str] = ()) -> AnnData:
-    """Some features in memory, and of the rest what is drawn; of a file-backed AnnData only these are read."""
-    index = adata.var_names.get_indexer(names)
-    return AnnData(
-        columns(check.profiles(adata, layer), index),
-        obs=adata.obs.copy(),
-        var=adata.var.iloc[index].copy(),
-        layers={name: columns(adata.layers[name], index) for name in layers if name in adata.layers},
-        obsm={keys.SPATIAL: check.positions(adata)},
-        uns=dict(adata.uns),
-    )
 
 
 @contextmanager
@@ -190,7 +112,7 @@ def _figures_apart() -> Iterator[None]:
                 plt.close(number)
 
 
-def _header(parts: Sequence[_Part], record: _Record) -> Element:
+def _header(parts: Sequence[Part], record: Record) -> Element:
     spots, subspots = parts[0].spots, parts[0].subspots
     uses_picture = record.entries.get("uses_picture")
     tiles = {
@@ -210,7 +132,7 @@ def _header(parts: Sequence[_Part], record: _Record) -> Element:
     )
 
 
-def _warned(record: _Record) -> Element:
+def _warned(record: Record) -> Element:
     if not record.warnings:
         text = "None were raised in the run." if "warnings" in record.entries else "They were not recorded."
         return section("Warnings", "warnings", element("p", text))
@@ -220,8 +142,8 @@ def _warned(record: _Record) -> Element:
     return found
 
 
-def _maps(parts: Sequence[_Part], truth: AnnData | None, record: _Record) -> Element:
-    def drawn(part: _Part, gene: str, shown: Mapping[str, Any]) -> Axes:
+def _maps(parts: Sequence[Part], truth: AnnData | None, record: Record) -> Element:
+    def drawn(part: Part, gene: str, shown: Mapping[str, Any]) -> Axes:
         return compare(part.spots, part.subspots, gene, truth=truth, aggregate=part.aggregate, **shown)[0, 0]
 
     text = (
@@ -232,13 +154,13 @@ def _maps(parts: Sequence[_Part], truth: AnnData | None, record: _Record) -> Ele
     return section("Before and after", "maps", element("p", text), *_by_feature(parts, record, drawn, what))
 
 
-def _uncertainty(parts: Sequence[_Part], record: _Record) -> Element:
+def _uncertainty(parts: Sequence[Part], record: Record) -> Element:
     title, name = "Uncertainty", "uncertainty"
     if not all("q05" in part.subspots.layers for part in parts):
         text = "No draws were made: give enhance a number of them (n_samples=30, or --n-samples 30)."
         return section(title, name, element("p", text))
 
-    def drawn(part: _Part, gene: str, shown: Mapping[str, Any]) -> Axes:
+    def drawn(part: Part, gene: str, shown: Mapping[str, Any]) -> Axes:
         return uncertainty(part.subspots, gene, relative=part.aggregate == "sum", **shown)[0, 0]
 
     text = "What is expected in a subspot, and the width of the interval that holds the truth in 90 % of the subspots."
@@ -247,7 +169,7 @@ def _uncertainty(parts: Sequence[_Part], record: _Record) -> Element:
 
 
 def _by_feature(
-    parts: Sequence[_Part], record: _Record, drawn: Callable[[_Part, str, Mapping[str, Any]], Axes], what: str
+    parts: Sequence[Part], record: Record, drawn: Callable[[Part, str, Mapping[str, Any]], Axes], what: str
 ) -> list[Element]:
     """A picture for each feature and section; `what` it shows, with a place for its name."""
     key = record.library_key
@@ -266,7 +188,7 @@ def _by_feature(
     return [shown, element("p", f"Of the {len(names)} sections the first {_MOST_SECTIONS} are shown.", class_="faint")]
 
 
-def _training(enhanced: AnnData | MuData, record: _Record) -> Element:
+def _training(enhanced: AnnData | MuData, record: Record) -> Element:
     curves = record.entries.get("history")
     if not curves:
         return section("Training", "training", element("p", "No training was recorded."))
@@ -277,7 +199,7 @@ def _training(enhanced: AnnData | MuData, record: _Record) -> Element:
     return section("Training", "training", element("p", text), drawn)
 
 
-def _alignment(enhanced: AnnData | MuData, adata: AnnData | MuData, record: _Record) -> Element:
+def _alignment(enhanced: AnnData | MuData, adata: AnnData | MuData, record: Record) -> Element:
     """Spots over the picture that the result carries, which is there when the file of the run is not."""
     pictures = _pictures(spots_of(enhanced), record.library_key)
     if pictures is None:
@@ -330,14 +252,14 @@ def _calibration(pit: Any) -> Element:
     return section("Calibration", "calibration", element("p", text), drawn)
 
 
-def _contents(parts: Sequence[_Part], record: _Record) -> Element:
+def _contents(parts: Sequence[Part], record: Record) -> Element:
     """Numbers of each section and modality."""
     rows = [row for part in parts for row in _numbers(part, record.library_key)]
     head = ("Section", "Modality", "Spots", "Subspots", "Features", "Median total of a spot")
     return section("Contents", "contents", table(head, rows, "What went in and what came out"))
 
 
-def _numbers(part: _Part, library_key: str | None) -> Iterator[tuple[str, ...]]:
+def _numbers(part: Part, library_key: str | None) -> Iterator[tuple[str, ...]]:
     of_spot, of_subspot = (check.sections(adata, library_key) for adata in (part.spots, part.subspots))
     total = np.asarray(part.spots.X.sum(axis=1)).ravel()
     for name in np.unique(of_spot):
@@ -347,7 +269,7 @@ def _numbers(part: _Part, library_key: str | None) -> Iterator[tuple[str, ...]]:
         yield *named, *numbers, f"{np.median(total[is_spot]):,.5g}"
 
 
-def _run(record: _Record) -> Element:
+def _run(record: Record) -> Element:
     """Everything that is noted of the run, and a call that makes the result again."""
     entries = record.entries
     made = {"soscope_scverse": entries.get("version", "not recorded"), "Seed": entries.get("seed", "not recorded")}
