@@ -7,6 +7,7 @@ import os
 import re
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -166,6 +167,23 @@ class ImageSource:
         upright = np.allclose(linear, scale * np.eye(2), atol=1e-4 * scale)
         turn = None if upright or not scale else linear / scale
         return replace(self, scale=scale, offset=(float(x), float(y)), turn=turn)
+
+    def counted_from(self, origin: np.ndarray) -> ImageSource:
+        """Return the picture in coordinates that begin elsewhere.
+
+        Parameters
+        ----------
+        origin
+            (x, y) in full-resolution coordinates where the new ones are 0.
+
+        Returns
+        -------
+        ImageSource
+            The same pixels; coordinates less `origin` are where the coordinates were.
+        """
+        shift = np.eye(3)
+        shift[:2, 2] = origin
+        return self.placed(self.matrix @ shift)
 
     def coarsened(self, factor: float) -> ImageSource:
         """Return the coarsest level of the picture that is fine enough.
@@ -590,7 +608,7 @@ class _Decoded:
     def __init__(self, file_type: Callable[[Path], ImageFile], path: Path) -> None:
         self._file_type, self._path = file_type, path.absolute()
         self._array: np.ndarray | None = None
-        with file_type(path) as picture:
+        with _decoding(path), file_type(path) as picture:
             bands = {"L": 1, "I;16": 1, "I": 1, "RGB": 3}.get(picture.mode)
             self._convert_to = None if bands else "RGBA" if _is_transparent(picture) else "RGB"
             n_channels = bands or len(self._convert_to or "")
@@ -599,7 +617,7 @@ class _Decoded:
 
     def __getitem__(self, window: Any) -> np.ndarray:
         if self._array is None:
-            with self._file_type(self._path) as picture:
+            with _decoding(self._path), self._file_type(self._path) as picture:
                 decoded = np.asarray(picture.convert(self._convert_to) if self._convert_to else picture)
             self._array = decoded.astype(self.dtype, copy=False)
         return self._array[window]
@@ -619,7 +637,7 @@ def _is_transparent(picture: ImageFile) -> bool:
 
 
 def _open_tiff(path: Path) -> ImageSource:
-    with tifffile.TiffFile(path) as file:
+    with _decoding(path), tifffile.TiffFile(path) as file:
         series = file.series[0]
         axes = series.axes.lower().replace("s", "c")
         colours = getattr(series.keyframe.photometric, "name", None)
@@ -661,13 +679,24 @@ class _Tiff:
         return zarr.open_array(file.series[0].aszarr(level=self._level), mode="r")
 
     def __getitem__(self, window: Any) -> np.ndarray:
-        return np.asarray(self._pixels[window])
+        with _decoding(self._path):
+            return np.asarray(self._pixels[window])
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _Tiff, (self._path, self._level, self.shape, self.dtype)
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
         return *file_state(self._path), self._level
+
+
+@contextmanager
+def _decoding(path: Path) -> Iterator[None]:
+    """Tell of a damaged file in one way; decoders do so in many."""
+    try:
+        yield
+    except Exception as error:
+        msg = f"Expected a whole picture, found {path} that cannot be decoded: {error}. Copy or export it again."
+        raise ValueError(msg) from error
 
 
 def _ratio(fine: int, coarse: int) -> float:

@@ -18,8 +18,7 @@ from soscope_scverse import _validation as check
 from soscope_scverse._spatialdata import SpatialSpots, is_spatialdata, take_options, with_options
 from soscope_scverse.im.features import needs_picture
 from soscope_scverse.im.source import embedded_image, open_image
-from soscope_scverse.pp.geometry import unit_subspots
-from soscope_scverse.pp.graphs import nearest_distance
+from soscope_scverse.pp.outlines import subspot_outline
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -226,34 +225,7 @@ def _outlines(enhanced: AnnData, cells: Any = None) -> GeoDataFrame:
         own = cells.set_axis(cells.index.astype(str)).loc[names]
         radius = {"radius": own["radius"].to_numpy()} if "radius" in own else None
         return GeoDataFrame(radius, geometry=own.geometry.to_numpy(), index=names)
-    xy = check.positions(enhanced)
-    info = enhanced.uns.get(keys.RESULT, {}).get("geometry", {})
-    if info.get("geometry") in ("square", "hex"):
-        corners = xy[:, None] + _corners(info["geometry"], _fine_basis(enhanced, xy, info))
-        return GeoDataFrame(geometry=shapely.polygons(corners), index=names)
-    diameter = info["subspot_diameter"] if "subspot_diameter" in info else nearest_distance(xy)
+    xy, (corners, diameter) = check.positions(enhanced), subspot_outline(enhanced)
+    if corners is not None:
+        return GeoDataFrame(geometry=shapely.polygons(xy[:, None] + corners), index=names)
     return GeoDataFrame({"radius": np.full(len(xy), diameter / 2)}, geometry=shapely.points(xy), index=names)
-
-
-def _fine_basis(enhanced: AnnData, xy: np.ndarray, info: Mapping[str, Any]) -> np.ndarray:
-    """Lattice vectors of the subspots of this section; what is noted of the spots is that of the first section."""
-    n_subspots = int(info["n_subspots"])
-    index, noted = unit_subspots(info["geometry"], np.asarray(info["basis"]), n_subspots)
-    index = index[enhanced.obs[keys.SUBSPOT].to_numpy(int)]
-    spot = enhanced.obs[keys.SPOT].astype("category").cat.codes.to_numpy()
-    index, xy = (values - _means(values, spot) for values in (index, xy))
-    # the smallest change of what is noted, which stays where too few subspots are left to tell
-    return noted + np.linalg.lstsq(index, xy - index @ noted, rcond=1e-6)[0]
-
-
-def _means(values: np.ndarray, group: np.ndarray) -> np.ndarray:
-    """Mean of the group of every row."""
-    sums = np.stack([np.bincount(group, column) for column in values.T], axis=1)
-    return (sums / np.bincount(group)[:, None])[group]
-
-
-def _corners(kind: str, basis: np.ndarray) -> np.ndarray:
-    """Corners of the cell of a lattice around 0, in turn: halfway to the neighbours, or the middles of triangles."""
-    if kind == "square":
-        return np.array([[-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [-0.5, 0.5]]) @ basis
-    return np.array([[1, 1], [-1, 2], [-2, 1], [-1, -1], [1, -2], [2, -1]]) / 3 @ basis
