@@ -268,6 +268,19 @@ def test_all_elements_of_a_table_are_sections(two, tmp_path):
         tl.enhance(sdata, sources="positions")
 
 
+def test_cells_of_several_sections(two):
+    sections, sdata = two
+    for name, section in sections.items():
+        circles = shapely.buffer(shapely.points(section.truth.obsm["spatial"]), 2)
+        cells = gpd.GeoDataFrame(geometry=circles, index=[f"{name}{i}" for i in range(len(circles))])
+        sdata[f"cells_{name}"] = ShapesModel.parse(cells, transformations={name: Identity()})
+    tl.enhance(sdata, sources="positions", cells={"a": "cells_a", "b": "cells_b"}, **QUICK)
+    for name in sections:
+        shapes = sdata[f"enhanced_{name}_subspots"]
+        assert shapes.geometry.geom_equals(sdata[f"cells_{name}"].geometry.loc[shapes.index]).all()
+        assert len(shapes) > 300
+
+
 def test_a_part_of_a_table_can_be_enhanced(two):
     sections, sdata = two
     tl.enhance(sdata, shapes_key="b", image_key="b_full_image", **QUICK)
