@@ -251,6 +251,21 @@ def matrix(adata: AnnData, layer: str | None) -> Matrix:
     return in_memory(profiles(adata, layer))
 
 
+def spots_of_subspots(adata: AnnData, enhanced: AnnData) -> None:
+    """Raise unless the spots of all subspots of a result are in `adata`."""
+    if keys.SPOT not in enhanced.obs:
+        msg = f"Expected a result with `enhanced.obs['{keys.SPOT}']`, found {list(enhanced.obs)}. Call `tl.enhance`."
+        raise ValueError(msg)
+    named = pd.Index(enhanced.obs[keys.SPOT].astype(str).unique())
+    missing = named.difference(adata.obs_names, sort=False)
+    if len(missing):
+        msg = (
+            f"Expected the spots that `enhanced` was made from in `adata.obs_names`, {len(missing)} of {len(named)} "
+            f"are not (first: {missing[0]!r}). Pass the AnnData that was enhanced."
+        )
+        raise ValueError(msg)
+
+
 def is_counts(x: Matrix) -> bool:
     """Whether all values are finite non-negative integers."""
     values = stored(x)

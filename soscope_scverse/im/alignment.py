@@ -14,6 +14,7 @@ from scipy.ndimage import map_coordinates, uniform_filter
 
 from soscope_scverse import _validation as validation
 from soscope_scverse._arrays import row_chunks, spread
+from soscope_scverse._spatialdata import accepts_spatialdata
 from soscope_scverse.im.sections import Section, open_sections, spot_radius
 from soscope_scverse.im.source import ImageSource, library_entry, open_image, thumbnail
 from soscope_scverse.im.tissue import darkness, is_tissue
@@ -61,6 +62,7 @@ class Alignment:
     thumbnails: dict[str, tuple[np.ndarray, np.ndarray, float]]
 
 
+@accepts_spatialdata
 def check_alignment(
     adata: AnnData,
     image: Any = None,
@@ -84,6 +86,8 @@ def check_alignment(
         As for :func:`features`.
     layer
         Counts, default ``X``.
+    table_key, image_key, shapes_key, coordinate_system
+        Of a SpatialData, as of :func:`~soscope_scverse.tl.enhance`.
 
     Returns
     -------

@@ -131,4 +131,4 @@ def set_up(
         ax.imshow(under.pixels, extent=under.extent, alpha=image_alpha, zorder=0)
     (left, top), (right, bottom) = limits
     ax.set(xlim=(left, right), ylim=(bottom, top), aspect="equal", xticks=[], yticks=[])
-    ax.set_title(title, fontsize=10)
+    ax.set_title(title, fontsize=10, parse_math=False)  # names of features may hold a dollar sign
