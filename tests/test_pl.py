@@ -520,3 +520,30 @@ def test_alignment_needs_axes_for_each_section(small):
     alignment = im.check_alignment(small.adata, small.image)
     with pytest.raises(ValueError, match=r"`ax` to be 1 Axes, found shape \(2,\)"):
         pl.alignment(alignment, ax=plt.subplots(1, 2)[1])
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize(
+    ("folder", "name", "picture", "n_corners"),
+    [
+        ("mouse_ob", "MOB1", "MOB1_HE.jpg", 4),
+        ("her2st", "C2", "C2_HE.jpg", 4),
+        ("embryo", "embryo", "colour_x5_from_lowres.jpg", 6),
+    ],
+)
+def test_real_sections(folder, name, picture, n_corners, data_dir):
+    adata = ad.read_h5ad(data_dir / folder / f"{name}.h5ad")[:, :2].copy()
+    enhanced = result(adata)
+    [[spots, subspots]] = pl.compare(adata, enhanced, adata.var_names[0], image=data_dir / folder / picture)
+    diameter = adata.uns["spatial"][name]["scalefactors"]["spot_diameter_fullres"]
+    np.testing.assert_allclose(np.linalg.norm(corners(spots), axis=1), diameter / 2)
+    assert len(corners(subspots)) == n_corners
+    # real spots lie off their lattice, but those of one spot meet
+    cells = polygons(subspots).reshape(adata.n_obs, -1)
+    union = shapely.area(shapely.union_all(cells, axis=1))
+    np.testing.assert_allclose(union, shapely.area(cells).sum(axis=1), rtol=1e-6)
+    assert spots.get_images()[0].get_extent() == subspots.get_images()[0].get_extent()
+    (left, right), (bottom, top) = subspots.get_xlim(), subspots.get_ylim()
+    x0, x1, y1, y0 = subspots.get_images()[0].get_extent()
+    assert x0 <= (left + right) / 2 <= x1
+    assert y0 <= (top + bottom) / 2 <= y1
