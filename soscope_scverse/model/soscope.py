@@ -15,7 +15,6 @@ from anndata import AnnData
 from mudata import MuData
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
-from scvi.model.base import BaseModelClass
 from torch import distributed
 
 from soscope_scverse import _keys as keys
@@ -60,9 +59,10 @@ from soscope_scverse.model.prediction import (
 )
 from soscope_scverse.model.processes import Processes
 from soscope_scverse.model.projection import Projection, fit_projection
+from soscope_scverse.model.saved import SavedModel
 from soscope_scverse.model.starting import set_start, set_variation
 from soscope_scverse.model.store import Arrays
-from soscope_scverse.model.training import TRAINER, Training, device, n_processes
+from soscope_scverse.model.training import TRAINER, Training, device_of, n_processes
 from soscope_scverse.module.likelihoods import LIKELIHOODS
 from soscope_scverse.module.subspot_decoder import DECODERS
 from soscope_scverse.module.vae import SoScopeVAE
@@ -71,7 +71,7 @@ _N_STEPS = 400
 _SHRINKAGE = 40.0  # of the effect of the picture, in spots
 
 
-class SoScope(BaseModelClass):
+class SoScope(SavedModel):
     """soScope: subspot profiles from spot profiles, spatial graph and picture (Li et al., Nature Communications 2024).
 
     Parameters
@@ -398,7 +398,7 @@ class SoScope(BaseModelClass):
             run = describe_run(self, length | steps | scored | plan)
             checkpoints = Checkpoints(checkpoint_dir, run, resume=resume)
             if checkpoints.finished is not None:
-                self._take_over(checkpoints.finished, device(trainer_kwargs))
+                self._take_over(checkpoints.finished, device_of(trainer_kwargs))
                 return
         module, starting, order = self.module, not self.is_trained_, self._order()
         if starting:

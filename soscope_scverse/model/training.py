@@ -206,7 +206,7 @@ def n_processes(trainer_kwargs: Mapping[str, Any]) -> int:
     return _as_asked(trainer_kwargs).world_size
 
 
-def device(trainer_kwargs: Mapping[str, Any]) -> torch.device:
+def device_of(trainer_kwargs: Mapping[str, Any]) -> torch.device:
     """Where Lightning would train."""
     return _as_asked(trainer_kwargs).strategy.root_device
 
