@@ -24,6 +24,9 @@ def _user_errors(command: Callable[..., None]) -> Callable[..., None]:
             command(**kwargs)
         except (ValueError, TypeError, OSError, FloatingPointError) as error:
             _fail(error)
+        except KeyboardInterrupt:
+            click.echo("Interrupted: no output was written.", err=True)
+            sys.exit(130)
         except _misconfiguration() as error:
             _fail(error)
 
@@ -91,6 +94,8 @@ def main() -> None:
 @click.option("--devices", type=click.IntRange(min=1), help="Devices of a machine that train together; default 1.")
 @click.option("--num-nodes", type=click.IntRange(min=1), help="Machines that train together; default 1.")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Most spots that a device takes at once; default 2048.")
+@click.option("--checkpoint-dir", type=click.Path(file_okay=False), help="Folder of a checkpoint of the training.")
+@click.option("--resume", is_flag=True, help="Go on from the checkpoint in --checkpoint-dir if there is one.")
 @click.option("--save-model", type=click.Path(path_type=Path), help="New directory for the trained model.")
 @click.option("--force", is_flag=True, help="Overwrite the output file.")
 @_user_errors

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping, Sequence
 from functools import partial
 from os import PathLike
@@ -184,6 +185,7 @@ class SoScope(SavedModel):
         if depth_noise != "auto":
             check.at_least("depth_noise", depth_noise, 0)
         super().__init__(adata)
+        weakref.finalize(self, self._per_instance_manager_store.pop, self.id, None)
         self._likelihoods = self._named_likelihoods(likelihood)
         matrices = profiles(self.adata_manager)
         check_profiles(matrices, self._likelihoods)
@@ -304,6 +306,7 @@ class SoScope(SavedModel):
         manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
         manager.register_fields(data, **kwargs)
         cls.register_manager(manager)
+        data._soscope_manager = manager  # see the end of this file
 
     def train(
         self,
@@ -815,6 +818,10 @@ class SoScope(SavedModel):
     def _projection(self) -> Projection:
         """How image features become those that the networks see."""
         return Projection(self.module.image_mean.cpu().numpy(), self.module.image_projection.cpu().numpy())
+
+
+# scvi-tools keeps every AnnData that was ever set up; here the AnnData keeps its manager, so that both can go together
+SoScope._setup_adata_manager_store = weakref.WeakValueDictionary()
 
 
 def _as_given(result: AnnData, manager: AnnDataManager) -> AnnData | MuData:
