@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from importlib.metadata import version
-from os import PathLike
+from os import PathLike, fspath
 from platform import python_version
 from typing import Any, Literal
 
@@ -60,6 +60,8 @@ def enhance(
     features_kwargs: Mapping[str, Any] | None = None,
     model_kwargs: Mapping[str, Any] | None = None,
     train_kwargs: Mapping[str, Any] | None = None,
+    checkpoint_dir: str | PathLike | None = None,
+    resume: bool = False,
     save_model: str | PathLike | None = None,
     return_model: bool = False,
     out: str | PathLike | None = None,
@@ -123,6 +125,9 @@ def enhance(
     features_kwargs, model_kwargs, train_kwargs
         Further arguments of :func:`~soscope_scverse.im.features` (``weights``, ``context``, ``cache``, ...), of
         :class:`~soscope_scverse.model.SoScope` and of its ``train``.
+    checkpoint_dir, resume
+        Folder of a checkpoint of the training, and whether to go on from one that is there, so that a job that was
+        killed is simply run again; see :meth:`~soscope_scverse.model.SoScope.train`.
     save_model
         New directory to save the trained model and its spots to, for
         :meth:`SoScope.load <soscope_scverse.model.SoScope.load>`.
@@ -151,8 +156,10 @@ def enhance(
     -------
     AnnData or MuData
         The subspots, see :meth:`~soscope_scverse.model.SoScope.get_enhanced`, with ``uns["soscope"]``: version, those
-        of the packages below, seed, arguments (JSON), geometry, encoder, whether the picture was used, what was warned
-        of, and training history. With `return_model` a tuple of this and the model.
+        of the packages below, arguments (JSON), geometry, encoder, whether the picture was used, what was warned of,
+        and training history. ``enhance(adata, **json.loads(enhanced.uns["soscope"]["arguments"]))`` makes the result
+        again; what was given as objects (pictures, cells, encoders) is listed under ``"inputs"`` and has to be passed
+        again. With `return_model` a tuple of this and the model.
     SpatialData
         Of a SpatialData the same object, with ``shapes["{key_added}_subspots"]``, the outlines of the subspots (squares
         or hexagons that tile the section, the shapes of the cells, else circles) with all transformations of the spots,
@@ -163,6 +170,8 @@ def enhance(
     ------
     ValueError, TypeError
         If the input does not fit; before the training starts.
+    KeyboardInterrupt
+        At Ctrl-C; nothing is written then.
 
     References
     ----------
@@ -174,20 +183,21 @@ def enhance(
     if expectation is None:
         expectation = PRESETS[preset].expectation
     arguments = {
-        "image": _describe(image),
+        "image": image,
         "image_scale": image_scale,
         "n_subspots": n_subspots,
-        "cells": _describe(cells),
+        "cells": cells,
         "layer": layer,
         "genes": {k: list(v) for k, v in genes.items()} if isinstance(genes, Mapping) else genes and list(genes),
         "likelihood": likelihood,
-        "encoder": encoder if isinstance(encoder, str) else _describe(encoder),
+        "encoder": encoder,
         "sources": sources,
         "library_key": library_key,
         "batch_key": batch_key,
         "preset": preset,
         "expectation": expectation,
         "n_samples": n_samples,
+        "seed": seed,
         "max_epochs": max_epochs,
         "accelerator": accelerator,
         "features_kwargs": dict(features_kwargs or {}),
@@ -203,7 +213,8 @@ def enhance(
         spots = _checked(adata, layer, genes, likelihood, library_key)
         if batch_key is not None:
             check.labels(spots, "batch_key", batch_key, "batch")
-        without = sources == "positions" or arguments["encoder"] == "noise"
+        name = encoder if isinstance(encoder, str) else type(encoder).__name__
+        without = sources == "positions" or name == "noise"
         looks = looks_at_picture(spots, encoder, sources) and _find_picture(
             spots, image, image_scale, library_key, needed=sources == "picture"
         )
@@ -215,7 +226,7 @@ def enhance(
         if keys.SPOT_GRAPH not in spots.obsp:
             pp.spot_graph(spots, layer=layer, library_key=library_key)
         if looks or not needs_picture(encoder):
-            logger.info("Extracting image features (encoder=%s).", arguments["encoder"])
+            logger.info("Extracting image features (encoder=%s).", name)
             options = {"encoder": encoder, "image_scale": image_scale, "library_key": library_key}
             im.features(spots, image, **options | arguments["features_kwargs"])
         if image is not None and not without:
@@ -225,10 +236,13 @@ def enhance(
             torch.manual_seed(seed)
             slots = {"layer": layer, "library_key": library_key, "batch_key": batch_key}
             model = _model(spots, likelihood, slots, arguments["model_kwargs"])
-            model.train(**{"max_epochs": max_epochs, "accelerator": accelerator} | arguments["train_kwargs"])
+            options = {"max_epochs": max_epochs, "accelerator": accelerator} | arguments["train_kwargs"]
+            model.train(**options, checkpoint_dir=checkpoint_dir, resume=resume)
+            if model.trainer is not None and model.trainer.interrupted:
+                raise KeyboardInterrupt  # the warning of the training tells; nothing has been written
             if save_model is not None:
                 _save(model, save_model)
-            uns = {keys.RESULT: _record(spots, model, seed, arguments, warned)}
+            uns = {keys.RESULT: _record(spots, model, arguments, warned)}
             enhanced = model.get_enhanced(
                 expectation=expectation, n_samples=n_samples, out=out, overwrite=overwrite, uns=uns
             )
@@ -353,15 +367,18 @@ def _save(model: SoScope, path: str | PathLike) -> None:
         model.save(str(path), save_anndata=True)
 
 
-def _record(
-    spots: AnnData | MuData, model: SoScope, seed: int, arguments: dict[str, Any], warned: list[str]
-) -> dict[str, Any]:
-    """Everything needed to make the result again, in types that h5ad and zarr can hold."""
+def _record(spots: AnnData | MuData, model: SoScope, arguments: dict[str, Any], warned: list[str]) -> dict[str, Any]:
+    """Everything needed to make the result again, in types that h5ad and zarr can hold.
+
+    Arguments that a file cannot hold, such as the pixels of a picture, are told in a few words under ``"inputs"``.
+    """
+    stored, inputs = _storable(arguments)
     record: dict[str, Any] = {
         "version": version("soscope-scverse"),
         "versions": {"python": python_version(), **{name: version(name) for name in _PACKAGES}},
-        "seed": seed,
-        "arguments": json.dumps(arguments, default=str),
+        "seed": arguments["seed"],
+        "arguments": json.dumps(stored),
+        "inputs": json.dumps(inputs),
         "uses_picture": bool(model.module.uses_picture),
         "warnings": np.array(warned, dtype=str),
         "history": {name: frame.to_numpy(float).ravel() for name, frame in (model.history or {}).items()},
@@ -372,13 +389,34 @@ def _record(
     return record
 
 
+def _storable(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Arguments as JSON holds them, and those that it cannot hold in a few words; of ``..._kwargs`` entry by entry."""
+    stored: dict[str, Any] = {}
+    described: dict[str, Any] = {}
+    for name, value in arguments.items():
+        if name.endswith("_kwargs"):
+            stored[name], inside = _storable(value)
+            described |= {f"{name}.{entry}": words for entry, words in inside.items()}
+            continue
+        try:
+            stored[name] = json.loads(json.dumps(value, default=_simple))
+        except TypeError:
+            described[name] = _describe(value)
+    return stored, described
+
+
 def _describe(thing: Any) -> Any:
-    """A picture or encoder in a few words; paths in full."""
-    if thing is None or isinstance(thing, str):
-        return thing
-    if isinstance(thing, PathLike):
-        return str(thing)
+    """A picture, cells or an encoder in a few words."""
     if isinstance(thing, Mapping):
         return {str(name): _describe(value) for name, value in thing.items()}
     shape = getattr(thing, "shape", None)
     return f"{type(thing).__name__}{'' if shape is None else f' of shape {tuple(shape)}'}"
+
+
+def _simple(value: Any) -> Any:
+    """Numbers and short lists of numpy and paths in Python's own types."""
+    if isinstance(value, PathLike):
+        return fspath(value)
+    if isinstance(value, np.generic | np.ndarray) and value.ndim < 2:
+        return value.tolist()
+    raise TypeError
