@@ -368,7 +368,7 @@ def test_wrong_number_of_subspots_on_a_hexagonal_lattice(n_subspots):
 
 
 def test_unknown_geometry():
-    with pytest.raises(ValueError, match="'square' or 'hex', found 'triangle'"):
+    with pytest.raises(ValueError, match="'square', 'hex'\\], found 'triangle'"):
         divided(*square(), geometry="triangle")
 
 

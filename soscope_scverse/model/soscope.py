@@ -68,7 +68,6 @@ from soscope_scverse.model.training import CosineTrainingPlan
 from soscope_scverse.model.variance import depth_noise, local_noise, picture_evidence, sample_blocks, within_sections
 from soscope_scverse.model.variation import feature_variation
 from soscope_scverse.module.likelihoods import LIKELIHOODS
-from soscope_scverse.module.subspot_decoder import DECODERS
 from soscope_scverse.module.vae import GraphAutoencoder, SoScopeVAE
 
 _EVIDENCE = 4.0  # log likelihood ratio; a permuted picture reaches it in less than 1 of 100 sections
@@ -186,16 +185,8 @@ class SoScope(BaseModelClass):
         similarity_strength: float = 2.0,
         n_graph_samples: int | None = 512,
     ) -> None:
-        check.one_of("sources", sources, ["both", "picture", "positions"])
-        check.one_of("decoder", decoder, list(DECODERS))
-        check.one_of("interpolation", interpolation, ["gaussian", "none"])
-        check.one_of("observation", observation, ["matched", "gaussian"])
-        check.one_of("dispersion", dispersion, ["feature", "subspot"])
-        if image_shrinkage != "auto":
-            check.at_least("image_shrinkage", image_shrinkage, 0)
-        check.at_least("n_image_components", n_image_components, 1)
-        if depth_noise != "auto":
-            check.at_least("depth_noise", depth_noise, 0)
+        check.given(SoScope.__init__, locals())
+        check.spots(adata)
         super().__init__(adata)
         self._likelihoods = self._named_likelihoods(likelihood)
         matrices = profiles(self.adata_manager)
@@ -372,12 +363,9 @@ class SoScope(BaseModelClass):
             If `train_size` is not in (0, 1], `batch_size` is below 1, both `max_epochs` and `max_steps` are given, or
             nothing is held out for `early_stopping`.
         """
-        check.at_least("batch_size", batch_size, 1)
+        check.given(SoScope.train, locals())
         if max_epochs is not None and max_steps is not None:
             msg = f"Expected one of `max_epochs` and `max_steps`, found {max_epochs} and {max_steps}."
-            raise ValueError(msg)
-        if not 0 < train_size <= 1:
-            msg = f"Expected `train_size` above 0 and at most 1, found {train_size}."
             raise ValueError(msg)
         if early_stopping and not (train_size < 1 and self.module.likelihood.is_counts):
             msg = "Expected held-out molecules for `early_stopping`: pass train_size=0.9 (counts only)."
@@ -601,10 +589,7 @@ class SoScope(BaseModelClass):
         TypeError
             If `adata` is not of the kind that the model was trained on.
         """
-        check.one_of("expectation", expectation, ["conditional", "prior"])
-        check.at_least("n_samples", n_samples, 0)
-        if batch_size is not None:
-            check.at_least("batch_size", batch_size, 1)
+        check.given(SoScope.get_enhanced, locals())
         check.no_mudata_on_disk(self.adata, out)
         path = None if out is None else check.output("out", out, overwrite=overwrite)
         manager = self._registered(adata)
@@ -686,8 +671,7 @@ class SoScope(BaseModelClass):
             If positions are farther than two distances of neighbouring spots from all spots.
         """
         xy = check.xy(positions)
-        if batch_size is not None:
-            check.at_least("batch_size", batch_size, 1)
+        check.given(SoScope.predict, locals())
         check.no_mudata_on_disk(self.adata, out)
         path = None if out is None else check.output("out", out, overwrite=overwrite)
         manager = self._registered(adata)
@@ -764,10 +748,8 @@ class SoScope(BaseModelClass):
         TypeError
             If `adata` is not of the kind that the model was trained on.
         """
-        check.one_of("expectation", expectation, ["conditional", "prior"])
-        check.at_least("n_samples", n_samples, 1)
-        if batch_size is not None:
-            check.at_least("batch_size", batch_size, 1)
+        check.given(SoScope.sample_enhanced, locals())
+        check.number("n_samples", n_samples, 1)
         path = None if out is None else check.output("out", out, overwrite=overwrite, suffixes=(".zarr",))
         manager = self._registered(adata)
         tiles = self._tiles(self._section(manager))
@@ -843,6 +825,7 @@ class SoScope(BaseModelClass):
 
     def _registered(self, adata: AnnData | MuData | None) -> AnnDataManager:
         """Registry of the model's spots, or of others in the form of these; what it holds of others is a copy."""
+        check.trained(self.is_trained_)
         if adata is None or adata is self.adata:
             self._validate_anndata(self.adata)
             return self.adata_manager

@@ -52,7 +52,8 @@ def spatial_genes(
     --------
     soscope_scverse.metrics.morans_i
     """
-    xy = check.positions(adata)
+    check.given(spatial_genes, locals())
+    xy = check.positions(check.anndata(adata))
     sections = check.sections(adata, library_key)
     x = check.profiles(adata, layer)
     total, depth, counts = np.zeros(adata.n_vars), [], True

@@ -56,7 +56,9 @@ def to_spatialdata(
 
     from soscope_scverse import im
 
-    check.positions(check.anndata(enhanced))
+    if not len(check.positions(check.anndata(enhanced))):
+        msg = "Expected at least one subspot in `enhanced`, found none."
+        raise ValueError(msg)
     if image is None and (embedded := im.embedded_image(enhanced)) is not None:
         image, image_scale = embedded
     images = {}
