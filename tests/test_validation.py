@@ -1,8 +1,7 @@
 """Bad input: a message that says what was found, before any work, and the user's object as it was."""
 
-import ast
-import re
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 
 import anndata as ad
@@ -12,11 +11,12 @@ import pandas as pd
 import pytest
 import spatialdata as sd
 from scipy import sparse
-from spatialdata.models import ShapesModel, TableModel
 
-from soscope_scverse import SoScope, _validation, bench, datasets, im, metrics, pl, pp, tl
+from soscope_scverse import SoScope, bench, datasets, im, metrics, pl, pp, tl
 
-pytestmark = pytest.mark.filterwarnings("ignore:Observation names", "ignore:Variable names", "ignore:Transforming to str")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Observation names", "ignore:Variable names", "ignore:Transforming"
+)
 
 QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
 REFUSED = (ValueError, TypeError)
@@ -321,3 +321,282 @@ BAD_SPOTS = {
 def test_bad_spots_are_refused_and_left_alone(prepared, entries, fault, entry):
     spoil, message, _ = BAD_SPOTS[fault]
     as_before(entries[entry], spoil(prepared), message)
+
+
+# ---- arguments ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def task():
+    return bench.simulate_low_resolution(datasets.synthetic_section(60, n_genes=8).adata)
+
+
+@pytest.fixture
+def calls(_section, _prepared, picture, model, enhanced, task):
+    """Every public function with arguments that it takes, to be replaced by bad ones."""
+    adata, gene = _section.adata, _section.adata.var_names[:1].tolist()
+    places = adata.obsm["spatial"][:3]
+    values, draws = np.arange(12.0).reshape(6, 2), np.zeros((2, 6, 2))
+    features = np.zeros((3, _prepared.obsm["subspot_features"].shape[2]))
+
+    def make(**kwargs):
+        spots = _prepared.copy()
+        SoScope.setup_anndata(
+            spots, **{key: kwargs.pop(key) for key in ("layer", "library_key", "batch_key") if key in kwargs}
+        )
+        return SoScope(spots, **kwargs)
+
+    def called(function, *args, **defaults):
+        return lambda **kwargs: function(*args, **{**defaults, **kwargs})
+
+    low, truth = task
+    return {
+        "tl.enhance": called(tl.enhance, adata, image=picture),
+        "tl.to_spatialdata": called(tl.to_spatialdata, enhanced),
+        "pp.subspots": lambda **kwargs: pp.subspots(adata.copy(), **kwargs),
+        "pp.spot_graph": lambda **kwargs: pp.spot_graph(adata.copy(), **kwargs),
+        "pp.spatial_genes": called(pp.spatial_genes, adata),
+        "im.features": lambda **kwargs: im.features(_prepared.copy(), **{"image": picture, **kwargs}),
+        "im.features_at": called(im.features_at, _prepared, positions=places, image=picture),
+        "im.mask_subspots": lambda **kwargs: im.mask_subspots(low.copy(), **{"image": picture, **kwargs}),
+        "im.check_alignment": called(im.check_alignment, adata, image=picture),
+        "im.check_coordinates": called(im.check_coordinates, adata, image=picture),
+        "im.open_image": called(im.open_image, image=picture),
+        "im.thumbnail": called(im.thumbnail, source=im.open_image(picture)),
+        "im.tissue_mask": called(im.tissue_mask, image=picture),
+        "SoScope": make,
+        "train": lambda **kwargs: make().train(**{**QUIET, **kwargs}),
+        "get_enhanced": model.get_enhanced,
+        "sample_enhanced": called(model.sample_enhanced, n_samples=2),
+        "predict": called(model.predict, positions=places, image_features=features),
+        "bench.simulate_low_resolution": called(bench.simulate_low_resolution, adata),
+        "bench.compare": called(bench.compare, low=low, truth=truth, methods=["repeat"], progress=False),
+        "pl.compare": called(pl.compare, adata, enhanced, genes=gene),
+        "metrics.pearson": called(metrics.pearson, prediction=values, truth=values),
+        "metrics.normalized_pearson": called(metrics.normalized_pearson, prediction=values, truth=values),
+        "metrics.mse": called(metrics.mse, prediction=values, truth=values),
+        "metrics.within_r": called(metrics.within_r, prediction=values, truth=values, spot=[0, 0, 1, 1, 2, 2]),
+        "metrics.ks_distance": called(metrics.ks_distance, values=values, inside=np.arange(6) < 3),
+        "metrics.coverage": called(metrics.coverage, truth=values, lower=values, upper=values),
+        "metrics.pit": called(metrics.pit, truth=values, draws=draws),
+        "metrics.central_coverage": called(metrics.central_coverage, pit=values / 12),
+        "metrics.kmeans_ari": called(metrics.kmeans_ari, profiles=values, labels=np.arange(6) % 2),
+        "metrics.compactness": called(metrics.compactness, positions=values, labels=np.arange(6) % 2),
+        "metrics.morans_i": called(metrics.morans_i, values=values, positions=values, n_neighbors=2),
+        "datasets.synthetic_section": called(datasets.synthetic_section, n_spots=20),
+        "datasets.synthetic_components": datasets.synthetic_components,
+    }
+
+
+def cells(**columns):
+    return pd.DataFrame(columns, index=[f"cell {i}" for i in range(len(next(iter(columns.values()))))])
+
+
+NUMBER, WHOLE = "to be a number", "to be a whole number"
+BAD_ARGUMENTS = {
+    ("tl.enhance", "n_subspots"): [
+        (value, "`n_subspots` to be 'auto' or one of") for value in (0, -1, 2.5, 10**9, "nine")
+    ],
+    ("tl.enhance", "seed"): [(-1, "at least 0"), (1.5, WHOLE), ("a", WHOLE), (None, WHOLE), (2**70, "at most")],
+    ("tl.enhance", "max_epochs"): [(0, "at least 1"), (-1, "at least 1"), (1.5, WHOLE), ("3", WHOLE)],
+    ("tl.enhance", "n_samples"): [(-1, "at least 0"), (2.5, WHOLE), ("2", WHOLE), (True, WHOLE)],
+    ("tl.enhance", "genes"): [
+        ([], "at least one gene"),
+        (["nope"], "1 of 1 are not: nope"),
+        ([1, 2], "names out of `adata.var_names`, found 1, int"),
+        (5, "found 5, int"),
+        (np.array([True, False]), "found .*True"),
+        (["noise_1", "noise_1"], "every gene once"),
+    ],
+    ("tl.enhance", "likelihood"): [(value, "`likelihood` to be one of") for value in ("zinb", None, 5)],
+    ("tl.enhance", "layer"): [(value, "`layer` to be one of") for value in ("nope", 5, ["counts"], {"rna": "counts"})],
+    ("tl.enhance", "library_key"): [(value, "column of `adata.obs`") for value in ("nope", 5, ["region"])],
+    ("tl.enhance", "batch_key"): [("nope", "`batch_key` to be a column")],
+    ("tl.enhance", "preset"): [("best", "`preset` to be one of")],
+    ("tl.enhance", "sources"): [("all", "`sources` to be one of")],
+    ("tl.enhance", "expectation"): [("mean", "`expectation` to be one of")],
+    ("tl.enhance", "encoder"): [("resnet", "texture"), (5, "encoder")],
+    ("tl.enhance", "image"): [
+        ("nowhere.tif", "nowhere.tif"),
+        (5, "Expected a picture"),
+        ({"a": 1}, "library_key"),
+        (np.zeros((5, 5, 5, 5)), "2 or 3 dimensions"),
+        (np.zeros((0, 5, 3), np.uint8), "shape"),
+        (np.zeros((9, 9, 3), complex), "complex128"),
+        (np.full((9, 9, 3), "a"), "<U1"),
+    ],
+    ("tl.enhance", "image_scale"): [
+        (0, "above 0"),
+        (-1, "above 0"),
+        (np.nan, "above 0"),
+        (np.inf, "above 0"),
+        ("a", NUMBER),
+    ],
+    ("tl.enhance", "features_kwargs"): [
+        (5, "`features_kwargs` to be a dict of arguments"),
+        ({"patch": 1}, r"`features_kwargs` out of .* found \['patch'\]"),
+        ({"mode": "fast"}, "`mode` to be one of"),
+        ({"batch_size": 0}, "at least 1"),
+    ],
+    ("tl.enhance", "model_kwargs"): [
+        (5, "`model_kwargs` to be a dict of arguments"),
+        ({"latent": 1}, r"`model_kwargs` out of .* found \['latent'\]"),
+        ({"n_latent": 0}, "at least 1"),
+        ({"decoder": "x"}, "`decoder` to be one of"),
+    ],
+    ("tl.enhance", "train_kwargs"): [
+        (5, "`train_kwargs` to be a dict of arguments"),
+        ({"lr": -1}, "above 0"),
+        ({"max_steps": 0}, "at least 1"),
+    ],
+    ("tl.enhance", "cells"): [
+        (5, "`cells` to be"),
+        (cells(a=[1]), "x"),
+        (cells(x=["a"], y=[1.0]), "positions of cells to be an array of real numbers"),
+        (cells(x=[np.nan], y=[1.0]), "finite positions of cells"),
+        (cells(x=[-1e6], y=[1.0]), "cells inside of the spots"),
+    ],
+    ("tl.enhance", "out"): [("nowhere/x.zarr", "folder that exists"), ("x.txt", "to end in"), (5, "to be a path")],
+    ("tl.enhance", "save_model"): [(str(Path(__file__).parent), "new path"), (5, "to be a path")],
+    ("tl.to_spatialdata", "image"): [(5, "Expected a picture")],
+    ("pp.subspots", "geometry"): [("triangle", "`geometry` to be one of")],
+    ("pp.subspots", "exposure"): [("size", "`exposure` to be one of")],
+    ("pp.subspots", "spot_diameter"): [(-1, "above 0"), ("a", NUMBER), (5, "`cells` with")],
+    ("pp.subspots", "positions"): [
+        (np.zeros((3, 2)), "n_spots x n_subspots x 2"),
+        (np.full((60, 3, 2), np.nan), "every spot to hold a subspot"),
+        (np.full((60, 3, 2), "a"), "real numbers"),
+        (np.full((60, 3, 2), np.inf), "finite x and y"),
+        ("a", "real numbers"),
+    ],
+    ("pp.spot_graph", "n_neighbors"): [(0, "at least 1"), (2.5, WHOLE)],
+    ("pp.spot_graph", "n_rings"): [(0, "at least 1"), ("a", WHOLE)],
+    ("pp.spot_graph", "radius"): [(0, "above 0"), (np.nan, "above 0"), ("a", NUMBER)],
+    ("pp.spot_graph", "strength"): [(1, "above 1"), (np.nan, "above 1"), ("a", NUMBER)],
+    ("pp.spot_graph", "layer"): [("nope", "`layer` to be one of")],
+    ("pp.spot_graph", "key_added"): [(5, "to be a string")],
+    ("pp.spatial_genes", "n_genes"): [(0, "at least 1"), (2.5, WHOLE)],
+    ("pp.spatial_genes", "n_candidates"): [(0, "at least 1")],
+    ("im.features", "image"): [(5, "Expected a picture"), ("nowhere.png", "nowhere.png")],
+    ("im.features", "encoder"): [("resnet", "texture"), (5, "encoder")],
+    ("im.features", "mode"): [("fast", "`mode` to be one of")],
+    ("im.features", "batch_size"): [(0, "at least 1"), ("a", WHOLE)],
+    ("im.features", "context"): [(-1, "positive `context`"), (np.nan, "positive `context`"), ("a", "real numbers")],
+    ("im.features", "context_um"): [(5, "pixel size"), ("a", "real numbers")],
+    ("im.features", "image_scale"): [(0, "above 0"), ("a", NUMBER)],
+    ("im.features", "key_added"): [(5, "to be a string")],
+    ("im.features", "client"): [(5, "distributed.Client")],
+    ("im.features_at", "positions"): [
+        (np.zeros(3), "finite `positions`"),
+        (np.zeros((0, 2)), "finite `positions`"),
+        (np.full((3, 2), np.nan), "finite `positions`"),
+        (cells(a=[1]), "columns 'x' and 'y'"),
+        ("a", "real numbers"),
+    ],
+    ("im.features_at", "library"): [("nope", "`library` to be one of")],
+    ("im.features_at", "key"): [("nope", "noted encoder")],
+    ("im.mask_subspots", "image_scale"): [(0, "above 0")],
+    ("im.check_alignment", "image_scale"): [(0, "above 0")],
+    ("im.check_coordinates", "image_scale"): [(0, "above 0"), (9, "outside")],
+    ("im.open_image", "scale"): [(0, "above 0"), ("a", NUMBER), (np.nan, "above 0")],
+    ("im.open_image", "channels"): [
+        (value, "one to three of the channels") for value in ([], [5], [0, 1, 2, 0], "a", [0.5], 7)
+    ],
+    ("im.thumbnail", "source"): [(np.zeros((3, 3), np.uint8), "opened by `im.open_image`")],
+    ("im.thumbnail", "size"): [(0, "at least 1"), ("a", WHOLE)],
+    ("im.tissue_mask", "size"): [(0, "at least 1")],
+    ("SoScope", "n_latent"): [(0, "at least 1"), ("a", WHOLE), (None, WHOLE)],
+    ("SoScope", "n_layers"): [(0, "at least 1")],
+    ("SoScope", "bandwidth"): [(0, "above 0")],
+    ("SoScope", "sigma"): [(-1, "at least 0")],
+    ("SoScope", "masked"): [(2, "at least 0 and at most 1")],
+    ("SoScope", "image_shrinkage"): [(-1, "at least 0"), ("strong", "number or 'auto'")],
+    ("SoScope", "depth_noise"): [(-1, "at least 0"), ("none", "number or 'auto'")],
+    ("SoScope", "similarity_strength"): [(1, "above 1")],
+    ("SoScope", "n_graph_samples"): [(0, "at least 1")],
+    ("SoScope", "aggregate"): [("max", "`aggregate` to be one of")],
+    ("SoScope", "decoder"): [("deep", "`decoder` to be one of")],
+    ("SoScope", "likelihood"): [("zinb", "`likelihood` to be one of")],
+    ("SoScope", "layer"): [("nope", "`layer` to be one of")],
+    ("SoScope", "library_key"): [("nope", "`library_key` to be a column")],
+    ("SoScope", "batch_key"): [("nope", "`batch_key` to be a column")],
+    ("train", "max_epochs"): [(0, "at least 1")],
+    ("train", "max_steps"): [(-1, "at least 1")],
+    ("train", "pretrain_epochs"): [(-1, "at least 0")],
+    ("train", "lr"): [(-1, "above 0"), (0, "above 0"), (np.nan, "above 0"), ("a", NUMBER)],
+    ("train", "batch_size"): [(0, "at least 1"), (None, WHOLE)],
+    ("train", "train_size"): [(0, "above 0 and at most 1"), (2, "at most 1")],
+    ("train", "weight_decay"): [(-1, "at least 0")],
+    ("train", "kl_weight"): [(np.inf, "at least 0")],
+    ("get_enhanced", "n_samples"): [(-1, "at least 0"), (1.5, WHOLE)],
+    ("get_enhanced", "batch_size"): [(0, "at least 1")],
+    ("get_enhanced", "expectation"): [("mean", "`expectation` to be one of")],
+    ("get_enhanced", "out"): [("x.csv", "to end in '.zarr' or '.h5ad'")],
+    ("sample_enhanced", "n_samples"): [(0, "at least 1"), (1.5, WHOLE)],
+    ("sample_enhanced", "out"): [("x.h5ad", "to end in '.zarr'")],
+    ("predict", "positions"): [(np.zeros(3), "finite `positions`"), (5, "finite `positions`")],
+    ("predict", "exposure"): [(0, "positive"), ("a", "real numbers"), ([1, 2], "positive, one number or 3")],
+    ("predict", "library"): [("nope", "`library` to be the section")],
+    ("bench.simulate_low_resolution", "factor"): [(7, "left at 2"), ("a", "left at 2")],
+    ("bench.simulate_low_resolution", "lattice"): [("cubic", "`lattice` to be one of")],
+    ("bench.simulate_low_resolution", "aggregate"): [("max", "`aggregate` to be one of")],
+    ("bench.compare", "methods"): [
+        ("magic", "`methods` out of"),
+        (5, "`methods` out of"),
+        ([], "something to run"),
+        ({"a": 5}, "functions or dicts"),
+        ({"a": {"speed": 1}}, r"`methods` out of .* found \['speed'\]"),
+    ],
+    ("bench.compare", "seeds"): [([-1], "at least 0"), (["a"], WHOLE)],
+    ("bench.compare", "enhance_kwargs"): [(5, "dict of arguments"), ({"speed": 1}, r"found \['speed'\]")],
+    ("pl.compare", "genes"): [([], "at least one gene"), (["nope"], "nope"), (5, "found 5, int")],
+    ("pl.compare", "layer"): [("nope", "`layer` to be one of")],
+    ("metrics.pearson", "prediction"): [
+        (np.zeros((5, 2)), "matrices of one shape"),
+        (np.full((6, 2), "a"), "real numbers"),
+    ],
+    ("metrics.normalized_pearson", "prediction"): [(np.zeros(3), "matrices of one shape")],
+    ("metrics.mse", "truth"): [(np.zeros(3), "matrices of one shape")],
+    ("metrics.within_r", "spot"): [([1], "one `spot` label")],
+    ("metrics.within_r", "prediction"): [(5, "one `spot` label"), ([1, 2], "one `spot` label")],
+    ("metrics.ks_distance", "inside"): [([1, 2, 3, 4, 5, 6], "booleans"), (np.ones(6, bool), "inside and outside")],
+    ("metrics.coverage", "upper"): [(np.zeros((6, 2)), "`lower` <= `upper`")],
+    ("metrics.pit", "draws"): [
+        (np.zeros((6, 2)), "n_samples x n_targets"),
+        (np.zeros((0, 6, 2)), "n_samples x n_targets"),
+    ],
+    ("metrics.pit", "seed"): [(-1, "at least 0")],
+    ("metrics.central_coverage", "level"): [(2, "below 1"), ("a", "below 1")],
+    ("metrics.central_coverage", "pit"): [(np.full((6, 2), 2), r"in \[0, 1\]"), ("a", "real numbers")],
+    ("metrics.kmeans_ari", "labels"): [([1], "one label")],
+    ("metrics.kmeans_ari", "profiles"): [(np.full((6, 2), np.nan), "finite profiles")],
+    ("metrics.compactness", "labels"): [([1], "one label")],
+    ("metrics.compactness", "positions"): [
+        (np.full((6, 2), np.nan), "finite `positions`"),
+        ([1, 2], "finite `positions`"),
+    ],
+    ("metrics.compactness", "n_sample"): [(0, "at least 1")],
+    ("metrics.morans_i", "n_neighbors"): [(0, "at least 1"), (9, "`n_neighbors` < 6"), ("a", WHOLE)],
+    ("metrics.morans_i", "positions"): [(np.full((6, 2), np.nan), "finite `positions`")],
+    ("datasets.synthetic_section", "n_spots"): [(0, "at least 1"), (2.5, WHOLE)],
+    ("datasets.synthetic_section", "seed"): [(-1, "at least 0"), ("a", WHOLE)],
+    ("datasets.synthetic_section", "lattice"): [("cubic", "`lattice` to be one of")],
+    ("datasets.synthetic_components", "n_beads"): [(0, "at least 1")],
+    ("datasets.synthetic_components", "noise"): [(-1, "at least 0"), ("a", NUMBER)],
+}
+_ONE_BY_ONE = [(*of, value, message) for of, pairs in BAD_ARGUMENTS.items() for value, message in pairs]
+
+
+@pytest.mark.parametrize(("function", "name", "value", "message"), _ONE_BY_ONE)
+def test_bad_arguments_are_refused_before_any_work(calls, function, name, value, message, monkeypatch, tmp_path):
+    def no_work(*args, **kwargs):
+        pytest.fail("the work started")
+
+    monkeypatch.chdir(tmp_path)
+    if function == "tl.enhance" and name not in ("image", "encoder", "cells", "n_subspots"):
+        monkeypatch.setattr(import_module("soscope_scverse.im.features"), "_encode", no_work)
+    if function == "train":
+        monkeypatch.setattr(SoScope, "_fit", no_work, raising=False)
+    with pytest.raises((*REFUSED, FileNotFoundError), match=message):
+        calls[function](**{name: value})
+    assert not list(tmp_path.iterdir())

@@ -102,7 +102,7 @@ def within_r(prediction: Matrix, truth: Matrix, spot: ArrayLike) -> np.ndarray:
     The correlation within groups of the analysis of covariance (Fisher, R. A. Statistical Methods for Research Workers,
     1925).
     """
-    labels, n_targets = np.asarray(spot).ravel(), np.shape(prediction)[0]
+    labels, n_targets = np.asarray(spot).ravel(), n_rows(prediction)
     if len(labels) != n_targets:
         msg = f"Expected one `spot` label for each of the {n_targets} targets, found {len(labels)}."
         raise ValueError(msg)
@@ -211,6 +211,11 @@ def coverage(truth: Matrix, lower: Matrix, upper: Matrix) -> np.ndarray:
         return np.where(np.isnan(t + low + high).any(axis=0), np.nan, covered)
 
     return per_feature(share, truth, lower, upper)
+
+
+def n_rows(values: Matrix) -> int:
+    """Number of rows of what may be no matrix yet."""
+    return (*np.shape(values), 0)[0]
 
 
 def per_feature(function: Callable[..., np.ndarray], *matrices: Matrix) -> np.ndarray:

@@ -9,7 +9,7 @@ from scipy.spatial import KDTree
 from scipy.spatial.distance import pdist
 
 from soscope_scverse import _validation as check
-from soscope_scverse.metrics.agreement import Matrix, per_feature
+from soscope_scverse.metrics.agreement import Matrix, n_rows, per_feature
 
 
 def kmeans_ari(profiles: Matrix, labels: ArrayLike, seed: int = 0) -> float:
@@ -43,7 +43,7 @@ def kmeans_ari(profiles: Matrix, labels: ArrayLike, seed: int = 0) -> float:
 
     check.given(kmeans_ari, locals())
     check.finite(profiles)
-    known = _one_label_each(labels, np.shape(profiles)[0])
+    known = _one_label_each(labels, n_rows(profiles))
     clusters = KMeans(n_clusters=int(known.max()) + 1, n_init=10, random_state=seed).fit_predict(profiles)
     return float(adjusted_rand_score(known, clusters))
 
@@ -120,7 +120,7 @@ def morans_i(values: Matrix, positions: np.ndarray, n_neighbors: int = 6) -> np.
     """
     xy = check.xy(positions)
     check.number("n_neighbors", n_neighbors, 1, whole=True)
-    n_obs = np.shape(values)[0]
+    n_obs = n_rows(values)
     if len(xy) != n_obs or not 1 <= n_neighbors < n_obs:
         msg = (
             f"Expected one position for each of {n_obs} observations and 1 <= `n_neighbors` < {n_obs}, "
