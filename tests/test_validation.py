@@ -14,9 +14,7 @@ from scipy import sparse
 
 from soscope_scverse import SoScope, bench, datasets, im, metrics, pl, pp, tl
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:Observation names", "ignore:Variable names", "ignore:Transforming"
-)
+pytestmark = pytest.mark.filterwarnings("ignore:Observation names", "ignore:Variable names", "ignore:Transforming")
 
 QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
 REFUSED = (ValueError, TypeError)
