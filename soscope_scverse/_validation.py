@@ -262,7 +262,7 @@ def division(adata: AnnData) -> np.ndarray:
     """Return the exposures, n_spots x n_subspots, after checking them, the positions of subspots and sizes of spots."""
     for key in (keys.SUBSPOTS, keys.EXPOSURE):
         if key not in adata.obsm:
-            msg = f"Expected `adata.obsm[{key!r}]`, found {sorted(adata.obsm)}. Call `pp.subspots(adata)` first."
+            msg = f"Expected `adata.obsm[{key!r}]`, found only {sorted(adata.obsm)}. Call `pp.subspots(adata)` first."
             raise ValueError(msg)
     if not isinstance(adata.uns.get(keys.SUBSPOTS, {}), Mapping):
         msg = f"Expected `adata.uns['{keys.SUBSPOTS}']` to be a dict, as `pp.subspots` writes it. Call that again."

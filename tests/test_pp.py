@@ -737,7 +737,7 @@ def test_the_graph_of_a_view():
 
 @pytest.mark.parametrize("strength", [1, 0.5, -2, np.nan])
 def test_strength_must_be_above_one(strength):
-    with pytest.raises(ValueError, match="`strength` above 1"):
+    with pytest.raises(ValueError, match="`strength` to be above 1"):
         graph_of(*square(), strength=strength)
 
 

@@ -1,5 +1,7 @@
 """Bad input: a message that says what was found, before any work, and the user's object as it was."""
 
+import struct
+import zlib
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
@@ -10,6 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import spatialdata as sd
+import tifffile
+from PIL import Image
 from scipy import sparse
 
 from soscope_scverse import SoScope, bench, datasets, im, metrics, pl, pp, tl
@@ -598,3 +602,92 @@ def test_bad_arguments_are_refused_before_any_work(calls, function, name, value,
     with pytest.raises((*REFUSED, FileNotFoundError), match=message):
         calls[function](**{name: value})
     assert not list(tmp_path.iterdir())
+
+
+# ---- pictures -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def files(tmp_path, picture):
+    """Writes pictures that are damaged or strange; returns their path."""
+
+    def make(kind, how):
+        path = tmp_path / f"section.{kind}"
+        if kind == "tif":
+            tifffile.imwrite(path, picture, tile=(64, 64), compression="zlib")
+        else:
+            Image.fromarray(picture).save(path)
+        content = path.read_bytes()
+        damage = {
+            "empty": b"",
+            "text": b"no picture",
+            "only its first bytes": content[:12],
+            "half of it": content[: len(content) // 2],
+            "all but its end": content[:-2000],
+            "zeros in the middle": content[: len(content) // 3] + bytes(len(content) // 3) + content[-100:],
+        }
+        path.write_bytes(damage[how])
+        return path
+
+    return make
+
+
+DAMAGE = ("empty", "text", "only its first bytes", "half of it", "all but its end", "zeros in the middle")
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg", "tif"])
+@pytest.mark.parametrize("how", DAMAGE)
+def test_damaged_pictures_name_their_file(prepared, files, kind, how):
+    if (kind, how) == ("jpg", "zeros in the middle"):
+        pytest.skip("a JPEG without part of its data decodes to grey")
+    path = files(kind, how)
+    as_before(lambda a: im.features(a, path), prepared, rf"Expected .*section\.{kind}")
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [
+        ((1, 1), np.uint8),
+        ((1, 1, 3), np.uint8),
+        ((1, 9, 3), np.uint16),
+        ((9, 1, 4), np.uint8),
+        ((9, 8), bool),
+        ((9, 8, 3), np.float32),
+        ((3, 9, 8), np.float64),
+    ],
+)
+def test_small_pictures_of_all_types_are_read(shape, dtype):
+    source = im.open_image(np.ones(shape, dtype))
+    pixels = source.read(-3, source.height + 3, -3, source.width + 3)
+    assert pixels.dtype == np.uint8
+    assert pixels.shape == (source.height + 6, source.width + 6, 3)
+    assert (im.thumbnail(source)[0] == pixels[3, 3]).all()
+
+
+@pytest.mark.parametrize(
+    ("pixels", "message"),
+    [
+        (np.full((9, 9), np.nan), "0..1, found values from nan"),
+        (np.full((9, 9), 300.0), "0..1, found values from 300"),
+        (np.full((9, 9), -1.0), "0..1, found values from -1"),
+        (np.ones((9, 9), np.int64), "found int64"),
+        (np.ones((9, 9), complex), "found complex128"),
+        (np.ones((9, 9, 5), np.uint8), "5 channels"),
+        (np.ones(9, np.uint8), "2 or 3 dimensions"),
+        (np.ones((0, 9), np.uint8), r"shape \(0, 9\)"),
+    ],
+)
+def test_arrays_that_are_no_pictures(pixels, message):
+    with pytest.raises(ValueError, match=message):
+        im.open_image(pixels).read(0, 9, 0, 9)
+
+
+def test_a_header_that_promises_too_much_is_refused_before_it_is_decoded(tmp_path):
+    """10^5 x 10^5 pixels in a file of some bytes."""
+    width = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", width), (b"IDAT", zlib.compress(b"0")), (b"IEND", b"")]
+    parts = [struct.pack(">I", len(d)) + kind + d + struct.pack(">I", zlib.crc32(kind + d)) for kind, d in chunks]
+    path = tmp_path / "bomb.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    with pytest.raises(ValueError, match=r"bomb\.png of \d+ bytes, which cannot hold the 100000 x 100000 pixels"):
+        im.open_image(path)

@@ -62,7 +62,7 @@ def repeat(adata: AnnData) -> np.ndarray:
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If a slot is missing or does not fit.
     """
     task = _task(adata)
@@ -84,7 +84,7 @@ def linear(adata: AnnData) -> np.ndarray:
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If a slot is missing or does not fit, or the spots lie on one line.
     """
     task = _task(adata)
@@ -114,7 +114,7 @@ def linear_conserving(adata: AnnData) -> np.ndarray:
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If a slot is missing or does not fit, or the spots lie on one line.
     """
     task = _task(adata)
@@ -143,7 +143,7 @@ def gaussian_process(adata: AnnData) -> np.ndarray:
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If a slot is missing or does not fit.
     """
     task = _task(adata)
@@ -165,7 +165,7 @@ def image_linear(adata: AnnData) -> np.ndarray:
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If a slot is missing or does not fit.
     """
     task = _task(adata)
@@ -187,7 +187,7 @@ def image_gaussian_process(adata: AnnData) -> np.ndarray:
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If a slot is missing or does not fit.
     """
     task = _task(adata)
@@ -209,7 +209,7 @@ def image_mlp(adata: AnnData) -> np.ndarray:
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If a slot is missing or does not fit.
     """
     task = _task(adata)
@@ -231,7 +231,7 @@ def joint_mlp(adata: AnnData) -> np.ndarray:
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If a slot is missing or does not fit.
     """
     task = _task(adata)
@@ -383,7 +383,7 @@ def _slot(adata: AnnData, slot: str) -> np.ndarray:
         raise ValueError(msg)
     values = _validation.numbers(f"`adata.obsm[{slot!r}]`", adata.obsm[slot])
     if values.ndim != 3 or not values.size:
-        msg = f"Expected `adata.obsm['{slot}']` to have 3 dimensions, none of them 0, found shape {values.shape}."
+        msg = f"Expected `adata.obsm['{slot}']` to have 3 dimensions, found shape {values.shape}."
         raise ValueError(msg)
     return values
 

@@ -102,7 +102,7 @@ def compare(
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If `truth` does not belong to `low`, a method is unknown, there is nothing to run, or a prediction has another
         shape than the truth.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
+from numbers import Real
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -71,7 +72,7 @@ def simulate_low_resolution(
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If a lattice column is missing, two observations share a lattice position, ``factor``, ``lattice`` or
         ``aggregate`` does not fit, or no block is complete.
     """
@@ -133,7 +134,9 @@ def _flowers(adata: AnnData, factor: float) -> tuple[np.ndarray, np.ndarray]:
 
 def _cell_bins(positions: np.ndarray, width: float) -> tuple[np.ndarray, np.ndarray]:
     """Square bins with at least two cells."""
-    _validation.number("factor", width, 0, above=True)
+    if not isinstance(width, Real) or not width > 0:
+        msg = f"Expected `factor` to be the positive width of the bins of cells, found {width}."
+        raise ValueError(msg)
     bins = ((positions - positions.min(axis=0)) // width).astype(int)[:, ::-1]  # rows run along y
     blocks, members = _gather(bins, positions[:, ::-1])
     keep = (members >= 0).sum(axis=1) >= 2

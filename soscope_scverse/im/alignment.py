@@ -121,7 +121,7 @@ def check_alignment(
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If coordinates or counts are missing, or as for :func:`features` if there is no picture.
 
     Warns

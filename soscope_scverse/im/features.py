@@ -128,7 +128,7 @@ def features(
     ------
     FileNotFoundError
         If the weights of the encoder are nowhere and cannot be downloaded.
-    ValueError
+    TypeError, ValueError
         If slots, pictures or the encoder are missing or of a wrong form, or if coordinates leave the picture, see
         :func:`check_coordinates`.
 
@@ -396,7 +396,7 @@ def check_coordinates(
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If positions leave the picture. The message says how many, names the scale factor that would fit, if one does,
         and whether exchanging x and y would.
     """

@@ -36,6 +36,8 @@ _SAMPLES = 16
 """Parts along each axis that tell the range of a channel, so many pixels wide and high:"""
 _SAMPLE_PIXELS = 256
 _MICRONS = {"µm": 1.0, "nm": 1e-3, "mm": 1e3}
+_MOST_COMPRESSED = 2000
+"""Bytes of pixels in a byte of a PNG or JPEG file, at most: one holds 1,032 of deflate, or six blocks of JPEG."""
 _STRETCH = (0.001, 0.999)
 
 Stretch: TypeAlias = tuple[int, float, float]
@@ -351,6 +353,11 @@ def thumbnail(source: ImageSource, size: int = 1000) -> tuple[np.ndarray, float]
     tuple
         The small picture, height x width x 3 uint8, and the factor from full-resolution coordinates to its pixels. A
         picture that is turned against the coordinates is turned back, over white.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `source` is no opened picture, or `size` is below 1.
     """
     validation.given(thumbnail, locals())
     if not isinstance(source, ImageSource):
@@ -413,7 +420,7 @@ def embedded_image(adata: AnnData, library: str | None = None) -> tuple[np.ndarr
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If ``library`` is omitted and ``uns["spatial"]`` holds several.
     """
     libraries = validation.libraries(validation.spots(adata))
@@ -598,6 +605,13 @@ class _Decoded:
             n_channels = bands or len(self._convert_to or "")
             self.shape = (picture.height, picture.width) + ((n_channels,) if n_channels > 1 else ())
             self.dtype = np.dtype(np.uint16 if picture.mode.startswith("I") else np.uint8)
+        size = path.stat().st_size
+        if math.prod(self.shape) * self.dtype.itemsize > _MOST_COMPRESSED * size:
+            msg = (
+                f"Expected a whole picture, found {path} of {size} bytes, which cannot hold the {self.shape[0]} x "
+                f"{self.shape[1]} pixels that it promises. Copy or export it again."
+            )
+            raise ValueError(msg)
 
     def __getitem__(self, window: Any) -> np.ndarray:
         if self._array is None:

@@ -96,7 +96,7 @@ def mask_subspots(
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If there are no subspots, or if image features of the subspots lie in `adata` already.
 
     Warns

@@ -91,7 +91,7 @@ def central_coverage(pit: np.ndarray, level: float = 0.9) -> np.ndarray:
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If `level` is not in (0, 1) or a value of `pit` not in [0, 1].
     """
     if not isinstance(level, Real) or not 0 < level < 1:

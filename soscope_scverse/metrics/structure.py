@@ -71,12 +71,12 @@ def compactness(positions: np.ndarray, labels: ArrayLike, *, n_sample: int = 200
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If there is not one label per target.
     """
     check.given(compactness, locals())
+    cluster = _one_label_each(labels, n_rows(positions))
     xy = check.xy(positions)
-    cluster = _one_label_each(labels, len(xy))
     generator = np.random.default_rng(seed)
     distances, sizes = [], []
     for members in np.split(np.argsort(cluster, kind="stable"), np.cumsum(np.bincount(cluster))[:-1]):
@@ -111,7 +111,7 @@ def morans_i(values: Matrix, positions: np.ndarray, n_neighbors: int = 6) -> np.
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If there is not one position per observation or there are not more than ``n_neighbors`` of them.
 
     References

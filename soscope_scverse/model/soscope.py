@@ -140,7 +140,7 @@ class SoScope(BaseModelClass):
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If the data do not fit the likelihood or an argument is not one of its choices.
 
     Examples

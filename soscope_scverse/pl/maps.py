@@ -64,7 +64,7 @@ def compare(
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If a gene is missing in one of the sections, or `ax` has another shape.
     """
     maps = [("spots", adata, layer), ("enhanced", enhanced, None)]

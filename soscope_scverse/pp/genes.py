@@ -45,7 +45,7 @@ def spatial_genes(
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If coordinates are missing or profiles are not finite.
 
     See Also

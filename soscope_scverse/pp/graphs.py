@@ -77,7 +77,7 @@ def spot_graph(
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If coordinates are missing, profiles are not finite, `strength` is not above 1, more than one range is given,
         `n_neighbors` or `n_rings` is below 1, or `radius` is not above 0.
     """
