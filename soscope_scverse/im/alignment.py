@@ -96,7 +96,7 @@ def check_alignment(
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If coordinates or counts are missing, or as for :func:`features` if there is no picture.
 
     Warns
@@ -105,9 +105,12 @@ def check_alignment(
         If another placement fits clearly better. A symmetric section may fit as well in several ways: look at the
         picture.
     """
-    xy = validation.positions(adata)
+    validation.given(check_alignment, locals())
+    xy = validation.positions(validation.anndata(adata))
     totals = [np.asarray(chunk.sum(axis=1)).ravel() for chunk in row_chunks(validation.profiles(adata, layer))]
-    depth = np.log1p(np.concatenate(totals).astype(float))
+    total = np.concatenate(totals).astype(float)
+    validation.finite(total)
+    depth = np.log1p(np.maximum(total, 0))
     tables, thumbnails = {}, {}
     for section in open_sections(adata, image, image_scale, library_key):
         name = section.library or ""

@@ -65,7 +65,7 @@ def features_at(
     TypeError
         If `image` is no picture that :func:`open_image` takes.
     """
-    adata = spots_of(adata)
+    adata = spots_of(validation.spots(adata))
     made = adata.uns.get(key, {})
     if not {"context", "context_um"} & set(made):
         msg = (
@@ -87,7 +87,7 @@ def features_at(
     shell = AnnData(
         obs=adata.obs.iloc[spots],
         obsm={
-            keys.SPATIAL: adata.obsm[keys.SPATIAL][spots],
+            keys.SPATIAL: validation.positions(adata)[spots],
             keys.SUBSPOTS: subspots.reshape(len(spots), n_each, 2),
         },
         uns={name: adata.uns[name] for name in (keys.SPATIAL,) if name in adata.uns},

@@ -68,7 +68,10 @@ def _is_element(image: Any) -> bool:
 def spot_radius(adata: AnnData, section: Section) -> float:
     """Radius of the spots of a section in full-resolution pixels."""
     diameter = library_entry(adata, section.library).get("scalefactors", {}).get("spot_diameter_fullres")
-    radius = pitch(validation.positions(adata)[section.rows]) / 4 if diameter is None else float(diameter) / 2
+    if diameter is None:
+        radius = pitch(validation.positions(adata)[section.rows]) / 4
+    else:
+        radius = float(validation.numbers("`spot_diameter_fullres`", diameter)) / 2
     if not 0 < radius < np.inf:
         msg = (
             f"Expected spots of positive size, found a radius of {radius}. Store their diameter in full-resolution "

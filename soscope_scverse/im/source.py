@@ -25,7 +25,7 @@ from PIL.PngImagePlugin import PngImageFile
 from skimage.color import lab2rgb, rgb2lab
 from skimage.transform import AffineTransform, warp
 
-from soscope_scverse import _keys as keys
+from soscope_scverse import _validation as validation
 from soscope_scverse._files import file_state
 from soscope_scverse._spatialdata import opens_spatialdata
 from soscope_scverse.im import slides
@@ -37,6 +37,8 @@ _SAMPLES = 16
 """Parts along each axis that tell the range of a channel, so many pixels wide and high:"""
 _SAMPLE_PIXELS = 256
 _MICRONS = {"µm": 1.0, "nm": 1e-3, "mm": 1e3}
+_MOST_COMPRESSED = 2000
+"""Bytes of pixels in a byte of a PNG or JPEG file, at most: one holds 1,032 of deflate, or six blocks of JPEG."""
 _STRETCH = (0.001, 0.999)
 
 Stretch: TypeAlias = tuple[int, float, float]
@@ -348,6 +350,7 @@ def open_image(image: Any, *, scale: float | None = None, channels: Sequence[int
         If the file is of another kind, the picture is not grey, RGB or RGBA of a supported data type, or it has no such
         channels.
     """
+    validation.given(open_image, locals())
     source = _open(image, placed=scale is None)
     if channels is not None:
         source = _stretched(source, channels)
@@ -372,7 +375,16 @@ def thumbnail(source: ImageSource, size: int = 1000) -> tuple[np.ndarray, float]
     tuple
         The small picture, height x width x 3 uint8, and the factor from full-resolution coordinates to its pixels. A
         picture that is turned against the coordinates is turned back, over white.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `source` is no opened picture, or `size` is below 1.
     """
+    validation.given(thumbnail, locals())
+    if not isinstance(source, ImageSource):
+        msg = f"Expected a picture opened by `im.open_image`, found {type(source).__name__}."
+        raise TypeError(msg)
     if source.turn is not None:
         return _turned_back(source, size)
     source = source.coarsened(max(source.height, source.width) / size)
@@ -430,10 +442,10 @@ def embedded_image(adata: AnnData, library: str | None = None) -> tuple[np.ndarr
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If ``library`` is omitted and ``uns["spatial"]`` holds several.
     """
-    libraries = adata.uns.get(keys.SPATIAL, {})
+    libraries = validation.libraries(validation.spots(adata))
     if library is None and len(libraries) > 1:
         msg = (
             f"Expected one section in `adata.uns['spatial']`, found {sorted(libraries)}. Say which with `library_key`."
@@ -444,16 +456,16 @@ def embedded_image(adata: AnnData, library: str | None = None) -> tuple[np.ndarr
         picture = entry.get("images", {}).get(resolution)
         scale = entry.get("scalefactors", {}).get(f"tissue_{resolution}_scalef")
         if picture is not None and scale is not None:
-            return picture, float(scale)
+            return picture, float(validation.numbers(f"`tissue_{resolution}_scalef`", scale))
     return None
 
 
 def library_entry(adata: AnnData, library: str | None = None) -> Mapping[str, Any]:
     """Return ``uns["spatial"][library]``; without ``library`` that of the only section, {} if there is none."""
-    libraries = adata.uns.get(keys.SPATIAL, {})
+    libraries = validation.libraries(adata)
     if library is None and len(libraries) == 1:
         (library,) = libraries
-    return libraries.get(library, {})
+    return {} if library is None else libraries.get(library, {})
 
 
 def _open(image: Any, *, placed: bool) -> ImageSource:
@@ -498,10 +510,11 @@ def _check(source: ImageSource) -> None:
 
 def _stretched(source: ImageSource, channels: Sequence[int]) -> ImageSource:
     """The picture with these channels stretched over black to white."""
-    if not 1 <= len(channels) <= 3 or not all(0 <= channel < source.n_channels for channel in channels):
+    channels = np.atleast_1d(np.asarray(channels)).tolist()
+    if not 1 <= len(channels) <= 3 or not all(channel in range(source.n_channels) for channel in channels):
         msg = (
             f"Expected one to three of the channels 0 to {source.n_channels - 1} as `channels`, found "
-            f"{list(channels)}. Describe further ones in a second call."
+            f"{channels}. Describe further ones in a second call."
         )
         raise ValueError(msg)
     coarsest = source.coarsened(np.inf)
@@ -614,6 +627,13 @@ class _Decoded:
             n_channels = bands or len(self._convert_to or "")
             self.shape = (picture.height, picture.width) + ((n_channels,) if n_channels > 1 else ())
             self.dtype = np.dtype(np.uint16 if picture.mode.startswith("I") else np.uint8)
+        size = path.stat().st_size
+        if math.prod(self.shape) * self.dtype.itemsize > _MOST_COMPRESSED * size:
+            msg = (
+                f"Expected a whole picture, found {path} of {size} bytes, which cannot hold the {self.shape[0]} x "
+                f"{self.shape[1]} pixels that it promises. Copy or export it again."
+            )
+            raise ValueError(msg)
 
     def __getitem__(self, window: Any) -> np.ndarray:
         if self._array is None:

@@ -246,7 +246,7 @@ def with_draws(
 
 def spatial_uns(adata: AnnData, frame: AnnData, library_key: str | None) -> dict:
     """``uns["spatial"]`` of the spots with the diameter of the subspots, for squidpy and scanpy."""
-    spatial = copy.deepcopy(dict(adata.uns.get(keys.SPATIAL, {})))
+    spatial: dict[str, Any] = copy.deepcopy(dict(check.libraries(adata)))
     sections = check.sections(frame, library_key)
     for section in np.unique(sections):
         # without a library_key there is one section, whatever name it has in uns

@@ -66,7 +66,6 @@ from soscope_scverse.model.starting import set_start, set_variation
 from soscope_scverse.model.store import Arrays
 from soscope_scverse.model.training import TRAINER, Training, device_of, n_processes
 from soscope_scverse.module.likelihoods import LIKELIHOODS
-from soscope_scverse.module.subspot_decoder import DECODERS
 from soscope_scverse.module.vae import SoScopeVAE
 
 if TYPE_CHECKING:
@@ -133,7 +132,7 @@ class SoScope(SavedModel):
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If the data do not fit the likelihood or an argument is not one of its choices.
 
     Examples
@@ -178,16 +177,8 @@ class SoScope(SavedModel):
         similarity_strength: float = 2.0,
         n_graph_samples: int | None = 512,
     ) -> None:
-        check.one_of("sources", sources, ["both", "picture", "positions"])
-        check.one_of("decoder", decoder, list(DECODERS))
-        check.one_of("interpolation", interpolation, ["gaussian", "none"])
-        check.one_of("observation", observation, ["matched", "gaussian"])
-        check.one_of("dispersion", dispersion, ["feature", "subspot"])
-        if image_shrinkage != "auto":
-            check.at_least("image_shrinkage", image_shrinkage, 0)
-        check.at_least("n_image_components", n_image_components, 1)
-        if depth_noise != "auto":
-            check.at_least("depth_noise", depth_noise, 0)
+        check.given(SoScope.__init__, locals())
+        check.spots(adata)
         super().__init__(adata)
         weakref.finalize(self, self._per_instance_manager_store.pop, self.id, None)
         self._likelihoods = self._named_likelihoods(likelihood)
@@ -403,12 +394,9 @@ class SoScope(SavedModel):
         KeyboardInterrupt
             If Ctrl-C ends the first phase, or is pressed twice.
         """
-        check.at_least("batch_size", batch_size, 1)
+        check.given(SoScope.train, locals())
         if max_epochs is not None and max_steps is not None:
             msg = f"Expected one of `max_epochs` and `max_steps`, found {max_epochs} and {max_steps}."
-            raise ValueError(msg)
-        if not 0 < train_size <= 1:
-            msg = f"Expected `train_size` above 0 and at most 1, found {train_size}."
             raise ValueError(msg)
         if early_stopping and not (train_size < 1 and self.module.likelihood.is_counts):
             msg = "Expected held-out molecules for `early_stopping`: pass train_size=0.9 (counts only)."
@@ -573,10 +561,7 @@ class SoScope(SavedModel):
         TypeError
             If `adata` is not of the kind that the model was trained on.
         """
-        check.one_of("expectation", expectation, ["conditional", "prior"])
-        check.at_least("n_samples", n_samples, 0)
-        if batch_size is not None:
-            check.at_least("batch_size", batch_size, 1)
+        check.given(SoScope.get_enhanced, locals())
         check.no_mudata_on_disk(self.adata, out)
         path = None if out is None else check.output("out", out, overwrite=overwrite)
         manager = self._registered(adata)
@@ -658,8 +643,7 @@ class SoScope(SavedModel):
             If positions are farther than two distances of neighbouring spots from all spots.
         """
         xy = check.xy(positions)
-        if batch_size is not None:
-            check.at_least("batch_size", batch_size, 1)
+        check.given(SoScope.predict, locals())
         check.no_mudata_on_disk(self.adata, out)
         path = None if out is None else check.output("out", out, overwrite=overwrite)
         manager = self._registered(adata)
@@ -736,10 +720,8 @@ class SoScope(SavedModel):
         TypeError
             If `adata` is not of the kind that the model was trained on.
         """
-        check.one_of("expectation", expectation, ["conditional", "prior"])
-        check.at_least("n_samples", n_samples, 1)
-        if batch_size is not None:
-            check.at_least("batch_size", batch_size, 1)
+        check.given(SoScope.sample_enhanced, locals())
+        check.number("n_samples", n_samples, 1)
         path = None if out is None else check.output("out", out, overwrite=overwrite, suffixes=(".zarr",))
         manager = self._registered(adata)
         tiles = self._tiles(self._section(manager))
@@ -815,6 +797,7 @@ class SoScope(SavedModel):
 
     def _registered(self, adata: AnnData | MuData | None) -> AnnDataManager:
         """Registry of the model's spots, or of others in the form of these; what it holds of others is a copy."""
+        check.trained(self.is_trained_)
         if adata is None or adata is self.adata:
             self._validate_anndata(self.adata)
             return self.adata_manager

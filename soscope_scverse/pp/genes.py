@@ -49,14 +49,15 @@ def spatial_genes(
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If coordinates are missing or profiles are not finite.
 
     See Also
     --------
     soscope_scverse.metrics.morans_i
     """
-    xy = check.positions(adata)
+    check.given(spatial_genes, locals())
+    xy = check.positions(check.anndata(adata))
     sections = check.sections(adata, library_key)
     x = check.profiles(adata, layer)
     total, depth, counts = np.zeros(adata.n_vars), [], True

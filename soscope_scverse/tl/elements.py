@@ -59,7 +59,9 @@ def to_spatialdata(
     from spatialdata.models import Image2DModel
     from spatialdata.transformations import Affine, Identity
 
-    check.positions(check.anndata(enhanced))
+    if not len(check.positions(check.anndata(enhanced))):
+        msg = "Expected at least one subspot in `enhanced`, found none."
+        raise ValueError(msg)
     if image is None and (embedded := embedded_image(enhanced)) is not None:
         image, image_scale = embedded
     images = {}

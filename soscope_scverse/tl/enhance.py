@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from importlib.metadata import version
 from os import PathLike, fspath
@@ -178,8 +178,8 @@ def enhance(
     Li, Bao, Hou et al. Tissue characterization at an enhanced resolution across spatial omics platforms with deep
     generative model. Nature Communications 15, 6541 (2024).
     """
-    check.one_of("preset", preset, list(PRESETS))
-    check.one_of("sources", sources, ["both", "picture", "positions"])
+    check.given(enhance, locals())
+    _check_keywords(features_kwargs, model_kwargs, train_kwargs)
     if expectation is None:
         expectation = PRESETS[preset].expectation
     arguments = {
@@ -188,7 +188,7 @@ def enhance(
         "n_subspots": n_subspots,
         "cells": cells,
         "layer": layer,
-        "genes": {k: list(v) for k, v in genes.items()} if isinstance(genes, Mapping) else genes and list(genes),
+        "genes": {k: _names(v) for k, v in genes.items()} if isinstance(genes, Mapping) else _names(genes),
         "likelihood": likelihood,
         "encoder": encoder,
         "sources": sources,
@@ -204,7 +204,6 @@ def enhance(
         "model_kwargs": {**PRESETS[preset].model_kwargs, "sources": sources, **(model_kwargs or {})},
         "train_kwargs": dict(train_kwargs or {}),
     }
-    check.one_of("expectation", expectation, ["conditional", "prior"])
     check.new_path("save_model", save_model)
     if out is not None:
         check.output("out", out, overwrite=overwrite)
@@ -249,6 +248,13 @@ def enhance(
     return (enhanced, model) if return_model else enhanced
 
 
+def _check_keywords(features_kwargs: Any, model_kwargs: Any, train_kwargs: Any) -> None:
+    """Raise unless the further arguments of all steps are theirs."""
+    check.keywords("features_kwargs", features_kwargs or {}, im.features)
+    check.keywords("model_kwargs", model_kwargs or {}, SoScope.__init__)
+    check.keywords("train_kwargs", train_kwargs or {}, SoScope.train)
+
+
 def _checked(data: AnnData | MuData, layer: Any, genes: Any, likelihood: Any, library_key: str | None) -> Any:
     """A copy in memory with the chosen genes, of a MuData with the modalities to model."""
     if not isinstance(data, MuData):
@@ -287,14 +293,12 @@ def _checked_spots(
     check.one_of("likelihood", likelihood, list(LIKELIHOODS))
     check.positions(adata)
     check.sections(adata, library_key)
+    check.libraries(adata)
     check.profiles(adata, layer)
     if genes is not None:
         chosen = check.genes(adata, genes)
     elif "highly_variable" in adata.var:
-        chosen = adata.var_names[adata.var["highly_variable"].to_numpy(bool)].tolist()
-        if not chosen:
-            msg = "Expected genes marked in `adata.var['highly_variable']`, found none. Name them with `genes=`."
-            raise ValueError(msg)
+        chosen = check.highly_variable(adata)
     elif adata.n_vars <= _N_GENES:
         chosen = adata.var_names.tolist()
     else:
@@ -403,6 +407,10 @@ def _storable(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, A
         except TypeError:
             described[name] = _describe(value)
     return stored, described
+
+
+def _names(genes: Any) -> Any:
+    return list(genes) if isinstance(genes, Iterable) and not isinstance(genes, str) else genes
 
 
 def _describe(thing: Any) -> Any:
