@@ -2,8 +2,17 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from soscope_scverse import datasets, im, pp
+
+settings.register_profile("few", max_examples=15, derandomize=True, deadline=None, database=None)
+settings.register_profile("many", max_examples=500, deadline=None, print_blob=True)
+
+
+def pytest_configure(config):
+    """``pytest -m slow`` tries many examples of each property."""
+    settings.load_profile("many" if config.option.markexpr == "slow" else "few")
 
 
 @pytest.fixture(scope="session")
