@@ -82,8 +82,8 @@ def compare(
 
     Returns
     -------
-    DataFrame with one row for each run, gene and metric:
-
+    pandas.DataFrame
+        One row for each run, gene and metric, with the columns below.
     ``task``, ``method``, ``gene``
         Names.
     ``seed``

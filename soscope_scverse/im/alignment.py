@@ -72,7 +72,8 @@ class Alignment:
 
         Returns
         -------
-        The axes; ``.figure`` of one is the figure.
+        list of Axes
+            ``.figure`` of one is the figure.
         """
         import matplotlib.pyplot as plt
 
@@ -115,7 +116,13 @@ def check_alignment(
 
     Returns
     -------
-    Figures of every section and placement, and a picture: ``check_alignment(adata, image).plot()``.
+    Alignment
+        Figures of every section and placement, and a picture: ``check_alignment(adata, image).plot()``.
+
+    Raises
+    ------
+    ValueError
+        If coordinates or counts are missing, or as for :func:`features` if there is no picture.
 
     Warns
     -----

@@ -38,7 +38,18 @@ class FeatureCache:
         self._key = tokenize(version("soscope-scverse"), source.fingerprint(), model.fingerprint(), float(width))
 
     def get(self, centres: np.ndarray) -> tuple[np.ndarray, list[str]] | None:
-        """Features of these positions and their names, None if they are not known."""
+        """Features of these positions, if they are known.
+
+        Parameters
+        ----------
+        centres
+            n_targets x 2 positions (x, y) in pixels of the picture.
+
+        Returns
+        -------
+        tuple or None
+            Features (n_targets x n_image_features) and their names; None if they are not known.
+        """
         path = self._path(centres)
         if not path.exists():
             return None
@@ -46,7 +57,20 @@ class FeatureCache:
         return np.asarray(stored[:]), list(stored.attrs["names"])
 
     def put(self, centres: np.ndarray, features: np.ndarray, names: list[str]) -> None:
-        """Keep the features of these positions."""
+        """Keep the features of these positions.
+
+        Parameters
+        ----------
+        centres
+            n_targets x 2 positions (x, y) in pixels of the picture.
+        features, names
+            n_targets x n_image_features, and the names of the features.
+
+        Raises
+        ------
+        OSError
+            If the folder cannot be written to.
+        """
         path = self._path(centres)
         unfinished = path.with_name(f".{path.name}.{uuid4().hex}")
         try:

@@ -53,7 +53,8 @@ class Encoder(ABC):
 
         Returns
         -------
-        Features (n_targets x n_image_features float32, finite) and their names.
+        tuple
+            Features (n_targets x n_image_features float32, finite) and their names.
         """
 
     def anchored(self, origin: np.ndarray) -> Encoder:
@@ -66,12 +67,18 @@ class Encoder(ABC):
 
         Returns
         -------
-        The encoder itself, unless it lays a grid over the picture: then one whose grid starts at ``origin``.
+        Encoder
+            The encoder itself, unless it lays a grid over the picture: then one whose grid starts at ``origin``.
         """
         return self
 
     def dense(self) -> Encoder:
         """Return the encoder that averages a feature map, for ``im.features(mode="dense")``.
+
+        Returns
+        -------
+        Encoder
+            A :class:`DenseEncoder` of this one.
 
         Raises
         ------
@@ -88,7 +95,10 @@ class Encoder(ABC):
     def fingerprint(self) -> str:
         """Return a hash that tells the features of this encoder from those of others, for a cache on disk.
 
-        Default: of the class and the attributes of the encoder.
+        Returns
+        -------
+        str
+            By default the hash of the class and the attributes of the encoder.
         """
         return tokenize(type(self).__module__, type(self).__qualname__, self.name, vars(self))
 
@@ -101,6 +111,16 @@ def register_encoder(name: str) -> Callable[[type[_AnyEncoder]], type[_AnyEncode
 
     It is made with those of the arguments ``weights``, ``device`` and ``batch_size`` that the caller of
     :func:`features` gives, and need take none of them.
+
+    Parameters
+    ----------
+    name
+        A new name; it becomes the ``name`` of the class, too.
+
+    Returns
+    -------
+    Callable
+        The decorator, which returns the class.
 
     Raises
     ------
@@ -125,7 +145,13 @@ def register_encoder(name: str) -> Callable[[type[_AnyEncoder]], type[_AnyEncode
 
 
 def encoder_names() -> list[str]:
-    """Names of the registered encoders; "timm:NAME" is one for every name of timm."""
+    """Names of the registered encoders; "timm:NAME" is one for every name of timm.
+
+    Returns
+    -------
+    list of str
+        In alphabetical order.
+    """
     return sorted(_ENCODERS)
 
 
@@ -141,7 +167,8 @@ def get_encoder(encoder: Any, **options: Any) -> Encoder:
 
     Returns
     -------
-    The encoder; an :class:`Encoder` as it is.
+    Encoder
+        The encoder; an :class:`Encoder` as it is.
 
     Raises
     ------
@@ -208,10 +235,32 @@ class TiledEncoder(Encoder):
 
     @abstractmethod
     def describe(self, tiles: np.ndarray) -> np.ndarray:
-        """Return n_tiles x n_image_features of prepared uint8 tiles (n_tiles x height x width x 3)."""
+        """Describe prepared tiles.
+
+        Parameters
+        ----------
+        tiles
+            n_tiles x height x width x 3, uint8, as :meth:`prepare` returns them.
+
+        Returns
+        -------
+        numpy.ndarray
+            n_tiles x n_image_features, finite.
+        """
 
     def prepare(self, tile: np.ndarray) -> np.ndarray:
-        """Make a tile (size x size x 3 uint8) ready for :meth:`describe`; by default it is left as it is."""
+        """Make a tile ready for :meth:`describe`; by default it is left as it is.
+
+        Parameters
+        ----------
+        tile
+            size x size x 3, uint8, RGB, as wide as the patch in pixels of the picture.
+
+        Returns
+        -------
+        numpy.ndarray
+            The tile, of the same shape for all tiles.
+        """
         return tile
 
     def encode(self, source: ImageSource, centres: np.ndarray, width: float) -> tuple[np.ndarray, list[str]]:
@@ -266,7 +315,7 @@ class TileEncoder(TiledEncoder):
         self.name = getattr(function, "__name__", type(function).__name__)
 
     def describe(self, tiles: np.ndarray) -> np.ndarray:
-        """Call the function."""
+        """Call the function; see :meth:`TiledEncoder.describe`."""
         return self.function(tiles)
 
     def fingerprint(self) -> str:

@@ -113,8 +113,8 @@ def features(
 
     Returns
     -------
-    None, or with ``copy`` the changed copy. Writes
-
+    AnnData, MuData or None
+        None, or with ``copy`` the changed copy. Written are the slots below.
     ``obsm[key_added]``
         n_spots x n_subspots x n_image_features float32, not standardised, 0 for padded subspots.
     ``uns[key_added]``
@@ -124,11 +124,6 @@ def features(
         n_contexts, and names of features end with "@" and the width.
         With "precomputed" only "encoder" and "feature_names".
 
-    Warns
-    -----
-    UserWarning
-        If a network that was trained on colours gets a grey picture.
-
     Raises
     ------
     FileNotFoundError
@@ -136,6 +131,11 @@ def features(
     ValueError
         If slots, pictures or the encoder are missing or of a wrong form, or if coordinates leave the picture, see
         :func:`check_coordinates`.
+
+    Warns
+    -----
+    UserWarning
+        If a network that was trained on colours gets a grey picture.
 
     Notes
     -----

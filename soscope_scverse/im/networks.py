@@ -71,7 +71,22 @@ class NetworkEncoder(TiledEncoder):
 
     @abstractmethod
     def load(self) -> _Network:
-        """Make the network and load its weights."""
+        """Make the network and load its weights.
+
+        Returns
+        -------
+        Network without its head
+            With the size of its input and the mean and standard deviation of the pictures that it was trained on.
+
+        Raises
+        ------
+        FileNotFoundError
+            If the weights are nowhere and cannot be downloaded.
+        ValueError
+            If the weights are those of another network, or the library has no network of that name.
+        ImportError
+            If a library that is needed is not installed.
+        """
 
     @cached_property
     def network(self) -> _Network:
@@ -90,11 +105,11 @@ class NetworkEncoder(TiledEncoder):
         return tokenize(self.name, _hash(self.network.module))
 
     def prepare(self, tile: np.ndarray) -> np.ndarray:
-        """Resize a tile to the input of the network."""
+        """Resize a tile to the input of the network; see :meth:`TiledEncoder.prepare`."""
         return resized(tile, self.network.size, self.network.interpolation)
 
     def describe(self, tiles: np.ndarray) -> np.ndarray:
-        """Normalise the tiles and run the network on them."""
+        """Normalise the tiles and run the network on them; see :meth:`TiledEncoder.describe`."""
         return self._run(self.network.module, tiles)
 
     def _run(self, module: torch.nn.Module, pictures: np.ndarray) -> np.ndarray:
@@ -112,7 +127,11 @@ class InceptionV3(NetworkEncoder):
 
     Patches are resized to 299 x 299. With ``mode="dense"`` the picture is resized so that a patch is about 299 pixels
     wide, and the last map of convolutions (8 x 8 cells of a patch) is averaged, see :class:`DenseEncoder`.
-    See :class:`NetworkEncoder` for the parameters.
+
+    Parameters
+    ----------
+    weights, device, batch_size
+        See :class:`NetworkEncoder`.
     """
 
     def dense(self) -> DenseEncoder:
@@ -120,7 +139,18 @@ class InceptionV3(NetworkEncoder):
         return DenseEncoder(self, resize=True)
 
     def feature_map(self, pictures: np.ndarray) -> np.ndarray:
-        """Return n x 2048 x h x w of uint8 pictures, n x height x width x 3, of at least 75 x 75 pixels."""
+        """Run the network up to its last map of convolutions.
+
+        Parameters
+        ----------
+        pictures
+            n x height x width x 3, uint8, of at least 75 x 75 pixels.
+
+        Returns
+        -------
+        numpy.ndarray
+            n x 2048 x h x w.
+        """
         return self._run(self._convolutions, pictures)
 
     @cached_property
@@ -209,7 +239,7 @@ class ModuleEncoder(TiledEncoder):
         return tokenize(type(self.module).__module__, repr(self.module), _hash(self.module))
 
     def describe(self, tiles: np.ndarray) -> np.ndarray:
-        """Run the module on the tiles."""
+        """Run the module on the tiles; see :meth:`TiledEncoder.describe`."""
         features = self.feature_map(tiles)
         return features.mean(axis=(2, 3)) if features.ndim == 4 else features
 
@@ -218,7 +248,18 @@ class ModuleEncoder(TiledEncoder):
         return DenseEncoder(self, resize=False)
 
     def feature_map(self, pictures: np.ndarray) -> np.ndarray:
-        """Return what the module returns for uint8 pictures, n x height x width x 3."""
+        """Run the module.
+
+        Parameters
+        ----------
+        pictures
+            n x height x width x 3, uint8.
+
+        Returns
+        -------
+        numpy.ndarray
+            What the module returns: n x n_image_features, or a map n x n_image_features x h x w.
+        """
         return _run(self.module.eval(), _on_device(pictures, self.device))
 
 

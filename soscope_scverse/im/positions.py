@@ -51,12 +51,15 @@ def features_at(
 
     Returns
     -------
-    n_positions x n_image_features float32, for :meth:`SoScope.predict <soscope_scverse.model.SoScope.predict>`.
+    numpy.ndarray
+        n_positions x n_image_features float32, for :meth:`SoScope.predict <soscope_scverse.model.SoScope.predict>`.
 
     Raises
     ------
     ValueError
         If ``uns[key]`` does not tell how the features were made, or as for :func:`features`.
+    TypeError
+        If `image` is no picture that :func:`open_image` takes.
     """
     adata = spots_of(adata)
     made = adata.uns.get(key, {})

@@ -118,7 +118,18 @@ class ImageSource:
         return (len(self.stretches) or self.n_channels) == 1
 
     def to_pixels(self, xy: np.ndarray) -> np.ndarray:
-        """Positions (n x 2) in pixels of this picture, of full-resolution coordinates."""
+        """Positions in pixels of this picture.
+
+        Parameters
+        ----------
+        xy
+            n x 2 full-resolution coordinates.
+
+        Returns
+        -------
+        numpy.ndarray
+            n x 2 pixels.
+        """
         turned = xy if self.turn is None else xy @ self.turn.T
         return turned * self.scale + np.asarray(self.offset)
 
@@ -137,7 +148,18 @@ class ImageSource:
         return np.stack([corners[:, :2].min(axis=0), corners[:, :2].max(axis=0)])
 
     def placed(self, matrix: np.ndarray) -> ImageSource:
-        """Return the picture in another place; `matrix`, 3 x 3, takes (x, y, 1) of coordinates to its pixels."""
+        """Return the picture in another place.
+
+        Parameters
+        ----------
+        matrix
+            3 x 3, takes (x, y, 1) of full-resolution coordinates to pixels of the picture.
+
+        Returns
+        -------
+        ImageSource
+            The same pixels, placed by `matrix`.
+        """
         linear, (x, y) = matrix[:2, :2], matrix[:2, 2]
         scale = math.sqrt(abs(np.linalg.det(linear)))
         upright = np.allclose(linear, scale * np.eye(2), atol=1e-4 * scale)
@@ -145,7 +167,18 @@ class ImageSource:
         return replace(self, scale=scale, offset=(float(x), float(y)), turn=turn)
 
     def coarsened(self, factor: float) -> ImageSource:
-        """Return the coarsest level of the picture whose pixels are at most ``factor`` times as wide, else itself."""
+        """Return the coarsest level of the picture that is fine enough.
+
+        Parameters
+        ----------
+        factor
+            How many times as wide as those of the picture its pixels may be.
+
+        Returns
+        -------
+        ImageSource
+            The level, or the picture itself.
+        """
         size = max(self.height, self.width)
         for n, level in reversed(list(enumerate(self.levels, start=1))):
             coarse = replace(self, pixels=level, levels=self.levels[n:])
@@ -162,6 +195,16 @@ class ImageSource:
         Parts outside the picture are mirrored at its border, RGBA is laid over white, grey becomes three equal
         channels.
 
+        Parameters
+        ----------
+        y0, y1, x0, x1
+            First pixel row, and the one after the last; columns likewise.
+
+        Returns
+        -------
+        numpy.ndarray
+            (y1 - y0) x (x1 - x0) x 3, uint8.
+
         Raises
         ------
         ValueError
@@ -175,7 +218,13 @@ class ImageSource:
         return block[np.ix_(rows - top, columns - left)]
 
     def lazy_pixels(self) -> tuple[Array, tuple[str, ...]]:
-        """Return the pixels as stored as a dask array, and its dimensions."""
+        """Return the pixels as a dask array.
+
+        Returns
+        -------
+        tuple
+            The pixels as stored, with an axis for the channels, and the names of the axes in their order.
+        """
         lazy = from_array(self.pixels) if not hasattr(self.pixels, "__dask_graph__") else self.pixels
         return (lazy, tuple(self.axes)) if "c" in self.axes else (lazy[None], ("c", *self.axes))
 
@@ -188,6 +237,11 @@ class ImageSource:
         """Return the picture as the tasks of a cluster read it: dask arrays are computed in the task that asks.
 
         A file travels as its path, which all workers must reach; an array in memory travels as it is.
+
+        Returns
+        -------
+        ImageSource
+            The same picture without its coarser levels.
         """
         return replace(
             self, pixels=_InTask(self.pixels) if hasattr(self.pixels, "__dask_graph__") else self.pixels, levels=()
@@ -197,6 +251,11 @@ class ImageSource:
         """Return a hash that tells this picture from others: its pixels in memory, or its file with size and date.
 
         Of dask and zarr arrays it is what they are made of and a sample of their pixels.
+
+        Returns
+        -------
+        str
+            The hash.
         """
         told = [self.pixels, self.axes, self.stretches, self.recolouring]
         if not isinstance(self.pixels, np.ndarray | _Decoded | _Tiff | slides.SlideLevel):
@@ -255,7 +314,8 @@ def open_image(image: Any, *, scale: float | None = None, channels: Sequence[int
 
     Returns
     -------
-    The opened picture.
+    ImageSource
+        The opened picture.
 
     Raises
     ------
@@ -286,8 +346,9 @@ def thumbnail(source: ImageSource, size: int = 1000) -> tuple[np.ndarray, float]
 
     Returns
     -------
-    The small picture, height x width x 3 uint8, and the factor from full-resolution coordinates to its pixels. A
-    picture that is turned against the coordinates is turned back, over white.
+    tuple
+        The small picture, height x width x 3 uint8, and the factor from full-resolution coordinates to its pixels. A
+        picture that is turned against the coordinates is turned back, over white.
     """
     if source.turn is not None:
         return _turned_back(source, size)
@@ -341,7 +402,8 @@ def embedded_image(adata: AnnData, library: str | None = None) -> tuple[np.ndarr
 
     Returns
     -------
-    The picture and the factor from full-resolution coordinates to its pixels, or None without such a picture.
+    tuple or None
+        The picture and the factor from full-resolution coordinates to its pixels, or None without such a picture.
 
     Raises
     ------

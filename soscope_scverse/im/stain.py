@@ -26,7 +26,8 @@ def normalize_stain(image: Any, reference: Any) -> ImageSource:
 
     Returns
     -------
-    The picture, to be passed to :func:`features` or again to :func:`open_image`.
+    ImageSource
+        The picture, to be passed to :func:`features` or again to :func:`open_image`.
 
     Raises
     ------

@@ -35,7 +35,8 @@ def tissue_mask(image: Any, *, size: int = _THUMBNAIL) -> tuple[np.ndarray, floa
 
     Returns
     -------
-    The mask, height x width bool, True on tissue, and the factor from full-resolution coordinates to its pixels.
+    tuple
+        The mask, height x width bool, True on tissue, and the factor from full-resolution coordinates to its pixels.
 
     Raises
     ------
@@ -85,22 +86,22 @@ def mask_subspots(
 
     Returns
     -------
-    None, or with ``copy`` the changed copy. Writes
-
+    AnnData or None
+        None, or with ``copy`` the changed copy. Written are the slots below.
     ``obsm["subspots"]``
         NaN for subspots off the tissue, see :func:`tissue_mask`.
     ``obsm["subspot_exposure"]``
         0 for these; what is left of a spot is scaled so that it sums to 1.
 
-    Warns
-    -----
-    UserWarning
-        If spots have no subspot on tissue.
-
     Raises
     ------
     ValueError
         If there are no subspots, or if image features of the subspots lie in `adata` already.
+
+    Warns
+    -----
+    UserWarning
+        If spots have no subspot on tissue.
     """
     missing = [key for key in (keys.SUBSPOTS, keys.EXPOSURE) if key not in adata.obsm]
     if missing or keys.FEATURES in adata.obsm:

@@ -139,6 +139,11 @@ class SoScope(BaseModelClass):
     n_graph_samples
         Nodes sampled by the graph losses at every step; None evaluates them exactly, as in the paper.
 
+    Raises
+    ------
+    ValueError
+        If the data do not fit the likelihood or an argument is not one of its choices.
+
     Examples
     --------
     >>> import soscope_scverse as sos
@@ -150,11 +155,6 @@ class SoScope(BaseModelClass):
     >>> model = sos.SoScope(adata)
     >>> model.train()
     >>> enhanced = model.get_enhanced()
-
-    Raises
-    ------
-    ValueError
-        If the data do not fit the likelihood or an argument is not one of its choices.
     """
 
     history_: dict[str, pd.DataFrame] | None
@@ -268,6 +268,8 @@ class SoScope(BaseModelClass):
             Column of ``obs`` that tells the batches, such as slides or donors: each has an effect of its own on every
             feature, and the encoder is told the batch. Spots of a batch that was not trained on count as the average
             of the batches.
+        **kwargs
+            Of scvi-tools' ``AnnDataManager.register_fields``.
 
         Raises
         ------
@@ -298,7 +300,7 @@ class SoScope(BaseModelClass):
             Likelihood of each modality to model, as ``{"rna": "nb", "prot": "poisson"}``.
         layer
             Layers that hold the profiles, by modality; ``X`` of those that are not named.
-        features_key, library_key, batch_key
+        features_key, library_key, batch_key, **kwargs
             As of :meth:`setup_anndata`.
 
         Raises
@@ -513,13 +515,25 @@ class SoScope(BaseModelClass):
             module.residual_length[i] = variation.length
 
     def get_latent_representation(self, adata: AnnData | MuData | None = None) -> np.ndarray:
-        """Mean of the latent state q(Z given X, A), n_spots x n_latent.
+        """Mean of the latent state q(Z given X, A).
 
         Parameters
         ----------
         adata
             Spots of any section, after the same steps as those of the model and with the same kind of image features;
             features are found by name, and the spots may be divided otherwise. None takes the spots of the model.
+
+        Returns
+        -------
+        numpy.ndarray
+            n_spots x n_latent, in the order of the spots.
+
+        Raises
+        ------
+        ValueError
+            If slots, features or image features that the model needs are missing.
+        TypeError
+            If `adata` is not of the kind that the model was trained on.
         """
         tiles = self._tiles(self._section(self._registered(adata)))
         return latent_states(self.module, tiles, self._processes()).mean.cpu().numpy()
@@ -561,9 +575,9 @@ class SoScope(BaseModelClass):
 
         Returns
         -------
-        AnnData (of a MuData: MuData), n_targets x n_features, subspots of a spot next to each other in the order of the
-        spots. With `out`, ``X``, ``layers`` and ``obsm`` are dask arrays of the file.
-
+        AnnData or MuData
+            As the spots are: n_targets x n_features, subspots of a spot next to each other in the order of the spots.
+            With `out`, ``X``, ``layers`` and ``obsm`` are dask arrays of the file.
         ``X``
             Enhanced profiles, float32.
         ``obs``
@@ -582,7 +596,10 @@ class SoScope(BaseModelClass):
         Raises
         ------
         ValueError
-            If an argument is none of its choices, or `out` cannot be written to; before any work.
+            If an argument is none of its choices, `out` cannot be written to, or the spots lack what the model needs;
+            before any work.
+        TypeError
+            If `adata` is not of the kind that the model was trained on.
         """
         check.one_of("expectation", expectation, ["conditional", "prior"])
         check.at_least("n_samples", n_samples, 0)
@@ -651,19 +668,22 @@ class SoScope(BaseModelClass):
 
         Returns
         -------
-        AnnData, n_positions x n_features: ``X``, the expected profiles, float32; ``obs`` as given, and the library
-        column; ``obsm["spatial"]``, ``var``, ``uns["spatial"]``, and in ``uns["soscope"]`` the version and the library.
-        Positions belong to the batch of their nearest spot.
-
-        Warns
-        -----
-        UserWarning
-            If positions are farther than two distances of neighbouring spots from all spots.
+        AnnData or MuData
+            n_positions x n_features: ``X``, the expected profiles, float32; ``obs`` as given, and the library column;
+            ``obsm["spatial"]``, ``var``, ``uns["spatial"]``, and in ``uns["soscope"]`` the version and the library.
+            Positions belong to the batch of their nearest spot.
 
         Raises
         ------
         ValueError
             If positions, image features or exposures do not fit, or there is no such section; before any work.
+        TypeError
+            If `adata` is not of the kind that the model was trained on.
+
+        Warns
+        -----
+        UserWarning
+            If positions are farther than two distances of neighbouring spots from all spots.
         """
         xy = check.xy(positions)
         if batch_size is not None:
@@ -732,13 +752,17 @@ class SoScope(BaseModelClass):
 
         Returns
         -------
-        n_samples x n_targets x n_features, float32, targets and features in the order of :meth:`get_enhanced`
-        (modalities of a MuData side by side): a numpy array, or with `out` the zarr array.
+        numpy.ndarray or zarr.Array
+            n_samples x n_targets x n_features, float32, targets and features in the order of :meth:`get_enhanced`
+            (modalities of a MuData side by side); with `out` the zarr array.
 
         Raises
         ------
         ValueError
-            If an argument is none of its choices, or `out` cannot be written to; before any work.
+            If an argument is none of its choices, `out` cannot be written to, or the spots lack what the model needs;
+            before any work.
+        TypeError
+            If `adata` is not of the kind that the model was trained on.
         """
         check.one_of("expectation", expectation, ["conditional", "prior"])
         check.at_least("n_samples", n_samples, 1)

@@ -39,7 +39,8 @@ def benchmark(
 
     Returns
     -------
-    The Axes, one for each metric.
+    numpy.ndarray of Axes
+        One for each metric.
 
     Raises
     ------

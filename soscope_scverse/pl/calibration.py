@@ -33,7 +33,8 @@ def calibration(
 
     Returns
     -------
-    The Axes.
+    Axes
+        With one curve for each entry of `pit`.
 
     Raises
     ------

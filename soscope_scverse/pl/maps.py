@@ -59,7 +59,8 @@ def compare(
 
     Returns
     -------
-    The n_genes x 2 or 3 Axes.
+    numpy.ndarray of Axes
+        n_genes x 2, or x 3 with `truth`.
 
     Raises
     ------

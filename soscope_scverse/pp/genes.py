@@ -40,7 +40,8 @@ def spatial_genes(
 
     Returns
     -------
-    Names, highest Moran's I first; ties go to the more counted gene. Constant genes come last.
+    list of str
+        Names, highest Moran's I first; ties go to the more counted gene. Constant genes come last.
 
     Raises
     ------

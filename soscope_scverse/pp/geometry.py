@@ -75,8 +75,8 @@ def subspots(
 
     Returns
     -------
-    None, or the copy. Written are
-
+    AnnData, MuData or None
+        None, or with `copy` the changed copy. Written are the slots below.
     ``obsm["subspots"]``
         n_spots x n_subspots x 2 positions (x, y) in pixels.
     ``obsm["subspot_exposure"]``

@@ -71,8 +71,9 @@ def spot_graph(
 
     Returns
     -------
-    None, or the copy. ``obsp[key_added]`` is a symmetric n_spots x n_spots CSR matrix of weights in (0, 1]. Spots
-    without a neighbour are kept, with a warning.
+    AnnData, MuData or None
+        None, or with `copy` the changed copy. ``obsp[key_added]`` is a symmetric n_spots x n_spots CSR matrix of
+        weights in (0, 1]. Spots without a neighbour are kept, with a warning.
 
     Raises
     ------

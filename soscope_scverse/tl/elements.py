@@ -41,8 +41,9 @@ def to_spatialdata(
 
     Returns
     -------
-    SpatialData with the one coordinate system "global", in the pixels of ``obsm["spatial"]``. Shapes are squares or
-    hexagons that tile the section, and circles for cells and where there is no lattice.
+    SpatialData
+        With the one coordinate system "global", in the pixels of ``obsm["spatial"]``. Shapes are squares or hexagons
+        that tile the section, and circles for cells and where there is no lattice.
 
     Raises
     ------

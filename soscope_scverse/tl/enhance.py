@@ -141,13 +141,15 @@ def enhance(
 
     Returns
     -------
-    AnnData (of a MuData: MuData) of the subspots, see :meth:`~soscope_scverse.model.SoScope.get_enhanced`, with
-    ``uns["soscope"]``: version, seed, arguments (JSON), geometry, encoder, whether the picture was used, and training
-    history. With `return_model` a tuple of this and the model.
-    Of a SpatialData the same object, with ``shapes["{key_added}_subspots"]``, the outlines of the subspots (squares or
-    hexagons that tile the section, the shapes of the cells, else circles) with all transformations of the spots, and
-    ``tables[key_added]``, which annotates them; both are written to its zarr store if it has one. The rest of it stays
-    as it was.
+    AnnData or MuData
+        The subspots, see :meth:`~soscope_scverse.model.SoScope.get_enhanced`, with ``uns["soscope"]``: version, seed,
+        arguments (JSON), geometry, encoder, whether the picture was used, and training history. With `return_model` a
+        tuple of this and the model.
+    SpatialData
+        Of a SpatialData the same object, with ``shapes["{key_added}_subspots"]``, the outlines of the subspots (squares
+        or hexagons that tile the section, the shapes of the cells, else circles) with all transformations of the spots,
+        and ``tables[key_added]``, which annotates them; both are written to its zarr store if it has one. The rest of
+        it stays as it was.
 
     Raises
     ------
