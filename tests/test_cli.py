@@ -277,7 +277,8 @@ def test_demo(tmp_path, lattice, n_subspots):
     assert spots.n_obs == 40
     assert enhanced.shape == truth.shape == (40 * n_subspots, spots.n_vars)
     np.testing.assert_allclose(enhanced.obsm["spatial"], truth.obsm["spatial"], atol=1e-6)
-    assert Image.open(out / "section.png").size[0] > 100
+    with Image.open(out / "section.png") as picture:
+        assert picture.size[0] > 100
     table = {line.split()[0]: line.split()[1:] for line in result.stdout.splitlines() if line}
     for method in ("repeat", "linear", "linear_conserving", "soScope"):
         pearson, within = map(float, table[method])
