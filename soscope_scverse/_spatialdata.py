@@ -12,6 +12,7 @@ import pandas as pd
 from anndata import AnnData
 
 from soscope_scverse import _keys as keys
+from soscope_scverse._arrays import layers_of
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -94,7 +95,7 @@ class SpatialSection:
         )  # pictures are those of the SpatialData
         scales = {**library.get("scalefactors", {}), **({"spot_diameter_fullres": diameter} if diameter else {})}
         slots["uns"][keys.SPATIAL] = {self.shapes_key: {"images": {}, "scalefactors": scales}}
-        return AnnData(table.X, obs=table.obs.copy(), var=table.var.copy(), layers=dict(table.layers), **slots)
+        return AnnData(table.X, obs=table.obs.copy(), var=table.var.copy(), layers=layers_of(table), **slots)
 
     def picture(self, image_key: str | None) -> ImageSource | None:
         """The picture over the spots, placed by the transformations; None if there is none to choose."""

@@ -15,7 +15,7 @@ from anndata import AnnData
 from mudata import MuData
 
 from soscope_scverse import _keys as keys
-from soscope_scverse._arrays import Matrix, in_memory, stored
+from soscope_scverse._arrays import Matrix, in_memory, layers_of, stored
 
 SINGLE_SECTION = "section"
 
@@ -212,7 +212,7 @@ def array_index(adata: AnnData) -> np.ndarray | None:
 def profiles(adata: AnnData, layer: str | None) -> Any:
     """Return ``X`` or a layer as the AnnData holds it, perhaps on disk."""
     if layer is not None and layer not in adata.layers:
-        msg = f"Expected `layer` to be one of {sorted(adata.layers)}, found {layer!r}."
+        msg = f"Expected `layer` to be one of {sorted(layers_of(adata))}, found {layer!r}."
         raise ValueError(msg)
     x = adata.X if layer is None else adata.layers[layer]
     if x is None:

@@ -52,8 +52,9 @@ def test_what_is_written_is_what_is_returned(trained, tmp_path, name, n_samples)
     for result in (lazy, read):
         assert result.shape == expected.shape == (360, 8)
         np.testing.assert_array_equal(np.asarray(result.X), expected.X)
-        assert set(result.layers) == set(expected.layers) == ({"std", "q05", "q95", "counts"} if n_samples else set())
-        for layer in expected.layers:
+        layers = {"std", "q05", "q95", "counts"} if n_samples else set()
+        assert set(result.layers) - {None} == set(expected.layers) - {None} == layers
+        for layer in layers:
             np.testing.assert_array_equal(np.asarray(result.layers[layer]), expected.layers[layer])
         for slot in ("spatial", "image_features"):
             np.testing.assert_array_equal(np.asarray(result.obsm[slot]), expected.obsm[slot])
