@@ -12,6 +12,7 @@ import pandas as pd
 from anndata import AnnData
 from mudata import MuData
 
+from soscope_scverse._arrays import layers_of
 from soscope_scverse._slots import handed_back
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -49,12 +50,12 @@ def modality(mdata: MuData, name: str) -> AnnData:
     """One modality, with what the MuData says of the spots."""
     part, spots = mdata.mod[name][mdata.obs_names], spots_of(mdata)
     slots = {"obs": spots.obs, "obsm": dict(spots.obsm), "obsp": dict(spots.obsp), "uns": dict(spots.uns)}
-    return AnnData(part.X, var=part.var, layers=dict(part.layers), **slots)
+    return AnnData(part.X, var=part.var, layers=layers_of(part), **slots)
 
 
 def joined(modalities: Mapping[str, AnnData]) -> MuData:
     """MuData of modalities; what the first says of the spots goes to the top, and the others keep profiles alone."""
-    bare = {name: AnnData(part.X, part.obs, part.var, layers=dict(part.layers)) for name, part in modalities.items()}
+    bare = {name: AnnData(part.X, part.obs, part.var, layers=layers_of(part)) for name, part in modalities.items()}
     with mudata.set_options(pull_on_update=False):
         mdata = MuData(bare)
     spots = next(iter(modalities.values()))

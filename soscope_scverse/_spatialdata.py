@@ -12,6 +12,7 @@ import pandas as pd
 from anndata import AnnData
 
 from soscope_scverse import _keys as keys
+from soscope_scverse._arrays import layers_of
 from soscope_scverse._slots import handed_back
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class SpatialSpots:
         slots["obsm"][keys.SPATIAL] = xy
         slots["uns"].pop("spatialdata_attrs")
         slots["uns"][keys.SPATIAL] = libraries
-        return AnnData(table.X, obs=table.obs.copy(), var=table.var.copy(), layers=dict(table.layers), **slots)
+        return AnnData(table.X, obs=table.obs.copy(), var=table.var.copy(), layers=layers_of(table), **slots)
 
     def picture(self, image_key: Any, **kwargs: Any) -> ImageSource | dict[str, ImageSource] | None:
         """The pictures over the spots by section, placed by the transformations; None if there are none to choose."""

@@ -20,7 +20,7 @@ from mudata import MuData
 from scipy.sparse import issparse
 
 from soscope_scverse import _keys as keys
-from soscope_scverse._arrays import Matrix, in_memory, stored
+from soscope_scverse._arrays import Matrix, in_memory, layers_of, stored
 
 SINGLE_SECTION = "section"
 
@@ -401,7 +401,7 @@ def libraries(adata: AnnData | MuData) -> Mapping[str, Mapping[str, Any]]:
 def profiles(adata: AnnData, layer: str | None) -> Any:
     """Return ``X`` or a layer as the AnnData holds it, perhaps on disk."""
     if layer is not None and (not isinstance(layer, str) or layer not in adata.layers):
-        msg = f"Expected `layer` to be one of {sorted(adata.layers)}, found {layer!r}."
+        msg = f"Expected `layer` to be one of {sorted(layers_of(adata))}, found {layer!r}."
         raise ValueError(msg)
     x = adata.X if layer is None else adata.layers[layer]
     if x is None:

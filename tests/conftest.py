@@ -5,10 +5,19 @@ import numpy as np
 import pandas as pd
 import pytest
 import spatialdata as sd
+from hypothesis import settings
 from spatialdata.models import Image2DModel, ShapesModel, TableModel
 from spatialdata.transformations import Identity, Scale
 
 from soscope_scverse import datasets, im, pp
+
+settings.register_profile("few", max_examples=15, derandomize=True, deadline=None, database=None)
+settings.register_profile("many", max_examples=500, deadline=None, print_blob=True)
+
+
+def pytest_configure(config):
+    """``pytest -m slow`` tries many examples of each property."""
+    settings.load_profile("many" if config.option.markexpr == "slow" else "few")
 
 
 @pytest.fixture(scope="session")
