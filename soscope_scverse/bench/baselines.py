@@ -63,6 +63,8 @@ def repeat(adata: AnnData) -> np.ndarray:
     ------
     ValueError
         If a slot is missing or does not fit.
+    TypeError
+        If an argument or a slot is of another kind.
     """
     task = _task(adata)
     return task.of_targets(task.profiles[task.spot])
@@ -85,6 +87,8 @@ def linear(adata: AnnData) -> np.ndarray:
     ------
     ValueError
         If a slot is missing or does not fit, or the spots lie on one line.
+    TypeError
+        If an argument or a slot is of another kind.
     """
     task = _task(adata)
     centres, targets = _positions(adata, task)
@@ -115,6 +119,8 @@ def linear_conserving(adata: AnnData) -> np.ndarray:
     ------
     ValueError
         If a slot is missing or does not fit, or the spots lie on one line.
+    TypeError
+        If an argument or a slot is of another kind.
     """
     task = _task(adata)
     guess = linear(adata)
@@ -144,6 +150,8 @@ def gaussian_process(adata: AnnData) -> np.ndarray:
     ------
     ValueError
         If a slot is missing or does not fit.
+    TypeError
+        If an argument or a slot is of another kind.
     """
     task = _task(adata)
     return _regress(task, *_positions(adata, task), _fit_gaussian_process)
@@ -166,6 +174,8 @@ def image_linear(adata: AnnData) -> np.ndarray:
     ------
     ValueError
         If a slot is missing or does not fit.
+    TypeError
+        If an argument or a slot is of another kind.
     """
     task = _task(adata)
     return _regress(task, *_features(adata, task), _fit_ridge)
@@ -188,6 +198,8 @@ def image_gaussian_process(adata: AnnData) -> np.ndarray:
     ------
     ValueError
         If a slot is missing or does not fit.
+    TypeError
+        If an argument or a slot is of another kind.
     """
     task = _task(adata)
     return _regress(task, *_features(adata, task), _fit_gaussian_process)
@@ -210,6 +222,8 @@ def image_mlp(adata: AnnData) -> np.ndarray:
     ------
     ValueError
         If a slot is missing or does not fit.
+    TypeError
+        If an argument or a slot is of another kind.
     """
     task = _task(adata)
     return _regress(task, *_features(adata, task), _fit_network)
@@ -232,6 +246,8 @@ def joint_mlp(adata: AnnData) -> np.ndarray:
     ------
     ValueError
         If a slot is missing or does not fit.
+    TypeError
+        If an argument or a slot is of another kind.
     """
     task = _task(adata)
     pairs = zip(_features(adata, task), _positions(adata, task), strict=True)

@@ -104,6 +104,8 @@ def compare(
     ValueError
         If `truth` does not belong to `low`, a method is unknown, there is nothing to run, or a prediction has another
         shape than the truth.
+    TypeError
+        If an argument or a slot is of another kind.
 
     See Also
     --------

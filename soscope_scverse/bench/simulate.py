@@ -75,6 +75,8 @@ def simulate_low_resolution(
     ValueError
         If a lattice column is missing, two observations share a lattice position, ``factor``, ``lattice`` or
         ``aggregate`` does not fit, or no block is complete.
+    TypeError
+        If an argument or a slot is of another kind.
     """
     _validation.one_of("aggregate", aggregate, ["sum", "mean"])
     if lattice not in get_args(Lattice):

@@ -123,6 +123,8 @@ def check_alignment(
     ------
     ValueError
         If coordinates or counts are missing, or as for :func:`features` if there is no picture.
+    TypeError
+        If an argument or a slot is of another kind.
 
     Warns
     -----

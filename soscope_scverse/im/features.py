@@ -131,6 +131,8 @@ def features(
     ValueError
         If slots, pictures or the encoder are missing or of a wrong form, or if coordinates leave the picture, see
         :func:`check_coordinates`.
+    TypeError
+        If an argument or a slot is of another kind.
 
     Warns
     -----
@@ -394,6 +396,8 @@ def check_coordinates(
     ValueError
         If positions leave the picture. The message says how many, names the scale factor that would fit, if one does,
         and whether exchanging x and y would.
+    TypeError
+        If an argument or a slot is of another kind.
     """
     for section in open_sections(adata, image, image_scale, library_key):
         _check_section(adata, section)

@@ -349,6 +349,13 @@ def thumbnail(source: ImageSource, size: int = 1000) -> tuple[np.ndarray, float]
     tuple
         The small picture, height x width x 3 uint8, and the factor from full-resolution coordinates to its pixels. A
         picture that is turned against the coordinates is turned back, over white.
+
+    Raises
+    ------
+    ValueError
+        If `size` is below 1.
+    TypeError
+        If an argument is of another kind.
     """
     if source.turn is not None:
         return _turned_back(source, size)
@@ -409,6 +416,8 @@ def embedded_image(adata: AnnData, library: str | None = None) -> tuple[np.ndarr
     ------
     ValueError
         If ``library`` is omitted and ``uns["spatial"]`` holds several.
+    TypeError
+        If an argument or a slot is of another kind.
     """
     libraries = adata.uns.get(keys.SPATIAL, {})
     if library is None and len(libraries) > 1:

@@ -97,6 +97,8 @@ def mask_subspots(
     ------
     ValueError
         If there are no subspots, or if image features of the subspots lie in `adata` already.
+    TypeError
+        If an argument or a slot is of another kind.
 
     Warns
     -----

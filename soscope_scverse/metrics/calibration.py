@@ -90,6 +90,8 @@ def central_coverage(pit: np.ndarray, level: float = 0.9) -> np.ndarray:
     ------
     ValueError
         If `level` is not in (0, 1) or a value of `pit` not in [0, 1].
+    TypeError
+        If an argument or a slot is of another kind.
     """
     if not 0 < level < 1:
         msg = f"Expected `level` above 0 and below 1, found {level}."

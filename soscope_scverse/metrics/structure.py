@@ -70,6 +70,8 @@ def compactness(positions: np.ndarray, labels: ArrayLike, *, n_sample: int = 200
     ------
     ValueError
         If there is not one label per target.
+    TypeError
+        If an argument or a slot is of another kind.
     """
     xy = np.asarray(positions, dtype=float)
     cluster = _one_label_each(labels, len(xy))
@@ -109,6 +111,8 @@ def morans_i(values: Matrix, positions: np.ndarray, n_neighbors: int = 6) -> np.
     ------
     ValueError
         If there is not one position per observation or there are not more than ``n_neighbors`` of them.
+    TypeError
+        If an argument or a slot is of another kind.
 
     References
     ----------

@@ -143,6 +143,8 @@ class SoScope(BaseModelClass):
     ------
     ValueError
         If the data do not fit the likelihood or an argument is not one of its choices.
+    TypeError
+        If an argument or a slot is of another kind.
 
     Examples
     --------

@@ -47,6 +47,8 @@ def spatial_genes(
     ------
     ValueError
         If coordinates are missing or profiles are not finite.
+    TypeError
+        If an argument or a slot is of another kind.
 
     See Also
     --------

@@ -80,6 +80,8 @@ def spot_graph(
     ValueError
         If coordinates are missing, profiles are not finite, `strength` is not above 1, more than one range is given,
         `n_neighbors` or `n_rings` is below 1, or `radius` is not above 0.
+    TypeError
+        If an argument or a slot is of another kind.
     """
     if not strength > 1:
         msg = f"Expected `strength` above 1, found {strength}."
