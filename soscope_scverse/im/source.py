@@ -7,6 +7,7 @@ import os
 import re
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +27,7 @@ from skimage.transform import AffineTransform, warp
 
 from soscope_scverse import _keys as keys
 from soscope_scverse._files import file_state
+from soscope_scverse._spatialdata import opens_spatialdata
 from soscope_scverse.im import slides
 
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -166,6 +168,23 @@ class ImageSource:
         turn = None if upright or not scale else linear / scale
         return replace(self, scale=scale, offset=(float(x), float(y)), turn=turn)
 
+    def counted_from(self, origin: np.ndarray) -> ImageSource:
+        """Return the picture in coordinates that begin elsewhere.
+
+        Parameters
+        ----------
+        origin
+            (x, y) in full-resolution coordinates where the new ones are 0.
+
+        Returns
+        -------
+        ImageSource
+            The same pixels; coordinates less `origin` are where the coordinates were.
+        """
+        shift = np.eye(3)
+        shift[:2, 2] = origin
+        return self.placed(self.matrix @ shift)
+
     def coarsened(self, factor: float) -> ImageSource:
         """Return the coarsest level of the picture that is fine enough.
 
@@ -292,6 +311,7 @@ class ImageSource:
         return block.reshape(y1 - y0, x1 - x0, -1)
 
 
+@opens_spatialdata
 def open_image(image: Any, *, scale: float | None = None, channels: Sequence[int] | None = None) -> ImageSource:
     """Open a picture of any supported kind; pixels are read when they are asked for.
 
@@ -303,7 +323,8 @@ def open_image(image: Any, *, scale: float | None = None, channels: Sequence[int
         lazily, and of a pyramid the level that suffices) or of a slide of MIRAX, Hamamatsu or DICOM (extra
         ``openslide``), squidpy ``ImageContainer`` (its first layer, with its scale
         and its place if it is a crop), SpatialData image element (with its levels, and its transformation to "global"
-        if it has one), or an :class:`ImageSource`.
+        if it has one), or an :class:`ImageSource`. Of a whole SpatialData the picture over the spots of a table, placed
+        where these are in their own coordinates.
     scale
         Full-resolution coordinates times ``scale`` are pixels of the picture. Default: the scale and the place that
         the picture carries, 1 and the corner if it has none.
@@ -311,11 +332,13 @@ def open_image(image: Any, *, scale: float | None = None, channels: Sequence[int
         Of a fluorescence picture: the numbers of the one to three channels to show, as grey, or as red, green and
         blue. Each is stretched so that 1 in 1,000 of its pixels are black and as many white, as told by parts of
         its coarsest level.
+    table_key, image_key, shapes_key, coordinate_system
+        Of a SpatialData, as of :func:`~soscope_scverse.tl.enhance`.
 
     Returns
     -------
     ImageSource
-        The opened picture.
+        The opened picture; where a table annotates several elements of a SpatialData, a dict of them.
 
     Raises
     ------
@@ -594,7 +617,7 @@ class _Decoded:
     def __init__(self, file_type: Callable[[Path], ImageFile], path: Path) -> None:
         self._file_type, self._path = file_type, path.absolute()
         self._array: np.ndarray | None = None
-        with file_type(path) as picture:
+        with _decoding(path), file_type(path) as picture:
             bands = {"L": 1, "I;16": 1, "I": 1, "RGB": 3}.get(picture.mode)
             self._convert_to = None if bands else "RGBA" if _is_transparent(picture) else "RGB"
             n_channels = bands or len(self._convert_to or "")
@@ -603,7 +626,7 @@ class _Decoded:
 
     def __getitem__(self, window: Any) -> np.ndarray:
         if self._array is None:
-            with self._file_type(self._path) as picture:
+            with _decoding(self._path), self._file_type(self._path) as picture:
                 decoded = np.asarray(picture.convert(self._convert_to) if self._convert_to else picture)
             self._array = decoded.astype(self.dtype, copy=False)
         return self._array[window]
@@ -623,7 +646,7 @@ def _is_transparent(picture: ImageFile) -> bool:
 
 
 def _open_tiff(path: Path) -> ImageSource:
-    with tifffile.TiffFile(path) as file:
+    with _decoding(path), tifffile.TiffFile(path) as file:
         series = file.series[0]
         axes = series.axes.lower().replace("s", "c")
         colours = getattr(series.keyframe.photometric, "name", None)
@@ -665,13 +688,24 @@ class _Tiff:
         return zarr.open_array(file.series[0].aszarr(level=self._level), mode="r")
 
     def __getitem__(self, window: Any) -> np.ndarray:
-        return np.asarray(self._pixels[window])
+        with _decoding(self._path):
+            return np.asarray(self._pixels[window])
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _Tiff, (self._path, self._level, self.shape, self.dtype)
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
         return *file_state(self._path), self._level
+
+
+@contextmanager
+def _decoding(path: Path) -> Iterator[None]:
+    """Tell of a damaged file in one way; decoders do so in many."""
+    try:
+        yield
+    except Exception as error:
+        msg = f"Expected a whole picture, found {path} that cannot be decoded: {error}. Copy or export it again."
+        raise ValueError(msg) from error
 
 
 def _ratio(fine: int, coarse: int) -> float:

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from os import PathLike
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -26,6 +26,7 @@ from soscope_scverse import _keys as keys
 from soscope_scverse import _validation as check
 from soscope_scverse._arrays import dense, spread
 from soscope_scverse._mudata import split, spots_of
+from soscope_scverse._spatialdata import SpatialSpots
 from soscope_scverse.data.splitter import HeldOut, TileDataModule
 from soscope_scverse.data.tiles import Section, Tiles, thin_counts
 from soscope_scverse.data.transfer import like_trained
@@ -70,6 +71,9 @@ from soscope_scverse.model.variation import feature_variation
 from soscope_scverse.module.likelihoods import LIKELIHOODS
 from soscope_scverse.module.subspot_decoder import DECODERS
 from soscope_scverse.module.vae import GraphAutoencoder, SoScopeVAE
+
+if TYPE_CHECKING:
+    from spatialdata import SpatialData
 
 _EVIDENCE = 4.0  # log likelihood ratio; a permuted picture reaches it in less than 1 of 100 sections
 
@@ -311,6 +315,28 @@ class SoScope(BaseModelClass):
             If an input is missing, not in the shape that is expected, or modalities hold different spots.
         """
         cls._register(mdata, cls._get_setup_method_args(**locals()), kwargs)
+
+    @classmethod
+    def setup_spatialdata(cls, sdata: SpatialData, table_key: str = "table", **kwargs: Any) -> None:
+        """Tell the model where in a table of `sdata` its inputs are; the model then is that of ``sdata[table_key]``.
+
+        Parameters
+        ----------
+        sdata
+            SpatialData after :func:`~soscope_scverse.pp.subspots`, :func:`~soscope_scverse.pp.spot_graph` and, with a
+            picture, :func:`~soscope_scverse.im.features`.
+        table_key
+            The table with the profiles.
+        **kwargs
+            As of :meth:`setup_anndata`. If the table annotates several elements, `library_key` is their column.
+
+        Raises
+        ------
+        ValueError
+            If there is no such table, it annotates nothing, or as :meth:`setup_anndata`.
+        """
+        spots = SpatialSpots(sdata, table_key=table_key)
+        cls.setup_anndata(spots.table, **{"library_key": spots.library_key, **kwargs})
 
     @classmethod
     def _register(cls, data: AnnData | MuData, setup_method_args: dict[str, Any], kwargs: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from importlib.metadata import version
 from os import PathLike
+from platform import python_version
 from typing import Any, Literal
 
 import numpy as np
@@ -20,15 +21,19 @@ from soscope_scverse import _keys as keys
 from soscope_scverse import _validation as check
 from soscope_scverse import im, pp
 from soscope_scverse._mudata import joined, modality
+from soscope_scverse._warnings import recorded_warnings
 from soscope_scverse.data.transfer import with_features
+from soscope_scverse.im.features import needs_picture
 from soscope_scverse.model import SoScope
 from soscope_scverse.module.likelihoods import LIKELIHOODS
-from soscope_scverse.tl.elements import enhances_spatialdata
+from soscope_scverse.tl.elements import enhances_spatialdata, looks_at_picture
 from soscope_scverse.tl.presets import PRESETS
 
 logger = logging.getLogger(__name__)
 
 _N_GENES = 500
+_PACKAGES = ("anndata", "lightning", "numpy", "scvi-tools", "torch", "torch-geometric")
+"""Those whose versions are noted: what they do decides on the numbers of a result."""
 
 
 @enhances_spatialdata
@@ -74,7 +79,7 @@ def enhance(
         genes are read. In a MuData, positions, picture and other slots of the spots are at the top or in a
         modality, and `layer`, `genes` and `likelihood` are dicts by modality. To a SpatialData the result is added:
         the spots are shapes (or labels) that a table annotates, positions are their centroids, pictures are found
-        through the transformations, and `cells` may be the name of shapes.
+        through the transformations, `cells` may be the name of shapes, and several elements of one table are sections.
     image
         Picture of the tissue: path, array, squidpy ``ImageContainer``, SpatialData image element, or a dict of them by
         section. None takes the picture in ``uns["spatial"]``; without any, positions alone are used.
@@ -130,26 +135,29 @@ def enhance(
     table_key
         Of a SpatialData: the table with the profiles.
     image_key
-        Its picture. Default: the only one in a coordinate system of the spots; without any, positions alone are used.
+        Its picture, a dict by element where the table annotates several. Default: the only one in a coordinate system
+        of the spots; without any, positions alone are used.
     shapes_key
-        Its spots. Needed where the table annotates several elements.
+        Its spots: the one of the elements that the table annotates to enhance. Default: all, each as a section, with
+        the column of the table that tells them as `library_key`.
     coordinate_system
         In which spots, picture and cells lie over each other. Needed where the answer is not the same in all that they
         share.
     key_added
-        Name of the table to add; its shapes are ``"{key_added}_subspots"``.
+        Name of the table to add; its shapes are ``"{key_added}_subspots"``, of several elements
+        ``"{key_added}_{element}_subspots"``.
 
     Returns
     -------
     AnnData or MuData
-        The subspots, see :meth:`~soscope_scverse.model.SoScope.get_enhanced`, with ``uns["soscope"]``: version, seed,
-        arguments (JSON), geometry, encoder, whether the picture was used, and training history. With `return_model` a
-        tuple of this and the model.
+        The subspots, see :meth:`~soscope_scverse.model.SoScope.get_enhanced`, with ``uns["soscope"]``: version, those
+        of the packages below, seed, arguments (JSON), geometry, encoder, whether the picture was used, what was warned
+        of, and training history. With `return_model` a tuple of this and the model.
     SpatialData
         Of a SpatialData the same object, with ``shapes["{key_added}_subspots"]``, the outlines of the subspots (squares
         or hexagons that tile the section, the shapes of the cells, else circles) with all transformations of the spots,
-        and ``tables[key_added]``, which annotates them; both are written to its zarr store if it has one. The rest of
-        it stays as it was.
+        and ``tables[key_added]``, which annotates them (region key "region", instance key "subspot_id"). Where it is on
+        disk, both are written beside its store and moved there when they are complete. The rest of it stays as it was.
 
     Raises
     ------
@@ -191,37 +199,39 @@ def enhance(
     if out is not None:
         check.output("out", out, overwrite=overwrite)
     check.no_mudata_on_disk(adata, out)
-    spots = _checked(adata, layer, genes, likelihood, library_key)
-    if batch_key is not None:
-        check.labels(spots, "batch_key", batch_key, "batch")
-    without = sources == "positions" or arguments["encoder"] == "noise"
-    has_picture = not without and _find_picture(spots, image, image_scale, library_key, needed=sources == "picture")
-    looks = has_picture and keys.FEATURES not in spots.obsm
-    if looks and (counts := _first_counts(adata, layer, likelihood)) is not None:
-        whole, of_counts = counts
-        im.check_alignment(whole, image, image_scale=image_scale, library_key=library_key, layer=of_counts)
-
-    _divide(spots, n_subspots, cells, library_key)
-    if keys.SPOT_GRAPH not in spots.obsp:
-        pp.spot_graph(spots, layer=layer, library_key=library_key)
-    if looks or arguments["encoder"] in ("precomputed", "noise"):
-        logger.info("Extracting image features (encoder=%s).", arguments["encoder"])
-        options = {"encoder": encoder, "image_scale": image_scale, "library_key": library_key}
-        im.features(spots, image, **options | arguments["features_kwargs"])
-    if has_picture and image is not None:
-        _embed_thumbnails(spots, image, image_scale, library_key)
-
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        slots = {"layer": layer, "library_key": library_key, "batch_key": batch_key}
-        model = _model(spots, likelihood, slots, arguments["model_kwargs"])
-        model.train(**{"max_epochs": max_epochs, "accelerator": accelerator} | arguments["train_kwargs"])
-        if save_model is not None:
-            _save(model, save_model)
-        uns = {keys.RESULT: _record(spots, model, seed, arguments)}
-        enhanced = model.get_enhanced(
-            expectation=expectation, n_samples=n_samples, out=out, overwrite=overwrite, uns=uns
+    with recorded_warnings() as warned:
+        spots = _checked(adata, layer, genes, likelihood, library_key)
+        if batch_key is not None:
+            check.labels(spots, "batch_key", batch_key, "batch")
+        without = sources == "positions" or arguments["encoder"] == "noise"
+        looks = looks_at_picture(spots, encoder, sources) and _find_picture(
+            spots, image, image_scale, library_key, needed=sources == "picture"
         )
+        if looks and (counts := _first_counts(adata, layer, likelihood)) is not None:
+            whole, of_counts = counts
+            im.check_alignment(whole, image, image_scale=image_scale, library_key=library_key, layer=of_counts)
+
+        _divide(spots, n_subspots, cells, library_key)
+        if keys.SPOT_GRAPH not in spots.obsp:
+            pp.spot_graph(spots, layer=layer, library_key=library_key)
+        if looks or not needs_picture(encoder):
+            logger.info("Extracting image features (encoder=%s).", arguments["encoder"])
+            options = {"encoder": encoder, "image_scale": image_scale, "library_key": library_key}
+            im.features(spots, image, **options | arguments["features_kwargs"])
+        if image is not None and not without:
+            _embed_thumbnails(spots, image, image_scale, library_key)
+
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            slots = {"layer": layer, "library_key": library_key, "batch_key": batch_key}
+            model = _model(spots, likelihood, slots, arguments["model_kwargs"])
+            model.train(**{"max_epochs": max_epochs, "accelerator": accelerator} | arguments["train_kwargs"])
+            if save_model is not None:
+                _save(model, save_model)
+            uns = {keys.RESULT: _record(spots, model, seed, arguments, warned)}
+            enhanced = model.get_enhanced(
+                expectation=expectation, n_samples=n_samples, out=out, overwrite=overwrite, uns=uns
+            )
     return (enhanced, model) if return_model else enhanced
 
 
@@ -288,9 +298,7 @@ def _checked_spots(
 def _find_picture(
     spots: AnnData | MuData, image: Any, image_scale: float | None, library_key: str | None, *, needed: bool
 ) -> bool:
-    """Whether there is a picture or its features; raises if coordinates leave it, warns if there is none."""
-    if keys.FEATURES in spots.obsm:
-        return True
+    """Whether there is a picture; raises if coordinates leave it, warns if there is none."""
     if image is None:
         libraries = [None] if library_key is None else np.unique(check.sections(spots, library_key)).tolist()
         embedded = [im.embedded_image(spots, library) for library in libraries]
@@ -345,13 +353,17 @@ def _save(model: SoScope, path: str | PathLike) -> None:
         model.save(str(path), save_anndata=True)
 
 
-def _record(spots: AnnData | MuData, model: SoScope, seed: int, arguments: dict[str, Any]) -> dict[str, Any]:
+def _record(
+    spots: AnnData | MuData, model: SoScope, seed: int, arguments: dict[str, Any], warned: list[str]
+) -> dict[str, Any]:
     """Everything needed to make the result again, in types that h5ad and zarr can hold."""
     record: dict[str, Any] = {
         "version": version("soscope-scverse"),
+        "versions": {"python": python_version(), **{name: version(name) for name in _PACKAGES}},
         "seed": seed,
         "arguments": json.dumps(arguments, default=str),
         "uses_picture": bool(model.module.uses_picture),
+        "warnings": np.array(warned, dtype=str),
         "history": {name: frame.to_numpy(float).ravel() for name, frame in (model.history or {}).items()},
     }
     for name, key in (("geometry", keys.SUBSPOTS), ("encoder", keys.FEATURES)):
