@@ -517,6 +517,14 @@ def test_anndata_becomes_spatialdata(section, tmp_path):
         tl.to_spatialdata(small)
 
 
+def test_a_table_of_a_spatialdata_becomes_one_of_its_own(section):
+    enhanced = tl.enhance(section.adata, image=section.image, **QUICK)
+    first = tl.to_spatialdata(enhanced)
+    again = tl.to_spatialdata(first["enhanced"], key_added="again")
+    assert again["again"].uns["spatialdata_attrs"]["region"] == ["again_subspots"]
+    assert first["enhanced"].uns["spatialdata_attrs"]["region"] == ["enhanced_subspots"]
+
+
 def test_outlines_need_no_more_than_positions():
     rng = np.random.default_rng(0)
     adata = AnnData(np.ones((20, 2), np.float32), obsm={"spatial": rng.uniform(0, 100, (20, 2))})

@@ -205,6 +205,7 @@ def _table(enhanced: AnnData, regions: np.ndarray) -> AnnData:
     from spatialdata.models import TableModel
 
     table = enhanced.copy()
+    table.uns.pop("spatialdata_attrs", None)  # of a table that was taken out of another one
     table.obs[_REGION_KEY] = pd.Categorical(regions)
     table.obs[_INSTANCE_KEY] = table.obs_names.to_numpy(object)
     names = table.obs[_REGION_KEY].cat.categories.tolist()
