@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import signal
 import threading
@@ -136,14 +137,15 @@ class Training:
             "reload_dataloaders_every_n_epochs": int(data.n_tiles > 1),
         }
         plan = CosineTrainingPlan(module, n_steps=n_steps, resumed=resumed, **self.plan)
-        runner = TrainRunner(model, training_plan=plan, data_splitter=data, **{**steps, **kwargs})
+        with _without_notices():
+            runner = TrainRunner(model, training_plan=plan, data_splitter=data, **{**steps, **kwargs})
         trainer = runner.trainer
         trainer.callbacks.extend(callbacks)
         if self.checkpoints is not None:
             writer = CheckpointWriter(self.checkpoints, phase, model.module, self.history)
             trainer.callbacks.append(writer)
             writer.take_up(trainer)
-        with _interruptible(trainer):
+        with _interruptible(trainer), _without_notices():
             runner()
         return trainer.interrupted
 
@@ -214,4 +216,17 @@ def device_of(trainer_kwargs: Mapping[str, Any]) -> torch.device:
 def _as_asked(trainer_kwargs: Mapping[str, Any]) -> Trainer:
     names = {"accelerator", "devices", "strategy", "num_nodes"}
     asked = {name: value for name, value in trainer_kwargs.items() if name in names}
-    return Trainer(**asked, logger=False, enable_checkpointing=False)
+    with _without_notices():
+        return Trainer(**asked, logger=False, enable_checkpointing=False)
+
+
+@contextmanager
+def _without_notices() -> Iterator[None]:
+    """Keep Lightning from telling of devices, tips and its end in every phase; warnings are told."""
+    notices = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    level = notices.level
+    notices.setLevel(max(level, logging.WARNING))
+    try:
+        yield
+    finally:
+        notices.setLevel(level)
