@@ -47,7 +47,7 @@ def test_counts_stay_beside_what_scanpy_makes_of_the_profiles(enhanced):
 
 
 def test_scanpy_and_squidpy(enhanced, tmp_path):
-    clustered(enhanced)
+    clustered(enhanced, n_neighbors=15 * 7)
     assert enhanced.obs["leiden"].nunique() > 1
     sc.tl.rank_genes_groups(enhanced, "leiden")
     assert set(enhanced.uns["rank_genes_groups"]["names"][0]) <= set(enhanced.var_names)
