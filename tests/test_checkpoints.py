@@ -29,6 +29,14 @@ def _before_every_epoch(monkeypatch):
     monkeypatch.setattr(splitter, "_STEP_SPOTS", 2048)  # the script changes it
 
 
+@pytest.fixture(autouse=True)
+def _heeds_ctrl_c():
+    """As at a terminal; jobs in the background ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def killed(folder, case, step):
     alone = {name: value for name, value in os.environ.items() if not name.startswith("COV_CORE")}
     command = [sys.executable, "-W", "ignore", str(SCRIPT), str(folder), case, str(step)]
