@@ -276,7 +276,8 @@ def test_ctrl_c_ends_enhance_with_nothing_written(section, tmp_path):
 
 def test_ctrl_c_on_the_command_line(section, tmp_path):
     section.adata.write_h5ad(tmp_path / "in.h5ad")
-    command = [sys.executable, "-W", "ignore", "-m", "soscope_scverse.cli", "enhance", "in.h5ad", "--out", "out.zarr"]
+    start = "from soscope_scverse.cli import main; main()"
+    command = [sys.executable, "-W", "ignore", "-c", start, "enhance", "in.h5ad", "--out", "out.zarr"]
     options = ["--accelerator", "cpu", "--max-epochs", "100000", "--checkpoint-dir", "checkpoints"]
     process = subprocess.Popen([*command, *options], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     while process.poll() is None and not (tmp_path / "checkpoints").exists():  # made when the training begins
