@@ -29,6 +29,8 @@ def sections(n: int) -> None:
     import matplotlib as mpl
 
     mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
     import soscope_scverse as sos
 
     process, memory = psutil.Process(), []
@@ -40,6 +42,7 @@ def sections(n: int) -> None:
             model.get_enhanced(out=Path(folder) / f"{seed}.zarr")
             sos.SoScope.load(Path(folder) / str(seed), accelerator="cpu").get_latent_representation()
             sos.pl.compare(adata, enhanced, [adata.var_names[0]], save=Path(folder) / "map.png")
+            plt.close("all")  # pyplot keeps every figure until it is told to close it
             del enhanced, model
             gc.collect()
             memory.append(process.memory_info().rss / 2**20)

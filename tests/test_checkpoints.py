@@ -29,6 +29,14 @@ def _before_every_epoch(monkeypatch):
     monkeypatch.setattr(splitter, "_STEP_SPOTS", 2048)  # the script changes it
 
 
+@pytest.fixture(autouse=True)
+def _heeds_ctrl_c():
+    """As at a terminal; jobs in the background ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def killed(folder, case, step):
     alone = {name: value for name, value in os.environ.items() if not name.startswith("COV_CORE")}
     command = [sys.executable, "-W", "ignore", str(SCRIPT), str(folder), case, str(step)]
@@ -268,7 +276,8 @@ def test_ctrl_c_ends_enhance_with_nothing_written(section, tmp_path):
 
 def test_ctrl_c_on_the_command_line(section, tmp_path):
     section.adata.write_h5ad(tmp_path / "in.h5ad")
-    command = [sys.executable, "-W", "ignore", "-m", "soscope_scverse.cli", "enhance", "in.h5ad", "--out", "out.zarr"]
+    start = "from soscope_scverse.cli import main; main()"
+    command = [sys.executable, "-W", "ignore", "-c", start, "enhance", "in.h5ad", "--out", "out.zarr"]
     options = ["--accelerator", "cpu", "--max-epochs", "100000", "--checkpoint-dir", "checkpoints"]
     process = subprocess.Popen([*command, *options], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     while process.poll() is None and not (tmp_path / "checkpoints").exists():  # made when the training begins

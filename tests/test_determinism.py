@@ -26,7 +26,7 @@ def again(path, spots, **inputs):
     "options",
     [
         {},
-        {"n_samples": 3, "seed": 4, "likelihood": "poisson", "n_subspots": 4},
+        {"n_samples": 3, "seed": 4, "likelihood": "poisson", "n_subspots": 19},
         {"preset": "paper", "genes": ("gene_2", "gene_5")},
         {
             "layer": "raw",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,6 +39,8 @@ def new_store(path: Path, frame: AnnData, places: list[str], chunk_rows: int) ->
         Rows of a chunk.
     """
     make = _h5ad_arrays if path.suffix == ".h5ad" else _zarr_arrays
+    if path.suffix == ".h5ad":
+        _check_space(path, 4 * len(places) * frame.n_obs * frame.n_vars)
     with completed(path) as part:
         with make(part, frame, places, (min(chunk_rows, max(frame.n_obs, 1)), frame.n_vars)) as arrays:
             yield arrays
@@ -51,6 +54,14 @@ def new_array(path: Path, shape: tuple[int, ...], chunks: tuple[int, ...]) -> It
     """A new float32 zarr array, which takes its name when it has been filled."""
     with completed(path) as part:
         yield zarr.create_array(part, shape=shape, dtype=np.float32, chunks=chunks)
+
+
+def _check_space(path: Path, size: int) -> None:
+    """Raise an OSError if the disk has no room for a file: HDF5 may crash when it fills up, instead of raising one."""
+    free = shutil.disk_usage(path.parent).free
+    if free < size:
+        msg = f"No space left on device: {str(path)!r} needs {size / 1e6:.1f} MB, {free / 1e6:.1f} MB are free."
+        raise OSError(msg)
 
 
 @contextmanager
