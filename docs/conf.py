@@ -17,22 +17,24 @@ extensions = [
     "sphinx.ext.mathjax",
     "numpydoc",
 ]
-exclude_patterns = ["_build", "**.ipynb_checkpoints"]
+templates_path = ["_templates"]
+exclude_patterns = ["_build", "_templates", "jupyter_execute", "**.ipynb_checkpoints"]
 
 # notebooks lie beside docs/; Sphinx reads below docs/ only
 _here = Path(__file__).parent
 _notebooks = _here / "generated" / "tutorials"
-_notebooks.mkdir(parents=True, exist_ok=True)
-for _notebook in sorted((_here.parent / "tutorials").glob("*.ipynb")):
-    shutil.copyfile(_notebook, _notebooks / _notebook.name)
+shutil.rmtree(_notebooks, ignore_errors=True)
+shutil.copytree(_here.parent / "tutorials", _notebooks, ignore=shutil.ignore_patterns(".*"))
 
 nb_execution_mode = "off"
+nb_merge_streams = True
 myst_enable_extensions = ["amsmath", "dollarmath"]
 myst_heading_anchors = 3
 
 autosummary_generate = True
 autodoc_default_options = {"members": True, "member-order": "bysource", "no-value": True}
 autodoc_typehints_format = "short"
+python_maximum_signature_line_length = 88
 numpydoc_show_class_members = False
 numpydoc_class_members_toctree = False
 
@@ -43,16 +45,19 @@ intersphinx_mapping = {
     "anndata": ("https://anndata.readthedocs.io/en/stable/", None),
     "lightning": ("https://lightning.ai/docs/pytorch/stable/", None),
     "matplotlib": ("https://matplotlib.org/stable/", None),
+    "mudata": ("https://mudata.readthedocs.io/en/stable/", None),
     "numpy": ("https://numpy.org/doc/stable/", None),
     "pandas": ("https://pandas.pydata.org/docs/", None),
     "python": ("https://docs.python.org/3/", None),
     "scanpy": ("https://scanpy.readthedocs.io/en/stable/", None),
     "scipy": ("https://docs.scipy.org/doc/scipy/", None),
     "scvi-tools": ("https://docs.scvi-tools.org/en/stable/", None),
+    "spatialdata": ("https://spatialdata.scverse.org/en/stable/", None),
     "squidpy": ("https://squidpy.readthedocs.io/en/stable/", None),
     "torch": ("https://docs.pytorch.org/docs/stable/", None),
+    "zarr": ("https://zarr.readthedocs.io/en/stable/", None),
 }
 
 html_theme = "sphinx_book_theme"
 html_title = "soscope-scverse"
-html_theme_options = {"show_toc_level": 2}
+html_theme_options = {"navbar_persistent": [], "show_toc_level": 2}  # the search field is in the side bar

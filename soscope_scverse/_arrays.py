@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 import numpy as np
+from anndata import AnnData
 from scipy.sparse import csr_matrix, issparse, vstack
 
 Matrix: TypeAlias = np.ndarray | csr_matrix
@@ -20,6 +21,11 @@ def in_memory(x: Any) -> Matrix:
     if hasattr(x, "to_memory"):
         x = x.to_memory()
     return csr_matrix(x) if issparse(x) else np.asarray(x)
+
+
+def layers_of(adata: AnnData) -> dict[str, Any]:
+    """Layers by name; those of anndata 0.13 and newer hold ``X`` as well, named None."""
+    return {name: values for name, values in adata.layers.items() if name is not None}
 
 
 def row_chunks(x: Any) -> Iterator[Matrix]:

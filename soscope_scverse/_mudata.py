@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from typing import Any, TypeVar
@@ -10,6 +11,9 @@ import mudata
 import pandas as pd
 from anndata import AnnData
 from mudata import MuData
+
+from soscope_scverse._arrays import layers_of
+from soscope_scverse._slots import handed_back
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -46,12 +50,12 @@ def modality(mdata: MuData, name: str) -> AnnData:
     """One modality, with what the MuData says of the spots."""
     part, spots = mdata.mod[name][mdata.obs_names], spots_of(mdata)
     slots = {"obs": spots.obs, "obsm": dict(spots.obsm), "obsp": dict(spots.obsp), "uns": dict(spots.uns)}
-    return AnnData(part.X, var=part.var, layers=dict(part.layers), **slots)
+    return AnnData(part.X, var=part.var, layers=layers_of(part), **slots)
 
 
 def joined(modalities: Mapping[str, AnnData]) -> MuData:
     """MuData of modalities; what the first says of the spots goes to the top, and the others keep profiles alone."""
-    bare = {name: AnnData(part.X, part.obs, part.var, layers=dict(part.layers)) for name, part in modalities.items()}
+    bare = {name: AnnData(part.X, part.obs, part.var, layers=layers_of(part)) for name, part in modalities.items()}
     with mudata.set_options(pull_on_update=False):
         mdata = MuData(bare)
     spots = next(iter(modalities.values()))
@@ -64,22 +68,19 @@ def joined(modalities: Mapping[str, AnnData]) -> MuData:
 
 def accepts_mudata(function: Function) -> Function:
     """Let a function that writes slots of the spots work on MuData: it sees the spots, and the slots go to the top."""
+    parameters = inspect.signature(function).parameters
+    first = next(iter(parameters))
 
     @wraps(function)
-    def wrapper(data: AnnData | MuData, *args: Any, copy: bool = False, **kwargs: Any) -> Any:
+    def wrapper(*args: Any, copy: bool = False, **kwargs: Any) -> Any:
+        arguments = {**dict(zip(parameters, args, strict=False)), **kwargs}
+        data = arguments.pop(first, None)
         if not isinstance(data, MuData):
-            return function(data, *args, copy=copy, **kwargs)
+            return function(*args, copy=copy, **kwargs)
         data = data.copy() if copy else data
         spots = spots_of(data)
-        columns = spots.obs.columns
-        before = {slot: dict(getattr(spots, slot)) for slot in ("obsm", "uns")}
-        function(spots, *args, **kwargs)
-        for column in spots.obs.columns.difference(columns):
-            data.obs[column] = spots.obs[column]
-        for slot, old in before.items():
-            for key, value in getattr(spots, slot).items():
-                if value is not old.get(key):
-                    getattr(data, slot)[key] = value
+        with handed_back(spots, data):
+            function(spots, **arguments)
         return data if copy else None
 
     return wrapper  # type: ignore[return-value]

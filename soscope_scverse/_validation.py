@@ -20,7 +20,7 @@ from mudata import MuData
 from scipy.sparse import issparse
 
 from soscope_scverse import _keys as keys
-from soscope_scverse._arrays import Matrix, in_memory, stored
+from soscope_scverse._arrays import Matrix, in_memory, layers_of, stored
 
 SINGLE_SECTION = "section"
 
@@ -243,6 +243,28 @@ def sections(adata: AnnData, library_key: str | None) -> np.ndarray:
     return labels(adata, "library_key", library_key, "section")
 
 
+def section_rows(adata: AnnData, library_key: str | None, library_id: str | None) -> np.ndarray:
+    """Return which observations are of the section to draw, a mask; raise if there are several to choose from."""
+    if library_key is None:
+        several = sorted(adata.uns.get(keys.SPATIAL, {}))
+        if library_id is not None or len(several) > 1:
+            found = f"`library_id` {library_id!r}" if library_id is not None else f"the sections {several} in `uns`"
+            msg = (
+                f"Expected `library_key`, the column of `obs` that tells the sections, found None with {found}. "
+                "Name it, and the section to draw with `library_id`."
+            )
+            raise ValueError(msg)
+        return np.ones(adata.n_obs, dtype=bool)
+    of = sections(adata, library_key)
+    there = np.unique(of).tolist()
+    if library_id is None and len(there) == 1:
+        library_id = there[0]
+    if library_id not in there:
+        msg = f"Expected `library_id` to be one of the sections {there} in {library_key!r}, found {library_id!r}."
+        raise ValueError(msg)
+    return of == library_id
+
+
 def labels(adata: AnnData, name: str, key: str, what: str) -> np.ndarray:
     """Return a column of ``obs`` that tells the section or batch of every observation, as strings."""
     if not isinstance(key, str) or key not in adata.obs:
@@ -379,7 +401,7 @@ def libraries(adata: AnnData | MuData) -> Mapping[str, Mapping[str, Any]]:
 def profiles(adata: AnnData, layer: str | None) -> Any:
     """Return ``X`` or a layer as the AnnData holds it, perhaps on disk."""
     if layer is not None and (not isinstance(layer, str) or layer not in adata.layers):
-        msg = f"Expected `layer` to be one of {sorted(adata.layers)}, found {layer!r}."
+        msg = f"Expected `layer` to be one of {sorted(layers_of(adata))}, found {layer!r}."
         raise ValueError(msg)
     x = adata.X if layer is None else adata.layers[layer]
     if x is None:
@@ -398,6 +420,21 @@ def profiles(adata: AnnData, layer: str | None) -> Any:
 def matrix(adata: AnnData, layer: str | None) -> Matrix:
     """Return the profiles, ``X`` or a layer, as a dense array or CSR matrix."""
     return in_memory(profiles(adata, layer))
+
+
+def spots_of_subspots(adata: AnnData, enhanced: AnnData) -> None:
+    """Raise unless the spots of all subspots of a result are in `adata`."""
+    if keys.SPOT not in enhanced.obs:
+        msg = f"Expected a result with `enhanced.obs['{keys.SPOT}']`, found {list(enhanced.obs)}. Call `tl.enhance`."
+        raise ValueError(msg)
+    named = pd.Index(enhanced.obs[keys.SPOT].astype(str).unique())
+    missing = named.difference(adata.obs_names, sort=False)
+    if len(missing):
+        msg = (
+            f"Expected the spots that `enhanced` was made from in `adata.obs_names`, {len(missing)} of {len(named)} "
+            f"are not (first: {missing[0]!r}). Pass the AnnData that was enhanced."
+        )
+        raise ValueError(msg)
 
 
 def is_counts(x: Matrix) -> bool:

@@ -281,6 +281,15 @@ def test_conserving_baselines_add_up_to_the_spots(name, merged):
     np.testing.assert_allclose(sums, low.X.toarray(), atol=1e-9)
 
 
+def test_the_gaussian_process_does_not_see_the_order_of_the_spots():
+    """Of a gene in one spot, too, where no length scale explains anything and all shares of signal are equally good."""
+    spots = ad.AnnData(np.eye(16, dtype=np.float32)[:, [5]], obsm={"spatial": 10.0 * np.mgrid[:4, :4].reshape(2, -1).T})
+    pp.subspots(spots, positions=spots.obsm["spatial"][:, None] + [[-0.2, 0], [0.2, 0]])
+    rows = np.random.default_rng(0).permutation(16)
+    straight, mixed = (baselines.gaussian_process(x).reshape(16, 2) for x in (spots, spots[rows].copy()))
+    np.testing.assert_allclose(mixed, straight[rows], atol=1e-6)
+
+
 def test_repeat_has_no_resolution(merged):
     _, (low, truth) = merged
     np.testing.assert_array_equal(metrics.within_r(baselines.repeat(low), truth.X, truth.obs["spot"]), 0)

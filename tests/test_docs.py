@@ -4,12 +4,19 @@ import re
 from pathlib import Path
 
 import anndata as ad
+import geopandas as gpd
 import mudata as md
 import numpy as np
 import pandas as pd
 import pytest
+import shapely
+import spatialdata as sd
+from spatialdata.models import ShapesModel
+from spatialdata.transformations import get_transformation
 
+import soscope_scverse as sos
 from soscope_scverse import datasets
+from soscope_scverse.im import encoders
 from soscope_scverse.model import soscope
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -17,7 +24,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 
 @pytest.fixture
 def given():
-    """What the page of uses says it begins with."""
+    """What the pages say they begin with."""
     adata, image, truth = datasets.synthetic_section(60, n_genes=8)
     prot = adata[:, :3].copy()
     prot.var_names = ["CD4", "CD8", "CD19"]
@@ -38,13 +45,67 @@ def given():
     }
 
 
-def test_the_examples_of_the_uses_run(given, monkeypatch):
+def run(page: str, given: dict, monkeypatch, *, section: str = "") -> dict:
+    """Run the blocks of a page, or of one of its sections, one after the other; returns the names they leave."""
     monkeypatch.setattr(soscope, "_N_STEPS", 3)
-    blocks = re.findall(r"```python\n(.*?)```", (DOCS / "uses.md").read_text(), flags=re.DOTALL)
-    assert len(blocks) > 5
+    monkeypatch.setattr(encoders, "_ENCODERS", dict(encoders._ENCODERS))
+    text = (DOCS / page).read_text()
+    if section:
+        text = text.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    assert blocks
     for block in blocks:
-        exec(compile(block, "docs/uses.md", "exec"), given)
+        exec(compile(block, f"docs/{page}", "exec"), given)
+    return given
+
+
+def test_the_examples_of_the_uses_run(given, monkeypatch):
+    run("uses.md", given, monkeypatch)
     counts = given["enhanced"].layers["counts"]
     assert (counts == np.round(counts)).all()
     assert given["fine"].n_obs == 60 * 19
     assert given["between"].n_obs == 59
+
+
+def test_the_examples_of_choosing_run(given, monkeypatch):
+    run("choosing.md", given, monkeypatch)
+    assert set(given["scores"]["method"]) == {"texture", "colour", "no picture"}
+    assert given["enhanced"].var_names[:2].tolist() == given["adata"].var_names[:2].tolist()
+
+
+def test_the_examples_of_the_questions_run(given, monkeypatch):
+    run("faq.md", given, monkeypatch)
+    np.testing.assert_array_equal(given["again"].X, given["first"].X)
+    sums, observed = given["sums"], given["adata"].to_df()
+    np.testing.assert_allclose(sums.loc[observed.index], observed[sums.columns], rtol=1e-4, atol=1e-4)
+
+
+def test_the_examples_of_own_encoders_run(given, monkeypatch):
+    run("pictures.md", given, monkeypatch, section="An encoder of your own")
+    assert given["enhanced"].obsm["image_features"].shape[1] == 2
+
+
+def test_the_citation_is_of_this_version():
+    stated = re.search(r"^version: (.+)$", (DOCS.parent / "CITATION.cff").read_text(), flags=re.MULTILINE)
+    assert stated[1] == sos.__version__
+
+
+def test_the_examples_of_spatialdata_run(as_visium, monkeypatch):
+    pytest.importorskip("spatialdata_plot")
+    monkeypatch.setattr("matplotlib.pyplot.show", lambda *args, **kwargs: None)
+    section = datasets.synthetic_section(60, n_genes=8)
+    sdata = as_visium(section, name="mouse")
+    place = get_transformation(sdata["mouse"], get_all=True)
+    cells = gpd.GeoDataFrame(geometry=shapely.buffer(shapely.points(section.truth.obsm["spatial"]), 2))
+    sdata["cell_boundaries"] = ShapesModel.parse(cells, transformations=place)
+    hd = as_visium(datasets.synthetic_section(49, lattice="square", n_genes=8), name="mouse")
+    bins = gpd.GeoDataFrame(geometry=hd["mouse"].geometry.buffer(18, cap_style="square"))
+    hd["mouse"] = ShapesModel.parse(bins, transformations=place)
+    hd["square_008um"] = hd["table"]
+    parts = [as_visium(datasets.synthetic_section(49, n_genes=8, seed=i), name=name) for i, name in enumerate("ab")]
+    both = sd.concatenate(parts, concatenate_tables=True, obs_names_make_unique=True)
+    given = {"sdata": sdata, "hd": hd, "both": both, "gene": section.adata.var_names[0], "image": section.image}
+    run("spatialdata.md", given, monkeypatch)
+    assert {"enhanced", "cells"} <= set(sdata.tables)
+    assert hd["enhanced"].n_obs == 16 * 49
+    assert set(given["table"]["method"]) == {"repeat", "linear"}

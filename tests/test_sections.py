@@ -107,6 +107,7 @@ def test_sections_that_do_not_fit(trained, other, spoil, message):
         trained.get_enhanced(other)
 
 
+@pytest.mark.filterwarnings("ignore:`var_names` for the loaded:UserWarning")  # scvi-tools, before the error
 def test_a_loaded_model_enhances_other_sections(trained, other, tmp_path):
     trained.save(tmp_path / "model", save_anndata=True)
     again = SoScope.load(tmp_path / "model", accelerator="cpu")

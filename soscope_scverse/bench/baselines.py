@@ -30,6 +30,8 @@ from soscope_scverse._arrays import dense
 
 TINY = np.finfo(float).tiny
 SIGNAL_SHARES = np.array([0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99])
+SAME_EVIDENCE = 1e-6
+"""Difference of log evidences that is rounding, so that it must not decide."""
 LENGTH_SCALES = np.geomspace(0.05, 5, 13)  # times the square root of the number of inputs: the scale of their distances
 
 
@@ -288,9 +290,11 @@ def _fit_gaussian_process(inputs: np.ndarray, values: np.ndarray) -> Predictor:
         rotated = vectors.T @ values
         scale = (1 / variances) @ rotated**2 / len(inputs)
         evidence = -0.5 * (len(inputs) * np.log(scale + TINY) + np.log(variances).sum(axis=1, keepdims=True))
-        better = evidence.max(axis=0) > best
-        share = evidence.argmax(axis=0)[better]
-        best[better], chosen[better] = evidence.max(axis=0)[better], length
+        highest = evidence.max(axis=0)
+        better = highest > best + SAME_EVIDENCE
+        # where the length is so short that signal and noise are one, all is noise
+        share = (evidence >= highest - SAME_EVIDENCE).argmax(axis=0)[better]
+        best[better], chosen[better] = highest[better], length
         weights[:, better] = vectors @ (SIGNAL_SHARES[share] * rotated[:, better] / variances[share].T)
 
     def predict(new: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ from scipy.sparse import csr_matrix
 from soscope_scverse import _keys as keys
 from soscope_scverse import _validation
 from soscope_scverse._arrays import in_memory
+from soscope_scverse._spatialdata import accepts_spatialdata
 
 FLOWER = 7  # a spot of a hexagonal lattice and its six neighbours
 
@@ -29,6 +30,7 @@ class LowResolution(NamedTuple):
     """n_targets x n_features, the original rows, in the C order of the valid entries of ``adata.obsm["subspots"]``."""
 
 
+@accepts_spatialdata
 def simulate_low_resolution(
     adata: AnnData,
     factor: float = 2,
@@ -58,6 +60,9 @@ def simulate_low_resolution(
         Merge the observations that lie in one square bin, at least 2 of them, instead of blocks of a lattice.
     aggregate
         ``"sum"`` for counts, ``"mean"`` for principal components and intensities.
+    table_key, shapes_key
+        Of a SpatialData, as of :func:`~soscope_scverse.tl.enhance`; the result
+        is in the coordinates of its spots, where ``im.open_image(sdata)`` is the picture.
 
     Returns
     -------

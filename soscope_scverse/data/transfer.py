@@ -10,7 +10,7 @@ from anndata import AnnData
 from mudata import MuData
 
 from soscope_scverse import _validation as check
-from soscope_scverse._arrays import columns
+from soscope_scverse._arrays import columns, layers_of
 from soscope_scverse._mudata import joined, modality, spots_of
 
 
@@ -73,7 +73,7 @@ def with_features(adata: AnnData, names: Sequence[str]) -> AnnData:
         None if adata.X is None else columns(adata.X, index),
         obs=adata.obs.copy(),
         var=adata.var.iloc[index].copy(),
-        layers={name: columns(values, index) for name, values in adata.layers.items()},
+        layers={name: columns(values, index) for name, values in layers_of(adata).items()},
         obsm=dict(adata.obsm),
         obsp=dict(adata.obsp),
         uns=dict(adata.uns),

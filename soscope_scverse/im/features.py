@@ -185,6 +185,11 @@ def features(
     return adata if copy else None
 
 
+def needs_picture(encoder: Any) -> bool:
+    """Whether an encoder, or its name, looks at a picture."""
+    return not (isinstance(encoder, str) and encoder in (_NOISE, _PRECOMPUTED))
+
+
 def _dense(model: Encoder, batch_size: int | None) -> Encoder:
     if batch_size is not None:
         msg = f"Expected no `batch_size` with `mode='dense'`, which cuts no tiles, found {batch_size}. Leave it out."

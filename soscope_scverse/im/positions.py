@@ -11,9 +11,11 @@ from mudata import MuData
 from soscope_scverse import _keys as keys
 from soscope_scverse import _validation as validation
 from soscope_scverse._mudata import spots_of
+from soscope_scverse._spatialdata import accepts_spatialdata
 from soscope_scverse.im.features import features
 
 
+@accepts_spatialdata
 def features_at(
     adata: AnnData | MuData,
     positions: Any,
@@ -45,6 +47,8 @@ def features_at(
         The encoder, where its name alone does not make it: functions, modules, objects.
     key
         Where :func:`features` wrote.
+    table_key, image_key, shapes_key, coordinate_system
+        Of a SpatialData, as of :func:`~soscope_scverse.tl.enhance`; positions are in the coordinates of its spots.
     **kwargs
         Further arguments of :func:`features`: ``image_scale``, ``weights``, ``device``, ``batch_size``, ``cache``,
         ``client``.

@@ -27,6 +27,7 @@ from skimage.transform import AffineTransform, warp
 
 from soscope_scverse import _validation as validation
 from soscope_scverse._files import file_state
+from soscope_scverse._spatialdata import opens_spatialdata
 from soscope_scverse.im import slides
 
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -169,6 +170,23 @@ class ImageSource:
         turn = None if upright or not scale else linear / scale
         return replace(self, scale=scale, offset=(float(x), float(y)), turn=turn)
 
+    def counted_from(self, origin: np.ndarray) -> ImageSource:
+        """Return the picture in coordinates that begin elsewhere.
+
+        Parameters
+        ----------
+        origin
+            (x, y) in full-resolution coordinates where the new ones are 0.
+
+        Returns
+        -------
+        ImageSource
+            The same pixels; coordinates less `origin` are where the coordinates were.
+        """
+        shift = np.eye(3)
+        shift[:2, 2] = origin
+        return self.placed(self.matrix @ shift)
+
     def coarsened(self, factor: float) -> ImageSource:
         """Return the coarsest level of the picture that is fine enough.
 
@@ -295,6 +313,7 @@ class ImageSource:
         return block.reshape(y1 - y0, x1 - x0, -1)
 
 
+@opens_spatialdata
 def open_image(image: Any, *, scale: float | None = None, channels: Sequence[int] | None = None) -> ImageSource:
     """Open a picture of any supported kind; pixels are read when they are asked for.
 
@@ -306,7 +325,8 @@ def open_image(image: Any, *, scale: float | None = None, channels: Sequence[int
         lazily, and of a pyramid the level that suffices) or of a slide of MIRAX, Hamamatsu or DICOM (extra
         ``openslide``), squidpy ``ImageContainer`` (its first layer, with its scale
         and its place if it is a crop), SpatialData image element (with its levels, and its transformation to "global"
-        if it has one), or an :class:`ImageSource`.
+        if it has one), or an :class:`ImageSource`. Of a whole SpatialData the picture over the spots of a table, placed
+        where these are in their own coordinates.
     scale
         Full-resolution coordinates times ``scale`` are pixels of the picture. Default: the scale and the place that
         the picture carries, 1 and the corner if it has none.
@@ -314,11 +334,13 @@ def open_image(image: Any, *, scale: float | None = None, channels: Sequence[int
         Of a fluorescence picture: the numbers of the one to three channels to show, as grey, or as red, green and
         blue. Each is stretched so that 1 in 1,000 of its pixels are black and as many white, as told by parts of
         its coarsest level.
+    table_key, image_key, shapes_key, coordinate_system
+        Of a SpatialData, as of :func:`~soscope_scverse.tl.enhance`.
 
     Returns
     -------
     ImageSource
-        The opened picture.
+        The opened picture; where a table annotates several elements of a SpatialData, a dict of them.
 
     Raises
     ------

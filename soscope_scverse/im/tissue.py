@@ -123,7 +123,7 @@ def mask_subspots(
     if bare.any():
         warnings.warn(
             f"{bare.sum()} of {adata.n_obs} spots have no subspot on tissue (first: {adata.obs_names[bare][0]!r}); "
-            "they keep all. Consider dropping them, or look at `im.check_alignment(adata, image).plot()`.",
+            "they keep all. Consider dropping them, or look at `pl.alignment(im.check_alignment(adata, image))`.",
             UserWarning,
             stacklevel=2,
         )

@@ -69,7 +69,7 @@ def subspots(
         Column of ``obs`` that tells the sections; each has its own lattice.
     copy
         Return a copy instead of writing to `adata`.
-    table_key, image_key, shapes_key, coordinate_system
+    table_key, shapes_key, coordinate_system
         Of a SpatialData, as of :func:`~soscope_scverse.tl.enhance`. Slots are written to the table, positions in the
         coordinates of the shapes and ``obsm["spatial"]`` with them; `cells` may be the name of shapes.
 

@@ -17,6 +17,7 @@ from soscope_scverse import _keys as keys
 from soscope_scverse import _validation as check
 from soscope_scverse._arrays import Matrix
 from soscope_scverse._mudata import modality, spots_of
+from soscope_scverse._spatialdata import accepts_spatialdata
 from soscope_scverse.pp.lattice import Lattice, lattice_or_none
 
 _CHUNK_VALUES = 500_000
@@ -24,6 +25,7 @@ _N_NEAREST = 6  # neighbours where there is no lattice
 _ROUNDING = 1.001  # a spot at the radius is within it
 
 
+@accepts_spatialdata
 def spot_graph(
     adata: AnnData | MuData,
     *,
@@ -68,6 +70,9 @@ def spot_graph(
         Name of the slot in ``obsp``.
     copy
         Return a copy instead of writing to `adata`.
+    table_key, shapes_key
+        Of a SpatialData, as of :func:`~soscope_scverse.tl.enhance`; the graph is
+        written to the table.
 
     Returns
     -------

@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# The ends of the version ranges in pyproject.toml: a fresh environment for each, and a part of the tests in it.
+#
+#   benchmarks/compat.sh                      lowest versions on Python 3.11, newest on 3.11, 3.12 and 3.13
+#   benchmarks/compat.sh lowest-direct 3.11   one of them; a Python is a version or a path
+#
+# Needs uv (pip install uv) and the Pythons, which are not downloaded. torch with CUDA makes every environment a
+# download of 3 GB and 8 GB on disk; they are made one after the other and removed.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+shown="anndata dask mudata numpy pandas scanpy scipy scvi-tools spatialdata squidpy torch zarr"
+smoke="tests/test_enhance.py tests/test_im_networks.py tests/test_mudata.py tests/test_pl.py tests/test_spatialdata.py
+  tests/test_store.py"
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+export UV_CACHE_DIR="${UV_CACHE_DIR:-$work/cache}" OMP_NUM_THREADS=1
+failed=0
+
+# run RESOLUTION PYTHON: install, say what was installed, test
+run() {
+  local environment="$work/environment" outcome=passed
+  echo "== $1, Python $2"
+  uv venv --quiet --no-python-downloads --python "$2" "$environment" || return 1
+  uv pip install --quiet --python "$environment" --resolution "$1" ".[test]" || return 1
+  # shellcheck disable=SC2086
+  "$environment/bin/python" -W ignore -m pytest -q -W ignore -m "not realdata and not slow" $smoke || outcome=FAILED
+  "$environment/bin/python" - $shown <<'PYTHON'
+import sys
+from importlib.metadata import version
+
+print("Python", sys.version.split()[0], *(f"| {name} {version(name)}" for name in sys.argv[1:]))
+PYTHON
+  echo "== $1, Python $2: $outcome"
+  rm -rf "$environment"
+  [ "$outcome" = passed ]
+}
+
+if [ $# -eq 2 ]; then
+  run "$1" "$2"
+  exit
+fi
+run lowest-direct 3.11 || failed=1
+for python in 3.11 3.12 3.13; do
+  run highest "$python" || failed=1
+done
+exit "$failed"
