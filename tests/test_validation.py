@@ -1,5 +1,6 @@
 """Bad input: a message that says what was found, before any work, and the user's object as it was."""
 
+import re
 import struct
 import zlib
 from collections.abc import Mapping
@@ -58,7 +59,8 @@ def contents(data):
 
 
 def copied(data):
-    return data.copy() if hasattr(data, "copy") else data
+    with md.set_options(pull_on_update=False):  # else the copy has columns of the modalities at the top
+        return data.copy() if hasattr(data, "copy") else data
 
 
 def as_before(call, data, message):
@@ -691,3 +693,81 @@ def test_a_header_that_promises_too_much_is_refused_before_it_is_decoded(tmp_pat
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
     with pytest.raises(ValueError, match=r"bomb\.png of \d+ bytes, which cannot hold the 100000 x 100000 pixels"):
         im.open_image(path)
+
+
+# ---- sections, MuData, views, models --------------------------------------------------------------------------------
+
+
+def test_sections_need_a_name_for_every_spot(prepared):
+    prepared.obs["slide"] = pd.Categorical(["a"] * 59 + [None])
+    for call in (pp.subspots, pp.spot_graph, tl.enhance, SoScope.setup_anndata):
+        as_before(lambda a, call=call: call(a, library_key="slide"), prepared, "section for every spot.*found 1 NaN")
+    as_before(lambda a: SoScope.setup_anndata(a, batch_key="slide"), prepared, "batch for every spot.*found 1 NaN")
+
+
+@pytest.fixture
+def mdata(prepared):
+    parts = {"rna": prepared[:, :5].copy(), "prot": prepared[:, 5:].copy()}
+    parts["prot"] = ad.AnnData(parts["prot"].X, obs=parts["prot"].obs[[]], var=parts["prot"].var)
+    with md.set_options(pull_on_update=False):
+        return md.MuData(parts)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "likelihood of each modality"),
+        ({"likelihood": {}}, "likelihood of each modality"),
+        ({"likelihood": {"dna": "nb"}}, r"modalities out of \['rna', 'prot'\], found \['dna'\]"),
+        ({"likelihood": {"rna": "zinb"}}, "`likelihood` to be one of"),
+        ({"likelihood": {"rna": "nb"}, "genes": ["a"]}, "`genes` of a MuData to be a dict"),
+        ({"likelihood": {"rna": "nb"}, "layer": "counts"}, "`layer` of a MuData to be a dict"),
+        ({"likelihood": {"rna": "nb"}, "layer": {"rna": "counts"}}, "`layer` to be one of"),
+        ({"likelihood": {"rna": "nb"}, "out": "x.zarr"}, "`out` with AnnData only"),
+    ],
+)
+def test_bad_mudata_are_refused_and_left_alone(mdata, picture, options, message):
+    as_before(lambda data: tl.enhance(data, image=picture, **options), mdata, message)
+
+
+def test_modalities_have_the_same_spots(prepared):
+    data = md.MuData({"rna": prepared[:, :5].copy(), "prot": prepared[:50, 5:].copy()})
+    with pytest.raises(ValueError, match="10 of 60 spots missing in 'prot'"):
+        tl.enhance(data, likelihood={"rna": "nb", "prot": "nb"})
+
+
+def test_one_kind_of_data_for_each_registration(mdata, prepared):
+    as_before(SoScope.setup_anndata, mdata, "Expected an AnnData, found MuData")
+    as_before(lambda a: SoScope.setup_mudata(a, {"rna": "nb"}), prepared, "Expected a MuData, found AnnData")
+    as_before(lambda d: SoScope.setup_mudata(d, {"rna": "nb"}, batch_key="nope"), mdata, "`batch_key` to be a column")
+
+
+def test_models_have_to_be_trained(prepared):
+    SoScope.setup_anndata(prepared)
+    model = SoScope(prepared)
+    for ask in (model.get_enhanced, model.get_latent_representation, lambda: model.sample_enhanced(1)):
+        with pytest.raises(ValueError, match="Expected a trained model"):
+            ask()
+
+
+def test_a_view_becomes_a_copy_with_a_warning(prepared):
+    view = prepared[:50]
+    with pytest.warns(UserWarning, match="Received a view"):
+        pp.spot_graph(view)
+    assert not view.is_view
+    assert view.obsp["spot_graph"].shape == (50, 50)
+
+
+# ---- the table of docs/reliability.md -------------------------------------------------------------------------------
+
+
+def test_every_row_of_the_reliability_page_names_a_test():
+    root = Path(__file__).parents[1]
+    named = set(re.findall(r"`(tests/\w+\.py)::(\w+)`", (root / "docs" / "reliability.md").read_text()))
+    assert len(named) > 20
+    missing = [
+        f"{file}::{name}"
+        for file, name in sorted(named)
+        if not (root / file).exists() or f"\ndef {name}(" not in (root / file).read_text()
+    ]
+    assert not missing

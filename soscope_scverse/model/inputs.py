@@ -53,6 +53,8 @@ def spot_fields(data: AnnData | MuData, setup: Mapping[str, Any]) -> list[BaseAn
     check.positions(spots)
     check.sections(spots, setup["library_key"])
     check.model_slots(spots, features_key)
+    if batch_key is not None:
+        check.labels(spots, "batch_key", batch_key, "batch")
     fields: list[SlotField] = [SlotField(key, "obsm", key) for key in (keys.SPATIAL, keys.SUBSPOTS, keys.EXPOSURE)]
     fields.append(SlotField(keys.SPOT_GRAPH, "obsp", keys.SPOT_GRAPH))
     if features_key is not None and features_key in spots.obsm:
@@ -60,7 +62,6 @@ def spot_fields(data: AnnData | MuData, setup: Mapping[str, Any]) -> list[BaseAn
         if features_key in spots.uns:
             data.uns[features_key] = spots.uns[features_key]
     if batch_key is not None:
-        check.labels(spots, "batch_key", batch_key, "batch")
         fields.append(BatchField(REGISTRY_KEYS.BATCH_KEY, batch_key))
     if isinstance(data, MuData):
         for field in fields:
