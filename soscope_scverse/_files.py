@@ -9,17 +9,25 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+_UNFINISHED = ".part"
+
 
 @contextmanager
 def completed(path: Path) -> Iterator[Path]:
     """Place beside `path` to write to, which replaces what is at `path` when the block ends and goes if it fails."""
-    part = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.part{path.suffix}")
+    part = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}{_UNFINISHED}{path.suffix}")
     try:
         yield part
         if part.is_dir():
             _remove(path)  # a folder does not replace another one
         part.replace(path)
     finally:
+        _remove(part)
+
+
+def remove_unfinished(path: Path) -> None:
+    """Remove what runs that were killed left beside `path`; no other process may be writing to it."""
+    for part in path.parent.glob(f".{path.stem}.*{_UNFINISHED}{path.suffix}"):
         _remove(part)
 
 

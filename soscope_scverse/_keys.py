@@ -36,5 +36,8 @@ SUBSPOT = "subspot"
 COUNTS = "counts"
 """``layers`` of a result: one draw of the subspots, integers that add up to the observed spots."""
 
+STD, Q05, Q95 = "std", "q05", "q95"
+"""``layers`` of a result: standard deviation and quantiles of the draws."""
+
 RESULT = "soscope"
 """``uns`` of a result: everything needed to make it again."""

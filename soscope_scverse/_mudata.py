@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from typing import Any, TypeVar
@@ -12,6 +13,7 @@ from anndata import AnnData
 from mudata import MuData
 
 from soscope_scverse._arrays import layers_of
+from soscope_scverse._slots import handed_back
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -66,22 +68,19 @@ def joined(modalities: Mapping[str, AnnData]) -> MuData:
 
 def accepts_mudata(function: Function) -> Function:
     """Let a function that writes slots of the spots work on MuData: it sees the spots, and the slots go to the top."""
+    parameters = inspect.signature(function).parameters
+    first = next(iter(parameters))
 
     @wraps(function)
-    def wrapper(data: AnnData | MuData, *args: Any, copy: bool = False, **kwargs: Any) -> Any:
+    def wrapper(*args: Any, copy: bool = False, **kwargs: Any) -> Any:
+        arguments = {**dict(zip(parameters, args, strict=False)), **kwargs}
+        data = arguments.pop(first, None)
         if not isinstance(data, MuData):
-            return function(data, *args, copy=copy, **kwargs)
+            return function(*args, copy=copy, **kwargs)
         data = data.copy() if copy else data
         spots = spots_of(data)
-        columns = spots.obs.columns
-        before = {slot: dict(getattr(spots, slot)) for slot in ("obsm", "uns")}
-        function(spots, *args, **kwargs)
-        for column in spots.obs.columns.difference(columns):
-            data.obs[column] = spots.obs[column]
-        for slot, old in before.items():
-            for key, value in getattr(spots, slot).items():
-                if value is not old.get(key):
-                    getattr(data, slot)[key] = value
+        with handed_back(spots, data):
+            function(spots, **arguments)
         return data if copy else None
 
     return wrapper  # type: ignore[return-value]

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
+import math
 import warnings
-from collections.abc import Mapping, Sequence
-from numbers import Real
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from numbers import Integral, Real
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from types import NoneType, SimpleNamespace, UnionType
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 from mudata import MuData
+from scipy.sparse import issparse
 
 from soscope_scverse import _keys as keys
 from soscope_scverse._arrays import Matrix, in_memory, layers_of, stored
@@ -21,6 +26,117 @@ SINGLE_SECTION = "section"
 
 _SAME_WIDTH = 0.05
 """How far widths of patches may differ in relation: those by default follow the measured pitch of the section."""
+
+
+class _Range(NamedTuple):
+    """What a number may be."""
+
+    least: float
+    most: float = math.inf
+    whole: bool = False
+    above: bool = False
+    """Whether `least` itself is too little."""
+
+
+_RANGES = {
+    # of the model
+    **dict.fromkeys(("n_latent", "n_hidden", "n_layers", "n_image_components"), _Range(1, whole=True)),
+    "n_graph_samples": _Range(1, whole=True),
+    "bandwidth": _Range(0, above=True),
+    **dict.fromkeys(("sigma", "image_shrinkage", "depth_noise", "image_weight"), _Range(0)),
+    "masked": _Range(0, 1),
+    # of a training
+    **dict.fromkeys(("max_epochs", "max_steps", "batch_size"), _Range(1, whole=True)),
+    "pretrain_epochs": _Range(0, whole=True),
+    "train_size": _Range(0, 1, above=True),
+    "lr": _Range(0, above=True),
+    **dict.fromkeys(("weight_decay", "kl_weight"), _Range(0)),
+    # of graphs, pictures and results
+    **dict.fromkeys(("strength", "similarity_strength"), _Range(1, above=True)),
+    **dict.fromkeys(("n_neighbors", "n_rings", "n_genes", "n_candidates", "size", "n_sample"), _Range(1, whole=True)),
+    **dict.fromkeys(("radius", "spot_diameter", "image_scale", "scale"), _Range(0, above=True)),
+    "n_samples": _Range(0, whole=True),
+    "seed": _Range(0, 2**63 - 1, whole=True),
+    # of made-up sections
+    **dict.fromkeys(("n_spots", "n_beads", "n_components"), _Range(1, whole=True)),
+    "noise": _Range(0),
+}
+"""Arguments that are numbers: one name means one thing throughout the package."""
+
+
+def given(function: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
+    """Raise unless arguments of a function are numbers in their ranges, or among the choices that it is annotated with.
+
+    Arguments that are neither may be anything.
+    """
+    function = inspect.unwrap(function)
+    named = {name: hint for name, hint in function.__annotations__.items() if name in arguments}
+    told = {name: hint for name, hint in named.items() if name in _RANGES or "Literal[" in hint}
+    for name, hint in get_type_hints(SimpleNamespace(__annotations__=told), function.__globals__).items():
+        parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+        choices: list[Any] = [None] if NoneType in parts else []
+        choices += [choice for part in parts if get_origin(part) is Literal for choice in get_args(part)]
+        if name in _RANGES:
+            number(name, arguments[name], *_RANGES[name], other=choices)
+        elif all(part is NoneType or get_origin(part) is Literal for part in parts):
+            one_of(name, arguments[name], choices)
+
+
+def number(
+    name: str,
+    value: Any,
+    least: float,
+    most: float = math.inf,
+    whole: bool = False,
+    above: bool = False,
+    *,
+    other: Sequence[Any] = (),
+) -> None:
+    """Raise unless `value` is a number in its range, or one of `other`."""
+    if (value is None or isinstance(value, str)) and value in other:
+        return
+    if not isinstance(value, Integral if whole else Real) or isinstance(value, bool):
+        instead = "".join(f" or {choice!r}" for choice in other)
+        msg = f"Expected `{name}` to be a {'whole ' if whole else ''}number{instead}, found {value!r}."
+        raise ValueError(msg)
+    if not least <= float(value) <= most or value == math.inf or (above and value == least):
+        limit = f"{'above' if above else 'at least'} {least}"
+        msg = f"Expected `{name}` to be {limit}{'' if most == math.inf else f' and at most {most}'}, found {value!r}."
+        raise ValueError(msg)
+
+
+def keywords(name: str, arguments: Any, function: Callable[..., Any]) -> None:
+    """Raise unless `arguments` is a dict of arguments that a function takes, see :func:`given`."""
+    if not isinstance(arguments, Mapping):
+        msg = f"Expected `{name}` to be a dict of arguments, found {type(arguments).__name__}."
+        raise TypeError(msg)
+    taken = inspect.signature(function).parameters
+    unknown = [key for key in arguments if key not in taken]
+    if unknown and all(parameter.kind is not parameter.VAR_KEYWORD for parameter in taken.values()):
+        msg = f"Expected `{name}` out of {[key for key in taken if key != 'self']}, found {unknown}."
+        raise ValueError(msg)
+    given(function, arguments)
+
+
+def numbers(what: str, values: Any) -> np.ndarray:
+    """Return `values` as array of floating point numbers, unless they are no real numbers or some are masked."""
+    with suppress(TypeError, ValueError):
+        array = np.asarray(values)
+        if array.dtype.kind in "biufO" and not (issparse(values) or np.ma.is_masked(values)):
+            return array if array.dtype.kind == "f" else array.astype(float)
+    found = f"{type(values).__name__} of {getattr(values, 'dtype', 'mixed types')}"
+    msg = f"Expected {what} to be an array of real numbers without a mask, found {found}. Convert it to float first."
+    raise TypeError(msg)
+
+
+def spots(data: object) -> AnnData | MuData:
+    """Return `data` if it is a MuData, or an AnnData with unique names."""
+    if isinstance(data, MuData):
+        return data
+    if not isinstance(data, AnnData):
+        msg = f"Expected an AnnData or a MuData, found {type(data).__name__}."
+        raise TypeError(msg)
+    return anndata(data)
 
 
 def anndata(adata: object) -> AnnData:
@@ -85,7 +201,7 @@ def positions(adata: AnnData) -> np.ndarray:
             "Store the (x, y) positions in full-resolution pixels there."
         )
         raise ValueError(msg)
-    xy = np.asarray(adata.obsm[keys.SPATIAL], dtype=float)
+    xy = numbers(f"`adata.obsm['{keys.SPATIAL}']`", adata.obsm[keys.SPATIAL]).astype(float, copy=False)
     if xy.ndim != 2 or xy.shape[1] != 2:
         msg = f"Expected `adata.obsm['{keys.SPATIAL}']` to be n_obs x 2 (x, y), found shape {xy.shape}."
         raise ValueError(msg)
@@ -110,7 +226,7 @@ def xy(places: np.ndarray | pd.DataFrame | AnnData) -> np.ndarray:
             msg = f"Expected columns 'x' and 'y' in `positions`, found {list(places)}."
             raise ValueError(msg)
         places = places[["x", "y"]]
-    found = np.asarray(places, dtype=float)
+    found = numbers("`positions`", places).astype(float, copy=False)
     if found.ndim != 2 or found.shape[1] != 2 or not len(found) or not np.isfinite(found).all():
         msg = (
             "Expected finite `positions` (x, y): n_positions x 2, a DataFrame with columns 'x' and 'y', or an AnnData "
@@ -127,9 +243,31 @@ def sections(adata: AnnData, library_key: str | None) -> np.ndarray:
     return labels(adata, "library_key", library_key, "section")
 
 
+def section_rows(adata: AnnData, library_key: str | None, library_id: str | None) -> np.ndarray:
+    """Return which observations are of the section to draw, a mask; raise if there are several to choose from."""
+    if library_key is None:
+        several = sorted(adata.uns.get(keys.SPATIAL, {}))
+        if library_id is not None or len(several) > 1:
+            found = f"`library_id` {library_id!r}" if library_id is not None else f"the sections {several} in `uns`"
+            msg = (
+                f"Expected `library_key`, the column of `obs` that tells the sections, found None with {found}. "
+                "Name it, and the section to draw with `library_id`."
+            )
+            raise ValueError(msg)
+        return np.ones(adata.n_obs, dtype=bool)
+    of = sections(adata, library_key)
+    there = np.unique(of).tolist()
+    if library_id is None and len(there) == 1:
+        library_id = there[0]
+    if library_id not in there:
+        msg = f"Expected `library_id` to be one of the sections {there} in {library_key!r}, found {library_id!r}."
+        raise ValueError(msg)
+    return of == library_id
+
+
 def labels(adata: AnnData, name: str, key: str, what: str) -> np.ndarray:
     """Return a column of ``obs`` that tells the section or batch of every observation, as strings."""
-    if key not in adata.obs:
+    if not isinstance(key, str) or key not in adata.obs:
         msg = f"Expected `{name}` to be a column of `adata.obs`, found {key!r}; there are {list(adata.obs)}."
         raise ValueError(msg)
     column = adata.obs[key]
@@ -142,14 +280,18 @@ def labels(adata: AnnData, name: str, key: str, what: str) -> np.ndarray:
     return column.astype(str).to_numpy()
 
 
-def model_slots(adata: AnnData, features_key: str | None) -> None:
-    """Raise unless graph, positions, exposures and image features are there and fit each other."""
+def division(adata: AnnData) -> np.ndarray:
+    """Return the exposures, n_spots x n_subspots, after checking them, the positions of subspots and sizes of spots."""
     for key in (keys.SUBSPOTS, keys.EXPOSURE):
         if key not in adata.obsm:
-            msg = f"Expected `adata.obsm[{key!r}]`, found {sorted(adata.obsm)}. Call `pp.subspots(adata)` first."
+            msg = f"Expected `adata.obsm[{key!r}]`, found only {sorted(adata.obsm)}. Call `pp.subspots(adata)` first."
             raise ValueError(msg)
-    shape = np.shape(adata.obsm[keys.SUBSPOTS])
-    exposure = np.asarray(adata.obsm[keys.EXPOSURE], dtype=float)
+    if not isinstance(adata.uns.get(keys.SUBSPOTS, {}), Mapping):
+        msg = f"Expected `adata.uns['{keys.SUBSPOTS}']` to be a dict, as `pp.subspots` writes it. Call that again."
+        raise TypeError(msg)
+    subspots = numbers(f"`adata.obsm['{keys.SUBSPOTS}']`", adata.obsm[keys.SUBSPOTS])
+    exposure = numbers(f"`adata.obsm['{keys.EXPOSURE}']`", adata.obsm[keys.EXPOSURE])
+    shape = subspots.shape
     if len(shape) != 3 or shape[2] != 2 or exposure.shape != shape[:2]:
         msg = (
             f"Expected `adata.obsm['{keys.SUBSPOTS}']` to be n_spots x n_subspots x 2 and "
@@ -159,21 +301,51 @@ def model_slots(adata: AnnData, features_key: str | None) -> None:
     if not (exposure >= 0).all() or not np.allclose(exposure.sum(axis=1), 1, atol=1e-5):
         msg = f"Expected `adata.obsm['{keys.EXPOSURE}']` to be non-negative with rows that sum to 1."
         raise ValueError(msg)
-    if keys.SPOT_SIZE in adata.obs and not (adata.obs[keys.SPOT_SIZE].to_numpy(float) > 0).all():
-        msg = f"Expected `adata.obs['{keys.SPOT_SIZE}']` to be above 0 for every spot. Drop this column if unknown."
+    lost = (exposure > 0) & ~np.isfinite(subspots).all(axis=2)
+    if lost.any():
+        msg = (
+            f"Expected finite positions in `adata.obsm['{keys.SUBSPOTS}']` where `adata.obsm['{keys.EXPOSURE}']` is "
+            f"above 0, found {lost.sum()} that are not. Call `pp.subspots(adata)` again."
+        )
         raise ValueError(msg)
+    if keys.SPOT_SIZE in adata.obs:
+        size = numbers(f"`adata.obs['{keys.SPOT_SIZE}']`", adata.obs[keys.SPOT_SIZE])
+        if not ((size > 0) & (size < np.inf)).all():
+            msg = f"Expected `adata.obs['{keys.SPOT_SIZE}']` to be above 0 for every spot. Drop this column if unknown."
+            raise ValueError(msg)
+    return exposure
+
+
+def model_slots(adata: AnnData, features_key: str | None) -> None:
+    """Raise unless graph, positions, exposures and image features are there and fit each other."""
+    exposure = division(adata)
     if keys.SPOT_GRAPH not in adata.obsp:
         msg = f"Expected `adata.obsp['{keys.SPOT_GRAPH}']`, found {sorted(adata.obsp)}. Call `pp.spot_graph(adata)`."
         raise ValueError(msg)
+    weights = stored(adata.obsp[keys.SPOT_GRAPH])
+    if not (np.isfinite(weights) & (weights >= 0)).all():
+        msg = (
+            f"Expected finite weights of at least 0 in `adata.obsp['{keys.SPOT_GRAPH}']`, found others. "
+            "Call `pp.spot_graph(adata)` again."
+        )
+        raise ValueError(msg)
     if features_key in adata.obsm:
-        features = np.asarray(adata.obsm[features_key])
-        if features.ndim != 3 or features.shape[:2] != shape[:2] or not np.isfinite(features).all():
+        shape = exposure.shape
+        features = numbers(f"`adata.obsm[{features_key!r}]`", adata.obsm[features_key])
+        if features.ndim != 3 or features.shape[:2] != shape or not features.size or not np.isfinite(features).all():
             msg = (
                 f"Expected `adata.obsm[{features_key!r}]` to be finite and n_spots x n_subspots x n_image_features "
                 f"with {shape[0]} x {shape[1]} subspots, found shape {features.shape}. "
                 "Call `im.features(adata, image)` again."
             )
             raise ValueError(msg)
+
+
+def trained(is_trained: bool) -> None:
+    """Raise if a model that is asked for results was not trained."""
+    if not is_trained:
+        msg = "Expected a trained model, found one that was not. Call `model.train()` first."
+        raise ValueError(msg)
 
 
 def same_image_features(trained: Mapping[str, Any], found: Mapping[str, Any], key: str) -> None:
@@ -209,9 +381,26 @@ def array_index(adata: AnnData) -> np.ndarray | None:
     return values.astype(int)
 
 
+def libraries(adata: AnnData | MuData) -> Mapping[str, Mapping[str, Any]]:
+    """Return ``uns["spatial"]``, pictures and scale factors by section; empty if it is not there."""
+    found = adata.uns.get(keys.SPATIAL, {})
+    entries = found.values() if isinstance(found, Mapping) else [found]
+    parts = [
+        entry.get(name, {}) for entry in entries if isinstance(entry, Mapping) for name in ("images", "scalefactors")
+    ]
+    wrong = [thing for thing in [found, *entries, *parts] if not isinstance(thing, Mapping)]
+    if wrong:
+        msg = (
+            f"Expected `adata.uns['{keys.SPATIAL}']` to be a dict of sections, each a dict with the dicts 'images' and "
+            f"'scalefactors', found {type(wrong[0]).__name__} instead of one of these. Correct or delete it."
+        )
+        raise TypeError(msg)
+    return found
+
+
 def profiles(adata: AnnData, layer: str | None) -> Any:
     """Return ``X`` or a layer as the AnnData holds it, perhaps on disk."""
-    if layer is not None and layer not in adata.layers:
+    if layer is not None and (not isinstance(layer, str) or layer not in adata.layers):
         msg = f"Expected `layer` to be one of {sorted(layers_of(adata))}, found {layer!r}."
         raise ValueError(msg)
     x = adata.X if layer is None else adata.layers[layer]
@@ -221,12 +410,31 @@ def profiles(adata: AnnData, layer: str | None) -> Any:
     if x.shape[0] == 0 or x.shape[1] == 0:
         msg = f"Expected at least one observation and one feature, found a {x.shape[0]} x {x.shape[1]} matrix."
         raise ValueError(msg)
+    if np.dtype(x.dtype).kind not in "biuf" or np.ma.is_masked(x):
+        masked = f" with {np.ma.count_masked(x)} masked" if np.ma.is_masked(x) else ""
+        msg = f"Expected profiles of real numbers, found {x.dtype}{masked}. Convert them to float, fill in masked ones."
+        raise TypeError(msg)
     return x
 
 
 def matrix(adata: AnnData, layer: str | None) -> Matrix:
     """Return the profiles, ``X`` or a layer, as a dense array or CSR matrix."""
     return in_memory(profiles(adata, layer))
+
+
+def spots_of_subspots(adata: AnnData, enhanced: AnnData) -> None:
+    """Raise unless the spots of all subspots of a result are in `adata`."""
+    if keys.SPOT not in enhanced.obs:
+        msg = f"Expected a result with `enhanced.obs['{keys.SPOT}']`, found {list(enhanced.obs)}. Call `tl.enhance`."
+        raise ValueError(msg)
+    named = pd.Index(enhanced.obs[keys.SPOT].astype(str).unique())
+    missing = named.difference(adata.obs_names, sort=False)
+    if len(missing):
+        msg = (
+            f"Expected the spots that `enhanced` was made from in `adata.obs_names`, {len(missing)} of {len(named)} "
+            f"are not (first: {missing[0]!r}). Pass the AnnData that was enhanced."
+        )
+        raise ValueError(msg)
 
 
 def is_counts(x: Matrix) -> bool:
@@ -276,7 +484,12 @@ def warn_empty(adata: AnnData, x: Matrix) -> None:
 
 def genes(adata: AnnData, names: Sequence[str]) -> list[str]:
     """Return `names` as a list after checking that each is a feature, named once."""
-    names = [names] if isinstance(names, str) else list(names)
+    anndata(adata)
+    names = [names] if isinstance(names, str) else list(names) if isinstance(names, Iterable) else [names]
+    if not all(isinstance(name, str) for name in names):
+        wrong = next(name for name in names if not isinstance(name, str))
+        msg = f"Expected `genes` to be names out of `adata.var_names`, found {wrong!r}, {type(wrong).__name__}."
+        raise TypeError(msg)
     if not names:
         msg = "Expected at least one gene in `genes`, found none."
         raise ValueError(msg)
@@ -293,30 +506,50 @@ def genes(adata: AnnData, names: Sequence[str]) -> list[str]:
     return names
 
 
-def one_of(name: str, value: object, allowed: Sequence[str]) -> None:
+def highly_variable(adata: AnnData) -> list[str]:
+    """Return the features that ``var["highly_variable"]`` marks."""
+    marked = adata.var["highly_variable"]
+    if not pd.api.types.is_bool_dtype(marked) or marked.isna().any():
+        msg = f"Expected `adata.var['highly_variable']` to be booleans, found {marked.dtype}. Name `genes=` instead."
+        raise TypeError(msg)
+    if not marked.any():
+        msg = "Expected genes marked in `adata.var['highly_variable']`, found none. Name them with `genes=`."
+        raise ValueError(msg)
+    return adata.var_names[marked.to_numpy(bool)].tolist()
+
+
+def one_of(name: str, value: object, allowed: Sequence[Any]) -> None:
     """Raise unless `value` is one of `allowed`."""
     if value not in allowed:
         msg = f"Expected `{name}` to be one of {list(allowed)}, found {value!r}."
         raise ValueError(msg)
 
 
-def at_least(name: str, value: object, least: float) -> None:
-    """Raise a ValueError unless `value` is a number and at least `least`."""
-    if not isinstance(value, Real) or not float(value) >= least:
-        msg = f"Expected `{name}` to be at least {least}, found {value!r}."
-        raise ValueError(msg)
+def text(name: str, value: object) -> None:
+    """Raise unless `value` is a string."""
+    if not isinstance(value, str):
+        msg = f"Expected `{name}` to be a string, found {value!r}."
+        raise TypeError(msg)
+
+
+def path_of(name: str, value: Any) -> Path:
+    """Return `value` as path if it is one."""
+    if not isinstance(value, str | PathLike):
+        msg = f"Expected `{name}` to be a path, found {value!r}."
+        raise TypeError(msg)
+    return Path(value)
 
 
 def new_path(name: str, path: str | PathLike | None) -> None:
     """Raise if `path` exists."""
-    if path is not None and Path(path).exists():
+    if path is not None and path_of(name, path).exists():
         msg = f"Expected `{name}` to be a new path, found {str(path)!r}. Remove it or choose another."
         raise ValueError(msg)
 
 
 def output(name: str, path: str | PathLike, *, overwrite: bool, suffixes: Sequence[str] = (".zarr", ".h5ad")) -> Path:
     """Return the path of a file or store to be written, in a folder that exists."""
-    path = Path(path)
+    path = path_of(name, path)
     if path.suffix not in suffixes:
         msg = f"Expected `{name}` to end in {' or '.join(map(repr, suffixes))}, found {str(path)!r}."
         raise ValueError(msg)

@@ -1,8 +1,13 @@
 import os
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
+import spatialdata as sd
 from hypothesis import settings
+from spatialdata.models import Image2DModel, ShapesModel, TableModel
+from spatialdata.transformations import Identity, Scale
 
 from soscope_scverse import datasets, im, pp
 
@@ -68,3 +73,37 @@ def inception(tmp_path_factory):
     torch.save(network.state_dict(), path)
     network.fc = torch.nn.Identity()
     return network.eval(), path
+
+
+def _picture(image, **kwargs):
+    return Image2DModel.parse(np.moveaxis(np.asarray(image), 2, 0), dims=("c", "y", "x"), **kwargs)
+
+
+def _as_visium(section, radius=10.0, name="visium"):
+    """As `spatialdata_io.visium` makes it: names, instances, coordinate systems, transformations."""
+    table = section.adata.copy()
+    table.obs["spot_id"] = np.arange(table.n_obs)
+    table.obs["region"] = pd.Categorical([name] * table.n_obs)
+    del table.uns["spatial"]
+    shrink = {"hires": 2, "lowres": 4}
+    smaller = {size: Scale([1 / n, 1 / n], axes=("y", "x")) for size, n in shrink.items()}
+    place = {name: Identity(), **{f"{name}_downscaled_{size}": scale for size, scale in smaller.items()}}
+    images = {f"{name}_full_image": _picture(section.image, scale_factors=[2, 2], transformations={name: Identity()})}
+    height, width = (length // 4 * 4 for length in section.image.shape[:2])
+    for size, n in shrink.items():
+        blocks = np.asarray(section.image)[:height, :width].reshape(height // n, n, width // n, n, 3)
+        images[f"{name}_{size}_image"] = _picture(
+            blocks.mean(axis=(1, 3)).astype(np.uint8),
+            transformations={f"{name}_downscaled_{size}": Identity(), name: smaller[size].inverse()},
+        )
+    circles = ShapesModel.parse(
+        table.obsm["spatial"], geometry=0, radius=radius, index=table.obs["spot_id"].copy(), transformations=place
+    )
+    table = TableModel.parse(table, region=name, region_key="region", instance_key="spot_id")
+    return sd.SpatialData(images=images, shapes={name: circles}, tables={"table": table})
+
+
+@pytest.fixture
+def as_visium():
+    """A function that makes of a section what `spatialdata_io.visium` makes of its files."""
+    return _as_visium

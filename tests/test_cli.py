@@ -1,15 +1,23 @@
 """The command line, run in this process: files, messages and exit codes."""
 
+import re
+import signal
+import subprocess
+import sys
+import time
 from inspect import signature
 
 import anndata as ad
 import h5py
 import matplotlib as mpl
+import mudata as md
 import numpy as np
 import pandas as pd
 import pytest
+import spatialdata as sd
 from click.testing import CliRunner
 from PIL import Image
+from spatialdata.models import Image2DModel, ShapesModel, TableModel
 
 import soscope_scverse
 from soscope_scverse import datasets, metrics
@@ -50,10 +58,11 @@ def listing(folder):
 
 
 def assert_refused(result, folder, message):
-    """Exit code 2 with a message of a few lines, and nothing written."""
+    """Exit code 2 with a message of one line, after the usage if it is about the options, and nothing written."""
     assert result.exit_code == 2
     assert message in result.stderr
     assert "Error: " in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("Error: ")
     assert "Traceback" not in result.output
     assert result.stdout == ""
     assert listing(folder) == ["in.h5ad", "section.png"]
@@ -63,12 +72,12 @@ def assert_refused(result, folder, message):
 def test_help(flag):
     result = run(flag)
     assert result.exit_code == 0
-    for command in ("enhance", "demo"):
+    for command in ("enhance", "features", "report", "benchmark", "demo"):
         assert command in result.stdout
         told = run(command, flag)
         assert told.exit_code == 0
         assert "--out" in told.stdout
-        assert "--max-epochs" in told.stdout
+        assert "--config" in told.stdout
 
 
 def test_version():
@@ -80,7 +89,8 @@ def test_version():
 def test_enhance_writes_subspots_that_sum_to_the_spots(spots, folder):
     result = enhance("--n-subspots", 4)
     assert result.exit_code == 0
-    assert "30 spots -> 120 subspots x 5 genes: out.h5ad" in result.stdout
+    assert "30 spots -> 120 subspots x 5 genes: out.h5ad" in result.stderr
+    assert result.stdout == ""
     assert listing(folder) == ["in.h5ad", "out.h5ad", "section.png"]
     written = ad.read_h5ad("out.h5ad")
     assert written.shape == (120, 5)
@@ -184,7 +194,10 @@ def test_no_picture_is_needed(folder):
         (["--library-key", "slide"], "found 'slide'"),
         (["--image-scale", 10], "Expected all positions in the picture, found 29 of 30 outside"),
         (["--image-scale", 0], "positive scale"),
-        (["--likelihood", "cauchy"], "'cauchy' is not one of"),
+        (["--likelihood", "cauchy"], "found 'cauchy'"),
+        (["--likelihood", "nb", "--likelihood", "poisson"], "Expected --likelihood once, found nb, poisson"),
+        (["--image-key", "full"], "Expected --image-key with SpatialData only"),
+        (["--report", "report.pdf"], "'.html'"),
         (["--max-epochs", 0], "0 is not in the range x>=1"),
         (["--max-epochs", -1], "-1 is not in the range x>=1"),
         (["--n-samples", -1], "-1 is not in the range x>=0"),
@@ -209,7 +222,7 @@ def test_a_store_and_machines(folder):
     assert enhance("--n-subspots", 4, out="out.h5ad").exit_code == 0
     assert listing(folder) == ["in.h5ad", "out.h5ad", "out.zarr", "section.png"]
     assert ad.read_zarr("out.zarr").shape == ad.read_h5ad("out.h5ad").shape == (120, 5)
-    assert "'.zarr' or '.h5ad'" in enhance(out="out.txt").stderr
+    assert "'.h5ad' or '.zarr'" in enhance(out="out.txt").stderr
     assert "Invalid value for '--devices'" in enhance("--devices", 0).stderr
 
 
@@ -272,7 +285,8 @@ def test_demo(tmp_path, lattice, n_subspots):
     out = tmp_path / "new" / "folder"
     result = run("demo", "--out", out, "--n-spots", 40, "--max-epochs", 3, "--lattice", lattice)
     assert result.exit_code == 0
-    assert listing(out) == ["compare.png", "enhanced.h5ad", "section.png", "spots.h5ad", "truth.h5ad"]
+    pictures = ["compare.png", "report.html", "section.png"]
+    assert listing(out) == sorted([*pictures, "enhanced.h5ad", "spots.h5ad", "truth.h5ad"])
     spots, enhanced, truth = (ad.read_h5ad(out / f"{name}.h5ad") for name in ("spots", "enhanced", "truth"))
     assert spots.n_obs == 40
     assert enhanced.shape == truth.shape == (40 * n_subspots, spots.n_vars)
@@ -305,3 +319,183 @@ def test_faulty_demo(tmp_path):
     result = run("demo", "--out", tmp_path / "file")
     assert result.exit_code == 2
     assert "is a file" in result.stderr
+
+
+# ------------------------------------------------------------------------------------------------ options from a file
+
+
+def test_options_of_a_file(spots, folder):
+    names = list(spots.adata.var_names[:2])
+    (folder / "genes.txt").write_text(f"{names[0]}\n")
+    (folder / "run.toml").write_text(
+        f'n-subspots = 4\nn-samples = 2\nseed = 3\nlikelihood = "poisson"\ngenes = "{names[0]},{names[1]}"\n'
+        'out = "of_file.h5ad"\nforce = true\n'
+    )
+    fixed = ("--image", "section.png", "--max-epochs", 3, "--accelerator", "cpu", "--config", "run.toml")
+    assert run("enhance", "in.h5ad", *fixed).exit_code == 0
+    told = run("enhance", "in.h5ad", *fixed, "--seed", 4, "--genes", "@genes.txt", "--out", "of_line.h5ad")
+    assert told.exit_code == 0
+    of_file, of_line = ad.read_h5ad("of_file.h5ad"), ad.read_h5ad("of_line.h5ad")
+    assert list(of_file.var_names) == names
+    assert list(of_line.var_names) == names[:1]  # the command line wins
+    for written, seed in ((of_file, 3), (of_line, 4)):
+        assert written.n_obs == 120
+        assert "std" in written.layers
+        assert written.uns["soscope"]["seed"] == seed
+        assert '"likelihood": "poisson"' in written.uns["soscope"]["arguments"]
+    assert run("enhance", "in.h5ad", *fixed).exit_code == 0  # force
+
+
+def test_a_file_of_options_for_every_command(folder):
+    (folder / "run.toml").write_text("nonsense = 1")
+    for command in ("enhance", "features", "benchmark", "report", "demo"):
+        result = run(command, *(["in.h5ad"] if command != "demo" else []), "--config", "run.toml")
+        assert result.exit_code == 2
+        assert "found nonsense" in result.stderr
+        assert "out" in result.stderr.splitlines()[-1]
+
+
+# --------------------------------------------------------------------------------------------------- other commands
+
+
+def test_features_are_those_that_enhance_uses(folder):
+    told = run("features", "in.h5ad", "--image", "section.png", "--n-subspots", 4, "--out", "described.h5ad")
+    assert told.exit_code == 0
+    assert "30 spots x 4 subspots x 76 image features: described.h5ad" in told.stderr
+    described = ad.read_h5ad("described.h5ad")
+    assert described.obsm["subspot_features"].shape == (30, 4, 76)
+    fast = ("--max-epochs", 3, "--accelerator", "cpu")
+    assert run("enhance", "described.h5ad", "--out", "a.h5ad", *fast).exit_code == 0
+    assert enhance("--n-subspots", 4, out="b.h5ad").exit_code == 0
+    np.testing.assert_array_equal(ad.read_h5ad("a.h5ad").X, ad.read_h5ad("b.h5ad").X)
+    # spots that are divided stay so
+    wide = run("features", "described.h5ad", "--image", "section.png", "--context", 6, "--out", "wide.h5ad")
+    assert wide.exit_code == 0
+    wider = ad.read_h5ad("wide.h5ad")
+    assert wider.uns["subspot_features"]["context"] == 6
+    np.testing.assert_array_equal(wider.obsm["subspots"], described.obsm["subspots"])
+
+
+def test_benchmark_writes_scores_and_a_picture(folder):
+    arguments = ("--image", "section.png", "--n-genes", 3, "--method", "repeat", "--method", "soscope", "--n-seeds", 1)
+    fast = ("--max-epochs", 2, "--accelerator", "cpu")
+    result = run("benchmark", "in.h5ad", "--out", "scores.csv", "--figure", "scores.png", *arguments, *fast)
+    assert result.exit_code == 0
+    table = pd.read_csv("scores.csv")
+    assert set(table["method"]) == {"repeat", "soscope"}
+    assert table["gene"].nunique() == 3
+    assert set(table["task"]) == {"in"}
+    of_repeat = table[(table["method"] == "repeat") & (table["metric"] == "pearson")]["value"].median()
+    printed = {line.split()[0]: line.split()[1:] for line in result.stdout.splitlines() if line}
+    assert float(printed["repeat"][0]) == pytest.approx(of_repeat, abs=6e-4)
+    assert float(printed["repeat"][1]) == 0
+    assert Image.open("scores.png").size[0] > 100
+    assert "30 spots merged" not in result.stdout
+
+
+def test_benchmark_of_a_layer_and_unknown_methods(spots, folder):
+    adata = spots.adata.copy()
+    adata.layers["intensities"] = np.log1p(adata.X.toarray()) + 0.5
+    adata.X = adata.X * 0
+    adata.write_h5ad("other.h5ad")
+    methods = ("--method", "repeat", "--method", "linear")
+    options = ("--layer", "intensities", "--likelihood", "gaussian", *methods)
+    assert run("benchmark", "other.h5ad", "--out", "scores.csv", *options).exit_code == 0
+    assert pd.read_csv("scores.csv")["value"].notna().any()
+    unknown = run("benchmark", "in.h5ad", "--out", "none.csv", "--method", "magic")
+    assert unknown.exit_code == 2
+    assert "found ['magic']" in unknown.stderr
+    assert not (folder / "none.csv").exists()
+
+
+@pytest.mark.usefixtures("_same_backend")
+def test_a_report_with_and_after_a_run(folder):
+    assert enhance("--n-subspots", 4, "--report", "with.html").exit_code == 0
+    after = run("report", "out.h5ad", "in.h5ad", "--out", "after.html")
+    assert after.exit_code == 0
+    written = [re.sub(r" on \d\d? .*?UTC", "", (folder / name).read_text()) for name in ("with.html", "after.html")]
+    assert written[0] == written[1]
+    assert written[0].count("<img") == 5 + 2
+    fewer = run("report", "out.h5ad", "in.h5ad", "--out", "after.html", "--n-genes", 1, "--force")
+    assert fewer.exit_code == 0
+    assert (folder / "after.html").read_text().count("<img") == 1 + 2
+    assert "after.html exists" in run("report", "out.h5ad", "in.h5ad", "--out", "after.html").stderr
+
+
+@pytest.mark.filterwarnings("ignore:Observation names")
+@pytest.mark.usefixtures("_same_backend")
+def test_mudata(spots, folder):
+    prot = spots.adata[:, :2].copy()
+    prot.var_names = ["CD4", "CD8"]
+    prot.layers["counts"] = prot.X.copy()
+    prot.X = prot.X * 0.5
+    with md.set_options(pull_on_update=False):
+        md.MuData({"rna": spots.adata.copy(), "prot": prot}).write_h5mu("in.h5mu")
+    assert run("features", "in.h5mu", "--image", "section.png", "--out", "described.h5mu").exit_code == 0
+    likelihoods = ("--likelihood", "rna=nb", "--likelihood", "prot=poisson")
+    fast = ("--max-epochs", 2, "--accelerator", "cpu", "--report", "report.html")
+    options = (*likelihoods, "--layer", "prot=counts", "--genes", f"rna={spots.adata.var_names[1]}")
+    told = run("enhance", "described.h5mu", "--out", "out.h5mu", *options, *fast)
+    assert told.exit_code == 0
+    assert "30 spots -> 270 subspots x 3 genes: out.h5mu" in told.stderr
+    written = md.read_h5mu("out.h5mu")
+    assert list(written["rna"].var_names) == [spots.adata.var_names[1]]
+    sums = np.asarray(written["prot"].X).reshape(30, 9, 2).sum(axis=1)
+    np.testing.assert_allclose(sums, prot.layers["counts"].toarray(), rtol=1e-4, atol=1e-4)
+    assert (folder / "report.html").read_text().count("<img") == 3 + 1
+    for faulty, message in (
+        ([], "likelihood of each modality"),
+        (["--likelihood", "nb"], "--likelihood MODALITY=VALUE"),
+        (["--likelihood", "atac=nb"], "['rna', 'prot']"),
+    ):
+        result = run("enhance", "in.h5mu", "--out", "other.h5mu", *faulty)
+        assert result.exit_code == 2
+        assert message in result.stderr
+    assert "'.h5mu'" in run("enhance", "in.h5mu", "--out", "other.h5ad", *likelihoods).stderr
+
+
+def test_spatialdata(spots, folder):
+    table = spots.adata.copy()
+    table.obs["region"] = pd.Categorical(["spots"] * table.n_obs)
+    table.obs["spot_id"] = np.arange(table.n_obs)
+    circles = ShapesModel.parse(table.obsm["spatial"], geometry=0, radius=10, index=table.obs["spot_id"].copy())
+    sd.SpatialData(
+        images={"picture": Image2DModel.parse(np.moveaxis(spots.image, 2, 0), dims=("c", "y", "x"))},
+        shapes={"spots": circles},
+        tables={"table": TableModel.parse(table, region="spots", region_key="region", instance_key="spot_id")},
+    ).write("in.zarr")
+    fast = ("--max-epochs", 3, "--accelerator", "cpu", "--n-subspots", 4)
+    told = run("enhance", "in.zarr", "--image-key", "picture", "--key-added", "fine", "--out", "out.zarr", *fast)
+    assert told.exit_code == 0
+    assert "30 spots -> 120 subspots x 5 genes: out.zarr" in told.stderr
+    assert set(sd.read_zarr("in.zarr").tables) == {"table"}  # the input is as it was
+    written = sd.read_zarr("out.zarr")
+    assert set(written.tables) == {"table", "fine"}
+    assert set(written.shapes) == {"spots", "fine_subspots"}
+    assert enhance("--n-subspots", 4).exit_code == 0
+    np.testing.assert_allclose(written["fine"].X, ad.read_h5ad("out.h5ad").X, rtol=1e-4, atol=1e-5)
+    assert run("report", "out.zarr", "--key-added", "fine", "--out", "report.html").exit_code == 0
+    assert "unless this is a SpatialData" in run("report", "out.zarr", "in.h5ad", "--out", "other.html").stderr
+    assert "'picture'" in run("enhance", "in.zarr", "--image-key", "none", "--out", "other.zarr").stderr
+
+
+# -------------------------------------------------------------------------------------------------------- interruption
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_run_that_is_stopped(folder, number, code):
+    arguments = ("in.h5ad", "--out", "out.h5ad", "--image", "section.png", "--max-epochs", "100000", "--cache", "cache")
+    command = [sys.executable, "-c", "from soscope_scverse.cli import main; main()", "enhance", *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not (folder / "cache").exists():  # the picture has been read: the training is about to begin
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.1)
+    time.sleep(3)
+    process.send_signal(number)
+    out, err = process.communicate()
+    assert process.returncode == code, err
+    assert out == ""
+    assert "Traceback" not in err
+    assert f"Stopped by {number.name}." in err.splitlines()
+    assert listing(folder) == ["cache", "in.h5ad", "section.png"]

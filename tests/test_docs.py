@@ -4,10 +4,15 @@ import re
 from pathlib import Path
 
 import anndata as ad
+import geopandas as gpd
 import mudata as md
 import numpy as np
 import pandas as pd
 import pytest
+import shapely
+import spatialdata as sd
+from spatialdata.models import ShapesModel
+from spatialdata.transformations import get_transformation
 
 import soscope_scverse as sos
 from soscope_scverse import datasets
@@ -83,3 +88,24 @@ def test_the_examples_of_own_encoders_run(given, monkeypatch):
 def test_the_citation_is_of_this_version():
     stated = re.search(r"^version: (.+)$", (DOCS.parent / "CITATION.cff").read_text(), flags=re.MULTILINE)
     assert stated[1] == sos.__version__
+
+
+def test_the_examples_of_spatialdata_run(as_visium, monkeypatch):
+    pytest.importorskip("spatialdata_plot")
+    monkeypatch.setattr("matplotlib.pyplot.show", lambda *args, **kwargs: None)
+    section = datasets.synthetic_section(60, n_genes=8)
+    sdata = as_visium(section, name="mouse")
+    place = get_transformation(sdata["mouse"], get_all=True)
+    cells = gpd.GeoDataFrame(geometry=shapely.buffer(shapely.points(section.truth.obsm["spatial"]), 2))
+    sdata["cell_boundaries"] = ShapesModel.parse(cells, transformations=place)
+    hd = as_visium(datasets.synthetic_section(49, lattice="square", n_genes=8), name="mouse")
+    bins = gpd.GeoDataFrame(geometry=hd["mouse"].geometry.buffer(18, cap_style="square"))
+    hd["mouse"] = ShapesModel.parse(bins, transformations=place)
+    hd["square_008um"] = hd["table"]
+    parts = [as_visium(datasets.synthetic_section(49, n_genes=8, seed=i), name=name) for i, name in enumerate("ab")]
+    both = sd.concatenate(parts, concatenate_tables=True, obs_names_make_unique=True)
+    given = {"sdata": sdata, "hd": hd, "both": both, "gene": section.adata.var_names[0], "image": section.image}
+    run("spatialdata.md", given, monkeypatch)
+    assert {"enhanced", "cells"} <= set(sdata.tables)
+    assert hd["enhanced"].n_obs == 16 * 49
+    assert set(given["table"]["method"]) == {"repeat", "linear"}

@@ -344,7 +344,7 @@ class Coloured(im.TiledEncoder):
 def test_precomputed_features_and_further_arguments(section):
     adata = section.adata
     pp.subspots(adata)
-    with pytest.raises(ValueError, match="precomputed"), pytest.warns(UserWarning, match="positions alone"):
+    with pytest.raises(ValueError, match="precomputed"):
         tl.enhance(adata, encoder="precomputed", **QUICK)
     adata.obsm["subspot_features"] = np.random.default_rng(0).normal(size=(60, 7, 3))
     enhanced = tl.enhance(adata, encoder="precomputed", **QUICK)

@@ -315,7 +315,7 @@ def test_other_pictures_are_refused(tmp_path):
         im.open_image(np.array([[0.0, np.nan]])).read(0, 1, 0, 2)
     with pytest.raises(TypeError, match="found list"):
         im.open_image([[0, 1]])
-    with pytest.raises(ValueError, match="positive scale"):
+    with pytest.raises(ValueError, match="`scale` to be above 0"):
         im.open_image(tissue(), scale=0)
     with pytest.raises(ValueError, match="dimensions 'y', 'x'"):
         im.open_image(xr.DataArray(np.zeros((2, 20, 30)), dims=("z", "y", "x")))

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 import soscope_scverse.im as im
+from soscope_scverse import pl
 
 HEIGHT, WIDTH = 600, 800
 DATA = Path(os.environ.get("SOSCOPE_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -118,7 +119,7 @@ def test_sections_crops_and_the_picture():
     assert isinstance(alignment.table, pd.DataFrame)
     assert alignment.table.index.get_level_values("section").unique().tolist() == ["a", "b"]
     assert alignment.table.loc[("a", "as given"), "on_tissue"] > 0.95
-    first, second = alignment.plot()
+    first, second = pl.alignment(alignment)
     assert "on tissue" in first.get_title()
     assert len(second.collections[0].get_offsets()) == bad.n_obs
 

@@ -1,6 +1,8 @@
 """Image features that are kept on disk."""
 
+import multiprocessing
 import os
+import resource
 
 import anndata as ad
 import dask.array as da
@@ -154,3 +156,37 @@ def test_texture_from_the_cache(tmp_path):
 def test_functions_are_refused(tmp_path):
     with pytest.raises(ValueError, match="Leave `cache` out"):
         computed(tissue(), tmp_path, encoder=lambda tiles: tiles.mean(axis=(1, 2)))
+
+
+def test_a_full_disk_leaves_whole_bands_only(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            computed(tissue(), tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
+    np.testing.assert_array_equal(computed(tissue(), tmp_path)[0], computed(tissue(), None)[0])
+
+
+def _fill(folder, start, results, number):
+    start.wait()
+    results.put((number, computed(tissue(), folder, encoder="texture", context=12.8)[0]))
+
+
+def test_processes_share_a_cache(tmp_path):
+    context = multiprocessing.get_context("fork")
+    start, results = context.Barrier(2), context.Queue()
+    processes = [context.Process(target=_fill, args=(tmp_path, start, results, i)) for i in range(2)]
+    for process in processes:
+        process.start()
+    found = [results.get(timeout=300)[1] for _ in processes]
+    for process in processes:
+        process.join()
+    np.testing.assert_array_equal(*found)
+    np.testing.assert_array_equal(found[0], computed(tissue(), None, encoder="texture", context=12.8)[0])
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+    n_bands = len(list(tmp_path.iterdir()))
+    computed(tissue(), tmp_path, encoder="texture", context=12.8)
+    assert len(list(tmp_path.iterdir())) == n_bands

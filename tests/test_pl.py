@@ -1,14 +1,20 @@
-"""Maps: what is drawn where, and in which colours."""
+"""Maps: what is drawn where, in which shapes and colours."""
 
+import anndata as ad
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 import pytest
+import shapely
+from anndata import AnnData
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.collections import EllipseCollection
+from matplotlib.collections import PolyCollection
+from matplotlib.colors import to_rgba
 from scipy.sparse import csr_matrix
 
-from soscope_scverse import datasets, pl
+from soscope_scverse import datasets, im, pl, pp
+from soscope_scverse.model.prediction import result_frame
 
 GENES = ["region_1", "gradient_1"]
 
@@ -27,9 +33,33 @@ def small():
     return datasets.synthetic_section(30, lattice="square", n_subspots=4, n_genes=5)
 
 
-def drawn(ax) -> EllipseCollection:
-    [circles] = [artist for artist in ax.collections if isinstance(artist, EllipseCollection)]
-    return circles
+def result(adata: AnnData, library_key: str | None = None, **subspots) -> AnnData:
+    """Subspots of any spots, with profiles and draws that are easy to tell apart."""
+    adata = pp.subspots(adata, library_key=library_key, copy=True, **subspots)
+    uns = {"soscope": {"geometry": adata.uns["subspots"]}}
+    enhanced = result_frame(adata, features_key=None, library_key=library_key, uns=uns)
+    enhanced.X = np.arange(enhanced.n_obs * enhanced.n_vars, dtype=float).reshape(enhanced.shape)
+    enhanced.layers.update({"std": enhanced.X / 4, "q05": enhanced.X / 2, "q95": enhanced.X * 3})
+    return enhanced
+
+
+def drawn(ax) -> PolyCollection:
+    [shapes] = [artist for artist in ax.collections if isinstance(artist, PolyCollection)]
+    return shapes
+
+
+def corners(ax) -> np.ndarray:
+    return drawn(ax).get_paths()[0].vertices[:-1]
+
+
+def polygons(ax) -> np.ndarray:
+    """What is drawn, in data units."""
+    return shapely.polygons(np.asarray(drawn(ax).get_offsets())[:, None] + corners(ax))
+
+
+def colours(ax) -> np.ndarray:
+    ax.figure.canvas.draw()
+    return drawn(ax).get_facecolors()
 
 
 @pytest.mark.parametrize(("genes", "n_genes"), [("region_1", 1), (["region_1"], 1), (GENES, 2)])
@@ -43,17 +73,75 @@ def test_a_row_of_maps_for_each_gene(small, genes, n_genes):
         assert axes[0, 0].get_title() == "region_1: spots"
 
 
-def test_circles_lie_on_the_spots_and_subspots(small):
+def test_shapes_lie_on_the_spots_and_subspots(small):
     adata, _, truth = small
     axes = pl.compare(adata, truth, GENES)
     for ax, section in zip(axes[1], (adata, truth), strict=True):
         np.testing.assert_array_equal(drawn(ax).get_offsets(), section.obsm["spatial"])
-        (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
-        x, y = section.obsm["spatial"].T
-        assert left < x.min() < x.max() < right
-        assert top < y.min() < y.max() < bottom  # as in a picture
-    np.testing.assert_allclose(drawn(axes[0, 0]).get_widths(), 36)
-    np.testing.assert_allclose(drawn(axes[0, 1]).get_widths(), 18)
+    assert len({(ax.get_xlim(), ax.get_ylim()) for ax in axes.ravel()}) == 1
+    (left, right), (bottom, top) = axes[0, 0].get_xlim(), axes[0, 0].get_ylim()
+    x, y = np.concatenate([polygon.exterior.coords for polygon in polygons(axes[0, 0])]).T
+    assert left < x.min() < x.max() < right
+    assert top < y.min() < y.max() < bottom  # as in a picture
+
+
+@pytest.mark.parametrize("lattice", ["square", "hex"])
+@pytest.mark.parametrize("turn", [0.0, 0.3])
+def test_subspots_tile_the_cells_of_their_spots(lattice, turn):
+    adata = datasets.synthetic_section(30, lattice=lattice, n_genes=4).adata
+    adata.obsm["spatial"] = adata.obsm["spatial"] @ [[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]]
+    enhanced = result(adata)
+    [[spots, subspots]] = pl.compare(adata, enhanced, "region_1")
+    assert len(polygons(subspots)) == enhanced.n_obs
+    basis = enhanced.uns["soscope"]["geometry"]["basis"]
+    cell = abs(np.linalg.det(basis))
+    area = shapely.area(polygons(subspots))
+    np.testing.assert_allclose(area.sum(), adata.n_obs * cell)
+    np.testing.assert_allclose(shapely.union_all(polygons(subspots)).area, area.sum(), rtol=1e-6)
+    # the spots leave no gaps, and are cells as well
+    np.testing.assert_allclose(shapely.area(polygons(spots)), cell)
+
+
+def test_subspots_show_no_seams():
+    enhanced = result(datasets.synthetic_section(30, lattice="hex", n_genes=4).adata)
+    enhanced.X[:] = 1
+    figure, ax = plt.subplots(1, 2, figsize=(6.1, 3.3))
+    pl.uncertainty(enhanced, "region_1", ax=[ax], alpha=0.5)
+    figure.canvas.draw()
+    middle = enhanced.obsm["spatial"].mean(axis=0)
+    (x, y) = ax[0].transData.transform(middle).astype(int)
+    pixels = np.asarray(figure.canvas.buffer_rgba())[::-1][y - 20 : y + 20, x - 20 : x + 20]
+    assert (pixels == pixels[0, 0]).all()
+    assert (pixels[0, 0, :3] < 255).any()
+
+
+def test_spots_are_circles_of_their_diameter(small):
+    adata, _, truth = small
+    adata = adata.copy()
+    adata.uns["spatial"]["synthetic"]["scalefactors"]["spot_diameter_fullres"] = 20.0
+    ax = pl.compare(adata, truth, "region_1")[0, 0]
+    np.testing.assert_allclose(np.linalg.norm(corners(ax), axis=1), 10)
+    del adata.uns["spatial"]  # as wide as they are apart, which leaves no gaps
+    np.testing.assert_allclose(np.ptp(corners(pl.compare(adata, truth, "region_1")[0, 0]), axis=0), 36)
+
+
+def test_cells_are_circles():
+    rng = np.random.default_rng(0)
+    adata = datasets.synthetic_section(30, lattice="square", n_genes=4).adata
+    xy = adata.obsm["spatial"]
+    cells = pd.DataFrame(rng.uniform(xy.min(axis=0), xy.max(axis=0), (200, 2)), columns=["x", "y"])
+    with pytest.warns(UserWarning, match="cell"):
+        enhanced = result(adata, cells=cells)
+    ax = pl.uncertainty(enhanced, "region_1")[0, 0]
+    assert len(drawn(ax).get_offsets()) == enhanced.n_obs
+    diameter = enhanced.uns["soscope"]["geometry"]["subspot_diameter"]
+    np.testing.assert_allclose(np.linalg.norm(corners(ax), axis=1), diameter / 2)
+    # true cells come without a division: they look like the enhanced ones
+    truth = AnnData(
+        enhanced.X, obs=enhanced.obs[["spot"]], var=enhanced.var, obsm={"spatial": enhanced.obsm["spatial"]}
+    )
+    row = pl.compare(adata, enhanced, "region_1", truth=truth)[0]
+    np.testing.assert_array_equal(corners(row[2]), corners(row[1]))
 
 
 def test_subspots_are_drawn_as_whole_spots_on_one_colour_scale(small):
@@ -69,6 +157,17 @@ def test_subspots_are_drawn_as_whole_spots_on_one_colour_scale(small):
             assert drawn(ax).get_clim() == pytest.approx((0, top))
             assert drawn(ax).get_cmap().name == "viridis"
     assert drawn(axes[0, 0]).get_clim() != drawn(axes[1, 0]).get_clim()
+
+
+def test_equal_values_have_equal_colours(small):
+    adata, _, truth = small
+    spots, subspots = adata.copy(), truth.copy()
+    spots.X, subspots.X = np.full(adata.shape, 8.0), np.full(truth.shape, 2.0)
+    spots.X[0] = 100
+    axes = pl.compare(spots, subspots, "region_1")
+    of_spots, of_subspots = colours(axes[0, 0]), colours(axes[0, 1])
+    assert (of_subspots == of_spots[1]).all()
+    assert (of_spots[0] != of_spots[1]).any()
 
 
 def test_intensities_are_drawn_as_they_are(small):
@@ -108,11 +207,113 @@ def test_any_values_can_be_drawn(small, values, tmp_path):
     assert drawn(axes[0, 1]).get_clim() == (low, high)
 
 
-@pytest.mark.parametrize("suffix", ["png", "pdf"])
+@pytest.fixture(scope="module")
+def two_sections(small):
+    """Spots and subspots of two sections; the second is turned, has other profiles and another picture."""
+    second = small.adata.copy()
+    second.obsm["spatial"] = second.obsm["spatial"] @ [[0.8, 0.6], [-0.6, 0.8]] + [200, 0]
+    second.X = second.X * 10
+    spots = ad.concat({"a": small.adata, "b": second}, label="library", index_unique="-")
+    scales = {"tissue_hires_scalef": 0.5, "spot_diameter_fullres": 36.0}
+    spots.uns["spatial"] = {
+        name: {"images": {"hires": np.full((120, 200, 3), shade, np.uint8)}, "scalefactors": scales}
+        for name, shade in (("a", 100), ("b", 200))
+    }
+    return spots, result(spots, library_key="library")
+
+
+def test_sections_do_not_mix(two_sections):
+    spots, enhanced = two_sections
+    for name, shade in (("a", 100), ("b", 200)):
+        axes = pl.compare(spots, enhanced, "region_1", library_key="library", library_id=name)
+        for ax, section in zip(axes[0], two_sections, strict=True):
+            of_it = section[section.obs["library"] == name]
+            np.testing.assert_array_equal(drawn(ax).get_offsets(), of_it.obsm["spatial"])
+            [picture] = ax.get_images()
+            assert (np.asarray(picture.get_array()) == shade).all()
+            assert picture.get_extent() == pytest.approx([0, 400, 240, 0])
+        alone = spots[spots.obs["library"] == name].copy()
+        np.testing.assert_allclose(drawn(axes[0, 0]).get_array(), alone[:, "region_1"].X.toarray().ravel())
+        both = polygons(axes[0, 1])  # the lattice is that of the section
+        np.testing.assert_allclose(shapely.union_all(both).area, shapely.area(both).sum(), rtol=1e-6)
+    one = pl.uncertainty(enhanced[enhanced.obs["library"] == "b"], "region_1", library_key="library")[0, 0]
+    assert (np.asarray(one.get_images()[0].get_array()) == 200).all()
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({}, r"Expected `library_key`.* found None with the sections \['a', 'b'\]"),
+        ({"library_id": "a"}, "Expected `library_key`.* found None with `library_id` 'a'"),
+        ({"library_key": "library"}, r"`library_id` to be one of the sections \['a', 'b'\] in 'library', found None"),
+        ({"library_key": "library", "library_id": "c"}, "found 'c'"),
+        ({"library_key": "slide"}, "`library_key` to be a column of `adata.obs`, found 'slide'"),
+    ],
+)
+def test_a_section_has_to_be_chosen(two_sections, kwargs, message):
+    spots, enhanced = two_sections
+    spots, enhanced = spots.copy(), enhanced.copy()
+    for section in (spots, enhanced):
+        section.obs["leiden"] = "0"
+    for call in (
+        lambda: pl.compare(spots, enhanced, "region_1", **kwargs),
+        lambda: pl.uncertainty(enhanced, "region_1", **kwargs),
+        lambda: pl.spatial_clusters(enhanced, **kwargs),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+    assert not plt.get_fignums()
+
+
+def test_the_picture_below(small):
+    adata, image, truth = small
+    assert not pl.compare(adata, truth, "region_1")[0, 0].get_images()
+    for kwargs, scale in (({"image": image}, 1), ({"image": image[::2, ::2], "image_scale": 0.5}, 1)):
+        for ax in pl.compare(adata, truth, "region_1", **kwargs)[0]:
+            [picture] = ax.get_images()
+            height, width = image.shape[:2]
+            assert picture.get_extent() == pytest.approx([0, width * scale, height * scale, 0], abs=2)
+            assert picture.get_zorder() < drawn(ax).get_zorder()
+    # a crop lies where it was cut out
+    crop = im.ImageSource(image[30:90, 50:150], "yxc", offset=(-50.0, -30.0))
+    [picture] = pl.compare(adata, truth, "region_1", image=crop)[0, 0].get_images()
+    assert picture.get_extent() == pytest.approx([50, 150, 90, 30])
+    np.testing.assert_array_equal(picture.get_array(), image[30:90, 50:150])
+
+
+def test_the_picture_within(small):
+    adata, image, truth = small
+    with_picture = truth.copy()
+    with_picture.uns["spatial"]["synthetic"]["images"] = {"hires": image}
+    assert pl.compare(adata, with_picture, "region_1")[0, 0].get_images()
+    assert not pl.compare(adata, with_picture, "region_1", image=False)[0, 0].get_images()
+
+
+def test_dicts_of_pictures(two_sections):
+    spots, enhanced = two_sections
+    images = {name: np.full((240, 400), shade, np.uint8) for name, shade in (("a", 1), ("b", 2))}
+    options = {"library_key": "library", "library_id": "b"}
+    axes = pl.compare(spots, enhanced, "region_1", image=images, **options)
+    assert (np.asarray(axes[0, 0].get_images()[0].get_array()) == 2).all()
+    with pytest.raises(ValueError, match="Expected a picture of section 'b' in `image`, found only"):
+        pl.compare(spots, enhanced, "region_1", image={"a": images["a"]}, **options)
+
+
+@pytest.mark.parametrize("suffix", ["png", "pdf", "svg"])
 def test_the_figure_is_saved(small, suffix, tmp_path):
     adata, _, truth = small
     pl.compare(adata, truth, GENES, save=str(tmp_path / f"maps.{suffix}"))
     assert (tmp_path / f"maps.{suffix}").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("suffix", ["pdf", "svg"])
+def test_vector_files_stay_small(suffix, tmp_path):
+    u, v = np.meshgrid(np.arange(60.0), np.arange(60.0))
+    adata = AnnData(np.ones((3600, 1)), obsm={"spatial": np.column_stack([u.ravel(), v.ravel()]) * 30})
+    enhanced = result(adata, n_subspots=9)
+    assert enhanced.n_obs == 32_400
+    pl.uncertainty(enhanced, enhanced.var_names[0], save=tmp_path / f"maps.{suffix}")
+    assert (tmp_path / f"maps.{suffix}").stat().st_size < 400_000
 
 
 @pytest.mark.parametrize("as_list", [False, True])
@@ -129,12 +330,21 @@ def test_drawing_on_given_axes(small, as_list, tmp_path):
     assert all(ax.figure is figure for ax in axes.ravel())
 
 
+def test_drawing_on_a_subfigure(small, tmp_path):
+    adata, _, truth = small
+    part, _ = plt.figure().subfigures(1, 2)
+    pl.compare(adata, truth, "region_1", ax=part.subplots(1, 2, squeeze=False), save=tmp_path / "a.png")
+    assert (tmp_path / "a.png").exists()
+
+
 @pytest.mark.parametrize("shape", [(1, 2), (2, 3), (2,), ()])
 def test_axes_of_another_shape(small, shape):
     adata, _, truth = small
     given = np.empty(shape, dtype=object)
     with pytest.raises(ValueError, match=r"`ax` to be 2 x 2 Axes, found shape \("):
         pl.compare(adata, truth, GENES, ax=given)
+    with pytest.raises(ValueError, match=r"`ax` to be 2 x 2 Axes, found shape \("):
+        pl.uncertainty(result(adata), GENES, ax=given)
 
 
 @pytest.mark.parametrize("lacking", ["spots", "enhanced", "truth", "all"])
@@ -161,3 +371,179 @@ def test_genes_in_another_order(small):
 def test_faulty_lists_of_genes(small, genes, message):
     with pytest.raises(ValueError, match=message):
         pl.compare(small.adata, small.truth, genes)
+
+
+def test_other_objects_and_options(small):
+    adata, _, truth = small
+    with pytest.raises(TypeError, match="Expected an AnnData, found str"):
+        pl.compare(adata, "enhanced.h5ad", "region_1")
+    with pytest.raises(ValueError, match="`aggregate` to be one of"):
+        pl.compare(adata, truth, "region_1", aggregate="max")
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "expected", "title"),
+    [
+        ({}, 2.5, "relative 90 % interval"),
+        ({"measure": "std"}, 0.25, "relative std"),
+        ({"relative": False}, None, "90 % interval"),
+    ],
+)
+def test_uncertainty(small, kwargs, expected, title):
+    enhanced = result(small.adata)
+    axes = pl.uncertainty(enhanced, GENES, **kwargs)
+    assert axes.shape == (2, 2)
+    for row, gene in zip(axes, GENES, strict=True):
+        x = enhanced[:, gene].X.ravel()
+        np.testing.assert_allclose(drawn(row[0]).get_array(), x)
+        spread = drawn(row[1]).get_array()
+        assert row[1].get_title() == f"{gene}: {title}"
+        # where nothing is expected there is nothing to relate it to
+        assert (np.ma.getmaskarray(spread) == ((x == 0) & (expected is not None))).all()
+        np.testing.assert_allclose(spread[x > 0], 2.5 * x[x > 0] if expected is None else expected)
+
+
+def test_uncertainty_needs_draws(small):
+    enhanced = result(small.adata)
+    del enhanced.layers["q05"], enhanced.layers["q95"]
+    with pytest.raises(ValueError, match=r"the layers \['q05', 'q95'\] of draws.* found \['std'\].*n_samples=100"):
+        pl.uncertainty(enhanced, "region_1")
+    with pytest.raises(ValueError, match="`measure` to be one of"):
+        pl.uncertainty(enhanced, "region_1", measure="variance")
+
+
+@pytest.fixture
+def clustered(small):
+    enhanced = result(small.adata)
+    enhanced.obs["leiden"] = pd.Categorical.from_codes(np.arange(enhanced.n_obs) % 3, ["0", "1", "2"])
+    spots = small.adata.copy()
+    spots.obs["leiden"] = pd.Categorical(["2", "0"] * 15)
+    return spots, enhanced
+
+
+def test_clusters_in_the_colours_of_scanpy(clustered):
+    import scanpy as sc
+
+    _, enhanced = clustered
+    [ax] = pl.spatial_clusters(enhanced)
+    assert len(drawn(ax).get_offsets()) == enhanced.n_obs
+    assert "leiden_colors" not in enhanced.uns
+    with_colours = enhanced.copy()
+    with_colours.obsm["X_umap"] = with_colours.obsm["spatial"]
+    sc.pl.umap(with_colours, color="leiden", show=False)  # writes its colours
+    expected = [to_rgba(colour) for colour in with_colours.uns["leiden_colors"]]
+    np.testing.assert_allclose(colours(ax)[:3], expected, atol=1e-6)
+    enhanced.uns["leiden_colors"] = ["red", "lime", "blue"]
+    [ax] = pl.spatial_clusters(enhanced)
+    np.testing.assert_allclose(colours(ax)[:3, :3], np.eye(3))
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["0", "1", "2"]
+
+
+def test_clusters_of_spots_have_the_same_colours(clustered, tmp_path):
+    spots, enhanced = clustered
+    enhanced.uns["leiden_colors"] = ["red", "lime", "blue"]
+    of_spots, of_subspots = pl.spatial_clusters(enhanced, spots=spots, save=tmp_path / "a.png")
+    assert (tmp_path / "a.png").exists()
+    np.testing.assert_allclose(colours(of_spots)[:2], colours(of_subspots)[[2, 0]])
+    assert of_spots.get_xlim() == of_subspots.get_xlim()
+
+
+def test_clusters_of_any_kind(clustered):
+    _, enhanced = clustered
+    enhanced.obs["number"] = np.arange(enhanced.n_obs) % 150
+    enhanced.obs["some"] = enhanced.obs["leiden"].where(enhanced.obs["leiden"] != "1")
+    [ax] = pl.spatial_clusters(enhanced, "number")
+    assert len(ax.get_legend().get_texts()) == 150
+    [ax] = pl.spatial_clusters(enhanced, "some")
+    np.testing.assert_array_equal(np.ma.getmaskarray(drawn(ax).get_array()), enhanced.obs["leiden"] == "1")
+    assert (colours(ax)[1] == 0).all()
+
+
+def test_faulty_clusters(clustered):
+    spots, enhanced = clustered
+    with pytest.raises(ValueError, match=r"`key` to be a column of `adata.obs`, found 'louvain'"):
+        pl.spatial_clusters(enhanced, "louvain")
+    enhanced.obs["depth"] = 0.5
+    with pytest.raises(ValueError, match=r"Expected categories in `adata.obs\['depth'\]`, found float64"):
+        pl.spatial_clusters(enhanced, "depth")
+    with pytest.raises(ValueError, match=r"`ax` to be 2 Axes, found shape \(\)"):
+        pl.spatial_clusters(enhanced, spots=spots, ax=plt.gca())
+    assert pl.spatial_clusters(enhanced, ax=plt.gca())[0] is plt.gca()
+
+
+HISTORY = {
+    "pretrain_train_loss": [3.0, 2.0],
+    "pretrain_reconstruction_loss_train": [2.0, 1.0],
+    "pretrain_graph_loss_train": [1.0, 1.0],
+    "train_loss": [2.0, 1.5, 1.0],
+    "validation_loss": [2.5, 2.0, 1.5],
+    "reconstruction_loss_train": [2.0, 1.0, 0.5],
+    "image_loss_train": [0.3, 0.2, 0.1],
+    "kl_global_train": [0.0, 0.0, 0.0],
+}
+
+
+class _Model:
+    history = {name: pd.DataFrame({name: values}) for name, values in HISTORY.items()}  # noqa: RUF012
+
+
+@pytest.mark.parametrize("of", ["result", "model"])
+def test_history_of_both_phases(of, tmp_path):
+    uns = {"soscope": {"history": {name: np.array(values) for name, values in HISTORY.items()}}}
+    axes = pl.history(AnnData(uns=uns) if of == "result" else _Model(), save=tmp_path / "a.png")
+    assert (tmp_path / "a.png").exists()
+    titles = {ax.get_title(): ax for ax in axes.ravel() if ax.axison}
+    assert list(titles) == [
+        *(f"pretraining: {term}" for term in ("loss", "reconstruction", "spot graph")),
+        *(f"training: {term}" for term in ("loss", "reconstruction", "picture")),
+    ]
+    train, validation = titles["training: loss"].lines
+    np.testing.assert_array_equal(train.get_xydata(), [[1, 2], [2, 1.5], [3, 1]])
+    np.testing.assert_array_equal(validation.get_ydata(), [2.5, 2, 1.5])
+    np.testing.assert_array_equal(titles["pretraining: loss"].lines[0].get_ydata(), [3, 2])
+
+
+def test_history_without_pretraining():
+    history = {name: values for name, values in HISTORY.items() if not name.startswith("pretrain_")}
+    assert pl.history(AnnData(uns={"soscope": {"history": history}})).shape == (1, 3)
+
+
+def test_no_history(small):
+    for thing, advice in ((small.truth, "Pass a result of `tl.enhance`"), (object(), "Call `model.train")):
+        with pytest.raises(ValueError, match=f"Expected the losses of a training in .*found none.*{advice}"):
+            pl.history(thing)
+    with pytest.raises(ValueError, match=r"`ax` to be 2 x 3 Axes, found shape \(1, 2\). Pass a row for each of"):
+        pl.history(_Model(), ax=plt.subplots(1, 2, squeeze=False)[1])
+
+
+def test_alignment_needs_axes_for_each_section(small):
+    alignment = im.check_alignment(small.adata, small.image)
+    with pytest.raises(ValueError, match=r"`ax` to be 1 Axes, found shape \(2,\)"):
+        pl.alignment(alignment, ax=plt.subplots(1, 2)[1])
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize(
+    ("folder", "name", "picture", "n_corners"),
+    [
+        ("mouse_ob", "MOB1", "MOB1_HE.jpg", 4),
+        ("her2st", "C2", "C2_HE.jpg", 4),
+        ("embryo", "embryo", "colour_x5_from_lowres.jpg", 6),
+    ],
+)
+def test_real_sections(folder, name, picture, n_corners, data_dir):
+    adata = ad.read_h5ad(data_dir / folder / f"{name}.h5ad")[:, :2].copy()
+    enhanced = result(adata)
+    [[spots, subspots]] = pl.compare(adata, enhanced, adata.var_names[0], image=data_dir / folder / picture)
+    diameter = adata.uns["spatial"][name]["scalefactors"]["spot_diameter_fullres"]
+    np.testing.assert_allclose(np.linalg.norm(corners(spots), axis=1), diameter / 2)
+    assert len(corners(subspots)) == n_corners
+    # real spots lie off their lattice, but those of one spot meet
+    cells = polygons(subspots).reshape(adata.n_obs, -1)
+    union = shapely.area(shapely.union_all(cells, axis=1))
+    np.testing.assert_allclose(union, shapely.area(cells).sum(axis=1), rtol=1e-6)
+    assert spots.get_images()[0].get_extent() == subspots.get_images()[0].get_extent()
+    (left, right), (bottom, top) = subspots.get_xlim(), subspots.get_ylim()
+    x0, x1, y1, y0 = subspots.get_images()[0].get_extent()
+    assert x0 <= (left + right) / 2 <= x1
+    assert y0 <= (top + bottom) / 2 <= y1

@@ -1,4 +1,10 @@
+import signal
+import subprocess
+import sys
+
+import anndata as ad
 import geopandas as gpd
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,44 +16,13 @@ from shapely.geometry import box
 from spatialdata.models import Image2DModel, Labels2DModel, ShapesModel, TableModel
 from spatialdata.transformations import Affine, Identity, Scale, get_transformation, set_transformation
 
-from soscope_scverse import datasets, im, pp, tl
+from soscope_scverse import SoScope, bench, datasets, im, pp, tl
 
 QUICK = {"max_epochs": 2, "accelerator": "cpu", "train_kwargs": {"enable_progress_bar": False}}
-HIRES = 0.5
 
 
 def picture(image, **kwargs):
     return Image2DModel.parse(np.moveaxis(np.asarray(image), 2, 0), dims=("c", "y", "x"), **kwargs)
-
-
-def visium(section, radius=10.0):
-    """As `spatialdata_io.visium` makes it: names, instances, coordinate systems, transformations."""
-    table = section.adata.copy()
-    table.obs["spot_id"] = np.arange(table.n_obs)
-    table.obs["region"] = pd.Categorical(["visium"] * table.n_obs)
-    del table.uns["spatial"]
-    circles = ShapesModel.parse(
-        table.obsm["spatial"],
-        geometry=0,
-        radius=radius,
-        index=table.obs["spot_id"].copy(),
-        transformations={
-            "visium": Identity(),
-            "visium_downscaled_hires": Scale([HIRES, HIRES], axes=("y", "x")),
-            "visium_downscaled_lowres": Scale([HIRES / 2, HIRES / 2], axes=("y", "x")),
-        },
-    )
-    half = np.asarray(section.image)[: section.image.shape[0] // 4 * 4, : section.image.shape[1] // 4 * 4]
-    shrunk = [half.reshape(half.shape[0] // n, n, -1, n, 3).mean(axis=(1, 3)).astype(np.uint8) for n in (2, 4)]
-    return sd.SpatialData(
-        images={
-            "visium_full_image": picture(section.image, scale_factors=[2, 2], transformations={"visium": Identity()}),
-            "visium_hires_image": picture(shrunk[0], transformations={"visium_downscaled_hires": Identity()}),
-            "visium_lowres_image": picture(shrunk[1], transformations={"visium_downscaled_lowres": Identity()}),
-        },
-        shapes={"visium": circles},
-        tables={"table": TableModel.parse(table, region="visium", region_key="region", instance_key="spot_id")},
-    )
 
 
 def centres(shapes):
@@ -55,8 +30,8 @@ def centres(shapes):
 
 
 @pytest.fixture
-def sdata(section):
-    return visium(section)
+def sdata(section, as_visium):
+    return as_visium(section)
 
 
 def test_visium_goes_in_and_comes_out(section, sdata):
@@ -97,7 +72,7 @@ def test_a_smaller_picture_is_found_through_its_coordinate_system(section, sdata
     tl.enhance(sdata, image_key="visium_hires_image", **QUICK)
     pp.subspots(section.adata)
     hires = sdata["visium_hires_image"].to_numpy().transpose(1, 2, 0)
-    im.features(section.adata, hires, image_scale=HIRES)
+    im.features(section.adata, hires, image_scale=0.5)
     expected = section.adata.obsm["subspot_features"].reshape(420, -1)
     np.testing.assert_allclose(sdata["enhanced"].obsm["image_features"], expected, rtol=1e-4, atol=1e-4)
 
@@ -114,7 +89,7 @@ def test_what_has_to_be_chosen_is_named(sdata):
     with pytest.raises(ValueError, match=r"`coordinate_system` to be one of .*visium_downscaled_hires.*'global'"):
         tl.enhance(sdata, coordinate_system="global")
     with pytest.raises(ValueError, match="'visium_hires_image' in a coordinate system of the spots"):
-        tl.enhance(sdata, image_key="visium_hires_image", coordinate_system="visium")
+        tl.enhance(sdata, image_key="visium_hires_image", coordinate_system="visium_downscaled_lowres")
     set_transformation(sdata["visium_hires_image"], Identity(), "visium")
     with pytest.raises(ValueError, match="Say which with `coordinate_system=`"):
         tl.enhance(sdata, image_key="visium_hires_image")
@@ -246,20 +221,77 @@ def test_spots_may_be_labels(section):
     assert np.abs(spots - xy).max() < 1
 
 
-def test_a_part_of_a_table_can_be_enhanced(section, sdata):
-    circles = sdata["visium"]
-    sdata["other"] = circles.iloc[30:].copy()
-    sdata["visium"] = circles.iloc[:30].copy()
-    table = sdata["table"].copy()
-    table.obs["region"] = pd.Categorical(["visium"] * 30 + ["other"] * 30)
-    del table.uns["spatialdata_attrs"]
-    sdata["table"] = TableModel.parse(table, region=["visium", "other"], region_key="region", instance_key="spot_id")
-    with pytest.raises(ValueError, match=r"`shapes_key` to be one of \['visium', 'other'\], found None"):
+@pytest.fixture
+def two(as_visium):
+    """Two sections as one reads them one by one and puts them together; they lie over each other."""
+    sections = {name: datasets.synthetic_section(50, n_genes=6, seed=i) for i, name in enumerate(("a", "b"))}
+    parts = {name: as_visium(section, name=name) for name, section in sections.items()}
+    for name, part in parts.items():
+        part["table"].obs_names = [f"{spot}_{name}" for spot in part["table"].obs_names]
+    return sections, sd.concatenate(list(parts.values()), concatenate_tables=True)
+
+
+def test_all_elements_of_a_table_are_sections(two, tmp_path):
+    sections, sdata = two
+    adata = ad.concat(
+        {name: section.adata for name, section in sections.items()},
+        label="region",
+        index_unique="_",
+        uns_merge="unique",
+    )
+    images = {name: section.image for name, section in sections.items()}
+    options = {"model_kwargs": {"test_picture": False}, **QUICK}
+    expected = tl.enhance(adata, image=images, library_key="region", **options)
+    sdata.write(tmp_path / "two.zarr")
+    tl.enhance(sdata, image_key={name: f"{name}_full_image" for name in images}, **options)
+    sdata = sd.read_zarr(tmp_path / "two.zarr")
+    table = sdata["enhanced"]
+    np.testing.assert_allclose(table.X, expected.X, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(table.obsm["spatial"], expected.obsm["spatial"])
+    names = [f"enhanced_{name}_subspots" for name in expected.obs["region"]]
+    assert table.obs["region"].tolist() == names
+    assert table.uns["spatialdata_attrs"]["region"] == sorted(set(names))
+    for name, section in sections.items():
+        shapes = sdata[f"enhanced_{name}_subspots"]
+        assert get_transformation(shapes, get_all=True).keys() == get_transformation(sdata[name], get_all=True).keys()
+        rows = (expected.obs["region"] == name).to_numpy()
+        assert shapes.index.tolist() == table.obs_names[rows].tolist()
+        np.testing.assert_allclose(centres(shapes), expected.obsm["spatial"][rows])
+        assert shapes.union_all().area == pytest.approx(shapes.area.sum())
+        assert len(shapes) == 7 * section.adata.n_obs
+
+    with pytest.raises(ValueError, match=r"`image_key` by the elements of the table \['a', 'b'\], found \['a'\]"):
+        tl.enhance(sdata, image_key={"a": "a_full_image"}, key_added="again")
+    with pytest.raises(ValueError, match="`library_key` to be 'region'"):
+        tl.enhance(sdata, sources="positions", library_key="slide", key_added="again")
+    with pytest.raises(ValueError, match="'shapes/enhanced_a_subspots'"):
         tl.enhance(sdata, sources="positions")
-    tl.enhance(sdata, sources="positions", shapes_key="other", **QUICK)
-    assert set(sdata["enhanced"].obs["spot"]) == set(section.adata.obs_names[30:])
-    with pytest.raises(ValueError, match="annotates other shapes too"):
-        pp.subspots(sdata, shapes_key="other")
+
+
+def test_cells_of_several_sections(two):
+    sections, sdata = two
+    for name, section in sections.items():
+        circles = shapely.buffer(shapely.points(section.truth.obsm["spatial"]), 2)
+        cells = gpd.GeoDataFrame(geometry=circles, index=[f"{name}{i}" for i in range(len(circles))])
+        sdata[f"cells_{name}"] = ShapesModel.parse(cells, transformations={name: Identity()})
+    tl.enhance(sdata, sources="positions", cells={"a": "cells_a", "b": "cells_b"}, **QUICK)
+    for name in sections:
+        shapes = sdata[f"enhanced_{name}_subspots"]
+        assert shapes.geometry.geom_equals(sdata[f"cells_{name}"].geometry.loc[shapes.index]).all()
+        assert len(shapes) > 300
+
+
+def test_a_part_of_a_table_can_be_enhanced(two):
+    sections, sdata = two
+    tl.enhance(sdata, shapes_key="b", image_key="b_full_image", **QUICK)
+    assert set(sdata["enhanced"].obs["spot"]) == {f"{name}_b" for name in sections["b"].adata.obs_names}
+    assert set(sdata["enhanced"].obs["region"]) == {"enhanced_subspots"}
+    with pytest.raises(ValueError, match=r"`shapes_key` to be one of \['a', 'b'\], found 'c'"):
+        tl.enhance(sdata, sources="positions", shapes_key="c")
+    with pytest.raises(ValueError, match="all that the table 'table' annotates"):
+        pp.subspots(sdata, shapes_key="b")
+    with pytest.raises(ValueError, match=r"`shapes_key` to be one of \['a', 'b'\], found None"):
+        bench.simulate_low_resolution(sdata)
 
 
 def test_on_disk_both_elements_or_none(sdata, tmp_path, monkeypatch):
@@ -288,29 +320,183 @@ def test_on_disk_both_elements_or_none(sdata, tmp_path, monkeypatch):
     def full_disk(*args, **kwargs):
         raise OSError("disk is full")
 
+    # a write that fails leaves the store and the object as they were, without leftovers
     monkeypatch.setattr("spatialdata._io.io_table.write_adata", full_disk)
-    with pytest.raises(OSError, match="disk is full"):
-        tl.enhance(third, key_added="second", **options)
+    for key in ("second", "enhanced"):
+        with pytest.raises(OSError, match="disk is full"):
+            tl.enhance(third, key_added=key, overwrite=True, **options)
     monkeypatch.undo()
     for left in (third, sd.read_zarr(tmp_path / "a.zarr")):
         assert not {"second", "second_subspots"} & {name for _, name, _ in left.gen_elements()}
+        np.testing.assert_array_equal(left["enhanced"].X, again["enhanced"].X)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.zarr"]
     tl.enhance(third, key_added="second", **options)
     assert "second" in sd.read_zarr(tmp_path / "a.zarr").tables
 
 
+KILLED = """
+import os, pathlib, signal, sys
+import spatialdata as sd
+from soscope_scverse import tl
+
+def kill(*args, **kwargs):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def rename(path, target):  # the last one moves the table in
+    kill() if path.parent.name == "tables" and "new" in path.parts else os.rename(path, target)
+
+if sys.argv[2] == "writing":
+    from spatialdata._io import io_table
+    io_table.write_adata = kill
+else:
+    pathlib.Path.rename = rename
+sdata = sd.read_zarr(sys.argv[1])
+tl.enhance(sdata, sources="positions", n_subspots=19, max_epochs=1, accelerator="cpu", overwrite=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["writing", "moving"])
+def test_a_killed_process_leaves_a_store_that_reads(sdata, tmp_path, moment):
+    store = tmp_path / "a.zarr"
+    sdata.write(store)
+    sdata = tl.enhance(sd.read_zarr(store), sources="positions", **QUICK)
+    ended = subprocess.run([sys.executable, "-c", KILLED, store, moment], capture_output=True, check=False)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
+    left = sd.read_zarr(store)
+    assert left["table"].n_obs == 60
+    assert left["visium"].equals(sdata["visium"])
+    if moment == "writing":
+        np.testing.assert_array_equal(left["enhanced"].X, sdata["enhanced"].X)
+        assert left["enhanced_subspots"].equals(sdata["enhanced_subspots"])
+    else:
+        assert "enhanced" not in left.tables
+    tl.enhance(left, sources="positions", overwrite=True, **QUICK)
+    np.testing.assert_array_equal(sd.read_zarr(store)["enhanced"].X, sdata["enhanced"].X)
+
+
+def test_stores_of_zarr_2_stay_so(sdata, tmp_path):
+    from spatialdata._io.format import SpatialDataContainerFormatV01
+
+    store = tmp_path / "old.zarr"
+    sdata.write(store, sdata_formats=SpatialDataContainerFormatV01())
+    for _ in range(2):
+        tl.enhance(sd.read_zarr(store), sources="positions", overwrite=True, **QUICK)
+    left = sd.read_zarr(store)
+    assert left["enhanced"].n_obs == len(left["enhanced_subspots"]) == 420
+    assert (store / "tables" / "enhanced" / ".zgroup").exists()
+    assert (store / ".zmetadata").exists()
+
+
 def test_steps_write_to_the_table(section, sdata):
+    del sdata["table"].obsm["spatial"]
     pp.subspots(sdata)
+    pp.spot_graph(sdata)
     im.features(sdata, image_key="visium_full_image")
-    expected = pp.subspots(section.adata, copy=True)
+    expected = section.adata
+    pp.subspots(expected)
+    pp.spot_graph(expected)
     im.features(expected, section.image)
-    for slot in ("subspots", "subspot_features"):
-        np.testing.assert_allclose(sdata["table"].obsm[slot], expected.obsm[slot], rtol=1e-3, atol=1e-3)
-    assert "spatialdata_attrs" in sdata["table"].uns
+    table = sdata["table"]
+    for slot in ("spatial", "subspots", "subspot_features"):
+        np.testing.assert_allclose(table.obsm[slot], expected.obsm[slot], rtol=1e-3, atol=1e-3)
+    np.testing.assert_array_equal(table.obsp["spot_graph"].toarray(), expected.obsp["spot_graph"].toarray())
+    assert "spatialdata_attrs" in table.uns
+    assert "spatial" not in table.uns
+    with pytest.raises(ValueError, match="`copy=False` with SpatialData"):
+        pp.subspots(sdata, copy=True)
+
+    SoScope.setup_spatialdata(sdata)
+    model = SoScope(table)
+    model.train(max_epochs=2, accelerator="cpu", enable_progress_bar=False)
+    assert model.get_enhanced().n_obs == 420
     # what is done already is not done again, so no picture has to be chosen
     tl.enhance(sdata, **QUICK)
     assert "encoder" in sdata["enhanced"].uns["soscope"]
-    with pytest.raises(ValueError, match="`copy=False` with SpatialData"):
-        pp.subspots(sdata, copy=True)
+    at = pd.DataFrame(expected.obsm["spatial"][:5], columns=["x", "y"])
+    np.testing.assert_allclose(
+        im.features_at(sdata, at, image_key="visium_full_image"),
+        im.features_at(expected, at, section.image),
+        rtol=1e-3,
+        atol=1e-3,
+    )
+
+
+def test_steps_know_the_sections(two):
+    sections, sdata = two
+    pp.subspots(sdata)
+    pp.spot_graph(sdata)
+    im.features(sdata, image_key={name: f"{name}_full_image" for name in sections})
+    table = sdata["table"]
+    for name, section in sections.items():
+        alone, rows = section.adata, (table.obs["region"] == name).to_numpy()
+        alone.uns["spatial"] = {name: {"scalefactors": {"spot_diameter_fullres": 20.0}}}
+        pp.subspots(alone)
+        pp.spot_graph(alone)
+        im.features(alone, section.image)
+        np.testing.assert_allclose(table.obsm["subspots"][rows], alone.obsm["subspots"])
+        np.testing.assert_allclose(table.obsm["subspot_features"][rows], alone.obsm["subspot_features"], atol=1e-3)
+        graph = table.obsp["spot_graph"]
+        np.testing.assert_allclose(graph[rows][:, rows].toarray(), alone.obsp["spot_graph"].toarray())
+        assert graph[rows][:, ~rows].nnz == 0
+    SoScope.setup_spatialdata(sdata)
+    assert SoScope(table).registry["setup_args"]["library_key"] == "region"
+
+
+def test_what_is_deleted_is_deleted_in_the_table(section, sdata):
+    cells = pd.DataFrame(section.truth.obsm["spatial"], columns=["x", "y"])
+    pp.subspots(sdata, cells=cells)
+    pp.subspots(sdata, cells=cells.iloc[::2])
+    expected = pp.subspots(section.adata, cells=cells.iloc[::2], copy=True)
+    pd.testing.assert_series_equal(sdata["table"].obs["spot_size"], expected.obs["spot_size"])
+    pp.subspots(sdata)
+    assert "subspot_names" not in sdata["table"].obsm
+    assert "spot_size" not in sdata["table"].obs
+
+
+def test_what_asks_of_the_spots_takes_spatialdata(section, sdata):
+    assert pp.spatial_genes(sdata, 3) == pp.spatial_genes(section.adata, 3)
+    here = im.check_alignment(section.adata, section.image)
+    there = im.check_alignment(sdata, image_key="visium_full_image")
+    given = (slice(None), "as given")
+    np.testing.assert_allclose(there.table.loc[given, "on_tissue"], here.table.loc[given, "on_tissue"])
+
+    # the task is in the coordinates of the spots, and so is the picture
+    low, truth = bench.simulate_low_resolution(sdata)
+    expected = bench.simulate_low_resolution(section.adata)
+    np.testing.assert_array_equal(low.X.toarray(), expected.adata.X.toarray())
+    np.testing.assert_allclose(truth.obsm["spatial"], expected.truth.obsm["spatial"])
+    shift = Affine(np.array([[1.0, 0, 30], [0, 1, -20], [0, 0, 1]]), ("x", "y"), ("x", "y"))
+    for element in (sdata["visium"], sdata["visium_full_image"]):
+        set_transformation(element, shift, "moved")
+    source = im.open_image(sdata, image_key="visium_full_image", coordinate_system="moved")
+    np.testing.assert_allclose(source.matrix, np.eye(3), atol=1e-9)
+    table = bench.compare(low, truth, source, methods=["repeat", "image_linear"], progress=False)
+    assert set(table["method"]) == {"repeat", "image_linear"}
+    with pytest.raises(ValueError, match="no `scale` with SpatialData"):
+        im.open_image(sdata, image_key="visium_full_image", scale=1.0)
+
+
+@pytest.mark.parametrize("size", ["full", "hires"])
+def test_spatialdata_plot_draws_the_table_over_the_picture(sdata, size):
+    pytest.importorskip("spatialdata_plot")
+    tl.enhance(sdata, sources="positions", **QUICK)
+    gene = sdata["enhanced"].var_names[0]
+    _, ax = plt.subplots()
+    images = sdata.pl.render_images(f"visium_{size}_image")
+    shapes = images.pl.render_shapes("enhanced_subspots", color=gene, table_name="enhanced", method="matplotlib")
+    system = {"full": "visium", "hires": "visium_downscaled_hires"}[size]
+    shapes.pl.show(coordinate_systems=system, ax=ax)
+    (drawn,) = (patches for patches in ax.collections if len(patches.get_paths()) == 420)
+    green = drawn.get_facecolors()[:, 1]  # of viridis grows with the value
+    assert np.corrcoef(green, sdata["enhanced"].to_df()[gene])[0, 1] > 0.98
+    middle = [path.vertices[:6].mean(axis=0) for path in drawn.get_paths()]
+    scale = {"full": 1, "hires": 0.5}[size]
+    np.testing.assert_allclose(middle, scale * sdata["enhanced"].obsm["spatial"], atol=1e-6)
+    extent = sd.get_extent(sdata[f"visium_{size}_image"], coordinate_system=system)
+    shown = ax.images[0].get_extent()
+    np.testing.assert_allclose(sorted(shown), sorted([*extent["x"], *extent["y"]]), atol=0.5)
+    plt.close(ax.figure)
 
 
 def test_anndata_becomes_spatialdata(section, tmp_path):
@@ -339,14 +525,12 @@ def test_outlines_need_no_more_than_positions():
 
 @pytest.mark.realdata
 @pytest.mark.slow
-def test_embryo_as_visium(data_dir, tmp_path):
-    import anndata as ad
-
+def test_embryo_as_visium(as_visium, data_dir, tmp_path):
     folder = data_dir / "embryo"
     adata = ad.read_h5ad(next(folder.glob("*.h5ad")))
     pixels = im.open_image(next(p for p in folder.iterdir() if p.suffix in (".png", ".jpg", ".tif")))
     image = pixels.read(0, pixels.height, 0, pixels.width)
-    sdata = visium(datasets.SyntheticSection(adata, image, adata), radius=5.9)
+    sdata = as_visium(datasets.SyntheticSection(adata, image, adata), radius=5.9)
     genes = adata.var_names[np.argsort(-np.asarray(adata.X.sum(axis=0)).ravel())[:5]].tolist()
     tl.enhance(sdata, image_key="visium_full_image", genes=genes, **QUICK)
     sdata.write(tmp_path / "embryo.zarr")

@@ -1,5 +1,8 @@
 """Results that are written piece by piece."""
 
+import resource
+from contextlib import contextmanager
+
 import anndata as ad
 import dask.array
 import numpy as np
@@ -164,3 +167,28 @@ def test_scanpy_goes_on_without_reading_everything(trained, tmp_path):
         sc.pp.log1p(adata)
     assert isinstance(lazy.X, dask.array.Array)
     np.testing.assert_allclose(lazy.X.compute(), plain.X, rtol=1e-5)
+
+
+@contextmanager
+def full_disk(size):
+    """No file may grow beyond this many bytes, as on a disk that fills up."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize("name", ["enhanced.zarr", "enhanced.h5ad"])
+@pytest.mark.parametrize("size", [300, 11_000])  # the frame does not fit; the profiles do not
+def test_a_full_disk_leaves_what_was_there(trained, tmp_path, name, size):
+    with full_disk(size), pytest.raises(OSError, match=r"File too large|Can't|unable"):
+        trained.get_enhanced(out=tmp_path / name)
+    assert names(tmp_path) == []
+    expected = trained.get_enhanced(out=tmp_path / name).X.compute()
+    with full_disk(size), pytest.raises(OSError, match=r"File too large|Can't|unable"):
+        trained.get_enhanced(out=tmp_path / name, overwrite=True)
+    read = ad.read_zarr(tmp_path / name) if name.endswith("zarr") else ad.read_h5ad(tmp_path / name)
+    np.testing.assert_array_equal(read.X, expected)
+    assert names(tmp_path) == [name]

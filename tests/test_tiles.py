@@ -286,14 +286,24 @@ def started(tiles, *args, **kwargs):
 def test_borders_move_from_epoch_to_epoch(tiles):
     data = started(tiles, 50, seed=0)
     assert data.n_tiles == 4
-    a, b = ([set(map(float, batch["x"][batch["own"]].sum(1))) for batch in data.train_dataloader()] for _ in range(2))
+    a, b = ([set(map(float, batch["x"][batch["own"]].sum(1))) for batch in data.epoch(i)] for i in range(2))
     assert len(a) == len(b) == 4
     assert a != b
     c, d = (
-        [[len(batch["x"]) for batch in data.train_dataloader()] for _ in range(2)]
-        for data in (started(tiles, 50, seed=0), started(tiles, 50, seed=0))
+        {i: [len(batch["x"]) for batch in data.epoch(i)] for i in order}
+        for data, order in ((started(tiles, 50, seed=0), (0, 1)), (started(tiles, 50, seed=0), (1, 0)))
     )
     assert c == d
+
+
+def test_a_long_pass_takes_several_epochs(tiles, monkeypatch):
+    monkeypatch.setattr(splitter, "_STEP_SPOTS", 14)
+    data = started(tiles, 14, seed=0)
+    assert (data.n_steps, data.n_epochs) == (14, 2)
+    for turn in (0, 2):
+        parts = [[batch["x"][batch["own"]] for batch in data.epoch(turn + i)] for i in range(2)]
+        assert [len(part) for part in parts] == [10, len(parts[1])]
+        assert 196 == sum(len(x) for part in parts for x in part)
 
 
 def test_small_sections_share_a_tile(tiles):

@@ -26,6 +26,7 @@ from scipy.spatial.distance import cdist
 
 from soscope_scverse import _keys as keys
 from soscope_scverse import _validation
+from soscope_scverse._arrays import dense
 
 TINY = np.finfo(float).tiny
 SIGNAL_SHARES = np.array([0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99])
@@ -63,7 +64,7 @@ def repeat(adata: AnnData) -> np.ndarray:
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If a slot is missing or does not fit.
     """
     task = _task(adata)
@@ -85,7 +86,7 @@ def linear(adata: AnnData) -> np.ndarray:
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If a slot is missing or does not fit, or the spots lie on one line.
     """
     task = _task(adata)
@@ -115,7 +116,7 @@ def linear_conserving(adata: AnnData) -> np.ndarray:
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If a slot is missing or does not fit, or the spots lie on one line.
     """
     task = _task(adata)
@@ -144,7 +145,7 @@ def gaussian_process(adata: AnnData) -> np.ndarray:
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If a slot is missing or does not fit.
     """
     task = _task(adata)
@@ -166,7 +167,7 @@ def image_linear(adata: AnnData) -> np.ndarray:
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If a slot is missing or does not fit.
     """
     task = _task(adata)
@@ -188,7 +189,7 @@ def image_gaussian_process(adata: AnnData) -> np.ndarray:
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If a slot is missing or does not fit.
     """
     task = _task(adata)
@@ -210,7 +211,7 @@ def image_mlp(adata: AnnData) -> np.ndarray:
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If a slot is missing or does not fit.
     """
     task = _task(adata)
@@ -232,7 +233,7 @@ def joint_mlp(adata: AnnData) -> np.ndarray:
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If a slot is missing or does not fit.
     """
     task = _task(adata)
@@ -329,9 +330,12 @@ def _fit_network(inputs: np.ndarray, values: np.ndarray) -> Predictor:
 
 def _task(adata: AnnData) -> _Task:
     """Read the spots and their valid subspots, which are the targets."""
-    exposure = np.asarray(_slot(adata, keys.EXPOSURE, 2), dtype=float)
+    _validation.anndata(adata)
+    exposure = _validation.division(adata)
     spot, subspot = np.nonzero(exposure > 0)
-    profiles = csr_matrix(adata.X, dtype=float).toarray()
+    x = _validation.matrix(adata, None)
+    _validation.finite(x)
+    profiles = dense(x).astype(float)
     is_mean = adata.uns.get(keys.SUBSPOTS, {}).get("aggregate") == "mean"
     if keys.SPOT_SIZE in adata.obs and not is_mean:
         size = adata.obs[keys.SPOT_SIZE].to_numpy(float)[:, None]
@@ -359,7 +363,7 @@ def _area(task: _Task) -> csr_matrix:
 
 def _of_targets(adata: AnnData, slot: str, task: _Task) -> np.ndarray:
     """Return the entries of the valid subspots of an n_spots x n_subspots x any slot."""
-    values = _slot(adata, slot, 3)
+    values = _slot(adata, slot)
     n_subspots = adata.obsm[keys.EXPOSURE].shape[1]
     if values.shape[1] != n_subspots:
         msg = (
@@ -374,16 +378,16 @@ def _of_targets(adata: AnnData, slot: str, task: _Task) -> np.ndarray:
     return entries
 
 
-def _slot(adata: AnnData, slot: str, n_dimensions: int) -> np.ndarray:
+def _slot(adata: AnnData, slot: str) -> np.ndarray:
     if slot not in adata.obsm:
         msg = (
             f"Expected `adata.obsm['{slot}']`, found only {sorted(adata.obsm)}. "
             "`bench.simulate_low_resolution` and `pp.subspots` divide the spots, `im.features` adds the image features."
         )
         raise ValueError(msg)
-    values = np.asarray(adata.obsm[slot])
-    if values.ndim != n_dimensions:
-        msg = f"Expected `adata.obsm['{slot}']` to have {n_dimensions} dimensions, found shape {values.shape}."
+    values = _validation.numbers(f"`adata.obsm[{slot!r}]`", adata.obsm[slot])
+    if values.ndim != 3 or not values.size:
+        msg = f"Expected `adata.obsm['{slot}']` to have 3 dimensions, found shape {values.shape}."
         raise ValueError(msg)
     return values
 

@@ -18,6 +18,7 @@ from anndata import AnnData
 from tqdm.auto import tqdm
 
 from soscope_scverse import _keys as keys
+from soscope_scverse import _validation as validation
 from soscope_scverse import im, metrics
 from soscope_scverse.bench import baselines
 from soscope_scverse.bench.baselines import BASELINES
@@ -101,7 +102,7 @@ def compare(
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If `truth` does not belong to `low`, a method is unknown, there is nothing to run, or a prediction has another
         shape than the truth.
 
@@ -115,7 +116,15 @@ def compare(
     >>> variants = {"soscope": {}, "no picture": {"image": None}, "linear": BASELINES["linear"]}  # doctest: +SKIP
     >>> df = compare(low, truth, "section.tif", methods=variants)  # doctest: +SKIP
     """
+    for adata in (low, truth):
+        validation.profiles(validation.anndata(adata), None)
     _check_truth(low, truth)
+    seeds = np.atleast_1d(np.asarray(seeds)).tolist()
+    for seed in seeds:
+        validation.number("seeds", seed, 0, 2**63 - 1, whole=True)
+    from soscope_scverse import tl  # imports torch
+
+    validation.keywords("enhance_kwargs", enhance_kwargs or {}, tl.enhance)
     shared = {"genes": low.var_names.tolist(), **(enhance_kwargs or {})}
     runs = {
         name: method if callable(method) else _enhancer(method, shared, image)
@@ -174,7 +183,7 @@ def _named_methods(
             msg = f"Expected functions or dicts of arguments of `tl.enhance` in `methods`, found {wrong}."
             raise ValueError(msg)
         return methods
-    names = [methods] if isinstance(methods, str) else list(methods)
+    names = np.atleast_1d(np.asarray(methods, dtype=object)).tolist()
     unknown = [name for name in names if name not in known]
     if unknown:
         msg = (
@@ -189,6 +198,7 @@ def _enhancer(arguments: Mapping[str, Any], shared: Mapping[str, Any], image: An
     """Make a method out of arguments of `tl.enhance`."""
     from soscope_scverse import tl  # imports torch
 
+    validation.keywords("methods", arguments, tl.enhance)
     own_picture = any(name in arguments for name in _OF_PICTURE)
     merged = {**shared, **({"image": image} if own_picture else {}), **arguments}
     merged["train_kwargs"] = {"enable_progress_bar": False, **(merged.get("train_kwargs") or {})}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+from numbers import Real
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -13,8 +14,8 @@ from scipy.sparse import csr_matrix
 
 from soscope_scverse import _keys as keys
 from soscope_scverse import _validation
-
-Lattice: TypeAlias = Literal["auto", "square", "hex"]
+from soscope_scverse._arrays import in_memory
+from soscope_scverse._spatialdata import accepts_spatialdata
 
 FLOWER = 7  # a spot of a hexagonal lattice and its six neighbours
 
@@ -29,11 +30,12 @@ class LowResolution(NamedTuple):
     """n_targets x n_features, the original rows, in the C order of the valid entries of ``adata.obsm["subspots"]``."""
 
 
+@accepts_spatialdata
 def simulate_low_resolution(
     adata: AnnData,
     factor: float = 2,
     *,
-    lattice: Lattice = "auto",
+    lattice: Literal["auto", "square", "hex"] = "auto",
     cells: bool = False,
     aggregate: Literal["sum", "mean"] = "sum",
 ) -> LowResolution:
@@ -58,6 +60,9 @@ def simulate_low_resolution(
         Merge the observations that lie in one square bin, at least 2 of them, instead of blocks of a lattice.
     aggregate
         ``"sum"`` for counts, ``"mean"`` for principal components and intensities.
+    table_key, shapes_key
+        Of a SpatialData, as of :func:`~soscope_scverse.tl.enhance`; the result
+        is in the coordinates of its spots, where ``im.open_image(sdata)`` is the picture.
 
     Returns
     -------
@@ -72,15 +77,13 @@ def simulate_low_resolution(
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If a lattice column is missing, two observations share a lattice position, ``factor``, ``lattice`` or
         ``aggregate`` does not fit, or no block is complete.
     """
-    _validation.one_of("aggregate", aggregate, ["sum", "mean"])
-    if lattice not in get_args(Lattice):
-        msg = f"Expected `lattice` to be one of {get_args(Lattice)}, found {lattice!r}."
-        raise ValueError(msg)
-    positions = _validation.positions(adata)
+    _validation.given(simulate_low_resolution, locals())
+    positions = _validation.positions(_validation.anndata(adata))
+    _validation.finite(_validation.matrix(adata, None))
     if cells:
         blocks, members = _cell_bins(positions, factor)
     else:
@@ -90,7 +93,7 @@ def simulate_low_resolution(
     if keys.SPATIAL in adata.uns:
         growth = np.sqrt(members.shape[1])  # a block of K equal spots has K times their area
         enlarge = (lambda diameter: factor) if cells else (lambda diameter: growth * diameter)
-        low.uns[keys.SPATIAL] = _larger_spots(adata.uns[keys.SPATIAL], enlarge)
+        low.uns[keys.SPATIAL] = _larger_spots(_validation.libraries(adata), enlarge)
     return LowResolution(low, _truth(adata, low, members))
 
 
@@ -136,7 +139,7 @@ def _flowers(adata: AnnData, factor: float) -> tuple[np.ndarray, np.ndarray]:
 
 def _cell_bins(positions: np.ndarray, width: float) -> tuple[np.ndarray, np.ndarray]:
     """Square bins with at least two cells."""
-    if not width > 0:
+    if not isinstance(width, Real) or not width > 0:
         msg = f"Expected `factor` to be the positive width of the bins of cells, found {width}."
         raise ValueError(msg)
     bins = ((positions - positions.min(axis=0)) // width).astype(int)[:, ::-1]  # rows run along y
@@ -193,7 +196,11 @@ def _lattice_positions(adata: AnnData, columns: tuple[str, str]) -> np.ndarray:
             "Store them there, or pass `cells=True` for observations without a lattice."
         )
         raise ValueError(msg)
-    fine = adata.obs[list(columns)].to_numpy().astype(int)
+    fine = _validation.numbers(f"`adata.obs` {columns}", adata.obs[list(columns)])
+    if not np.isfinite(fine).all() or (fine != np.round(fine)).any():
+        msg = f"Expected whole lattice coordinates {columns} in `adata.obs`, found fractions, NaN or infinite values."
+        raise ValueError(msg)
+    fine = fine.astype(int)
     n_distinct = len(np.unique(fine, axis=0))
     if n_distinct < len(fine):
         msg = (
@@ -235,7 +242,7 @@ def _merge(
     valid = members >= 0
     spot = np.nonzero(valid)[0]
     exposure = valid / valid.sum(axis=1, keepdims=True)
-    profiles = csr_matrix(adata.X)
+    profiles = csr_matrix(in_memory(adata.X))
     weight = np.ones(len(spot), dtype=profiles.dtype) if aggregate == "sum" else exposure[valid]
     merged = csr_matrix((weight, (spot, members[valid])), shape=(len(members), adata.n_obs)) @ profiles
     subspots = np.where(valid[:, :, None], positions[members], np.nan)
@@ -268,5 +275,6 @@ def _larger_spots(spatial: Mapping[str, Any], enlarge: Callable[[float], float])
     for section in larger.values():
         scales = section.get("scalefactors", {})
         if "spot_diameter_fullres" in scales:
-            scales["spot_diameter_fullres"] = float(enlarge(scales["spot_diameter_fullres"]))
+            diameter = _validation.numbers("`spot_diameter_fullres`", scales["spot_diameter_fullres"])
+            scales["spot_diameter_fullres"] = float(enlarge(float(diameter)))
     return larger

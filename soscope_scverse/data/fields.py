@@ -132,11 +132,12 @@ class BatchField(SlotField):
 
     def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs: Any) -> dict:
         """Keep the batches that were trained on, and warn of others."""
-        unknown = np.setdiff1d(self.labels(adata_target), state_registry[self.BATCHES])
+        trained = np.asarray(state_registry[self.BATCHES])
+        unknown = np.setdiff1d(self.labels(adata_target), trained)
         if len(unknown):
             warnings.warn(
                 f"Batches {unknown.tolist()} of `adata.obs[{self.attr_key!r}]` were not trained on, only "
-                f"{state_registry[self.BATCHES].tolist()}; they count as the average of these.",
+                f"{trained.tolist()}; they count as the average of these.",
                 UserWarning,
                 stacklevel=2,
             )

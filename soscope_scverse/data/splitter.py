@@ -16,6 +16,7 @@ from soscope_scverse._arrays import Matrix, dense
 from soscope_scverse.data.tiles import Tiles, contiguous_groups
 
 _STEP_SPOTS = 2048  # a step of fewer, where there are more, is too noisy: see docs/scaling.md
+_MOST_STEPS = 10  # of an epoch of Lightning; longer passes take several, so that history and checkpoints keep up
 
 
 class HeldOut(NamedTuple):
@@ -28,11 +29,12 @@ class HeldOut(NamedTuple):
 
 
 class TileDataModule(pl.LightningDataModule):
-    """Tiles to train on, cut anew every epoch, and tiles to validate on.
+    """Tiles to train on, cut anew for every pass over the spots, and tiles to validate on.
 
     How many spots make a step depends neither on how many fit into the memory of a device nor on the number of devices:
-    smaller tiles are shared out to the processes, and each accumulates the gradients of its own. An epoch has
-    ``n_steps`` of ``n_accumulated`` tiles a process.
+    smaller tiles are shared out to the processes, and each accumulates the gradients of its own. A pass has ``n_steps``
+    of ``n_accumulated`` tiles a process. It makes ``n_epochs`` epochs of Lightning, each of at most ten steps. The
+    tiles of an epoch follow from its number and the seed alone.
 
     Parameters
     ----------
@@ -66,6 +68,9 @@ class TileDataModule(pl.LightningDataModule):
         self.most_spots = min(batch_size, math.ceil(step_spots / n_processes))
         self.n_tiles = len(self._groups(None))
         self.n_accumulated = math.ceil(self.n_tiles / (self.n_steps * n_processes))
+        self.epoch_tiles = _MOST_STEPS * self.n_accumulated * n_processes
+        self.n_epochs = math.ceil(self.n_tiles / self.epoch_tiles)
+        self._pass: tuple[int, list[np.ndarray]] | None = None
 
     def without_validation(self) -> TileDataModule:
         """The same tiles, nothing to score."""
@@ -75,18 +80,28 @@ class TileDataModule(pl.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """All processes cut the section along the same lines."""
-        self.rng = np.random.default_rng(self.trainer.strategy.broadcast(self.seed) if self.trainer else self.seed)
+        if self.trainer:
+            self.seed = self.trainer.strategy.broadcast(self.seed)
 
     def teardown(self, stage: str) -> None:
         """Let go of the section: the trainer, which the model keeps, holds on to this and to the loaders."""
         del self.tiles
-        self.held_out = self.whole = None
+        self.held_out = self.whole = self._pass = None
 
     def train_dataloader(self) -> DataLoader:
-        """One tile a batch."""
-        groups = self._groups(None if self.n_tiles == 1 else self.rng)
-        order = self.rng.permutation(len(groups))
-        return self._loader([groups[i] for i in order])
+        """One tile a batch, those of the epoch that begins."""
+        assert self.trainer is not None
+        return self.epoch(self.trainer.current_epoch)
+
+    def epoch(self, number: int) -> DataLoader:
+        """The tiles of an epoch, one a batch."""
+        turn, part = divmod(number, self.n_epochs)
+        if self._pass is None or self._pass[0] != turn:
+            rng = np.random.default_rng([self.seed, turn])
+            groups = self._groups(None if self.n_tiles == 1 else rng)
+            self._pass = turn, [groups[i] for i in rng.permutation(len(groups))]
+        first = part * self.epoch_tiles
+        return self._loader(self._pass[1][first : first + self.epoch_tiles])
 
     def val_dataloader(self) -> DataLoader | list:
         """One tile a batch; an empty list where nothing is held out, as Lightning expects."""
@@ -104,7 +119,8 @@ class TileDataModule(pl.LightningDataModule):
         tiles = _TileDataset(self, groups, scored)
         rank = self.trainer.global_rank if self.trainer else 0
         sampler: DistributedSampler = DistributedSampler(tiles, self.n_processes, rank, shuffle=False)
-        return DataLoader(tiles, batch_size=None, sampler=sampler)
+        # with a generator of its own, since it draws a seed for workers, though there are none
+        return DataLoader(tiles, batch_size=None, sampler=sampler, generator=torch.Generator())
 
     def _groups(self, rng: np.random.Generator | None) -> list[np.ndarray]:
         """Contiguous groups of about one size; small sections share a tile."""

@@ -174,8 +174,7 @@ def synthetic_section(
     >>> adata.shape, truth.shape
     ((100, 20), (700, 20))
     """
-    check.at_least("n_spots", n_spots, 1)
-    check.at_least("n_genes", n_genes, 1)
+    check.given(synthetic_section, locals())
     offsets = _offsets(lattice, n_subspots)
     rng = np.random.default_rng(seed)
 
@@ -246,9 +245,7 @@ def synthetic_components(
     >>> adata.shape, image.shape
     ((900, 2), (192, 192, 3))
     """
-    check.at_least("n_beads", n_beads, 1)
-    check.at_least("n_components", n_components, 1)
-    check.at_least("noise", noise, 0)
+    check.given(synthetic_components, locals())
     rng = np.random.default_rng(seed)
     rows, cols, spots = _spots(n_beads, "square")
     beads = PITCH + (spots - PITCH) * BEAD_PITCH / PITCH

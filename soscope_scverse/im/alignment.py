@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,12 +14,10 @@ from scipy.ndimage import map_coordinates, uniform_filter
 
 from soscope_scverse import _validation as validation
 from soscope_scverse._arrays import row_chunks, spread
+from soscope_scverse._spatialdata import accepts_spatialdata
 from soscope_scverse.im.sections import Section, open_sections, spot_radius
 from soscope_scverse.im.source import ImageSource, library_entry, open_image, thumbnail
 from soscope_scverse.im.tissue import darkness, is_tissue
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 _GIVEN = "as given"
 _THUMBNAIL = 1000
@@ -56,40 +54,15 @@ class Alignment:
         spots), "correlation" (of the darkness of the picture at a
         spot with the logarithm of its total count) and "suspected" (whether it fits clearly better than as given).
     thumbnails
-        Of each section: the small picture, and the positions of the spots in it, n_spots x 2.
+        Of each section: the small picture, and in its pixels the positions of the spots, n_spots x 2, and their
+        diameter.
     """
 
     table: pd.DataFrame
-    thumbnails: dict[str, tuple[np.ndarray, np.ndarray]]
-
-    def plot(self, axes: list[Axes] | None = None) -> list[Axes]:
-        """Draw the spots over the tissue, one panel for each section.
-
-        Parameters
-        ----------
-        axes
-            One for each section; default: a new figure.
-
-        Returns
-        -------
-        list of Axes
-            ``.figure`` of one is the figure.
-        """
-        import matplotlib.pyplot as plt
-
-        if axes is None:
-            n = len(self.thumbnails)
-            _, grid = plt.subplots(1, n, squeeze=False, figsize=(6 * n, 6), layout="constrained")
-            axes = list(grid[0])
-        for ax, (section, (picture, xy)) in zip(axes, self.thumbnails.items(), strict=True):
-            given = self.table.loc[(section, _GIVEN)]
-            ax.imshow(picture)
-            ax.scatter(xy[:, 0], xy[:, 1], s=14, facecolors="none", edgecolors="limegreen", linewidths=1)
-            ax.set_title(f"{section} {given['on_tissue']:.0%} on tissue, r = {given['correlation']:.2f}".strip())
-            ax.set_axis_off()
-        return axes
+    thumbnails: dict[str, tuple[np.ndarray, np.ndarray, float]]
 
 
+@accepts_spatialdata
 def check_alignment(
     adata: AnnData,
     image: Any = None,
@@ -113,15 +86,17 @@ def check_alignment(
         As for :func:`features`.
     layer
         Counts, default ``X``.
+    table_key, image_key, shapes_key, coordinate_system
+        Of a SpatialData, as of :func:`~soscope_scverse.tl.enhance`.
 
     Returns
     -------
     Alignment
-        Figures of every section and placement, and a picture: ``check_alignment(adata, image).plot()``.
+        Figures of every section and placement, and what :func:`~soscope_scverse.pl.alignment` draws.
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If coordinates or counts are missing, or as for :func:`features` if there is no picture.
 
     Warns
@@ -130,24 +105,25 @@ def check_alignment(
         If another placement fits clearly better. A symmetric section may fit as well in several ways: look at the
         picture.
     """
-    xy = validation.positions(adata)
+    validation.given(check_alignment, locals())
+    xy = validation.positions(validation.anndata(adata))
     totals = [np.asarray(chunk.sum(axis=1)).ravel() for chunk in row_chunks(validation.profiles(adata, layer))]
-    depth = np.log1p(np.concatenate(totals).astype(float))
+    total = np.concatenate(totals).astype(float)
+    validation.finite(total)
+    depth = np.log1p(np.maximum(total, 0))
     tables, thumbnails = {}, {}
     for section in open_sections(adata, image, image_scale, library_key):
         name = section.library or ""
         origin = np.minimum(section.source.extent[0], 0)  # a thumbnail begins where coordinates do
-        moved = section.source.placed(
-            section.source.matrix @ np.array([[1, 0, origin[0]], [0, 1, origin[1]], [0, 0, 1]])
-        )
-        small, scale = thumbnail(moved, _THUMBNAIL)
+        small, scale = thumbnail(section.source.counted_from(origin), _THUMBNAIL)
+        radius = spot_radius(adata, section)
         # Its own scale beside that of the picture, whose pixels the table is about.
-        tissue = _Tissue.of(open_image(small, scale=scale), spot_radius(adata, section))
+        tissue = _Tissue.of(open_image(small, scale=scale), radius)
         rows, zoom = np.flatnonzero(section.rows), section.source.scale / scale
         sampled = rows[spread(len(rows), _MOST_SPOTS)]
         table = _compare(tissue, xy[sampled] - origin, depth[sampled], _named_scales(adata, section, zoom))
         tables[name] = table.assign(scale=table["scale"] * zoom)
-        thumbnails[name] = small, (xy[rows] - origin) * scale
+        thumbnails[name] = small, (xy[rows] - origin) * scale, 2 * radius * scale
         _warn(tables[name], section)
     return Alignment(pd.concat(tables, names=["section", "placement"]), thumbnails)
 
@@ -241,7 +217,7 @@ def _warn(table: pd.DataFrame, section: Section) -> None:
         warnings.warn(
             f"The spots{where} may be misplaced: {given['on_tissue']:.0%} lie on tissue and darkness correlates with "
             f"depth by {given['correlation']:.2f}, but {better['on_tissue']:.0%} and {better['correlation']:.2f} with "
-            f"{what}. Look at `im.check_alignment(...).plot()`.",
+            f"{what}. Look at `pl.alignment(im.check_alignment(...))`.",
             UserWarning,
             stacklevel=3,
         )

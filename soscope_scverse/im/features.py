@@ -128,7 +128,7 @@ def features(
     ------
     FileNotFoundError
         If the weights of the encoder are nowhere and cannot be downloaded.
-    ValueError
+    TypeError, ValueError
         If slots, pictures or the encoder are missing or of a wrong form, or if coordinates leave the picture, see
         :func:`check_coordinates`.
 
@@ -142,6 +142,12 @@ def features(
     Tissue beyond the border of the picture is mirrored. The reader takes only the part of the picture that holds
     subspots, and files other than JPEG and PNG are never loaded as a whole.
     """
+    validation.given(features, locals())
+    validation.text("key_added", key_added)
+    if client is not None and not hasattr(client, "scatter"):
+        msg = f"Expected `client` to be a `distributed.Client`, found {type(client).__name__}."
+        raise TypeError(msg)
+    validation.anndata(adata)
     adata = adata.copy() if copy else adata
     subspots, valid = _subspots(adata)
     if isinstance(encoder, str) and encoder == _PRECOMPUTED:
@@ -150,7 +156,6 @@ def features(
     if isinstance(encoder, str) and encoder == _NOISE:
         _write_noise(adata, key_added, valid)
         return adata if copy else None
-    validation.one_of("mode", mode, ["patch", "dense"])
     model = get_encoder(encoder, weights=weights, device=device, batch_size=batch_size)
     if mode == "dense":
         model = _dense(model, batch_size)
@@ -180,6 +185,11 @@ def features(
     return adata if copy else None
 
 
+def needs_picture(encoder: Any) -> bool:
+    """Whether an encoder, or its name, looks at a picture."""
+    return not (isinstance(encoder, str) and encoder in (_NOISE, _PRECOMPUTED))
+
+
 def _dense(model: Encoder, batch_size: int | None) -> Encoder:
     if batch_size is not None:
         msg = f"Expected no `batch_size` with `mode='dense'`, which cuts no tiles, found {batch_size}. Leave it out."
@@ -206,7 +216,7 @@ def _write_noise(adata: AnnData, key: str, valid: np.ndarray) -> None:
 
 def _adopt(adata: AnnData, key: str, valid: np.ndarray) -> None:
     """Check features that the user wrote, and record them as those of an encoder."""
-    given: Any = np.asarray(adata.obsm.get(key, np.empty(0)))
+    given = validation.numbers(f"`adata.obsm[{key!r}]`", adata.obsm.get(key, np.empty(0)))
     if given.ndim != 3 or given.shape[:2] != valid.shape or not np.isfinite(given[valid]).all():
         found = (
             f"shape {given.shape} and finite={np.isfinite(given).all()}" if key in adata.obsm else sorted(adata.obsm)
@@ -253,7 +263,7 @@ def _micron_contexts(
 
 
 def _positive_widths(name: str, unit: str, context: float | Sequence[float]) -> np.ndarray:
-    widths = np.atleast_1d(np.asarray(context, dtype=float))
+    widths = np.atleast_1d(validation.numbers(f"`{name}`", context))
     if widths.ndim != 1 or not widths.size or not ((widths > 0) & (widths < np.inf)).all():
         msg = f"Expected a positive `{name}` {unit}, found {context}. Pass the width of a subspot's patch."
         raise ValueError(msg)
@@ -391,11 +401,12 @@ def check_coordinates(
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If positions leave the picture. The message says how many, names the scale factor that would fit, if one does,
         and whether exchanging x and y would.
     """
-    for section in open_sections(adata, image, image_scale, library_key):
+    validation.given(check_coordinates, locals())
+    for section in open_sections(validation.spots(adata), image, image_scale, library_key):
         _check_section(adata, section)
 
 
@@ -407,7 +418,7 @@ def _subspots(adata: AnnData) -> tuple[np.ndarray, np.ndarray]:
             "Run `soscope_scverse.pp.subspots` first."
         )
         raise ValueError(msg)
-    subspots = np.asarray(adata.obsm[keys.SUBSPOTS], dtype=float)
+    subspots = validation.numbers(f"`adata.obsm['{keys.SUBSPOTS}']`", adata.obsm[keys.SUBSPOTS])
     if subspots.ndim != 3 or subspots.shape[2] != 2:
         msg = f"Expected `adata.obsm['{keys.SUBSPOTS}']` to be n_spots x n_subspots x 2, found shape {subspots.shape}."
         raise ValueError(msg)

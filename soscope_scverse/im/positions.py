@@ -11,9 +11,11 @@ from mudata import MuData
 from soscope_scverse import _keys as keys
 from soscope_scverse import _validation as validation
 from soscope_scverse._mudata import spots_of
+from soscope_scverse._spatialdata import accepts_spatialdata
 from soscope_scverse.im.features import features
 
 
+@accepts_spatialdata
 def features_at(
     adata: AnnData | MuData,
     positions: Any,
@@ -45,6 +47,8 @@ def features_at(
         The encoder, where its name alone does not make it: functions, modules, objects.
     key
         Where :func:`features` wrote.
+    table_key, image_key, shapes_key, coordinate_system
+        Of a SpatialData, as of :func:`~soscope_scverse.tl.enhance`; positions are in the coordinates of its spots.
     **kwargs
         Further arguments of :func:`features`: ``image_scale``, ``weights``, ``device``, ``batch_size``, ``cache``,
         ``client``.
@@ -61,7 +65,7 @@ def features_at(
     TypeError
         If `image` is no picture that :func:`open_image` takes.
     """
-    adata = spots_of(adata)
+    adata = spots_of(validation.spots(adata))
     made = adata.uns.get(key, {})
     if not {"context", "context_um"} & set(made):
         msg = (
@@ -83,7 +87,7 @@ def features_at(
     shell = AnnData(
         obs=adata.obs.iloc[spots],
         obsm={
-            keys.SPATIAL: adata.obsm[keys.SPATIAL][spots],
+            keys.SPATIAL: validation.positions(adata)[spots],
             keys.SUBSPOTS: subspots.reshape(len(spots), n_each, 2),
         },
         uns={name: adata.uns[name] for name in (keys.SPATIAL,) if name in adata.uns},

@@ -26,19 +26,20 @@ class Section:
 def open_sections(adata: AnnData, image: Any, image_scale: float | None, library_key: str | None) -> list[Section]:
     """Open the picture of every section; arguments as for :func:`features`."""
     if library_key is None:
-        if isinstance(image, Mapping) and not _is_element(image):
-            msg = f"Expected `library_key`, the column of `obs`, with a dict of pictures ({sorted(image)}), found None."
-            raise ValueError(msg)
-        return [Section(None, np.ones(adata.n_obs, dtype=bool), _section_image(adata, image, image_scale, None))]
+        return [Section(None, np.ones(adata.n_obs, dtype=bool), section_image(adata, image, image_scale, None))]
     labels = validation.sections(adata, library_key)
     return [
-        Section(library, labels == library, _section_image(adata, image, image_scale, library))
+        Section(library, labels == library, section_image(adata, image, image_scale, library))
         for library in np.unique(labels)
     ]
 
 
-def _section_image(adata: AnnData, image: Any, image_scale: float | None, library: str | None) -> ImageSource:
+def section_image(adata: AnnData, image: Any, image_scale: float | None, library: str | None) -> ImageSource:
+    """Open the picture of one section; arguments as for :func:`features`."""
     if isinstance(image, Mapping) and not _is_element(image):
+        if library is None:
+            msg = f"Expected `library_key`, the column of `obs`, with a dict of pictures ({sorted(image)}), found None."
+            raise ValueError(msg)
         if library not in image:
             msg = (
                 f"Expected a picture of section {library!r} in `image`, found only {sorted(image)}. Add it to the dict."
@@ -67,7 +68,10 @@ def _is_element(image: Any) -> bool:
 def spot_radius(adata: AnnData, section: Section) -> float:
     """Radius of the spots of a section in full-resolution pixels."""
     diameter = library_entry(adata, section.library).get("scalefactors", {}).get("spot_diameter_fullres")
-    radius = pitch(validation.positions(adata)[section.rows]) / 4 if diameter is None else float(diameter) / 2
+    if diameter is None:
+        radius = pitch(validation.positions(adata)[section.rows]) / 4
+    else:
+        radius = float(validation.numbers("`spot_diameter_fullres`", diameter)) / 2
     if not 0 < radius < np.inf:
         msg = (
             f"Expected spots of positive size, found a radius of {radius}. Store their diameter in full-resolution "

@@ -7,6 +7,7 @@ import os
 import re
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,8 +25,9 @@ from PIL.PngImagePlugin import PngImageFile
 from skimage.color import lab2rgb, rgb2lab
 from skimage.transform import AffineTransform, warp
 
-from soscope_scverse import _keys as keys
+from soscope_scverse import _validation as validation
 from soscope_scverse._files import file_state
+from soscope_scverse._spatialdata import opens_spatialdata
 from soscope_scverse.im import slides
 
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -35,6 +37,8 @@ _SAMPLES = 16
 """Parts along each axis that tell the range of a channel, so many pixels wide and high:"""
 _SAMPLE_PIXELS = 256
 _MICRONS = {"µm": 1.0, "nm": 1e-3, "mm": 1e3}
+_MOST_COMPRESSED = 2000
+"""Bytes of pixels in a byte of a PNG or JPEG file, at most: one holds 1,032 of deflate, or six blocks of JPEG."""
 _STRETCH = (0.001, 0.999)
 
 Stretch: TypeAlias = tuple[int, float, float]
@@ -166,6 +170,23 @@ class ImageSource:
         turn = None if upright or not scale else linear / scale
         return replace(self, scale=scale, offset=(float(x), float(y)), turn=turn)
 
+    def counted_from(self, origin: np.ndarray) -> ImageSource:
+        """Return the picture in coordinates that begin elsewhere.
+
+        Parameters
+        ----------
+        origin
+            (x, y) in full-resolution coordinates where the new ones are 0.
+
+        Returns
+        -------
+        ImageSource
+            The same pixels; coordinates less `origin` are where the coordinates were.
+        """
+        shift = np.eye(3)
+        shift[:2, 2] = origin
+        return self.placed(self.matrix @ shift)
+
     def coarsened(self, factor: float) -> ImageSource:
         """Return the coarsest level of the picture that is fine enough.
 
@@ -292,6 +313,7 @@ class ImageSource:
         return block.reshape(y1 - y0, x1 - x0, -1)
 
 
+@opens_spatialdata
 def open_image(image: Any, *, scale: float | None = None, channels: Sequence[int] | None = None) -> ImageSource:
     """Open a picture of any supported kind; pixels are read when they are asked for.
 
@@ -303,7 +325,8 @@ def open_image(image: Any, *, scale: float | None = None, channels: Sequence[int
         lazily, and of a pyramid the level that suffices) or of a slide of MIRAX, Hamamatsu or DICOM (extra
         ``openslide``), squidpy ``ImageContainer`` (its first layer, with its scale
         and its place if it is a crop), SpatialData image element (with its levels, and its transformation to "global"
-        if it has one), or an :class:`ImageSource`.
+        if it has one), or an :class:`ImageSource`. Of a whole SpatialData the picture over the spots of a table, placed
+        where these are in their own coordinates.
     scale
         Full-resolution coordinates times ``scale`` are pixels of the picture. Default: the scale and the place that
         the picture carries, 1 and the corner if it has none.
@@ -311,11 +334,13 @@ def open_image(image: Any, *, scale: float | None = None, channels: Sequence[int
         Of a fluorescence picture: the numbers of the one to three channels to show, as grey, or as red, green and
         blue. Each is stretched so that 1 in 1,000 of its pixels are black and as many white, as told by parts of
         its coarsest level.
+    table_key, image_key, shapes_key, coordinate_system
+        Of a SpatialData, as of :func:`~soscope_scverse.tl.enhance`.
 
     Returns
     -------
     ImageSource
-        The opened picture.
+        The opened picture; where a table annotates several elements of a SpatialData, a dict of them.
 
     Raises
     ------
@@ -325,6 +350,7 @@ def open_image(image: Any, *, scale: float | None = None, channels: Sequence[int
         If the file is of another kind, the picture is not grey, RGB or RGBA of a supported data type, or it has no such
         channels.
     """
+    validation.given(open_image, locals())
     source = _open(image, placed=scale is None)
     if channels is not None:
         source = _stretched(source, channels)
@@ -349,7 +375,16 @@ def thumbnail(source: ImageSource, size: int = 1000) -> tuple[np.ndarray, float]
     tuple
         The small picture, height x width x 3 uint8, and the factor from full-resolution coordinates to its pixels. A
         picture that is turned against the coordinates is turned back, over white.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `source` is no opened picture, or `size` is below 1.
     """
+    validation.given(thumbnail, locals())
+    if not isinstance(source, ImageSource):
+        msg = f"Expected a picture opened by `im.open_image`, found {type(source).__name__}."
+        raise TypeError(msg)
     if source.turn is not None:
         return _turned_back(source, size)
     source = source.coarsened(max(source.height, source.width) / size)
@@ -407,10 +442,10 @@ def embedded_image(adata: AnnData, library: str | None = None) -> tuple[np.ndarr
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If ``library`` is omitted and ``uns["spatial"]`` holds several.
     """
-    libraries = adata.uns.get(keys.SPATIAL, {})
+    libraries = validation.libraries(validation.spots(adata))
     if library is None and len(libraries) > 1:
         msg = (
             f"Expected one section in `adata.uns['spatial']`, found {sorted(libraries)}. Say which with `library_key`."
@@ -421,16 +456,16 @@ def embedded_image(adata: AnnData, library: str | None = None) -> tuple[np.ndarr
         picture = entry.get("images", {}).get(resolution)
         scale = entry.get("scalefactors", {}).get(f"tissue_{resolution}_scalef")
         if picture is not None and scale is not None:
-            return picture, float(scale)
+            return picture, float(validation.numbers(f"`tissue_{resolution}_scalef`", scale))
     return None
 
 
 def library_entry(adata: AnnData, library: str | None = None) -> Mapping[str, Any]:
     """Return ``uns["spatial"][library]``; without ``library`` that of the only section, {} if there is none."""
-    libraries = adata.uns.get(keys.SPATIAL, {})
+    libraries = validation.libraries(adata)
     if library is None and len(libraries) == 1:
         (library,) = libraries
-    return libraries.get(library, {})
+    return {} if library is None else libraries.get(library, {})
 
 
 def _open(image: Any, *, placed: bool) -> ImageSource:
@@ -475,10 +510,11 @@ def _check(source: ImageSource) -> None:
 
 def _stretched(source: ImageSource, channels: Sequence[int]) -> ImageSource:
     """The picture with these channels stretched over black to white."""
-    if not 1 <= len(channels) <= 3 or not all(0 <= channel < source.n_channels for channel in channels):
+    channels = np.atleast_1d(np.asarray(channels)).tolist()
+    if not 1 <= len(channels) <= 3 or not all(channel in range(source.n_channels) for channel in channels):
         msg = (
             f"Expected one to three of the channels 0 to {source.n_channels - 1} as `channels`, found "
-            f"{list(channels)}. Describe further ones in a second call."
+            f"{channels}. Describe further ones in a second call."
         )
         raise ValueError(msg)
     coarsest = source.coarsened(np.inf)
@@ -585,16 +621,23 @@ class _Decoded:
     def __init__(self, file_type: Callable[[Path], ImageFile], path: Path) -> None:
         self._file_type, self._path = file_type, path.absolute()
         self._array: np.ndarray | None = None
-        with file_type(path) as picture:
+        with _decoding(path), file_type(path) as picture:
             bands = {"L": 1, "I;16": 1, "I": 1, "RGB": 3}.get(picture.mode)
             self._convert_to = None if bands else "RGBA" if _is_transparent(picture) else "RGB"
             n_channels = bands or len(self._convert_to or "")
             self.shape = (picture.height, picture.width) + ((n_channels,) if n_channels > 1 else ())
             self.dtype = np.dtype(np.uint16 if picture.mode.startswith("I") else np.uint8)
+        size = path.stat().st_size
+        if math.prod(self.shape) * self.dtype.itemsize > _MOST_COMPRESSED * size:
+            msg = (
+                f"Expected a whole picture, found {path} of {size} bytes, which cannot hold the {self.shape[0]} x "
+                f"{self.shape[1]} pixels that it promises. Copy or export it again."
+            )
+            raise ValueError(msg)
 
     def __getitem__(self, window: Any) -> np.ndarray:
         if self._array is None:
-            with self._file_type(self._path) as picture:
+            with _decoding(self._path), self._file_type(self._path) as picture:
                 decoded = np.asarray(picture.convert(self._convert_to) if self._convert_to else picture)
             self._array = decoded.astype(self.dtype, copy=False)
         return self._array[window]
@@ -614,7 +657,7 @@ def _is_transparent(picture: ImageFile) -> bool:
 
 
 def _open_tiff(path: Path) -> ImageSource:
-    with tifffile.TiffFile(path) as file:
+    with _decoding(path), tifffile.TiffFile(path) as file:
         series = file.series[0]
         axes = series.axes.lower().replace("s", "c")
         colours = getattr(series.keyframe.photometric, "name", None)
@@ -656,13 +699,24 @@ class _Tiff:
         return zarr.open_array(file.series[0].aszarr(level=self._level), mode="r")
 
     def __getitem__(self, window: Any) -> np.ndarray:
-        return np.asarray(self._pixels[window])
+        with _decoding(self._path):
+            return np.asarray(self._pixels[window])
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _Tiff, (self._path, self._level, self.shape, self.dtype)
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
         return *file_state(self._path), self._level
+
+
+@contextmanager
+def _decoding(path: Path) -> Iterator[None]:
+    """Tell of a damaged file in one way; decoders do so in many."""
+    try:
+        yield
+    except Exception as error:
+        msg = f"Expected a whole picture, found {path} that cannot be decoded: {error}. Copy or export it again."
+        raise ValueError(msg) from error
 
 
 def _ratio(fine: int, coarse: int) -> float:

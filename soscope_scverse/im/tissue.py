@@ -43,6 +43,7 @@ def tissue_mask(image: Any, *, size: int = _THUMBNAIL) -> tuple[np.ndarray, floa
     TypeError, ValueError
         If the picture cannot be opened, see :func:`open_image`.
     """
+    validation.given(tissue_mask, locals())
     small, scale = thumbnail(open_image(image), size)
     return is_tissue(small), scale
 
@@ -95,7 +96,7 @@ def mask_subspots(
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If there are no subspots, or if image features of the subspots lie in `adata` already.
 
     Warns
@@ -103,6 +104,8 @@ def mask_subspots(
     UserWarning
         If spots have no subspot on tissue.
     """
+    validation.given(mask_subspots, locals())
+    validation.anndata(adata)
     missing = [key for key in (keys.SUBSPOTS, keys.EXPOSURE) if key not in adata.obsm]
     if missing or keys.FEATURES in adata.obsm:
         msg = (
@@ -110,8 +113,8 @@ def mask_subspots(
             f"found {sorted(adata.obsm)}. Call `pp.subspots`, `im.mask_subspots` and `im.features` in this order."
         )
         raise ValueError(msg)
+    exposure = validation.division(adata)
     subspots = np.asarray(adata.obsm[keys.SUBSPOTS], dtype=float)
-    exposure = np.asarray(adata.obsm[keys.EXPOSURE], dtype=float)
     kept = np.zeros(exposure.shape, dtype=bool)
     for section in open_sections(adata, image, image_scale, library_key):
         kept[section.rows] = _on_tissue(section.source, subspots[section.rows])
@@ -120,7 +123,7 @@ def mask_subspots(
     if bare.any():
         warnings.warn(
             f"{bare.sum()} of {adata.n_obs} spots have no subspot on tissue (first: {adata.obs_names[bare][0]!r}); "
-            "they keep all. Consider dropping them, or look at `im.check_alignment(adata, image).plot()`.",
+            "they keep all. Consider dropping them, or look at `pl.alignment(im.check_alignment(adata, image))`.",
             UserWarning,
             stacklevel=2,
         )

@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.sparse import csc_matrix, csr_matrix, diags, issparse, sparray, spmatrix
 
+from soscope_scverse import _validation as check
+
 Matrix: TypeAlias = np.ndarray | spmatrix | sparray
 
 BLOCK = 512  # features that are dense at the same time
@@ -100,9 +102,9 @@ def within_r(prediction: Matrix, truth: Matrix, spot: ArrayLike) -> np.ndarray:
     The correlation within groups of the analysis of covariance (Fisher, R. A. Statistical Methods for Research Workers,
     1925).
     """
-    labels = np.asarray(spot).ravel()
-    if len(labels) != prediction.shape[0]:
-        msg = f"Expected one `spot` label for each of the {prediction.shape[0]} targets, found {len(labels)}."
+    labels, n_targets = np.asarray(spot).ravel(), n_rows(prediction)
+    if len(labels) != n_targets:
+        msg = f"Expected one `spot` label for each of the {n_targets} targets, found {len(labels)}."
         raise ValueError(msg)
     _, group, counts = np.unique(labels, return_inverse=True, return_counts=True)
     members = csr_matrix((np.ones(len(group)), (group, np.arange(len(group)))))
@@ -211,6 +213,11 @@ def coverage(truth: Matrix, lower: Matrix, upper: Matrix) -> np.ndarray:
     return per_feature(share, truth, lower, upper)
 
 
+def n_rows(values: Matrix) -> int:
+    """Number of rows of what may be no matrix yet."""
+    return (*np.shape(values), 0)[0]
+
+
 def per_feature(function: Callable[..., np.ndarray], *matrices: Matrix) -> np.ndarray:
     """Apply a function of dense float64 columns to a few columns at a time and join the results.
 
@@ -231,7 +238,7 @@ def per_feature(function: Callable[..., np.ndarray], *matrices: Matrix) -> np.nd
     ValueError
         If the matrices are not two-dimensional or their shapes differ.
     """
-    columns = [csc_matrix(matrix) if issparse(matrix) else np.asarray(matrix) for matrix in matrices]
+    columns = [csc_matrix(matrix) if issparse(matrix) else check.numbers("values", matrix) for matrix in matrices]
     shapes = [matrix.shape for matrix in columns]
     if len(set(shapes)) > 1 or len(shapes[0]) != 2 or shapes[0][0] == 0:
         msg = f"Expected matrices of one shape, n_targets x n_features with n_targets > 0, found {shapes}."
@@ -248,6 +255,8 @@ def _dense(matrix: Matrix) -> np.ndarray:
 
 def _shares(matrix: Matrix) -> Matrix:
     """Divide each row by its total; rows without counts stay 0."""
+    if np.ndim(matrix) != 2:
+        return matrix  # which is refused
     total = np.asarray(matrix.sum(axis=1), dtype=float).ravel()
     scale = np.divide(1, total, out=np.zeros_like(total), where=total != 0)
     return diags(scale) @ matrix if issparse(matrix) else scale[:, None] * np.asarray(matrix)

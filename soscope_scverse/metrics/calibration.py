@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_matrix, issparse
 
+from soscope_scverse import _validation as check
 from soscope_scverse._arrays import dense
 from soscope_scverse.metrics.agreement import Matrix
 
@@ -46,11 +48,12 @@ def pit(truth: Matrix, draws: Any, *, seed: int = 0) -> np.ndarray:
     ----------
     Czado, C., Gneiting, T. & Held, L. Predictive model assessment for count data. Biometrics 65, 1254-1261 (2009).
     """
+    check.given(pit, locals())
     shape = tuple(np.shape(draws))
-    if len(shape) != 3 or shape[0] == 0 or shape[1:] != tuple(truth.shape):
+    if len(shape) != 3 or shape[0] == 0 or shape[1:] != np.shape(truth):
         msg = (
-            f"Expected `draws` of shape n_samples x n_targets x n_features for a truth of {truth.shape[0]} x "
-            f"{truth.shape[1]}, found {shape}."
+            "Expected `draws` of shape n_samples x n_targets x n_features for a truth of shape "
+            f"{np.shape(truth)}, found {shape}."
         )
         raise ValueError(msg)
     n_samples, n_targets, n_features = shape
@@ -88,13 +91,13 @@ def central_coverage(pit: np.ndarray, level: float = 0.9) -> np.ndarray:
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If `level` is not in (0, 1) or a value of `pit` not in [0, 1].
     """
-    if not 0 < level < 1:
+    if not isinstance(level, Real) or not 0 < level < 1:
         msg = f"Expected `level` above 0 and below 1, found {level}."
         raise ValueError(msg)
-    values = np.asarray(pit, dtype=float)
+    values = check.numbers("`pit`", pit)
     if ((values < 0) | (values > 1)).any():
         msg = f"Expected values of `metrics.pit` in [0, 1], found {np.nanmin(values)} to {np.nanmax(values)}."
         raise ValueError(msg)

@@ -8,7 +8,8 @@ from scipy.sparse import csr_matrix
 from scipy.spatial import KDTree
 from scipy.spatial.distance import pdist
 
-from soscope_scverse.metrics.agreement import Matrix, per_feature
+from soscope_scverse import _validation as check
+from soscope_scverse.metrics.agreement import Matrix, n_rows, per_feature
 
 
 def kmeans_ari(profiles: Matrix, labels: ArrayLike, seed: int = 0) -> float:
@@ -40,7 +41,9 @@ def kmeans_ari(profiles: Matrix, labels: ArrayLike, seed: int = 0) -> float:
     from sklearn.cluster import KMeans
     from sklearn.metrics import adjusted_rand_score
 
-    known = _one_label_each(labels, profiles.shape[0])
+    check.given(kmeans_ari, locals())
+    check.finite(profiles)
+    known = _one_label_each(labels, n_rows(profiles))
     clusters = KMeans(n_clusters=int(known.max()) + 1, n_init=10, random_state=seed).fit_predict(profiles)
     return float(adjusted_rand_score(known, clusters))
 
@@ -68,11 +71,12 @@ def compactness(positions: np.ndarray, labels: ArrayLike, *, n_sample: int = 200
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If there is not one label per target.
     """
-    xy = np.asarray(positions, dtype=float)
-    cluster = _one_label_each(labels, len(xy))
+    check.given(compactness, locals())
+    cluster = _one_label_each(labels, n_rows(positions))
+    xy = check.xy(positions)
     generator = np.random.default_rng(seed)
     distances, sizes = [], []
     for members in np.split(np.argsort(cluster, kind="stable"), np.cumsum(np.bincount(cluster))[:-1]):
@@ -107,15 +111,16 @@ def morans_i(values: Matrix, positions: np.ndarray, n_neighbors: int = 6) -> np.
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If there is not one position per observation or there are not more than ``n_neighbors`` of them.
 
     References
     ----------
     Moran, P. A. P. Notes on continuous stochastic phenomena. Biometrika 37, 17-23 (1950).
     """
-    xy = np.asarray(positions, dtype=float)
-    n_obs = values.shape[0]
+    xy = check.xy(positions)
+    check.number("n_neighbors", n_neighbors, 1, whole=True)
+    n_obs = n_rows(values)
     if len(xy) != n_obs or not 1 <= n_neighbors < n_obs:
         msg = (
             f"Expected one position for each of {n_obs} observations and 1 <= `n_neighbors` < {n_obs}, "
@@ -147,7 +152,7 @@ def _nearest(xy: np.ndarray, k: int) -> csr_matrix:
 def _one_label_each(labels: ArrayLike, n_targets: int) -> np.ndarray:
     """Number the labels from 0."""
     values = np.asarray(labels).ravel()
-    if len(values) != n_targets:
+    if len(values) != n_targets or not n_targets:
         msg = f"Expected one label for each of the {n_targets} targets, found {len(values)}."
         raise ValueError(msg)
     return np.unique(values, return_inverse=True)[1]

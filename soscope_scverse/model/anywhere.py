@@ -13,6 +13,7 @@ from anndata import AnnData
 from scipy.spatial import cKDTree
 
 from soscope_scverse import _keys as keys
+from soscope_scverse import _validation as check
 from soscope_scverse.data.tiles import Section, Tiles, weights_at
 from soscope_scverse.model.prediction import latent_states, spatial_uns
 from soscope_scverse.model.processes import Processes
@@ -68,6 +69,8 @@ def checked_features(features: np.ndarray | None, n_positions: int, width: int) 
     """Image features of the positions; None where the model looks at none (`width` 0)."""
     if not width:
         return None
+    if features is not None:
+        features = check.numbers("`image_features`", features)
     if features is None or np.shape(features) != (n_positions, width) or not np.isfinite(features).all():
         found = "none" if features is None else f"shape {np.shape(features)}, finite={np.isfinite(features).all()}"
         msg = (
@@ -80,7 +83,7 @@ def checked_features(features: np.ndarray | None, n_positions: int, width: int) 
 
 def checked_exposure(exposure: float | np.ndarray, n_positions: int) -> np.ndarray:
     """Exposure of every position."""
-    exposure = np.asarray(exposure, dtype=np.float32)
+    exposure = check.numbers("`exposure`", exposure).astype(np.float32)
     if exposure.shape not in ((), (n_positions,)) or not (np.isfinite(exposure) & (exposure > 0)).all():
         msg = f"Expected `exposure` to be positive, one number or {n_positions}, found shape {exposure.shape}."
         raise ValueError(msg)

@@ -35,7 +35,7 @@ def profile_fields(data: AnnData | MuData, setup: Mapping[str, Any]) -> list[Bas
     setup
         Arguments of ``setup_anndata`` or ``setup_mudata``.
     """
-    if isinstance(data, AnnData):
+    if "modalities" not in setup:
         check.profiles(check.anndata(data), setup["layer"])
         return [ProfileField(REGISTRY_KEYS.X_KEY, setup["layer"], is_count_data=False)]
     layers = check.by_modality("layer", setup["layer"])

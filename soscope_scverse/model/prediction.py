@@ -28,7 +28,7 @@ from soscope_scverse.pp.graphs import nearest_distance
 _CHUNK_VALUES = 5_000_000  # subspot values decoded at once: 20 MB a tensor
 _DRAWN_VALUES = 50_000_000  # the same of all draws together
 _LATENT_SPOTS = 2048
-_QUANTILES = {"q05": 0.05, "q95": 0.95}
+_QUANTILES = {keys.Q05: 0.05, keys.Q95: 0.95}
 
 
 @torch.inference_mode()
@@ -49,7 +49,7 @@ def latent_states(module: SoScopeVAE, tiles: Tiles, processes: Processes) -> Lat
 
 def places(n_samples: int, *, counts: bool = False) -> list[str]:
     """Where the result has arrays of subspots x features; `counts` is one draw that adds up to observed counts."""
-    drawn = ["std", *_QUANTILES, *([keys.COUNTS] if counts else [])]
+    drawn = [keys.STD, *_QUANTILES, *([keys.COUNTS] if counts else [])]
     return ["X", *(f"layers/{name}" for name in drawn if n_samples)]
 
 
@@ -246,7 +246,7 @@ def with_draws(
 
 def spatial_uns(adata: AnnData, frame: AnnData, library_key: str | None) -> dict:
     """``uns["spatial"]`` of the spots with the diameter of the subspots, for squidpy and scanpy."""
-    spatial = copy.deepcopy(dict(adata.uns.get(keys.SPATIAL, {})))
+    spatial: dict[str, Any] = copy.deepcopy(dict(check.libraries(adata)))
     sections = check.sections(frame, library_key)
     for section in np.unique(sections):
         # without a library_key there is one section, whatever name it has in uns

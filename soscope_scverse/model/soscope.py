@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import math
-import warnings
+import weakref
 from collections.abc import Mapping, Sequence
 from functools import partial
 from os import PathLike
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 import torch
 import zarr
 from anndata import AnnData
-from lightning.pytorch import Trainer
 from mudata import MuData
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
-from scvi.model.base import BaseModelClass
-from scvi.train import TrainRunner
 from torch import distributed
 
 from soscope_scverse import _keys as keys
 from soscope_scverse import _validation as check
-from soscope_scverse._arrays import dense, spread
 from soscope_scverse._mudata import split, spots_of
+from soscope_scverse._spatialdata import SpatialSpots
 from soscope_scverse.data.splitter import HeldOut, TileDataModule
 from soscope_scverse.data.tiles import Section, Tiles, thin_counts
 from soscope_scverse.data.transfer import like_trained
@@ -40,6 +36,7 @@ from soscope_scverse.model.anywhere import (
     table,
     warn_far,
 )
+from soscope_scverse.model.checkpoints import Checkpoints, describe_run
 from soscope_scverse.model.draws import Sampler
 from soscope_scverse.model.inputs import (
     check_profiles,
@@ -49,6 +46,7 @@ from soscope_scverse.model.inputs import (
     read_section,
     spot_fields,
 )
+from soscope_scverse.model.plain import tables
 from soscope_scverse.model.prediction import (
     SomeRows,
     block_spots,
@@ -63,28 +61,21 @@ from soscope_scverse.model.prediction import (
 )
 from soscope_scverse.model.processes import Processes
 from soscope_scverse.model.projection import Projection, fit_projection
+from soscope_scverse.model.saved import SavedModel
+from soscope_scverse.model.starting import set_start, set_variation
 from soscope_scverse.model.store import Arrays
-from soscope_scverse.model.training import CosineTrainingPlan
-from soscope_scverse.model.variance import depth_noise, local_noise, picture_evidence, sample_blocks, within_sections
-from soscope_scverse.model.variation import feature_variation
+from soscope_scverse.model.training import TRAINER, Training, device_of, n_processes
 from soscope_scverse.module.likelihoods import LIKELIHOODS
-from soscope_scverse.module.subspot_decoder import DECODERS
-from soscope_scverse.module.vae import GraphAutoencoder, SoScopeVAE
+from soscope_scverse.module.vae import SoScopeVAE
 
-_EVIDENCE = 4.0  # log likelihood ratio; a permuted picture reaches it in less than 1 of 100 sections
+if TYPE_CHECKING:
+    from spatialdata import SpatialData
 
 _N_STEPS = 400
 _SHRINKAGE = 40.0  # of the effect of the picture, in spots
-_MOST_SAMPLED = 20_000  # spots that starting values are taken from
-
-_EARLY_STOPPING = {
-    "early_stopping": True,
-    "early_stopping_monitor": "reconstruction_loss_validation",
-    "early_stopping_patience": 5,  # scores are taken every ten steps
-}
 
 
-class SoScope(BaseModelClass):
+class SoScope(SavedModel):
     """soScope: subspot profiles from spot profiles, spatial graph and picture (Li et al., Nature Communications 2024).
 
     Parameters
@@ -141,7 +132,7 @@ class SoScope(BaseModelClass):
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If the data do not fit the likelihood or an argument is not one of its choices.
 
     Examples
@@ -186,17 +177,10 @@ class SoScope(BaseModelClass):
         similarity_strength: float = 2.0,
         n_graph_samples: int | None = 512,
     ) -> None:
-        check.one_of("sources", sources, ["both", "picture", "positions"])
-        check.one_of("decoder", decoder, list(DECODERS))
-        check.one_of("interpolation", interpolation, ["gaussian", "none"])
-        check.one_of("observation", observation, ["matched", "gaussian"])
-        check.one_of("dispersion", dispersion, ["feature", "subspot"])
-        if image_shrinkage != "auto":
-            check.at_least("image_shrinkage", image_shrinkage, 0)
-        check.at_least("n_image_components", n_image_components, 1)
-        if depth_noise != "auto":
-            check.at_least("depth_noise", depth_noise, 0)
+        check.given(SoScope.__init__, locals())
+        check.spots(adata)
         super().__init__(adata)
+        weakref.finalize(self, self._per_instance_manager_store.pop, self.id, None)
         self._likelihoods = self._named_likelihoods(likelihood)
         matrices = profiles(self.adata_manager)
         check_profiles(matrices, self._likelihoods)
@@ -311,12 +295,35 @@ class SoScope(BaseModelClass):
         cls._register(mdata, cls._get_setup_method_args(**locals()), kwargs)
 
     @classmethod
+    def setup_spatialdata(cls, sdata: SpatialData, table_key: str = "table", **kwargs: Any) -> None:
+        """Tell the model where in a table of `sdata` its inputs are; the model then is that of ``sdata[table_key]``.
+
+        Parameters
+        ----------
+        sdata
+            SpatialData after :func:`~soscope_scverse.pp.subspots`, :func:`~soscope_scverse.pp.spot_graph` and, with a
+            picture, :func:`~soscope_scverse.im.features`.
+        table_key
+            The table with the profiles.
+        **kwargs
+            As of :meth:`setup_anndata`. If the table annotates several elements, `library_key` is their column.
+
+        Raises
+        ------
+        ValueError
+            If there is no such table, it annotates nothing, or as :meth:`setup_anndata`.
+        """
+        spots = SpatialSpots(sdata, table_key=table_key)
+        cls.setup_anndata(spots.table, **{"library_key": spots.library_key, **kwargs})
+
+    @classmethod
     def _register(cls, data: AnnData | MuData, setup_method_args: dict[str, Any], kwargs: dict[str, Any]) -> None:
         setup = setup_method_args["setup_args"]
         fields = [*profile_fields(data, setup), *spot_fields(data, setup)]
         manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
         manager.register_fields(data, **kwargs)
         cls.register_manager(manager)
+        data._soscope_manager = manager  # see the end of this file
 
     def train(
         self,
@@ -332,9 +339,14 @@ class SoScope(BaseModelClass):
         kl_weight: float = 1.0,
         accelerator: str = "auto",
         devices: int | str = "auto",
+        checkpoint_dir: str | PathLike | None = None,
+        resume: bool = False,
         **trainer_kwargs: Any,
     ) -> None:
         """Train in two phases: the graph auto-encoder of the spots, then the whole model.
+
+        Ctrl-C in the second phase ends the training after the running step, with a warning: the model keeps the weights
+        that scored best on held-out molecules, or without these the last ones.
 
         Parameters
         ----------
@@ -360,6 +372,13 @@ class SoScope(BaseModelClass):
             Weight of the divergence from the prior; 1 is the evidence lower bound.
         accelerator, devices
             As in Lightning. Several devices share the tiles of a step.
+        checkpoint_dir
+            Folder of a checkpoint of this training, ``checkpoint.pt``, replaced every half a minute or, if that takes
+            longer, every ten steps.
+        resume
+            Go on from the checkpoint in `checkpoint_dir` if there is one, else start. Called with the same spots and
+            arguments, a training that was killed at any moment ends, on a CPU, with the same bits as one that was not;
+            one that was finished is taken from there.
         **trainer_kwargs
             Further arguments of :class:`scvi.train.Trainer`: ``strategy="ddp"``, ``num_nodes=2``,
             ``precision="bf16-mixed"``, ...
@@ -369,19 +388,35 @@ class SoScope(BaseModelClass):
         FloatingPointError
             If the training diverges.
         ValueError
-            If `train_size` is not in (0, 1], `batch_size` is below 1, both `max_epochs` and `max_steps` are given, or
-            nothing is held out for `early_stopping`.
+            If `train_size` is not in (0, 1], `batch_size` is below 1, both `max_epochs` and `max_steps` are given,
+            nothing is held out for `early_stopping`, `resume` has no `checkpoint_dir`, or the checkpoint there is not
+            to be resumed, cannot be read or is that of other spots or arguments.
+        KeyboardInterrupt
+            If Ctrl-C ends the first phase, or is pressed twice.
         """
-        check.at_least("batch_size", batch_size, 1)
+        check.given(SoScope.train, locals())
         if max_epochs is not None and max_steps is not None:
             msg = f"Expected one of `max_epochs` and `max_steps`, found {max_epochs} and {max_steps}."
-            raise ValueError(msg)
-        if not 0 < train_size <= 1:
-            msg = f"Expected `train_size` above 0 and at most 1, found {train_size}."
             raise ValueError(msg)
         if early_stopping and not (train_size < 1 and self.module.likelihood.is_counts):
             msg = "Expected held-out molecules for `early_stopping`: pass train_size=0.9 (counts only)."
             raise ValueError(msg)
+        if resume and checkpoint_dir is None:
+            msg = "Expected `checkpoint_dir` with `resume=True`, found None. Name the folder of the checkpoint."
+            raise ValueError(msg)
+        plan = {"lr": lr, "weight_decay": weight_decay, "kl_weight": kl_weight}
+        trainer_kwargs = {**TRAINER, "accelerator": accelerator, "devices": devices} | trainer_kwargs
+        processes = n_processes(trainer_kwargs)
+        checkpoints = None
+        if checkpoint_dir is not None:
+            length = {"max_epochs": max_epochs, "max_steps": max_steps, "pretrain_epochs": pretrain_epochs}
+            steps = {"batch_size": batch_size, "processes": processes, "precision": trainer_kwargs.get("precision")}
+            scored = {"train_size": train_size, "early_stopping": early_stopping}
+            run = describe_run(self, length | steps | scored | plan)
+            checkpoints = Checkpoints(checkpoint_dir, run, resume=resume)
+            if checkpoints.finished is not None:
+                self._take_over(checkpoints.finished, device_of(trainer_kwargs))
+                return
         module, starting, order = self.module, not self.is_trained_, self._order()
         if starting:
             self._fit_projection(order)
@@ -394,69 +429,36 @@ class SoScope(BaseModelClass):
             self._start(section)
         # W is part of the loss alone, and only with a picture that is used
         tiles = self._tiles(section, self._similarity_strength if module.uses_picture else None)
-        trainer_kwargs = {
-            "accelerator": accelerator,
-            "devices": devices,
-            "benchmark": False,
-            "gradient_clip_val": 5.0,
-            "log_every_n_steps": 1,
-            "use_distributed_sampler": False,  # the tiles are spread by the data module
-        } | trainer_kwargs
-        n_processes = _n_processes(trainer_kwargs)
-        data = TileDataModule(tiles, batch_size, held_out, seed=torch.initial_seed(), n_processes=n_processes)
-        # about every ten steps
-        trainer_kwargs.setdefault("check_val_every_n_epoch", max(1, 10 // data.n_steps) if data.n_val else None)
+        data = TileDataModule(tiles, batch_size, held_out, seed=torch.initial_seed(), n_processes=processes)
+        # about every ten steps, but not more than once a pass
+        every = max(data.n_epochs, 10 // data.n_steps) if data.n_val else None
+        trainer_kwargs.setdefault("check_val_every_n_epoch", every)
         if max_steps is None:
             max_steps = _N_STEPS if max_epochs is None else max_epochs * data.n_steps
         if pretrain_epochs is None:
             pretrain_steps = max_steps // 6 if starting and module.uses_latent else 0
         else:
             pretrain_steps = pretrain_epochs * data.n_steps
-        plan = {"lr": lr, "weight_decay": weight_decay, "kl_weight": kl_weight}
-        history = dict(self.history_ or {})
+        training = Training(self, data, plan, trainer_kwargs, checkpoints)
         if pretrain_steps:
-            history |= self._pretrain(data, pretrain_steps, plan, trainer_kwargs)
-        if early_stopping:
-            trainer_kwargs = _EARLY_STOPPING | trainer_kwargs
-        self._fit(module, data, max_steps, plan, trainer_kwargs)
-        self._set_variation(section)
-        self.history_ = history | (self.history_ or {})
-        if n_processes > 1:  # scvi-tools would put the models of all processes on the first device
+            training.pretrain(pretrain_steps)
+        training.train(max_steps, early_stopping=early_stopping)
+        set_variation(module, section)
+        if processes > 1:  # scvi-tools would put the models of all processes on the first device
             self.to_device(self.trainer.strategy.root_device)
         if held_out is not None:
             module.scale_depth(1 / train_size)
+        if checkpoints is not None and not self.trainer.interrupted and self.trainer.is_global_zero:
+            checkpoints.finish(module, self.history_ or {})
 
-    def _pretrain(self, data: TileDataModule, n_steps: int, plan: dict, trainer_kwargs: dict) -> dict:
-        """Warm up the encoder; returns the history of this phase under names that begin with ``pretrain_``."""
-        module = self.module
-        autoencoder = GraphAutoencoder(
-            module.encoder,
-            module.sizes,
-            module.likelihood,
-            n_latent=module.encoder.mean.out_features,
-            n_hidden=module.encoder.mean.in_features,
-            masked=module.masked,
-            n_graph_samples=module.n_graph_samples,
-            n_batches=len(self._batches),
-        )
-        autoencoder.start_from(*_sampled(data.tiles.section, is_counts=module.likelihood.is_counts))
-        autoencoder.depth_noise.copy_(module.depth_noise)
-        trainer_kwargs = trainer_kwargs | {"check_val_every_n_epoch": None}
-        self._fit(autoencoder, data.without_validation(), n_steps, plan, trainer_kwargs)
-        return {f"pretrain_{name}": values for name, values in (self.history_ or {}).items()}
-
-    def _fit(self, module: torch.nn.Module, data: TileDataModule, n_steps: int, plan: dict, kwargs: dict) -> None:
-        """Run one phase; afterwards ``history_`` is that of this phase."""
-        self.is_trained_ = False  # else scvi-tools appends to the history, and drops metrics that were not in it
-        module.train()
-        steps = {
-            "max_epochs": math.ceil(n_steps / data.n_steps),
-            "max_steps": n_steps,
-            "accumulate_grad_batches": data.n_accumulated,
-            "reload_dataloaders_every_n_epochs": int(data.n_tiles > 1),
-        }
-        plan = CosineTrainingPlan(module, n_steps=n_steps, **plan)
-        TrainRunner(self, training_plan=plan, data_splitter=data, **steps | kwargs)()
+    def _take_over(self, finished: Mapping[str, Any], device: torch.device) -> None:
+        """Become the model that a finished training left."""
+        self.module.load_state_dict(finished["module"])
+        self.module.eval()
+        self.to_device(device)
+        self.history_ = tables(finished["history"])
+        self.is_trained_ = True
+        torch.set_rng_state(finished["end"])
 
     def _fit_projection(self, order: np.ndarray) -> None:
         """Learn how image features are standardised and reduced."""
@@ -469,50 +471,8 @@ class SoScope(BaseModelClass):
         self.module.image_projection.copy_(torch.as_tensor(projection.matrix))
 
     def _start(self, section: Section) -> None:
-        """Set what is read off the data before the training: scales, noise of the depth, and use of the picture."""
-        module = self.module
-        module.start_from(*_sampled(section, is_counts=module.likelihood.is_counts))
-        for i, (part, features) in enumerate(zip(module.likelihood.parts, module.features, strict=True)):
-            if part.is_counts:
-                noise = self._depth_noise
-                if noise == "auto":
-                    noise = depth_noise(section.x[:, features], section.spatial, section.sections, section.size)
-                module.depth_noise[i] = noise
-        if section.features is None or not self._test_picture:
-            return
-        rows, blocks = sample_blocks(section.spatial, section.sections)
-        profile = module.transform(module.likelihood.at_mean_size(*_profiles(section, rows))).numpy()
-        picture = np.einsum("nk,nkl->nl", section.exposure[rows] / section.size[rows], section.features[rows])
-        sections = section.sections[rows]
-        evidence = picture_evidence(
-            within_sections(profile, sections), within_sections(picture, sections), section.spatial[rows], blocks
-        )
-        module.uses_picture.fill_(evidence > _EVIDENCE)
-        if evidence <= _EVIDENCE:
-            msg = (
-                "The picture is left out: it tells nothing of the profiles that their positions do not tell (log "
-                f"likelihood ratio {evidence:.1f}, needed {_EVIDENCE:.0f}). Check that it is the picture of this "
-                "section and that positions fit it (`im.check_alignment`); `test_picture=False` uses it all the same."
-            )
-            warnings.warn(msg, UserWarning, stacklevel=2)
-
-    @torch.no_grad()
-    def _set_variation(self, section: Section) -> None:
-        """Set what draws are made with, read off the data; a training leaves dispersions about where they start."""
-        module = self.module
-        for i, (part, features) in enumerate(zip(module.likelihood.parts, module.features, strict=True)):
-            variation = feature_variation(
-                section.x[:, features],
-                section.spatial,
-                section.sections,
-                section.size,
-                is_counts=part.is_counts,
-                depth_noise=module.depth_noise[i].item(),
-            )
-            if part.is_counts and not module.per_subspot_dispersion:
-                module.log_dispersion[features] = torch.as_tensor(variation.dispersion).log().to(module.log_dispersion)
-            module.residual_loadings[:, features] = torch.as_tensor(variation.loadings).to(module.residual_loadings)
-            module.residual_length[i] = variation.length
+        """Set what is read off the data before the training."""
+        set_start(self.module, section, self._depth_noise, test_picture=self._test_picture)
 
     def get_latent_representation(self, adata: AnnData | MuData | None = None) -> np.ndarray:
         """Mean of the latent state q(Z given X, A).
@@ -601,10 +561,7 @@ class SoScope(BaseModelClass):
         TypeError
             If `adata` is not of the kind that the model was trained on.
         """
-        check.one_of("expectation", expectation, ["conditional", "prior"])
-        check.at_least("n_samples", n_samples, 0)
-        if batch_size is not None:
-            check.at_least("batch_size", batch_size, 1)
+        check.given(SoScope.get_enhanced, locals())
         check.no_mudata_on_disk(self.adata, out)
         path = None if out is None else check.output("out", out, overwrite=overwrite)
         manager = self._registered(adata)
@@ -686,8 +643,7 @@ class SoScope(BaseModelClass):
             If positions are farther than two distances of neighbouring spots from all spots.
         """
         xy = check.xy(positions)
-        if batch_size is not None:
-            check.at_least("batch_size", batch_size, 1)
+        check.given(SoScope.predict, locals())
         check.no_mudata_on_disk(self.adata, out)
         path = None if out is None else check.output("out", out, overwrite=overwrite)
         manager = self._registered(adata)
@@ -764,10 +720,8 @@ class SoScope(BaseModelClass):
         TypeError
             If `adata` is not of the kind that the model was trained on.
         """
-        check.one_of("expectation", expectation, ["conditional", "prior"])
-        check.at_least("n_samples", n_samples, 1)
-        if batch_size is not None:
-            check.at_least("batch_size", batch_size, 1)
+        check.given(SoScope.sample_enhanced, locals())
+        check.number("n_samples", n_samples, 1)
         path = None if out is None else check.output("out", out, overwrite=overwrite, suffixes=(".zarr",))
         manager = self._registered(adata)
         tiles = self._tiles(self._section(manager))
@@ -843,6 +797,7 @@ class SoScope(BaseModelClass):
 
     def _registered(self, adata: AnnData | MuData | None) -> AnnDataManager:
         """Registry of the model's spots, or of others in the form of these; what it holds of others is a copy."""
+        check.trained(self.is_trained_)
         if adata is None or adata is self.adata:
             self._validate_anndata(self.adata)
             return self.adata_manager
@@ -874,31 +829,10 @@ class SoScope(BaseModelClass):
         return Projection(self.module.image_mean.cpu().numpy(), self.module.image_projection.cpu().numpy())
 
 
+# scvi-tools keeps every AnnData that was ever set up; here the AnnData keeps its manager, so that both can go together
+SoScope._setup_adata_manager_store = weakref.WeakValueDictionary()
+
+
 def _as_given(result: AnnData, manager: AnnDataManager) -> AnnData | MuData:
     """A result of several modalities as a MuData."""
     return split(result, manager.adata, modalities_of(manager)) if isinstance(manager.adata, MuData) else result
-
-
-def _sampled(
-    section: Section, *, is_counts: bool
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-    """Profiles, sizes and batches of enough spots to tell means and variances of the features, and their noise."""
-    rows = spread(len(section.spatial), _MOST_SAMPLED)
-    batches = None if section.batches is None else torch.as_tensor(section.batches[rows])
-    # counts start with a noise of their own
-    noise = None if is_counts else torch.as_tensor(local_noise(section.x, section.graph), dtype=torch.float32)
-    return *_profiles(section, rows), batches, noise
-
-
-def _profiles(section: Section, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-    """Profiles and sizes of spots, dense."""
-    return torch.as_tensor(dense(section.x[rows]), dtype=torch.float32), torch.as_tensor(section.size[rows])
-
-
-def _n_processes(trainer_kwargs: Mapping[str, Any]) -> int:
-    """How many processes Lightning will start."""
-    names = {"accelerator", "devices", "strategy", "num_nodes"}
-    asked = {name: value for name, value in trainer_kwargs.items() if name in names}
-    if asked["devices"] in ("auto", 1) and asked.get("num_nodes", 1) == 1:
-        return 1  # scvi-tools takes one device unless it is told to take more
-    return Trainer(**asked, logger=False, enable_checkpointing=False).world_size

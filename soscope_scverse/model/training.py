@@ -1,94 +1,217 @@
-"""Training plan: Adam with cosine decay, metrics and divergence check on top of scvi-tools' plan."""
+"""Runs the phases of a training through scvi-tools and Lightning, to the end or until Ctrl-C."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from functools import partial
-from typing import Any
+import math
+import signal
+import threading
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import torch
-from scvi.module.base import LossOutput
-from scvi.train import TrainingPlan
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.trainer.states import TrainerStatus
+from scvi.train import TrainRunner
+
+from soscope_scverse.data.splitter import TileDataModule
+from soscope_scverse.model.checkpoints import Checkpoints, CheckpointWriter
+from soscope_scverse.model.plain import tables
+from soscope_scverse.model.plan import CosineTrainingPlan
+from soscope_scverse.model.starting import sampled
+from soscope_scverse.module.vae import GraphAutoencoder
+
+if TYPE_CHECKING:
+    from soscope_scverse.model.soscope import SoScope
+
+TRAINER: Mapping[str, Any] = {
+    "benchmark": False,
+    "gradient_clip_val": 5.0,
+    "log_every_n_steps": 1,
+    "use_distributed_sampler": False,  # the tiles are spread by the data module
+}
+"""What is asked of Lightning unless the user says otherwise."""
+
+EARLY_STOPPING: Mapping[str, Any] = {
+    "early_stopping": True,
+    "early_stopping_monitor": "reconstruction_loss_validation",
+    "early_stopping_patience": 5,  # scores are taken every ten steps
+}
+
+_PRETRAIN, _TRAIN = "pretrain", "train"
 
 
-class CosineTrainingPlan(TrainingPlan):
-    """scvi-tools' plan with plain Adam, a cosine learning-rate decay and a constant weight of the divergence.
+class Training:
+    """The two phases of a model's training.
 
     Parameters
     ----------
-    module
-        The module to train.
-    n_steps
-        Steps of the whole training.
-    lr
-        Learning rate at the start; it decays to 1 % of it over the training.
-    weight_decay
-        L2 penalty.
-    kl_weight
-        Weight of the divergence from the prior.
+    model
+        Its module is trained; it is given the history and the trainer.
+    data
+        Tiles to train on.
+    plan
+        Arguments of :class:`CosineTrainingPlan`.
+    trainer_kwargs
+        Arguments of Lightning's trainer.
+    checkpoints
+        Where to write checkpoints and which one to go on from, if any.
     """
 
     def __init__(
         self,
-        module: torch.nn.Module,
-        *,
-        n_steps: int,
-        lr: float = 2e-3,
-        weight_decay: float = 1e-4,
-        kl_weight: float = 1.0,
+        model: SoScope,
+        data: TileDataModule,
+        plan: Mapping[str, Any],
+        trainer_kwargs: Mapping[str, Any],
+        checkpoints: Checkpoints | None,
     ) -> None:
-        super().__init__(
-            module,
-            lr=lr,
-            weight_decay=weight_decay,
-            eps=1e-8,
-            n_epochs_kl_warmup=None,
-            max_kl_weight=kl_weight,
+        self.model, self.data, self.plan, self.trainer_kwargs = model, data, plan, trainer_kwargs
+        self.checkpoints = checkpoints
+        self.saved = None if checkpoints is None else checkpoints.saved
+        self.history = dict(model.history_ or {})
+        if self.saved is not None:
+            self.model.module.load_state_dict(self.saved["module"])
+            self.history = tables(self.saved["history"])
+
+    def pretrain(self, n_steps: int) -> None:
+        """Warm up the encoder; the history of this phase has names that begin with ``pretrain_``."""
+        if self.saved is not None and self.saved["phase"] != _PRETRAIN:
+            return
+        module = self.model.module
+        autoencoder = GraphAutoencoder(
+            module.encoder,
+            module.sizes,
+            module.likelihood,
+            n_latent=module.encoder.mean.out_features,
+            n_hidden=module.encoder.mean.in_features,
+            masked=module.masked,
+            n_graph_samples=module.n_graph_samples,
+            n_batches=0 if module.batch_effect is None else len(module.batch_effect),
         )
-        self.n_steps = n_steps
+        autoencoder.start_from(*sampled(self.data.tiles.section, is_counts=module.likelihood.is_counts))
+        autoencoder.depth_noise.copy_(module.depth_noise)
+        kwargs = {**self.trainer_kwargs, "check_val_every_n_epoch": None}
+        if self._fit(_PRETRAIN, autoencoder, self.data.without_validation(), n_steps, kwargs):
+            self.model.is_trained_ = False
+            raise KeyboardInterrupt
+        self.history |= {f"pretrain_{name}": values for name, values in (self.model.history_ or {}).items()}
 
-    def configure_optimizers(self) -> dict[str, Any]:
-        """Adam over the trainable parameters and a cosine schedule over all steps."""
-        parameters = [p for p in self.module.parameters() if p.requires_grad]
-        optimizer = torch.optim.Adam(parameters, lr=self.lr, weight_decay=self.weight_decay)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=self.n_steps, eta_min=0.01 * self.lr)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def on_fit_start(self) -> None:
-        """Let every process hide other spots and draw other latent states."""
-        if self.trainer.world_size > 1:
-            torch.manual_seed(torch.initial_seed() + self.trainer.global_rank)
-
-    def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
-        """One step; stops with a message if the loss is not finite."""
-        loss = self._step(batch, self.train_metrics, "train").loss
-        if not torch.isfinite(loss):
-            msg = (
-                f"The training diverged at epoch {self.current_epoch}: the loss is {loss.item()}. "
-                "Lower the learning rate (`lr=`) or check the input for extreme values."
+    def train(self, n_steps: int, *, early_stopping: bool) -> None:
+        """Train the whole model; at Ctrl-C it keeps what it has learnt."""
+        kwargs = {**(EARLY_STOPPING if early_stopping else {}), **self.trainer_kwargs}
+        best = _Best()
+        interrupted = self._fit(_TRAIN, self.model.module, self.data, n_steps, kwargs, best)
+        self.model.history_ = self.history | (self.model.history_ or {})
+        if interrupted:
+            kept = best.restore(self.model.module)
+            warnings.warn(
+                f"The training was interrupted (Ctrl-C) after {self.model.trainer.global_step} of {n_steps} steps. "
+                f"The model has {kept}; it can be used as it is or trained on.",
+                UserWarning,
+                stacklevel=3,
             )
-            raise FloatingPointError(msg)
-        return loss
 
-    def validation_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> None:
-        """Score the molecules that were held out."""
-        self._step(batch, self.val_metrics, "validation")
+    def _fit(
+        self,
+        phase: str,
+        module: torch.nn.Module,
+        data: TileDataModule,
+        n_steps: int,
+        kwargs: Mapping[str, Any],
+        *callbacks: Callback,
+    ) -> bool:
+        """Run one phase; returns whether it was interrupted. Afterwards ``history_`` is that of this phase."""
+        model = self.model
+        model.is_trained_ = False  # else scvi-tools appends to the history, and drops metrics that were not in it
+        module.train()
+        resumed = None if self.checkpoints is None else self.checkpoints.resumed(phase)
+        if resumed is not None:
+            module.load_state_dict(resumed["module"])
+        steps = {
+            "max_epochs": math.ceil(n_steps / data.n_steps) * data.n_epochs,
+            "max_steps": n_steps - (0 if resumed is None else resumed["step"]),
+            "accumulate_grad_batches": data.n_accumulated,
+            "reload_dataloaders_every_n_epochs": int(data.n_tiles > 1),
+        }
+        plan = CosineTrainingPlan(module, n_steps=n_steps, resumed=resumed, **self.plan)
+        runner = TrainRunner(model, training_plan=plan, data_splitter=data, **{**steps, **kwargs})
+        trainer = runner.trainer
+        trainer.callbacks.extend(callbacks)
+        if self.checkpoints is not None:
+            writer = CheckpointWriter(self.checkpoints, phase, model.module, self.history)
+            trainer.callbacks.append(writer)
+            writer.take_up(trainer)
+        with _interruptible(trainer):
+            runner()
+        return trainer.interrupted
 
-    def _step(self, batch: dict[str, torch.Tensor], metrics: Any, mode: str) -> LossOutput:
-        """Loss and its log; the names of the metrics are those of scvi-tools."""
-        _, _, output = self.forward(batch, loss_kwargs=self.loss_kwargs)
-        name = "train_loss" if mode == "train" else "validation_loss"
-        log = partial(
-            self.log,
-            on_step=False,
-            on_epoch=True,
-            # it cannot be told from a dictionary of tensors of different lengths
-            batch_size=output.n_obs_minibatch,
-            sync_dist=self.use_sync_dist,
-        )
-        log(name, output.loss, prog_bar=True)
-        # scvi-tools would log these in inference mode, where gloo cannot add them up over the processes
-        for term, value in output.extra_metrics.items():
-            log(f"{term}_{mode}", value)
-        self.compute_and_log_metrics(replace(output, extra_metrics={}), metrics, mode)
-        return output
+
+class _Best(Callback):
+    """Remembers the weights with the best score of the held-out molecules, for a training that is interrupted."""
+
+    def __init__(self) -> None:
+        self.score = math.inf
+        self.weights: dict[str, torch.Tensor] = {}
+
+    def on_validation_end(self, trainer: Trainer, plan: Any) -> None:
+        score = float(trainer.callback_metrics.get(EARLY_STOPPING["early_stopping_monitor"], math.inf))
+        if score < self.score:
+            self.score = score
+            self.weights = {name: value.clone() for name, value in plan.module.state_dict().items()}
+
+    def restore(self, module: torch.nn.Module) -> str:
+        """Go back to these weights, if there are any; says which the module has."""
+        if not self.weights:
+            return "the weights of the last step"
+        module.load_state_dict(self.weights)
+        return f"the weights that scored best on the held-out molecules ({self.score:.4g})"
+
+
+@contextmanager
+def _interruptible(trainer: Trainer) -> Iterator[None]:
+    """Let Ctrl-C end the training after the step that is running; a second one ends it at once.
+
+    Lightning itself would leave the interpreter, and a model in the middle of a step.
+    """
+    alone = threading.current_thread() is threading.main_thread() and trainer.world_size == 1
+    if not alone or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    pressed = False
+
+    def stop(*_: Any) -> None:
+        nonlocal pressed
+        pressed = trainer.should_stop = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if pressed:
+        trainer.state.status = TrainerStatus.INTERRUPTED
+
+
+def n_processes(trainer_kwargs: Mapping[str, Any]) -> int:
+    """How many processes Lightning will start."""
+    if trainer_kwargs["devices"] in ("auto", 1) and trainer_kwargs.get("num_nodes", 1) == 1:
+        return 1  # scvi-tools takes one device unless it is told to take more
+    return _as_asked(trainer_kwargs).world_size
+
+
+def device_of(trainer_kwargs: Mapping[str, Any]) -> torch.device:
+    """Where Lightning would train."""
+    return _as_asked(trainer_kwargs).strategy.root_device
+
+
+def _as_asked(trainer_kwargs: Mapping[str, Any]) -> Trainer:
+    names = {"accelerator", "devices", "strategy", "num_nodes"}
+    asked = {name: value for name, value in trainer_kwargs.items() if name in names}
+    return Trainer(**asked, logger=False, enable_checkpointing=False)

@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from soscope_scverse.pl.figures import panels, save_figure
+
 _COLUMNS = ("task", "method", "gene", "metric", "value")
 _GROUP_WIDTH = 0.84  # of the boxes of a task, whose centres are 1 apart
 
@@ -49,19 +51,13 @@ def benchmark(
     """
     names = _metrics(df, metric)
     tasks, methods = df["task"].unique(), df["method"].unique()
-    if ax is None:
-        size = (3 + 0.18 * len(tasks) * (len(methods) + 1), 1 + 2.4 * len(names))
-        _, ax = plt.subplots(len(names), figsize=size, squeeze=False, sharex=True, layout="constrained")
-    axes = np.atleast_1d(np.asarray(ax, dtype=object)).ravel()
-    if len(axes) != len(names):
-        msg = f"Expected one of the Axes for each of the {len(names)} metrics {names}, found {len(axes)}."
-        raise ValueError(msg)
+    size = (3 + 0.18 * len(tasks) * (len(methods) + 1), 2.4 + 1 / len(names))
+    axes = panels(ax, (len(names),), size, f"one for each of the metrics {names}", in_column=True)
     for panel, name in zip(axes, names, strict=True):
         _draw_boxes(panel, _values(df, name), tasks, methods)
         panel.set_ylabel(name)
     axes[0].legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize=8)
-    if save is not None:
-        axes[0].figure.savefig(save, dpi=150)
+    save_figure(axes[0], save)
     return axes
 
 

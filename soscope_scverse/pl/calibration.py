@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from os import PathLike
-from typing import cast
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+
+from soscope_scverse.pl.figures import save_figure
 
 _LEVELS = np.linspace(0, 1, 101)
 
@@ -51,8 +51,7 @@ def calibration(
     ax.spines[["top", "right"]].set_visible(False)
     if isinstance(pit, Mapping):
         ax.legend(frameon=False, fontsize=8)
-    if save is not None:
-        cast("Figure", ax.figure).savefig(save, dpi=150)
+    save_figure(ax, save)
     return ax
 
 

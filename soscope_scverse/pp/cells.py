@@ -45,7 +45,6 @@ def divide_into_cells(
 
     A spot without cells has itself as its one subspot, without a name, and the size of one cell.
     """
-    check.one_of("exposure", exposure, ["equal", "area"])
     table = cell_table(cells, library_key)
     amount = _amounts(table, exposure)
     holder, pitch = _holders(adata, table, spot_diameter, library_key)
@@ -100,7 +99,7 @@ def cell_table(cells: Any, library_key: str | None) -> pd.DataFrame:
         columns, xy = _of_shapes(cells)
     elif isinstance(cells, pd.DataFrame):
         _has_columns(cells, ["x", "y"])
-        columns, xy = cells, cells[["x", "y"]].to_numpy(float)
+        columns, xy = cells, check.numbers("positions of cells", cells[["x", "y"]])
     else:
         msg = f"Expected `cells` to be an AnnData, a DataFrame or a GeoDataFrame, found {type(cells).__name__}."
         raise TypeError(msg)
@@ -114,7 +113,7 @@ def cell_table(cells: Any, library_key: str | None) -> pd.DataFrame:
         msg = f"Expected finite positions of cells, found {bad.sum()} that are not (first: {table.index[bad][0]!r})."
         raise ValueError(msg)
     if "area" in columns:
-        table["area"] = columns["area"].to_numpy(float)
+        table["area"] = check.numbers("areas of cells", columns["area"])
     if library_key is not None:
         _has_columns(columns, [library_key])
         table[library_key] = columns[library_key].astype(str).to_numpy()

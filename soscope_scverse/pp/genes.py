@@ -7,10 +7,12 @@ from anndata import AnnData
 
 from soscope_scverse import _validation as check
 from soscope_scverse._arrays import columns, row_chunks
+from soscope_scverse._spatialdata import accepts_spatialdata
 from soscope_scverse.metrics import morans_i
 from soscope_scverse.pp.graphs import equal_depth
 
 
+@accepts_spatialdata
 def spatial_genes(
     adata: AnnData,
     n_genes: int = 500,
@@ -37,6 +39,8 @@ def spatial_genes(
         Number of most counted genes to choose from.
     library_key
         Column of ``obs`` that tells the sections; Moran's I is averaged over them, by their numbers of spots.
+    table_key, shapes_key
+        Of a SpatialData, as of :func:`~soscope_scverse.tl.enhance`.
 
     Returns
     -------
@@ -45,14 +49,15 @@ def spatial_genes(
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If coordinates are missing or profiles are not finite.
 
     See Also
     --------
     soscope_scverse.metrics.morans_i
     """
-    xy = check.positions(adata)
+    check.given(spatial_genes, locals())
+    xy = check.positions(check.anndata(adata))
     sections = check.sections(adata, library_key)
     x = check.profiles(adata, layer)
     total, depth, counts = np.zeros(adata.n_vars), [], True

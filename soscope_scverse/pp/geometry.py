@@ -69,7 +69,7 @@ def subspots(
         Column of ``obs`` that tells the sections; each has its own lattice.
     copy
         Return a copy instead of writing to `adata`.
-    table_key, image_key, shapes_key, coordinate_system
+    table_key, shapes_key, coordinate_system
         Of a SpatialData, as of :func:`~soscope_scverse.tl.enhance`. Slots are written to the table, positions in the
         coordinates of the shapes and ``obsm["spatial"]`` with them; `cells` may be the name of shapes.
 
@@ -98,8 +98,9 @@ def subspots(
     TypeError
         If `cells` is no table of cells.
     """
+    check.given(subspots, locals())
     _check_one_division(n_subspots, positions, cells, exposure, spot_diameter)
-    xy = check.positions(adata)
+    xy = check.positions(check.anndata(adata))
     if not len(xy):
         msg = "Expected at least one spot to divide, found none."
         raise ValueError(msg)
@@ -171,9 +172,6 @@ def _divide(
     geometry: Literal["auto", "square", "hex"],
 ) -> Division:
     """Subspots of all sections and what to note of their lattices."""
-    if geometry not in ("auto", "square", "hex"):
-        msg = f"Expected `geometry` to be 'auto', 'square' or 'hex', found {geometry!r}."
-        raise ValueError(msg)
     array = check.array_index(adata)
     lattices = {}
     for section in np.unique(sections):
@@ -239,7 +237,7 @@ def resolve_n_subspots(n_subspots: int | str, kind: LatticeKind) -> int:
 
 def _check_positions(positions: np.ndarray, n_spots: int) -> np.ndarray:
     """User-given subspot positions as float64, after checks."""
-    positions = np.array(positions, dtype=float)
+    positions = check.numbers("`positions`", positions).astype(float)
     if positions.ndim != 3 or positions.shape[0] != n_spots or positions.shape[2] != 2:
         msg = f"Expected `positions` to be n_spots x n_subspots x 2 with n_spots = {n_spots}, found {positions.shape}."
         raise ValueError(msg)

@@ -17,6 +17,7 @@ from soscope_scverse import _keys as keys
 from soscope_scverse import _validation as check
 from soscope_scverse._arrays import Matrix
 from soscope_scverse._mudata import modality, spots_of
+from soscope_scverse._spatialdata import accepts_spatialdata
 from soscope_scverse.pp.lattice import Lattice, lattice_or_none
 
 _CHUNK_VALUES = 500_000
@@ -24,6 +25,7 @@ _N_NEAREST = 6  # neighbours where there is no lattice
 _ROUNDING = 1.001  # a spot at the radius is within it
 
 
+@accepts_spatialdata
 def spot_graph(
     adata: AnnData | MuData,
     *,
@@ -68,6 +70,9 @@ def spot_graph(
         Name of the slot in ``obsp``.
     copy
         Return a copy instead of writing to `adata`.
+    table_key, shapes_key
+        Of a SpatialData, as of :func:`~soscope_scverse.tl.enhance`; the graph is
+        written to the table.
 
     Returns
     -------
@@ -77,15 +82,14 @@ def spot_graph(
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If coordinates are missing, profiles are not finite, `strength` is not above 1, more than one range is given,
         `n_neighbors` or `n_rings` is below 1, or `radius` is not above 0.
     """
-    if not strength > 1:
-        msg = f"Expected `strength` above 1, found {strength}."
-        raise ValueError(msg)
-    _check_range(n_neighbors, n_rings, radius)
-    spots = spots_of(adata)
+    check.given(spot_graph, locals())
+    check.text("key_added", key_added)
+    _check_one_range(n_neighbors, n_rings, radius)
+    spots = spots_of(check.spots(adata))
     xy = check.positions(spots)
     profiles = _profiles(adata, layer)
     sections = check.sections(spots, library_key)
@@ -196,17 +200,12 @@ def _warn_isolated(adata: AnnData, isolated: np.ndarray) -> None:
         )
 
 
-def _check_range(n_neighbors: int | None, n_rings: int | None, radius: float | None) -> None:
+def _check_one_range(n_neighbors: int | None, n_rings: int | None, radius: float | None) -> None:
     ranges = {"n_neighbors": n_neighbors, "n_rings": n_rings, "radius": radius}
     given = {name: value for name, value in ranges.items() if value is not None}
     if len(given) > 1:
         msg = f"Expected one of `n_neighbors`, `n_rings` and `radius`, found {given}."
         raise ValueError(msg)
-    for name, value in given.items():
-        if not (value > 0 if name == "radius" else value >= 1):
-            limit = "above 0" if name == "radius" else "at least 1"
-            msg = f"Expected `{name}` to be {limit}, found {value}. Leave it out for the lattice neighbours."
-            raise ValueError(msg)
 
 
 def _pairs(

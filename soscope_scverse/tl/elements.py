@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import wraps
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
+import zarr
 from anndata import AnnData
 
 from soscope_scverse import _keys as keys
 from soscope_scverse import _validation as check
-from soscope_scverse._spatialdata import OPTIONS, SpatialSection, is_spatialdata, with_options
-from soscope_scverse.pp.geometry import unit_subspots
-from soscope_scverse.pp.graphs import nearest_distance
+from soscope_scverse._spatialdata import SpatialSpots, is_spatialdata, take_options, with_options
+from soscope_scverse.im.features import needs_picture
+from soscope_scverse.im.source import embedded_image, open_image
+from soscope_scverse.pp.outlines import subspot_outline
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -54,20 +59,21 @@ def to_spatialdata(
     from spatialdata.models import Image2DModel
     from spatialdata.transformations import Affine, Identity
 
-    from soscope_scverse import im
-
-    check.positions(check.anndata(enhanced))
-    if image is None and (embedded := im.embedded_image(enhanced)) is not None:
+    if not len(check.positions(check.anndata(enhanced))):
+        msg = "Expected at least one subspot in `enhanced`, found none."
+        raise ValueError(msg)
+    if image is None and (embedded := embedded_image(enhanced)) is not None:
         image, image_scale = embedded
     images = {}
     if image is not None:
-        source = im.open_image(image, scale=image_scale)
+        source = open_image(image, scale=image_scale)
         place = Affine(np.linalg.inv(source.matrix), ("x", "y"), ("x", "y"))
         pixels, dims = source.lazy_pixels()
         images[f"{key_added}_image"] = Image2DModel.parse(pixels, dims=dims, transformations={"global": place})
     shapes = _shapes_element(_outlines(enhanced), {"global": Identity()})
     name = _shapes_name(key_added)
-    return SpatialData(images=images, shapes={name: shapes}, tables={key_added: _table(enhanced, name)})
+    table = _table(enhanced, np.full(enhanced.n_obs, name))
+    return SpatialData(images=images, shapes={name: shapes}, tables={key_added: table})
 
 
 def enhances_spatialdata(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -77,7 +83,7 @@ def enhances_spatialdata(function: Callable[..., Any]) -> Callable[..., Any]:
     def wrapper(adata: Any, **kwargs: Any) -> Any:
         if not is_spatialdata(adata):
             return function(adata, **kwargs)
-        options = {name: kwargs.pop(name, default) for name, default in OPTIONS.items()}
+        options, image_key = take_options(function, kwargs)
         key_added, overwrite = kwargs.pop("key_added", "enhanced"), kwargs.pop("overwrite", False)
         returns_model = kwargs.pop("return_model", False)
         if kwargs.get("out") is not None:
@@ -86,49 +92,61 @@ def enhances_spatialdata(function: Callable[..., Any]) -> Callable[..., Any]:
                 "if that is."
             )
             raise ValueError(msg)
-        if kwargs.get("image") is not None and options["image_key"] is not None:
-            msg = f"Expected one of `image` and `image_key`, found both ({options['image_key']!r})."
-            raise ValueError(msg)
-        _check_names(adata, key_added, overwrite=overwrite)
-        image_key = options.pop("image_key")
-        section = SpatialSection(adata, **options)
-        spots = section.spots()
-        if kwargs.get("image") is None and (image_key is not None or _needs_picture(spots, kwargs)):
-            kwargs["image"] = section.picture(image_key)
-        cells = kwargs.get("cells")
-        if isinstance(cells, str):
-            kwargs["cells"] = section.shapes(cells)
-        enhanced, model = function(spots, **kwargs, return_model=True)
+        spots = SpatialSpots(adata, **options)
+        names = _shapes_names(key_added, spots)
+        _check_names(adata, key_added, names.values(), overwrite=overwrite)
+        table = spots.adata()
+        looks = image_key is not None or looks_at_picture(table, kwargs.get("encoder"), kwargs.get("sources"))
+        kwargs = spots.complete(kwargs, image_key=image_key, looks=looks)
+        enhanced, model = function(table, **kwargs, return_model=True)
         enhanced.uns[keys.RESULT]["spatialdata"] = {
             name: value for name, value in {**options, "image_key": image_key}.items() if value is not None
         }
-        shapes = _shapes_element(_outlines(enhanced, kwargs.get("cells")), section.systems)
-        _add(adata, shapes, enhanced, key_added)
+        shapes, table = _elements(spots, enhanced, kwargs.get("cells"), names)
+        _add(adata, shapes, table, key_added)
         return (adata, model) if returns_model else adata
 
     return with_options(function, wrapper, key_added="enhanced")
 
 
-def _needs_picture(spots: AnnData, kwargs: Mapping[str, Any]) -> bool:
-    without = kwargs.get("sources") == "positions" or kwargs.get("encoder") in ("noise", "precomputed")
-    return not without and keys.FEATURES not in spots.obsm
+def _elements(
+    spots: SpatialSpots, enhanced: AnnData, cells: Any, names: Mapping[str, str]
+) -> tuple[dict[str, GeoDataFrame], AnnData]:
+    """Shapes of the subspots of every section, by their names, and the table that annotates them."""
+    shapes, regions = {}, np.empty(enhanced.n_obs, dtype=object)
+    for section, rows in spots.rows(enhanced).items():
+        outlines = _outlines(enhanced[rows], cells)
+        shapes[names[section]] = _shapes_element(outlines, spots.sections[section].systems)
+        regions[rows] = names[section]
+    return shapes, _table(enhanced, regions)
 
 
-def _shapes_name(key_added: str) -> str:
+def looks_at_picture(spots: AnnData, encoder: Any, sources: str | None) -> bool:
+    """Whether the picture still has to be described."""
+    return sources != "positions" and needs_picture(encoder) and keys.FEATURES not in spots.obsm
+
+
+def _shapes_name(key_added: str, section: str | None = None) -> str:
     """Of the shapes: no two elements of a SpatialData have the same name."""
-    return f"{key_added}_subspots"
+    return f"{key_added}_subspots" if section is None else f"{key_added}_{section}_subspots"
+
+
+def _shapes_names(key_added: str, spots: SpatialSpots) -> dict[str, str]:
+    """Of the shapes of each section."""
+    several = spots.library_key is not None
+    return {section: _shapes_name(key_added, section if several else None) for section in spots.sections}
 
 
 def _on_disk(sdata: SpatialData) -> set[str]:
     return set(sdata.elements_paths_on_disk()) if sdata.is_backed() else set()
 
 
-def _check_names(sdata: SpatialData, key_added: str, *, overwrite: bool) -> None:
+def _check_names(sdata: SpatialData, key_added: str, shapes: Collection[str], *, overwrite: bool) -> None:
     """Raise unless the result can have its names."""
     from spatialdata import SpatialData
 
     SpatialData(tables={key_added: AnnData()})  # a name that SpatialData takes
-    wanted = {f"tables/{key_added}", f"shapes/{_shapes_name(key_added)}"}
+    wanted = {f"tables/{key_added}", *(f"shapes/{name}" for name in shapes)}
     names = {path.partition("/")[2] for path in wanted}
     there = {f"{kind}/{name}" for kind, name, _ in sdata.gen_elements()} | _on_disk(sdata)
     taken = sorted(path for path in there if path.partition("/")[2] in names)
@@ -139,41 +157,58 @@ def _check_names(sdata: SpatialData, key_added: str, *, overwrite: bool) -> None
         raise ValueError(msg)
 
 
-def _add(sdata: SpatialData, shapes: GeoDataFrame, enhanced: AnnData, key_added: str) -> None:
-    """Put the result into a SpatialData, and on disk if that is; both elements or none."""
-    name = _shapes_name(key_added)
-    table = _table(enhanced, name)
-    _remove(sdata, key_added)
-    try:
-        sdata.shapes[name] = shapes
-        sdata.tables[key_added] = table
-        if sdata.is_backed():
-            sdata.write_element([name, key_added])
-    except BaseException:
-        _remove(sdata, key_added)
-        raise
+def _add(sdata: SpatialData, shapes: Mapping[str, GeoDataFrame], table: AnnData, key_added: str) -> None:
+    """Put the result into a SpatialData, and on disk if that is: all elements or none, which replace those there."""
+    from spatialdata import SpatialData
+
+    result = SpatialData(shapes=dict(shapes), tables={key_added: table})
+    if sdata.is_backed():
+        is_consolidated = sdata.has_consolidated_metadata()
+        _write(result, Path(sdata.path))
+        if is_consolidated:
+            sdata.write_consolidated_metadata()
+    for kind, name, element in list(result.gen_elements()):
+        there = getattr(sdata, kind)
+        there.pop(name, None)
+        there[name] = element
 
 
-def _remove(sdata: SpatialData, key_added: str) -> None:
-    """Remove a result, the table first, since it annotates the shapes."""
-    if sdata.is_backed() and sdata.has_consolidated_metadata():
-        sdata.write_consolidated_metadata()  # what was written in part, or by a process that ended, is listed
-    stored = {path.partition("/")[2] for path in _on_disk(sdata)}
-    for name, elements in ((key_added, sdata.tables), (_shapes_name(key_added), sdata.shapes)):
-        if name in stored:
-            sdata.delete_element_from_disk(name)
-        if name in elements:
-            del elements[name]
+def _write(result: SpatialData, store: Path) -> None:
+    """Write the elements of a result beside a store and, complete, move them there.
+
+    A process that is killed leaves the store as it was, or, while elements are moved, without some of the result.
+    """
+    root = zarr.open_group(store, mode="r+", use_consolidated=False)
+    with TemporaryDirectory(prefix=f".{store.stem}.", suffix=".part", dir=store.parent) as folder:
+        new, old = Path(folder, "new"), Path(folder, "old")
+        zarr.create_group(new, zarr_format=root.metadata.zarr_format, attributes=dict(root.attrs))
+        result.path = new
+        result.write_element([name for _, name, _ in result.gen_elements()])
+        _drop_consolidated(root, store)  # it would tell of what is moved away
+        paths = result.elements_paths_in_memory()
+        for path in reversed(paths):  # the table first, since it annotates the shapes
+            root.require_group(path.partition("/")[0])
+            if (store / path).exists():
+                (old / path).parent.mkdir(parents=True, exist_ok=True)
+                (store / path).rename(old / path)
+        for path in paths:
+            (new / path).rename(store / path)
 
 
-def _table(enhanced: AnnData, shapes_name: str) -> AnnData:
+def _drop_consolidated(root: zarr.Group, store: Path) -> None:
+    """Take the consolidated metadata away: of zarr 3 they are part of the metadata of the root, of 2 a file."""
+    root.update_attributes({})
+    (store / ".zmetadata").unlink(missing_ok=True)
+
+
+def _table(enhanced: AnnData, regions: np.ndarray) -> AnnData:
     from spatialdata.models import TableModel
 
     table = enhanced.copy()
-    table.obs[_REGION_KEY] = shapes_name
-    table.obs[_REGION_KEY] = table.obs[_REGION_KEY].astype("category")
+    table.obs[_REGION_KEY] = pd.Categorical(regions)
     table.obs[_INSTANCE_KEY] = table.obs_names.to_numpy(object)
-    return TableModel.parse(table, region=shapes_name, region_key=_REGION_KEY, instance_key=_INSTANCE_KEY)
+    names = table.obs[_REGION_KEY].cat.categories.tolist()
+    return TableModel.parse(table, region=names, region_key=_REGION_KEY, instance_key=_INSTANCE_KEY)
 
 
 def _shapes_element(shapes: GeoDataFrame, transformations: Mapping[str, Any]) -> GeoDataFrame:
@@ -192,34 +227,7 @@ def _outlines(enhanced: AnnData, cells: Any = None) -> GeoDataFrame:
         own = cells.set_axis(cells.index.astype(str)).loc[names]
         radius = {"radius": own["radius"].to_numpy()} if "radius" in own else None
         return GeoDataFrame(radius, geometry=own.geometry.to_numpy(), index=names)
-    xy = check.positions(enhanced)
-    info = enhanced.uns.get(keys.RESULT, {}).get("geometry", {})
-    if info.get("geometry") in ("square", "hex"):
-        corners = xy[:, None] + _corners(info["geometry"], _fine_basis(enhanced, xy, info))
-        return GeoDataFrame(geometry=shapely.polygons(corners), index=names)
-    diameter = info["subspot_diameter"] if "subspot_diameter" in info else nearest_distance(xy)
+    xy, (corners, diameter) = check.positions(enhanced), subspot_outline(enhanced)
+    if corners is not None:
+        return GeoDataFrame(geometry=shapely.polygons(xy[:, None] + corners), index=names)
     return GeoDataFrame({"radius": np.full(len(xy), diameter / 2)}, geometry=shapely.points(xy), index=names)
-
-
-def _fine_basis(enhanced: AnnData, xy: np.ndarray, info: Mapping[str, Any]) -> np.ndarray:
-    """Lattice vectors of the subspots of this section; what is noted of the spots is that of the first section."""
-    n_subspots = int(info["n_subspots"])
-    index, noted = unit_subspots(info["geometry"], np.asarray(info["basis"]), n_subspots)
-    index = index[enhanced.obs[keys.SUBSPOT].to_numpy(int)]
-    spot = enhanced.obs[keys.SPOT].astype("category").cat.codes.to_numpy()
-    index, xy = (values - _means(values, spot) for values in (index, xy))
-    # the smallest change of what is noted, which stays where too few subspots are left to tell
-    return noted + np.linalg.lstsq(index, xy - index @ noted, rcond=1e-6)[0]
-
-
-def _means(values: np.ndarray, group: np.ndarray) -> np.ndarray:
-    """Mean of the group of every row."""
-    sums = np.stack([np.bincount(group, column) for column in values.T], axis=1)
-    return (sums / np.bincount(group)[:, None])[group]
-
-
-def _corners(kind: str, basis: np.ndarray) -> np.ndarray:
-    """Corners of the cell of a lattice around 0, in turn: halfway to the neighbours, or the middles of triangles."""
-    if kind == "square":
-        return np.array([[-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [-0.5, 0.5]]) @ basis
-    return np.array([[1, 1], [-1, 2], [-2, 1], [-1, -1], [1, -2], [2, -1]]) / 3 @ basis

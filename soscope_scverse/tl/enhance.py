@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from importlib.metadata import version
-from os import PathLike
+from os import PathLike, fspath
+from platform import python_version
 from typing import Any, Literal
 
 import numpy as np
@@ -20,15 +21,19 @@ from soscope_scverse import _keys as keys
 from soscope_scverse import _validation as check
 from soscope_scverse import im, pp
 from soscope_scverse._mudata import joined, modality
+from soscope_scverse._warnings import recorded_warnings
 from soscope_scverse.data.transfer import with_features
+from soscope_scverse.im.features import needs_picture
 from soscope_scverse.model import SoScope
 from soscope_scverse.module.likelihoods import LIKELIHOODS
-from soscope_scverse.tl.elements import enhances_spatialdata
+from soscope_scverse.tl.elements import enhances_spatialdata, looks_at_picture
 from soscope_scverse.tl.presets import PRESETS
 
 logger = logging.getLogger(__name__)
 
 _N_GENES = 500
+_PACKAGES = ("anndata", "lightning", "numpy", "scvi-tools", "torch", "torch-geometric")
+"""Those whose versions are noted: what they do decides on the numbers of a result."""
 
 
 @enhances_spatialdata
@@ -55,6 +60,8 @@ def enhance(
     features_kwargs: Mapping[str, Any] | None = None,
     model_kwargs: Mapping[str, Any] | None = None,
     train_kwargs: Mapping[str, Any] | None = None,
+    checkpoint_dir: str | PathLike | None = None,
+    resume: bool = False,
     save_model: str | PathLike | None = None,
     return_model: bool = False,
     out: str | PathLike | None = None,
@@ -74,7 +81,7 @@ def enhance(
         genes are read. In a MuData, positions, picture and other slots of the spots are at the top or in a
         modality, and `layer`, `genes` and `likelihood` are dicts by modality. To a SpatialData the result is added:
         the spots are shapes (or labels) that a table annotates, positions are their centroids, pictures are found
-        through the transformations, and `cells` may be the name of shapes.
+        through the transformations, `cells` may be the name of shapes, and several elements of one table are sections.
     image
         Picture of the tissue: path, array, squidpy ``ImageContainer``, SpatialData image element, or a dict of them by
         section. None takes the picture in ``uns["spatial"]``; without any, positions alone are used.
@@ -118,6 +125,9 @@ def enhance(
     features_kwargs, model_kwargs, train_kwargs
         Further arguments of :func:`~soscope_scverse.im.features` (``weights``, ``context``, ``cache``, ...), of
         :class:`~soscope_scverse.model.SoScope` and of its ``train``.
+    checkpoint_dir, resume
+        Folder of a checkpoint of the training, and whether to go on from one that is there, so that a job that was
+        killed is simply run again; see :meth:`~soscope_scverse.model.SoScope.train`.
     save_model
         New directory to save the trained model and its spots to, for
         :meth:`SoScope.load <soscope_scverse.model.SoScope.load>`.
@@ -130,99 +140,119 @@ def enhance(
     table_key
         Of a SpatialData: the table with the profiles.
     image_key
-        Its picture. Default: the only one in a coordinate system of the spots; without any, positions alone are used.
+        Its picture, a dict by element where the table annotates several. Default: the only one in a coordinate system
+        of the spots; without any, positions alone are used.
     shapes_key
-        Its spots. Needed where the table annotates several elements.
+        Its spots: the one of the elements that the table annotates to enhance. Default: all, each as a section, with
+        the column of the table that tells them as `library_key`.
     coordinate_system
         In which spots, picture and cells lie over each other. Needed where the answer is not the same in all that they
         share.
     key_added
-        Name of the table to add; its shapes are ``"{key_added}_subspots"``.
+        Name of the table to add; its shapes are ``"{key_added}_subspots"``, of several elements
+        ``"{key_added}_{element}_subspots"``.
 
     Returns
     -------
     AnnData or MuData
-        The subspots, see :meth:`~soscope_scverse.model.SoScope.get_enhanced`, with ``uns["soscope"]``: version, seed,
-        arguments (JSON), geometry, encoder, whether the picture was used, and training history. With `return_model` a
-        tuple of this and the model.
+        The subspots, see :meth:`~soscope_scverse.model.SoScope.get_enhanced`, with ``uns["soscope"]``: version, those
+        of the packages below, arguments (JSON), geometry, encoder, whether the picture was used, what was warned of,
+        and training history. ``enhance(adata, **json.loads(enhanced.uns["soscope"]["arguments"]))`` makes the result
+        again; what was given as objects (pictures, cells, encoders) is listed under ``"inputs"`` and has to be passed
+        again. With `return_model` a tuple of this and the model.
     SpatialData
         Of a SpatialData the same object, with ``shapes["{key_added}_subspots"]``, the outlines of the subspots (squares
         or hexagons that tile the section, the shapes of the cells, else circles) with all transformations of the spots,
-        and ``tables[key_added]``, which annotates them; both are written to its zarr store if it has one. The rest of
-        it stays as it was.
+        and ``tables[key_added]``, which annotates them (region key "region", instance key "subspot_id"). Where it is on
+        disk, both are written beside its store and moved there when they are complete. The rest of it stays as it was.
 
     Raises
     ------
     ValueError, TypeError
         If the input does not fit; before the training starts.
+    KeyboardInterrupt
+        At Ctrl-C; nothing is written then.
 
     References
     ----------
     Li, Bao, Hou et al. Tissue characterization at an enhanced resolution across spatial omics platforms with deep
     generative model. Nature Communications 15, 6541 (2024).
     """
-    check.one_of("preset", preset, list(PRESETS))
-    check.one_of("sources", sources, ["both", "picture", "positions"])
+    check.given(enhance, locals())
+    _check_keywords(features_kwargs, model_kwargs, train_kwargs)
     if expectation is None:
         expectation = PRESETS[preset].expectation
     arguments = {
-        "image": _describe(image),
+        "image": image,
         "image_scale": image_scale,
         "n_subspots": n_subspots,
-        "cells": _describe(cells),
+        "cells": cells,
         "layer": layer,
-        "genes": {k: list(v) for k, v in genes.items()} if isinstance(genes, Mapping) else genes and list(genes),
+        "genes": {k: _names(v) for k, v in genes.items()} if isinstance(genes, Mapping) else _names(genes),
         "likelihood": likelihood,
-        "encoder": encoder if isinstance(encoder, str) else _describe(encoder),
+        "encoder": encoder,
         "sources": sources,
         "library_key": library_key,
         "batch_key": batch_key,
         "preset": preset,
         "expectation": expectation,
         "n_samples": n_samples,
+        "seed": seed,
         "max_epochs": max_epochs,
         "accelerator": accelerator,
         "features_kwargs": dict(features_kwargs or {}),
         "model_kwargs": {**PRESETS[preset].model_kwargs, "sources": sources, **(model_kwargs or {})},
         "train_kwargs": dict(train_kwargs or {}),
     }
-    check.one_of("expectation", expectation, ["conditional", "prior"])
     check.new_path("save_model", save_model)
     if out is not None:
         check.output("out", out, overwrite=overwrite)
     check.no_mudata_on_disk(adata, out)
-    spots = _checked(adata, layer, genes, likelihood, library_key)
-    if batch_key is not None:
-        check.labels(spots, "batch_key", batch_key, "batch")
-    without = sources == "positions" or arguments["encoder"] == "noise"
-    has_picture = not without and _find_picture(spots, image, image_scale, library_key, needed=sources == "picture")
-    looks = has_picture and keys.FEATURES not in spots.obsm
-    if looks and (counts := _first_counts(adata, layer, likelihood)) is not None:
-        whole, of_counts = counts
-        im.check_alignment(whole, image, image_scale=image_scale, library_key=library_key, layer=of_counts)
-
-    _divide(spots, n_subspots, cells, library_key)
-    if keys.SPOT_GRAPH not in spots.obsp:
-        pp.spot_graph(spots, layer=layer, library_key=library_key)
-    if looks or arguments["encoder"] in ("precomputed", "noise"):
-        logger.info("Extracting image features (encoder=%s).", arguments["encoder"])
-        options = {"encoder": encoder, "image_scale": image_scale, "library_key": library_key}
-        im.features(spots, image, **options | arguments["features_kwargs"])
-    if has_picture and image is not None:
-        _embed_thumbnails(spots, image, image_scale, library_key)
-
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        slots = {"layer": layer, "library_key": library_key, "batch_key": batch_key}
-        model = _model(spots, likelihood, slots, arguments["model_kwargs"])
-        model.train(**{"max_epochs": max_epochs, "accelerator": accelerator} | arguments["train_kwargs"])
-        if save_model is not None:
-            _save(model, save_model)
-        uns = {keys.RESULT: _record(spots, model, seed, arguments)}
-        enhanced = model.get_enhanced(
-            expectation=expectation, n_samples=n_samples, out=out, overwrite=overwrite, uns=uns
+    with recorded_warnings() as warned:
+        spots = _checked(adata, layer, genes, likelihood, library_key)
+        if batch_key is not None:
+            check.labels(spots, "batch_key", batch_key, "batch")
+        name = encoder if isinstance(encoder, str) else type(encoder).__name__
+        without = sources == "positions" or name == "noise"
+        looks = looks_at_picture(spots, encoder, sources) and _find_picture(
+            spots, image, image_scale, library_key, needed=sources == "picture"
         )
+        if looks and (counts := _first_counts(adata, layer, likelihood)) is not None:
+            whole, of_counts = counts
+            im.check_alignment(whole, image, image_scale=image_scale, library_key=library_key, layer=of_counts)
+
+        _divide(spots, n_subspots, cells, library_key)
+        if keys.SPOT_GRAPH not in spots.obsp:
+            pp.spot_graph(spots, layer=layer, library_key=library_key)
+        if looks or not needs_picture(encoder):
+            logger.info("Extracting image features (encoder=%s).", name)
+            options = {"encoder": encoder, "image_scale": image_scale, "library_key": library_key}
+            im.features(spots, image, **options | arguments["features_kwargs"])
+        if image is not None and not without:
+            _embed_thumbnails(spots, image, image_scale, library_key)
+
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            slots = {"layer": layer, "library_key": library_key, "batch_key": batch_key}
+            model = _model(spots, likelihood, slots, arguments["model_kwargs"])
+            options = {"max_epochs": max_epochs, "accelerator": accelerator} | arguments["train_kwargs"]
+            model.train(**options, checkpoint_dir=checkpoint_dir, resume=resume)
+            if model.trainer is not None and model.trainer.interrupted:
+                raise KeyboardInterrupt  # the warning of the training tells; nothing has been written
+            if save_model is not None:
+                _save(model, save_model)
+            uns = {keys.RESULT: _record(spots, model, arguments, warned)}
+            enhanced = model.get_enhanced(
+                expectation=expectation, n_samples=n_samples, out=out, overwrite=overwrite, uns=uns
+            )
     return (enhanced, model) if return_model else enhanced
+
+
+def _check_keywords(features_kwargs: Any, model_kwargs: Any, train_kwargs: Any) -> None:
+    """Raise unless the further arguments of all steps are theirs."""
+    check.keywords("features_kwargs", features_kwargs or {}, im.features)
+    check.keywords("model_kwargs", model_kwargs or {}, SoScope.__init__)
+    check.keywords("train_kwargs", train_kwargs or {}, SoScope.train)
 
 
 def _checked(data: AnnData | MuData, layer: Any, genes: Any, likelihood: Any, library_key: str | None) -> Any:
@@ -263,14 +293,12 @@ def _checked_spots(
     check.one_of("likelihood", likelihood, list(LIKELIHOODS))
     check.positions(adata)
     check.sections(adata, library_key)
+    check.libraries(adata)
     check.profiles(adata, layer)
     if genes is not None:
         chosen = check.genes(adata, genes)
     elif "highly_variable" in adata.var:
-        chosen = adata.var_names[adata.var["highly_variable"].to_numpy(bool)].tolist()
-        if not chosen:
-            msg = "Expected genes marked in `adata.var['highly_variable']`, found none. Name them with `genes=`."
-            raise ValueError(msg)
+        chosen = check.highly_variable(adata)
     elif adata.n_vars <= _N_GENES:
         chosen = adata.var_names.tolist()
     else:
@@ -288,9 +316,7 @@ def _checked_spots(
 def _find_picture(
     spots: AnnData | MuData, image: Any, image_scale: float | None, library_key: str | None, *, needed: bool
 ) -> bool:
-    """Whether there is a picture or its features; raises if coordinates leave it, warns if there is none."""
-    if keys.FEATURES in spots.obsm:
-        return True
+    """Whether there is a picture; raises if coordinates leave it, warns if there is none."""
     if image is None:
         libraries = [None] if library_key is None else np.unique(check.sections(spots, library_key)).tolist()
         embedded = [im.embedded_image(spots, library) for library in libraries]
@@ -345,13 +371,20 @@ def _save(model: SoScope, path: str | PathLike) -> None:
         model.save(str(path), save_anndata=True)
 
 
-def _record(spots: AnnData | MuData, model: SoScope, seed: int, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Everything needed to make the result again, in types that h5ad and zarr can hold."""
+def _record(spots: AnnData | MuData, model: SoScope, arguments: dict[str, Any], warned: list[str]) -> dict[str, Any]:
+    """Everything needed to make the result again, in types that h5ad and zarr can hold.
+
+    Arguments that a file cannot hold, such as the pixels of a picture, are told in a few words under ``"inputs"``.
+    """
+    stored, inputs = _storable(arguments)
     record: dict[str, Any] = {
         "version": version("soscope-scverse"),
-        "seed": seed,
-        "arguments": json.dumps(arguments, default=str),
+        "versions": {"python": python_version(), **{name: version(name) for name in _PACKAGES}},
+        "seed": arguments["seed"],
+        "arguments": json.dumps(stored),
+        "inputs": json.dumps(inputs),
         "uses_picture": bool(model.module.uses_picture),
+        "warnings": np.array(warned, dtype=str),
         "history": {name: frame.to_numpy(float).ravel() for name, frame in (model.history or {}).items()},
     }
     for name, key in (("geometry", keys.SUBSPOTS), ("encoder", keys.FEATURES)):
@@ -360,13 +393,38 @@ def _record(spots: AnnData | MuData, model: SoScope, seed: int, arguments: dict[
     return record
 
 
+def _storable(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Arguments as JSON holds them, and those that it cannot hold in a few words; of ``..._kwargs`` entry by entry."""
+    stored: dict[str, Any] = {}
+    described: dict[str, Any] = {}
+    for name, value in arguments.items():
+        if name.endswith("_kwargs"):
+            stored[name], inside = _storable(value)
+            described |= {f"{name}.{entry}": words for entry, words in inside.items()}
+            continue
+        try:
+            stored[name] = json.loads(json.dumps(value, default=_simple))
+        except TypeError:
+            described[name] = _describe(value)
+    return stored, described
+
+
+def _names(genes: Any) -> Any:
+    return list(genes) if isinstance(genes, Iterable) and not isinstance(genes, str) else genes
+
+
 def _describe(thing: Any) -> Any:
-    """A picture or encoder in a few words; paths in full."""
-    if thing is None or isinstance(thing, str):
-        return thing
-    if isinstance(thing, PathLike):
-        return str(thing)
+    """A picture, cells or an encoder in a few words."""
     if isinstance(thing, Mapping):
         return {str(name): _describe(value) for name, value in thing.items()}
     shape = getattr(thing, "shape", None)
     return f"{type(thing).__name__}{'' if shape is None else f' of shape {tuple(shape)}'}"
+
+
+def _simple(value: Any) -> Any:
+    """Numbers and short lists of numpy and paths in Python's own types."""
+    if isinstance(value, PathLike):
+        return fspath(value)
+    if isinstance(value, np.generic | np.ndarray) and value.ndim < 2:
+        return value.tolist()
+    raise TypeError

@@ -1,0 +1,59 @@
+"""Spots over the tissue."""
+
+from __future__ import annotations
+
+from os import PathLike
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import EllipseCollection
+
+from soscope_scverse.pl.figures import panels, save_figure
+
+if TYPE_CHECKING:
+    from soscope_scverse.im import Alignment
+
+_WIDTH = 6
+"""Of a panel, in inches."""
+
+
+def alignment(
+    alignment: Alignment, *, ax: np.ndarray | Axes | None = None, save: str | PathLike | None = None
+) -> np.ndarray:
+    """Draw the spots of every section over its picture, with the figures of their fit.
+
+    Parameters
+    ----------
+    alignment
+        Of :func:`~soscope_scverse.im.check_alignment`.
+    ax
+        One of the Axes for each section to draw on.
+    save
+        File to save the figure to.
+
+    Returns
+    -------
+    numpy.ndarray of Axes
+        One for each section.
+
+    Raises
+    ------
+    ValueError
+        If there are more or less Axes than sections.
+    """
+    sections = alignment.thumbnails
+    axes = panels(ax, (len(sections),), (_WIDTH, _WIDTH), f"one for each of the sections {list(sections)}")
+    for panel, (section, (picture, xy, diameter)) in zip(axes, sections.items(), strict=True):
+        given = alignment.table.loc[section].iloc[0]
+        panel.imshow(picture)
+        size = np.full(len(xy), diameter)
+        outlines = EllipseCollection(size, size, np.zeros(len(xy)), units="xy", offsets=xy, facecolors="none")
+        points = 72 * _WIDTH * diameter / picture.shape[1]
+        outlines.set(offset_transform=panel.transData, edgecolor="limegreen", rasterized=True)
+        outlines.set_linewidth(min(1, points / 10))  # the tissue is seen between small spots too
+        panel.add_collection(outlines, autolim=False)
+        panel.set_title(f"{section} {given['on_tissue']:.0%} on tissue, r = {given['correlation']:.2f}".strip())
+        panel.set_axis_off()
+    save_figure(axes[0], save)
+    return axes

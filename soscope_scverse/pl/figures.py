@@ -1,0 +1,51 @@
+"""The Axes that plots draw on, and the files they are saved to."""
+
+from __future__ import annotations
+
+from os import PathLike
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+
+_DPI = 150
+
+
+def panels(
+    ax: Any, shape: tuple[int, ...], size: tuple[float, float], what: str, *, in_column: bool = False
+) -> np.ndarray:
+    """Return the Axes given by the user as an array of this shape, or those of a new figure.
+
+    Parameters
+    ----------
+    ax
+        Axes, an array of them or lists of them; None makes a figure.
+    shape
+        (n_panels,) or (n_rows, n_columns).
+    size
+        Width and height of a new panel in inches.
+    what
+        What each of the Axes is for, to be named in the message.
+    in_column
+        Put n_panels below each other, with one x axis, instead of beside each other.
+    """
+    if ax is None:
+        n_rows, n_columns = (*shape, 1) if in_column else (1, *shape)[-2:]
+        size = (size[0] * n_columns, size[1] * n_rows)
+        _, ax = plt.subplots(n_rows, n_columns, figsize=size, squeeze=False, layout="constrained", sharex=in_column)
+        return ax.reshape(shape)
+    given = np.asarray(ax, dtype=object)
+    if shape == (1,) * len(shape) and given.ndim == 0:
+        given = given.reshape(shape)
+    if given.shape != shape:
+        wanted = " x ".join(map(str, shape))
+        msg = f"Expected `ax` to be {wanted} Axes, found shape {given.shape}. Pass {what}, or None for a new figure."
+        raise ValueError(msg)
+    return given
+
+
+def save_figure(ax: Axes, save: str | PathLike | None) -> None:
+    """Save the figure that holds these Axes, if there is a file to save it to."""
+    if save is not None:
+        ax.figure.figure.savefig(save, dpi=_DPI)  # of a subfigure, the whole figure

@@ -1,0 +1,67 @@
+"""Train with a checkpoint before every epoch: `train.py FOLDER CASE STEP` kills itself after that many steps."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback
+
+from soscope_scverse import SoScope, datasets, im, pp
+from soscope_scverse.data import splitter
+from soscope_scverse.model import checkpoints
+
+CASES = {
+    "whole": {"max_epochs": 12},
+    "tiles": {"max_epochs": 12, "batch_size": 20, "train_size": 0.9},
+    "steps": {"max_epochs": 2, "batch_size": 4, "train_size": 0.8},  # of the section, so that a pass takes two epochs
+    "early": {"max_epochs": 400, "train_size": 0.5, "early_stopping": True, "early_stopping_min_delta": 5.0},
+}
+
+
+class Kill(Callback):
+    """Ends the process without a word after some steps."""
+
+    def __init__(self, step):
+        self.left = step
+
+    def on_train_batch_end(self, *_):
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def spots():
+    adata, image, _ = datasets.synthetic_section(60, n_genes=8)
+    pp.subspots(adata)
+    pp.spot_graph(adata)
+    im.features(adata, image)
+    return adata
+
+
+def trained(adata, case, folder=None, *, seed=0, **options):
+    """A model after a training that goes on from what is in the folder."""
+    splitter._STEP_SPOTS = 4 if case == "steps" else 2048
+    checkpoints._SECONDS = 0
+    SoScope.setup_anndata(adata)
+    torch.manual_seed(seed)
+    model = SoScope(adata, test_picture=False)
+    run = {"checkpoint_dir": folder, "resume": folder is not None}
+    model.train(accelerator="cpu", enable_progress_bar=False, **CASES[case], **run, **options)
+    return model
+
+
+def bits(model):
+    """Everything that a training leaves: weights, history, and the random state, which draws show."""
+    weights = {name: value.numpy() for name, value in model.module.state_dict().items()}
+    curves = {
+        f"history {name}": np.c_[table.index.to_numpy(float), table.to_numpy(float)]
+        for name, table in model.history.items()
+    }
+    return weights | curves | {"draws": model.get_enhanced(n_samples=2).layers["counts"]}
+
+
+if __name__ == "__main__":
+    trained(spots(), sys.argv[2], Path(sys.argv[1]), callbacks=[Kill(int(sys.argv[3]))])

@@ -1,0 +1,313 @@
+"""Trainings that are killed, interrupted or diverge."""
+
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Callback
+
+from soscope_scverse import SoScope, tl
+from soscope_scverse.model import checkpoints
+
+SCRIPT = Path(__file__).parent / "scripts" / "train.py"
+QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
+train = runpy.run_path(str(SCRIPT))
+
+
+@pytest.fixture(autouse=True)
+def _before_every_epoch(monkeypatch):
+    from soscope_scverse.data import splitter
+
+    monkeypatch.setattr(checkpoints, "_SECONDS", 0)
+    monkeypatch.setattr(splitter, "_STEP_SPOTS", 2048)  # the script changes it
+
+
+def killed(folder, case, step):
+    alone = {name: value for name, value in os.environ.items() if not name.startswith("COV_CORE")}
+    command = [sys.executable, "-W", "ignore", str(SCRIPT), str(folder), case, str(step)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=alone)
+    assert done.returncode == -signal.SIGKILL, done.stderr[-4000:]
+
+
+def assert_same(a, b):
+    assert set(a) == set(b)
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+# "whole" pretrains for 2 steps and "early" for 66; "tiles" has 3 batches a step, "steps" 15 steps a pass
+@pytest.mark.parametrize(("case", "step"), [("whole", 1), ("tiles", 22), ("steps", 28), ("early", 90)])
+def test_a_killed_training_ends_with_the_bits_of_an_uninterrupted_one(prepared, tmp_path, case, step):
+    expected = train["bits"](train["trained"](prepared.copy(), case))
+    killed(tmp_path, case, step)
+    assert (tmp_path / "checkpoint.pt").exists()
+    # another seed: the random state is that of the checkpoint
+    assert_same(train["bits"](train["trained"](prepared.copy(), case, tmp_path, seed=7)), expected)
+
+
+def test_a_finished_training_is_taken_from_its_checkpoint(prepared, tmp_path, monkeypatch):
+    expected = train["bits"](train["trained"](prepared.copy(), "whole", tmp_path))
+    monkeypatch.setattr("soscope_scverse.model.training.Training.train", None)  # is not called
+    again = train["trained"](prepared.copy(), "whole", tmp_path, seed=7)
+    assert again.is_trained
+    assert_same(train["bits"](again), expected)
+
+
+def test_checkpoints_change_nothing(prepared, tmp_path):
+    plain = train["bits"](train["trained"](prepared.copy(), "tiles"))
+    assert_same(train["bits"](train["trained"](prepared.copy(), "tiles", tmp_path)), plain)
+
+
+class Stop(Callback):
+    """Raises an error after some steps."""
+
+    def __init__(self, step):
+        self.left = step
+
+    def on_train_batch_end(self, *_):
+        self.left -= 1
+        if self.left == 0:
+            raise RuntimeError("power")
+
+
+@pytest.fixture
+def stopped(prepared, tmp_path):
+    """Folder with the checkpoint of a training of `prepared` that ended early."""
+    with pytest.raises(RuntimeError, match="power"):
+        train["trained"](prepared.copy(), "whole", tmp_path, callbacks=[Stop(6)])
+    return tmp_path
+
+
+def go_on(adata, folder, model=None, **options):
+    SoScope.setup_anndata(adata)
+    model = SoScope(adata, test_picture=False, **(model or {}))
+    model.train(**{**train["CASES"]["whole"], **QUIET, "checkpoint_dir": folder, "resume": True, **options})
+
+
+def others(adata, kind):
+    if kind == "genes":
+        return adata[:, ::-1].copy()
+    other = adata.copy()
+    if kind == "spots":
+        other.obs_names = [f"other_{name}" for name in other.obs_names]
+    if kind == "profiles":
+        x = other.X.toarray()
+        x[3, 2] += 1
+        other.X = x
+    if kind == "image features":
+        other.obsm["subspot_features"] = other.obsm["subspot_features"][::-1].copy()
+    return other
+
+
+@pytest.mark.parametrize("kind", ["genes", "spots", "profiles", "image features"])
+def test_checkpoints_of_other_data_are_refused(prepared, stopped, kind):
+    name = "names of features" if kind == "genes" else kind
+    with pytest.raises(ValueError, match=f"checkpoint of this run .* with other .*{name}"):
+        go_on(others(prepared, kind), stopped)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lr": 0.01}, r"lr \(0.002 there, 0.01 here\)"),
+        ({"max_epochs": 13}, "max_epochs"),
+        ({"model": {"n_latent": 8}}, r"n_latent \('32' there, '8' here\)"),
+        ({"model": {"likelihood": "poisson"}}, "likelihood"),
+    ],
+    ids=str,
+)
+def test_checkpoints_of_other_arguments_are_refused(prepared, stopped, options, message):
+    with pytest.raises(ValueError, match=message):
+        go_on(prepared, stopped, **options)
+
+
+def test_inputs_that_were_computed_again_are_the_same_up_to_rounding(prepared, stopped):
+    prepared.obsm["subspot_features"] *= np.float32(1 + 1e-7)
+    go_on(prepared, stopped)
+
+
+def test_a_checkpoint_is_not_written_over_unasked(prepared, stopped):
+    before = (stopped / "checkpoint.pt").read_bytes()
+    with pytest.raises(ValueError, match="resume=True"):
+        go_on(prepared, stopped, resume=False)
+    assert (stopped / "checkpoint.pt").read_bytes() == before
+    with pytest.raises(ValueError, match="checkpoint_dir"):
+        go_on(prepared, None)
+
+
+@pytest.mark.parametrize("damage", [lambda raw: raw[: len(raw) // 2], lambda raw: b"", lambda raw: b"x" * 999])
+def test_damaged_checkpoints_are_refused(prepared, stopped, damage):
+    path = stopped / "checkpoint.pt"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match=r"cannot be read as one.*Remove it"):
+        go_on(prepared, stopped)
+
+
+def test_checkpoints_of_a_newer_format_are_refused(prepared, stopped):
+    path = stopped / "checkpoint.pt"
+    torch.save(torch.load(path, weights_only=True) | {"format": 99}, path)
+    with pytest.raises(ValueError, match="format 99"):
+        go_on(prepared, stopped)
+
+
+def test_a_checkpoint_runs_no_code(prepared, tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (os.mkdir, (str(tmp_path / "owned"),))
+
+    torch.save({"format": 1, "run": Evil()}, tmp_path / "checkpoint.pt")
+    with pytest.raises(ValueError, match="cannot be read"):
+        go_on(prepared, tmp_path)
+    assert not (tmp_path / "owned").exists()
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(prepared, tmp_path, monkeypatch):
+    save, calls = torch.save, []
+
+    def full(content, path):
+        calls.append(path)
+        save(content, path)
+        if len(calls) > 3:
+            Path(path).write_bytes(Path(path).read_bytes()[:1000])
+            raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full)
+        with pytest.raises(OSError, match="No space left"):
+            train["trained"](prepared.copy(), "whole", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
+    expected = train["bits"](train["trained"](prepared.copy(), "whole"))
+    assert_same(train["bits"](train["trained"](prepared.copy(), "whole", tmp_path)), expected)
+
+
+def test_what_killed_writers_left_is_removed(prepared, tmp_path):
+    (tmp_path / ".checkpoint.0123abcd.part.pt").write_bytes(b"half")
+    train["trained"](prepared, "whole", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+def test_training_draws_from_torch_alone(prepared):
+    import random
+
+    before = random.getstate(), np.random.get_state()[1].copy()  # noqa: NPY002
+    train["trained"](prepared, "tiles")
+    assert random.getstate() == before[0]
+    np.testing.assert_array_equal(np.random.get_state()[1], before[1])  # noqa: NPY002
+
+
+class Press(Callback):
+    """Ctrl-C after some steps."""
+
+    def __init__(self, *steps):
+        self.steps, self.step = steps, 0
+
+    def on_train_batch_end(self, *_):
+        self.step += 1
+        if self.step in self.steps:
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_ctrl_c_keeps_the_model(prepared):
+    SoScope.setup_anndata(prepared)
+    model = SoScope(prepared, test_picture=False)
+    with pytest.warns(UserWarning, match=r"interrupted \(Ctrl-C\) after 5 of 30 steps.*last step"):
+        model.train(30, callbacks=[Press(10)], **QUIET)  # 5 steps of the first phase come before
+    assert model.is_trained
+    assert len(model.history["train_loss"]) == 5
+    assert len(model.history["pretrain_train_loss"]) == 5
+    total = model.get_enhanced(n_samples=2).X.reshape(60, 7, 8).sum(axis=1)
+    np.testing.assert_allclose(total, prepared.X.toarray(), rtol=1e-4)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    model.train(2, **QUIET)
+
+
+def test_ctrl_c_keeps_the_best_weights(prepared):
+    SoScope.setup_anndata(prepared)
+    model = SoScope(prepared, test_picture=False)
+
+    class Worse(Press):
+        def on_train_batch_end(self, trainer, plan, *_):
+            if self.step == 20:
+                self.good = plan.module.baseline.detach().clone()
+                plan.module.baseline.data += 3  # and no score until the end
+            super().on_train_batch_end()
+
+    worse = Worse(24)
+    options = {"train_size": 0.8, "pretrain_epochs": 0, "lr": 1e-9}
+    with pytest.warns(UserWarning, match="scored best on the held-out molecules"):
+        model.train(60, callbacks=[worse], **options, **QUIET)
+    assert model.trainer.global_step == 24
+    baseline = model.module.baseline.detach() - np.log(1 / 0.8)  # at full depth
+    torch.testing.assert_close(baseline.float(), worse.good, rtol=1e-4, atol=1e-4)
+
+
+def test_ctrl_c_in_the_first_phase_and_a_second_one_end_at_once(prepared):
+    SoScope.setup_anndata(prepared)
+    for presses in ([Press(2)], [Press(10), Press(10)]):
+        model = SoScope(prepared, test_picture=False)
+        with pytest.raises(KeyboardInterrupt):
+            model.train(30, callbacks=presses, **QUIET)
+        assert not model.is_trained
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_ctrl_c_ends_enhance_with_nothing_written(section, tmp_path):
+    options = {"max_epochs": 30, "accelerator": "cpu", "save_model": tmp_path / "model", "out": tmp_path / "e.zarr"}
+    train_kwargs = {"enable_progress_bar": False, "callbacks": [Press(10)]}
+    with pytest.warns(UserWarning, match="interrupted"), pytest.raises(KeyboardInterrupt):
+        tl.enhance(section.adata, image=section.image, train_kwargs=train_kwargs, **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_on_the_command_line(section, tmp_path):
+    section.adata.write_h5ad(tmp_path / "in.h5ad")
+    command = [sys.executable, "-W", "ignore", "-m", "soscope_scverse.cli", "enhance", "in.h5ad", "--out", "out.zarr"]
+    options = ["--accelerator", "cpu", "--max-epochs", "100000", "--checkpoint-dir", "checkpoints"]
+    process = subprocess.Popen([*command, *options], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not (tmp_path / "checkpoints").exists():  # made when the training begins
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    told = process.communicate()[1]
+    assert process.returncode == 130, told
+    assert "Interrupted" in told
+    assert not (tmp_path / "out.zarr").exists()
+
+
+def test_enhance_resumes(section, tmp_path):
+    options = {"image": section.image, "max_epochs": 8, "accelerator": "cpu", "n_samples": 2}
+    expected = tl.enhance(section.adata, train_kwargs={"enable_progress_bar": False}, **options)
+    run = {"checkpoint_dir": tmp_path, "resume": True}
+    with pytest.raises(RuntimeError, match="power"):
+        tl.enhance(section.adata, train_kwargs={"enable_progress_bar": False, "callbacks": [Stop(5)]}, **run, **options)
+    for _ in range(2):  # from the checkpoint, then from the finished training
+        resumed = tl.enhance(section.adata, train_kwargs={"enable_progress_bar": False}, **run, **options)
+        np.testing.assert_array_equal(resumed.X, expected.X)
+        np.testing.assert_array_equal(resumed.layers["counts"], expected.layers["counts"])
+
+
+@pytest.mark.parametrize(
+    ("term", "words"),
+    [("reconstruction_loss", "reconstruction of the spots"), ("image_loss", "image regulariser")],
+)
+def test_divergence_names_the_term_and_what_to_try(prepared, monkeypatch, term, words):
+    SoScope.setup_anndata(prepared)
+    model = SoScope(prepared, test_picture=False)
+    loss = model.module.loss
+
+    def broken(*args, **kwargs):
+        output = loss(*args, **kwargs)
+        terms = output.extra_metrics if term == "image_loss" else output.reconstruction_loss
+        terms[term] = terms[term] * float("nan")
+        output.loss = output.loss * float("nan")
+        return output
+
+    monkeypatch.setattr(model.module, "loss", broken)
+    with pytest.raises(FloatingPointError, match=rf"epoch 0: the {words} not finite\. Lower the learning rate \(`lr="):
+        model.train(3, pretrain_epochs=0, **QUIET)

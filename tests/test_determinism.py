@@ -1,0 +1,84 @@
+"""The same call gives the same bits, and what is stored with a result is enough to make it again."""
+
+import json
+import os
+import subprocess
+import sys
+
+import anndata as ad
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from soscope_scverse import tl
+
+QUICK = {"max_epochs": 4, "accelerator": "cpu", "train_kwargs": {"enable_progress_bar": False}}
+
+
+def again(path, spots, **inputs):
+    """Make a result again from nothing but its file and the spots."""
+    record = ad.read_h5ad(path).uns["soscope"]
+    return tl.enhance(spots, **inputs, **json.loads(record["arguments"]))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"n_samples": 3, "seed": 4, "likelihood": "poisson", "n_subspots": 4},
+        {"preset": "paper", "genes": ("gene_2", "gene_5")},
+        {
+            "layer": "raw",
+            "library_key": "section",
+            "batch_key": "section",
+            "features_kwargs": {"context": (4.0, np.float64(8.0))},
+            "model_kwargs": {"n_latent": np.int64(8), "depth_noise": 0.1, "test_picture": False},
+            "train_kwargs": {"enable_progress_bar": False, "train_size": 0.8, "batch_size": 20, "max_epochs": 3},
+        },
+    ],
+    ids=["default", "draws", "paper", "many"],
+)
+def test_what_is_stored_makes_the_result_again(section, tmp_path, options):
+    adata = section.adata
+    adata.obs["section"] = "synthetic"
+    adata.layers["raw"] = adata.X.copy()
+    adata.var_names = [f"gene_{i}" for i in range(adata.n_vars)]
+    Image.fromarray(section.image).save(tmp_path / "section.png")
+    result = tl.enhance(adata, image=tmp_path / "section.png", **(QUICK | options))
+    result.write_h5ad(tmp_path / "result.h5ad")
+    repeated = again(tmp_path / "result.h5ad", adata)
+    assert repeated.var_names.equals(result.var_names)
+    np.testing.assert_array_equal(repeated.X, result.X)
+    for layer in result.layers:
+        np.testing.assert_array_equal(repeated.layers[layer], result.layers[layer])
+    assert repeated.uns["soscope"]["arguments"] == result.uns["soscope"]["arguments"]
+
+
+def test_what_a_file_cannot_hold_is_told(section, tmp_path):
+    options = {"train_kwargs": {"enable_progress_bar": False, "callbacks": []}, "max_epochs": 2, "accelerator": "cpu"}
+
+    def encoder(tiles):
+        return tiles.mean(axis=(1, 2))
+
+    result = tl.enhance(section.adata, image=section.image, encoder=encoder, **options)
+    result.write_h5ad(tmp_path / "result.h5ad")
+    inputs = json.loads(result.uns["soscope"]["inputs"])
+    assert inputs == {"image": f"ndarray of shape {section.image.shape}", "encoder": "function"}
+    repeated = again(tmp_path / "result.h5ad", section.adata, image=section.image, encoder=encoder)
+    np.testing.assert_array_equal(repeated.X, result.X)
+
+
+def test_the_same_bits_in_another_process(section, tmp_path):
+    section.adata.write_h5ad(tmp_path / "in.h5ad")
+    code = (
+        "import sys, anndata as ad, soscope_scverse as sos\n"
+        "options = {'max_epochs': 4, 'accelerator': 'cpu', 'train_kwargs': {'enable_progress_bar': False}}\n"
+        "sos.tl.enhance(ad.read_h5ad(sys.argv[1]), **options).write_h5ad(sys.argv[2])\n"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", code, tmp_path / "in.h5ad", tmp_path / "out.h5ad"]
+    # sums are taken in another order with another number of threads
+    subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())})
+    with pytest.warns(UserWarning, match="No picture"):
+        here = tl.enhance(ad.read_h5ad(tmp_path / "in.h5ad"), **QUICK)
+    np.testing.assert_array_equal(ad.read_h5ad(tmp_path / "out.h5ad").X, here.X)
