@@ -18,6 +18,7 @@ from PIL import Image
 from scipy import sparse
 
 from soscope_scverse import SoScope, bench, datasets, im, metrics, pl, pp, tl
+from soscope_scverse import _validation as check
 
 pytestmark = pytest.mark.filterwarnings("ignore:Observation names", "ignore:Variable names", "ignore:Transforming")
 
@@ -577,7 +578,7 @@ BAD_ARGUMENTS = {
     ("metrics.compactness", "labels"): [([1], "one label")],
     ("metrics.compactness", "positions"): [
         (np.full((6, 2), np.nan), "finite `positions`"),
-        ([1, 2], "finite `positions`"),
+        (np.zeros(6), "finite `positions`"),
     ],
     ("metrics.compactness", "n_sample"): [(0, "at least 1")],
     ("metrics.morans_i", "n_neighbors"): [(0, "at least 1"), (9, "`n_neighbors` < 6"), ("a", WHOLE)],
@@ -756,6 +757,35 @@ def test_a_view_becomes_a_copy_with_a_warning(prepared):
         pp.spot_graph(view)
     assert not view.is_view
     assert view.obsp["spot_graph"].shape == (50, 50)
+
+
+def test_a_result_belongs_to_its_spots(prepared, enhanced):
+    as_before(lambda a: check.spots_of_subspots(a, prepared), prepared, r"Expected a result with `enhanced.obs\['spot'")
+    as_before(
+        lambda a: check.spots_of_subspots(a, enhanced), prepared[5:].copy(), "5 of 60 are not .first: 'spot_0001'"
+    )
+
+
+def test_the_section_to_draw_has_to_be_named(prepared):
+    prepared.obs["slide"] = ["a", "b"] * 30
+    choose = check.section_rows
+    as_before(lambda a: choose(a, None, "a"), prepared, "found None with `library_id` 'a'")
+    as_before(lambda a: choose(a, "slide", None), prepared, r"one of the sections \['a', 'b'\] in 'slide', found None")
+    assert choose(prepared, "slide", "b").sum() == 30
+    prepared.uns["spatial"] = {"a": {}, "b": {}}
+    as_before(lambda a: choose(a, None, None), prepared, r"found None with the sections \['a', 'b'\] in `uns`")
+
+
+def test_image_features_of_another_encoder_are_refused(prepared, model):
+    prepared.uns["subspot_features"]["encoder"] = "inception_v3"
+    as_before(model.get_enhanced, prepared, "another `encoder`: 'inception_v3' instead of 'texture'")
+
+
+def test_results_are_not_written_over_unasked(model, tmp_path):
+    (tmp_path / "x.h5ad").write_text("mine")
+    with pytest.raises(ValueError, match="`out` to be a new path"):
+        model.get_enhanced(out=tmp_path / "x.h5ad")
+    assert (tmp_path / "x.h5ad").read_text() == "mine"
 
 
 # ---- the table of docs/reliability.md -------------------------------------------------------------------------------
