@@ -19,6 +19,7 @@ from scipy import sparse
 
 from soscope_scverse import SoScope, bench, datasets, im, metrics, pl, pp, tl
 from soscope_scverse import _validation as check
+from soscope_scverse.model.training import Training
 
 pytestmark = pytest.mark.filterwarnings("ignore:Observation names", "ignore:Variable names", "ignore:Transforming")
 
@@ -601,7 +602,7 @@ def test_bad_arguments_are_refused_before_any_work(calls, function, name, value,
     if function == "tl.enhance" and name not in ("image", "encoder", "cells", "n_subspots"):
         monkeypatch.setattr(import_module("soscope_scverse.im.features"), "_encode", no_work)
     if function == "train":
-        monkeypatch.setattr(SoScope, "_fit", no_work, raising=False)
+        monkeypatch.setattr(Training, "_fit", no_work)
     with pytest.raises((*REFUSED, FileNotFoundError), match=message):
         calls[function](**{name: value})
     assert not list(tmp_path.iterdir())
