@@ -11,7 +11,7 @@ from spatialdata.transformations import Identity, Scale
 
 from soscope_scverse import datasets, im, pp
 
-settings.register_profile("few", max_examples=15, derandomize=True, deadline=None, database=None)
+settings.register_profile("few", max_examples=10, derandomize=True, deadline=None, database=None)
 settings.register_profile("many", max_examples=500, deadline=None, print_blob=True)
 
 

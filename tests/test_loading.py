@@ -91,7 +91,7 @@ def test_other_spots_with_the_same_genes(folder, adata):
     [
         (lambda a: a[:, ::-1].copy(), "4 features that the model was trained on"),
         (lambda a: a[:, :3].copy(), "4 features that the model was trained on"),
-        (lambda a: ad.AnnData(a.X * 0.5, a.obs, a.var, a.uns, a.obsm, obsp=a.obsp), "raw counts"),
+        (lambda a: ad.AnnData(a.X * 0.5, a.obs, a.var, uns=a.uns, obsm=dict(a.obsm), obsp=dict(a.obsp)), "raw counts"),
     ],
     ids=["order", "genes", "likelihood"],
 )

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 
 from soscope_scverse import _keys as keys
 from soscope_scverse import _validation as check
-from soscope_scverse._arrays import columns, dense
+from soscope_scverse._arrays import columns, dense, layers_of
 from soscope_scverse.pl.figures import panels, save_figure
 from soscope_scverse.pl.sections import Places, draw_places, frame, panel_size, picture, places, set_up
 
@@ -194,8 +194,8 @@ def _check_draws(enhanced: AnnData) -> None:
     missing = [name for name in (keys.STD, keys.Q05, keys.Q95) if name not in enhanced.layers]
     if missing:
         msg = (
-            f"Expected the layers {missing} of draws in `enhanced.layers`, found {sorted(enhanced.layers)}. Draw with "
-            "`tl.enhance(..., n_samples=100)` or `SoScope.get_enhanced(n_samples=100)`."
+            f"Expected the layers {missing} of draws in `enhanced.layers`, found {sorted(layers_of(enhanced))}. "
+            "Draw with `tl.enhance(..., n_samples=100)` or `SoScope.get_enhanced(n_samples=100)`."
         )
         raise ValueError(msg)
 
