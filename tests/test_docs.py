@@ -90,6 +90,7 @@ def test_the_citation_is_of_this_version():
     assert stated[1] == sos.__version__
 
 
+@pytest.mark.filterwarnings("ignore:Observation names are not unique:UserWarning")  # spatialdata, before they are
 def test_the_examples_of_spatialdata_run(as_visium, monkeypatch):
     pytest.importorskip("spatialdata_plot")
     monkeypatch.setattr("matplotlib.pyplot.show", lambda *args, **kwargs: None)

@@ -51,7 +51,7 @@ def test_scanpy_and_squidpy(enhanced, tmp_path):
     assert enhanced.obs["leiden"].nunique() > 1
     sc.tl.rank_genes_groups(enhanced, "leiden")
     assert set(enhanced.uns["rank_genes_groups"]["names"][0]) <= set(enhanced.var_names)
-    sq.gr.spatial_neighbors(enhanced)
+    sq.gr.spatial_neighbors_knn(enhanced, n_neighs=6)
     neighbours = np.diff(enhanced.obsp["spatial_connectivities"].indptr)
     assert np.median(neighbours) == 6
     sq.gr.spatial_autocorr(enhanced, mode="moran", n_perms=None)

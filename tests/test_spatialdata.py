@@ -375,6 +375,7 @@ def test_a_killed_process_leaves_a_store_that_reads(sdata, tmp_path, moment):
     np.testing.assert_array_equal(sd.read_zarr(store)["enhanced"].X, sdata["enhanced"].X)
 
 
+@pytest.mark.filterwarnings("ignore:SpatialData is not stored in the most current format:UserWarning")
 def test_stores_of_zarr_2_stay_so(sdata, tmp_path):
     from spatialdata._io.format import SpatialDataContainerFormatV01
 
