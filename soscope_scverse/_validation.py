@@ -7,6 +7,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from difflib import get_close_matches
 from numbers import Integral, Real
 from os import PathLike
 from pathlib import Path
@@ -471,24 +472,27 @@ def finite(x: Matrix) -> None:
 
 def warn_empty(adata: AnnData, x: Matrix) -> None:
     """Warn of spots and features without any count; they are kept and enhanced to zero."""
-    for axis, names, what in ((1, adata.obs_names, "spots"), (0, adata.var_names, "features")):
+    for axis, names, what, of in (
+        (1, adata.obs_names, "spots", f" of the {adata.n_vars} features to enhance"),
+        (0, adata.var_names, "features", ""),
+    ):
         empty = np.asarray(abs(x).sum(axis=axis)).ravel() == 0
         if empty.any():
             warnings.warn(
-                f"{empty.sum()} of {len(names)} {what} have no counts (first: {names[empty][0]!r}); "
-                "they are kept and enhanced to zero. Consider filtering them out.",
+                f"{empty.sum()} of {len(names)} {what} have no counts{of} (first: {names[empty][0]!r}); "
+                "they are kept and enhanced to zero.",
                 UserWarning,
                 stacklevel=3,
             )
 
 
-def genes(adata: AnnData, names: Sequence[str]) -> list[str]:
-    """Return `names` as a list after checking that each is a feature, named once."""
+def genes(adata: AnnData, names: Sequence[str], *, of: str = "adata") -> list[str]:
+    """Return `names` as a list after checking that each is a feature of the argument `of`, named once."""
     anndata(adata)
     names = [names] if isinstance(names, str) else list(names) if isinstance(names, Iterable) else [names]
     if not all(isinstance(name, str) for name in names):
         wrong = next(name for name in names if not isinstance(name, str))
-        msg = f"Expected `genes` to be names out of `adata.var_names`, found {wrong!r}, {type(wrong).__name__}."
+        msg = f"Expected `genes` to be names out of `{of}.var_names`, found {wrong!r}, {type(wrong).__name__}."
         raise TypeError(msg)
     if not names:
         msg = "Expected at least one gene in `genes`, found none."
@@ -496,8 +500,8 @@ def genes(adata: AnnData, names: Sequence[str]) -> list[str]:
     missing = [name for name in names if name not in adata.var_names]
     if missing:
         msg = (
-            f"Expected `genes` to be in `adata.var_names`, {len(missing)} of {len(names)} are not: "
-            f"{', '.join(map(str, missing[:5]))}{', ...' if len(missing) > 5 else ''}."
+            f"Expected `genes` to be in `{of}.var_names` ({adata.n_vars} names), {len(missing)} of {len(names)} are "
+            f"not: {', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}.{_meant(missing[0], adata.var_names)}"
         )
         raise ValueError(msg)
     if len(set(names)) < len(names):
@@ -560,6 +564,13 @@ def output(name: str, path: str | PathLike, *, overwrite: bool, suffixes: Sequen
         msg = f"Expected `{name}` to be a new path, found {str(path)!r}. Choose another, or pass `overwrite=True`."
         raise ValueError(msg)
     return path
+
+
+def _meant(name: str, names: Iterable[str]) -> str:
+    """What a misspelt name may stand for, as a sentence."""
+    by_lower = {str(known).lower(): known for known in names}
+    close = get_close_matches(name.lower(), by_lower, n=3)
+    return f" Did you mean {' or '.join(by_lower[known] for known in close)}?" if close else ""
 
 
 def no_mudata_on_disk(data: object, out: str | PathLike | None) -> None:

@@ -136,6 +136,16 @@ def test_checkpoints_of_other_arguments_are_refused(prepared, stopped, options, 
         go_on(prepared, stopped, **options)
 
 
+def test_a_checkpoint_of_another_seed_is_refused(section, tmp_path):
+    run = {"max_epochs": 2, "accelerator": "cpu", "checkpoint_dir": tmp_path / "run", "resume": True}
+    quiet = {"train_kwargs": {"enable_progress_bar": False}}
+    first = tl.enhance(section.adata, sources="positions", **run, **quiet)
+    again = tl.enhance(section.adata, sources="positions", **run, **quiet)
+    np.testing.assert_array_equal(again.X, first.X)
+    with pytest.raises(ValueError, match=r"other seed \(0 there, 5 here\)"):
+        tl.enhance(section.adata, sources="positions", seed=5, **run, **quiet)
+
+
 def test_inputs_that_were_computed_again_are_the_same_up_to_rounding(prepared, stopped):
     prepared.obsm["subspot_features"] *= np.float32(1 + 1e-7)
     go_on(prepared, stopped)

@@ -69,7 +69,7 @@ def test_the_examples_of_the_uses_run(given, monkeypatch):
 
 def test_the_examples_of_choosing_run(given, monkeypatch):
     run("choosing.md", given, monkeypatch)
-    assert set(given["scores"]["method"]) == {"texture", "colour", "no picture"}
+    assert set(given["scores"]["method"]) == {"linear", "texture", "colour", "no picture"}
     assert given["enhanced"].var_names[:2].tolist() == given["adata"].var_names[:2].tolist()
 
 

@@ -377,6 +377,8 @@ def test_other_objects_and_options(small):
     adata, _, truth = small
     with pytest.raises(TypeError, match="Expected an AnnData, found str"):
         pl.compare(adata, "enhanced.h5ad", "region_1")
+    with pytest.raises(ValueError, match=r"`enhanced.var_names` .* are not: region_2\. Did you mean region_1"):
+        pl.compare(adata, truth[:, ["region_1"]], "region_2")
     with pytest.raises(ValueError, match="`aggregate` to be one of"):
         pl.compare(adata, truth, "region_1", aggregate="max")
 
@@ -401,6 +403,13 @@ def test_uncertainty(small, kwargs, expected, title):
         # where nothing is expected there is nothing to relate it to
         assert (np.ma.getmaskarray(spread) == ((x == 0) & (expected is not None))).all()
         np.testing.assert_allclose(spread[x > 0], 2.5 * x[x > 0] if expected is None else expected)
+
+
+def test_uncertainty_leaves_out_what_the_draws_do_not_tell(small):
+    enhanced = result(small.adata)
+    enhanced.layers["q05"][:5] = enhanced.layers["q95"][:5] = 0
+    spread = drawn(pl.uncertainty(enhanced, GENES[0])[0, 1]).get_array()
+    assert np.ma.getmaskarray(spread)[:5].all()
 
 
 def test_uncertainty_needs_draws(small):

@@ -44,7 +44,7 @@ from soscope_scverse.cli._kinds import by_modality, elements, formats, kind, pai
 @click.option("--devices", type=AT_LEAST_ONE, help="Devices of a machine that train together; default 1.")
 @click.option("--num-nodes", type=AT_LEAST_ONE, help="Machines that train together; default 1.")
 @click.option("--batch-size", type=AT_LEAST_ONE, help="Most spots that a device takes at once; default 2048.")
-@click.option("--checkpoint-dir", type=click.Path(file_okay=False), help="Folder of a checkpoint of the training.")
+@click.option("--checkpoint-dir", type=click.Path(file_okay=False), help="Folder of a checkpoint (every 30 s).")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint in --checkpoint-dir if there is one.")
 @click.option("--save-model", type=common.NEW, help="New directory for the trained model.")
 @common.element_options

@@ -238,6 +238,7 @@ def describe_run(model: SoScope, arguments: Mapping[str, Any]) -> dict[str, Any]
     return {
         **{name: repr(value) for name, value in model.init_params_["non_kwargs"].items() if name != "adata"},
         **arguments,
+        "seed": model._seed,
         "spots": tokenize(spots.obs_names.tolist(), columns),
         "names of features": tokenize(manager.adata.var_names.tolist()),
         "trained before": model.is_trained_,

@@ -224,6 +224,7 @@ class SoScope(SavedModel):
             f"{'a picture' if self._features_key else 'no picture'}."
         )
         self.init_params_ = self._get_init_params(locals())
+        self._seed: int | None = None  # of `tl.enhance`; by hand the state of torch's generator is taken as it is
 
     @classmethod
     def setup_anndata(

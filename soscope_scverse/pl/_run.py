@@ -88,7 +88,7 @@ def _part(
     check.spots_of_subspots(spots, enhanced)
     if genes is None:
         genes = pp.spatial_genes(spots, n_genes, library_key=record.library_key)
-    drawn = _features(enhanced, check.genes(enhanced, genes), None, _DRAWS)
+    drawn = _features(enhanced, check.genes(enhanced, genes, of="enhanced"), None, _DRAWS)
     by_mean = record.of_modality("likelihood", name) == "gaussian"
     aggregate = record.arguments.get("model_kwargs", {}).get("aggregate") or ("mean" if by_mean else "sum")
     return Part(name, spots, drawn, enhanced.n_vars, aggregate)

@@ -88,8 +88,8 @@ def compare(
     maps = [("spots", adata, layer), ("enhanced", enhanced, None)]
     if truth is not None:
         maps.append(("truth", truth, truth_layer))
-    for _, section, of in maps:
-        names = check.genes(check.anndata(section), genes)
+    for argument, (_, section, of) in zip(("adata", "enhanced", "truth"), maps, strict=False):
+        names = check.genes(check.anndata(section), genes, of=argument)
         check.profiles(section, of)
     shown = [places(section, library_key, library_id) for _, section, _ in maps]
     if truth is not None and not (shown[1].tile or shown[2].tile):
@@ -139,8 +139,8 @@ def uncertainty(
         ``"interval"``: the width of the 90 % interval, ``layers["q95"] - layers["q05"]``; ``"std"``: the standard
         deviation, ``layers["std"]``.
     relative
-        Divide by the absolute value of what is expected; subspots where that is 0 are left out. False draws it in the
-        units of ``X``, as fits data around 0.
+        Divide by the absolute value of what is expected. Subspots where that or the width is 0 are left out: too little
+        is expected there for the draws to tell. False draws it in the units of ``X``, as fits data around 0.
     library_key, library_id, image, image_scale, image_alpha
         As of :func:`compare`.
     cmap
@@ -165,7 +165,7 @@ def uncertainty(
         has another shape.
     """
     check.one_of("measure", measure, ["interval", "std"])
-    names = check.genes(check.anndata(enhanced), genes)
+    names = check.genes(check.anndata(enhanced), genes, of="enhanced")
     _check_draws(enhanced)
     drawn = places(enhanced, library_key, library_id)
     under = picture([enhanced], image, image_scale, library_key, library_id)
@@ -177,7 +177,8 @@ def uncertainty(
     else:
         spread = _values(enhanced, drawn, names, keys.Q95) - _values(enhanced, drawn, names, keys.Q05)
     if relative:
-        spread = np.divide(spread, np.abs(expected), out=np.full_like(spread, np.nan), where=expected != 0)
+        told = (expected != 0) & (spread != 0)
+        spread = np.divide(spread, np.abs(expected), out=np.full_like(spread, np.nan), where=told)
     what = ("relative " if relative else "") + {"std": "std", "interval": "90 % interval"}[measure]
     for i, (gene, row) in enumerate(zip(names, axes, strict=True)):
         for panel, title, values, colours in zip(

@@ -163,7 +163,10 @@ def _uncertainty(parts: Sequence[Part], record: Record) -> Element:
     def drawn(part: Part, gene: str, shown: Mapping[str, Any]) -> Axes:
         return uncertainty(part.subspots, gene, relative=part.aggregate == "sum", **shown)[0, 0]
 
-    text = "What is expected in a subspot, and the width of the interval that holds the truth in 90 % of the subspots."
+    text = (
+        "What is expected in a subspot, and the width of the interval that holds the truth in 90 % of the subspots; of "
+        "counts as a share of what is expected, and blank where too little is expected to tell."
+    )
     what = "Maps of {}: what is expected, then how uncertain it is."
     return section(title, name, element("p", text), *_by_feature(parts, record, drawn, what))
 

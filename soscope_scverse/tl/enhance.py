@@ -235,6 +235,7 @@ def enhance(
             torch.manual_seed(seed)
             slots = {"layer": layer, "library_key": library_key, "batch_key": batch_key}
             model = _model(spots, likelihood, slots, arguments["model_kwargs"])
+            model._seed = seed
             options = {"max_epochs": max_epochs, "accelerator": accelerator} | arguments["train_kwargs"]
             model.train(**options, checkpoint_dir=checkpoint_dir, resume=resume)
             if model.trainer is not None and model.trainer.interrupted:
