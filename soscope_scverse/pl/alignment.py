@@ -16,12 +16,14 @@ if TYPE_CHECKING:
 
 _WIDTH = 6
 """Of a panel, in inches."""
+_MARGIN = 0.2
+"""Of the picture around the spots, as share of their extent."""
 
 
 def alignment(
     alignment: Alignment, *, ax: np.ndarray | Axes | None = None, save: str | PathLike | None = None
 ) -> np.ndarray:
-    """Draw the spots of every section over its picture, with the figures of their fit.
+    """Draw the spots of every section over the part of its picture around them, with the figures of their fit.
 
     Parameters
     ----------
@@ -49,7 +51,10 @@ def alignment(
         panel.imshow(picture)
         size = np.full(len(xy), diameter)
         outlines = EllipseCollection(size, size, np.zeros(len(xy)), units="xy", offsets=xy, facecolors="none")
-        points = 72 * _WIDTH * diameter / picture.shape[1]
+        margin = _MARGIN * np.ptp(xy, axis=0).max() + diameter
+        (left, top), (right, bottom) = xy.min(axis=0) - margin, xy.max(axis=0) + margin
+        panel.set(xlim=(left, right), ylim=(bottom, top))
+        points = 72 * _WIDTH * diameter / (right - left)
         outlines.set(offset_transform=panel.transData, edgecolor="limegreen", rasterized=True)
         outlines.set_linewidth(min(1, points / 10))  # the tissue is seen between small spots too
         panel.add_collection(outlines, autolim=False)
