@@ -74,8 +74,9 @@ def spot_radius(adata: AnnData, section: Section) -> float:
         radius = float(validation.numbers("`spot_diameter_fullres`", diameter)) / 2
     if not 0 < radius < np.inf:
         msg = (
-            f"Expected spots of positive size, found a radius of {radius}. Store their diameter in full-resolution "
-            "pixels as `adata.uns['spatial'][library]['scalefactors']['spot_diameter_fullres']`."
+            f"Expected spots of positive size, found a radius of {radius} in a section of {section.rows.sum()} spots. "
+            "Check that `library_key` is the column of the sections, or store the diameter of the spots in "
+            "full-resolution pixels as `adata.uns['spatial'][library]['scalefactors']['spot_diameter_fullres']`."
         )
         raise ValueError(msg)
     return radius

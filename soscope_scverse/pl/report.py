@@ -195,7 +195,7 @@ def _training(enhanced: AnnData | MuData, record: Record) -> Element:
     curves = record.entries.get("history")
     if not curves:
         return section("Training", "training", element("p", "No training was recorded."))
-    text = "The loss should have levelled off."
+    text = "The loss should have levelled off; single terms of it may rise."
     if any("validation" in name for name in curves):
         text += " The validation is on counts that the training did not see; it should not rise again."
     drawn = picture(history(enhanced)[0, 0], "The loss and its terms over the epochs, a row for each phase.")
