@@ -295,7 +295,7 @@ def test_ctrl_c_on_the_command_line(section, tmp_path):
     process.send_signal(signal.SIGINT)
     told = process.communicate()[1]
     assert process.returncode == 130, told
-    assert "Interrupted" in told
+    assert "Stopped by SIGINT" in told
     assert not (tmp_path / "out.zarr").exists()
 
 

@@ -193,7 +193,7 @@ def test_no_picture_is_needed(folder):
         (["--layer", "counts"], "found 'counts'"),
         (["--library-key", "slide"], "found 'slide'"),
         (["--image-scale", 10], "Expected all positions in the picture, found 29 of 30 outside"),
-        (["--image-scale", 0], "positive scale"),
+        (["--image-scale", 0], "`image_scale` to be above 0"),
         (["--likelihood", "cauchy"], "found 'cauchy'"),
         (["--likelihood", "nb", "--likelihood", "poisson"], "Expected --likelihood once, found nb, poisson"),
         (["--image-key", "full"], "Expected --image-key with SpatialData only"),
@@ -389,7 +389,8 @@ def test_benchmark_writes_scores_and_a_picture(folder):
     printed = {line.split()[0]: line.split()[1:] for line in result.stdout.splitlines() if line}
     assert float(printed["repeat"][0]) == pytest.approx(of_repeat, abs=6e-4)
     assert float(printed["repeat"][1]) == 0
-    assert Image.open("scores.png").size[0] > 100
+    with Image.open("scores.png") as figure:
+        assert figure.size[0] > 100
     assert "30 spots merged" not in result.stdout
 
 

@@ -235,7 +235,7 @@ def test_batches_have_the_size_asked_for():
 
     computed(encoder=encoder, batch_size=3)
     assert seen == [3, 1]
-    with pytest.raises(ValueError, match="`batch_size` of at least 1, found 0"):
+    with pytest.raises(ValueError, match="`batch_size` to be at least 1, found 0"):
         computed(encoder=encoder, batch_size=0)
 
 
