@@ -1,11 +1,14 @@
 import os
 from pathlib import Path
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
 import spatialdata as sd
 from hypothesis import settings
+from matplotlib import pyplot as plt
+from PIL import Image
 from spatialdata.models import Image2DModel, ShapesModel, TableModel
 from spatialdata.transformations import Identity, Scale
 
@@ -27,6 +30,31 @@ def data_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real sections at {folder}: set SOSCOPE_TEST_DATA")
     return folder
+
+
+@pytest.fixture
+def closed_figures():
+    """Draw without windows, and leave no figures."""
+    backend = mpl.get_backend()
+    plt.switch_backend("Agg")
+    yield
+    plt.close("all")
+    plt.switch_backend(backend)
+
+
+@pytest.fixture(scope="module")
+def spots():
+    """A section for the command line."""
+    return datasets.synthetic_section(30, lattice="square", n_subspots=4, n_genes=5)
+
+
+@pytest.fixture
+def folder(spots, tmp_path, monkeypatch):
+    """A working directory with ``in.h5ad`` and ``section.png``."""
+    monkeypatch.chdir(tmp_path)
+    spots.adata.write_h5ad("in.h5ad")
+    Image.fromarray(spots.image).save("section.png")
+    return tmp_path
 
 
 @pytest.fixture(scope="session")

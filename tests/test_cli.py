@@ -20,24 +20,10 @@ from PIL import Image
 from spatialdata.models import Image2DModel, ShapesModel, TableModel
 
 import soscope_scverse
-from soscope_scverse import datasets, metrics
+from soscope_scverse import metrics
 from soscope_scverse.cli import main
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-
-
-@pytest.fixture(scope="module")
-def spots():
-    return datasets.synthetic_section(30, lattice="square", n_subspots=4, n_genes=5)
-
-
-@pytest.fixture
-def folder(spots, tmp_path, monkeypatch):
-    """A working directory with ``in.h5ad`` and ``section.png``."""
-    monkeypatch.chdir(tmp_path)
-    spots.adata.write_h5ad("in.h5ad")
-    Image.fromarray(spots.image).save("section.png")
-    return tmp_path
 
 
 def run(*arguments):

@@ -10,23 +10,9 @@ import tifffile
 from click.testing import CliRunner
 from PIL import Image
 
-from soscope_scverse import datasets
 from soscope_scverse.cli import main
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore:Element")
-
-
-@pytest.fixture(scope="module")
-def spots():
-    return datasets.synthetic_section(30, lattice="square", n_subspots=4, n_genes=5)
-
-
-@pytest.fixture
-def folder(spots, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    spots.adata.write_h5ad("in.h5ad")
-    Image.fromarray(spots.image).save("section.png")
-    return tmp_path
 
 
 def refused(folder, *arguments):

@@ -1,7 +1,6 @@
 """Maps: what is drawn where, in which shapes and colours."""
 
 import anndata as ad
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,16 +15,9 @@ from scipy.sparse import csr_matrix
 from soscope_scverse import datasets, im, pl, pp
 from soscope_scverse.model.prediction import result_frame
 
+pytestmark = pytest.mark.usefixtures("closed_figures")
+
 GENES = ["region_1", "gradient_1"]
-
-
-@pytest.fixture(autouse=True)
-def _closed_figures():
-    backend = mpl.get_backend()
-    plt.switch_backend("Agg")
-    yield
-    plt.close("all")
-    plt.switch_backend(backend)
 
 
 @pytest.fixture(scope="module")

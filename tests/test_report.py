@@ -9,7 +9,6 @@ from html.parser import HTMLParser
 from io import BytesIO
 
 import anndata as ad
-import matplotlib as mpl
 import mudata as md
 import numpy as np
 import pytest
@@ -23,18 +22,10 @@ EVIL = "<script>alert(1)</script>"
 DOLLARS = "$\\frac{1$"
 
 pytestmark = [
+    pytest.mark.usefixtures("closed_figures"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore:The picture is left out"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def _agg():
-    backend = mpl.get_backend()
-    plt.switch_backend("Agg")
-    yield
-    plt.close("all")
-    plt.switch_backend(backend)
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import click
 
 from soscope_scverse.cli import _command as common
 from soscope_scverse.cli import _files as files
+from soscope_scverse.cli._kinds import kind
 
 _SCORES = ("pearson", "within_r", "mse", "normalized_pearson")
 
@@ -60,8 +61,8 @@ def benchmark(
     files.check_output(out, [".csv"], force=force, sources=[source])
     files.check_output(figure, [".png", ".pdf", ".svg"], force=force, sources=[source])
     adata = files.read(source)
-    if type(adata).__name__ != "AnnData":
-        msg = f"Expected an AnnData to merge the spots of, found a {type(adata).__name__}. Write one modality or table."
+    if kind(adata) != "AnnData":
+        msg = f"Expected an AnnData to merge the spots of, found a {kind(adata)}. Write one modality or table."
         raise ValueError(msg)
     from soscope_scverse import _validation, bench, pl, pp
 

@@ -15,7 +15,7 @@ from soscope_scverse import pp
 from soscope_scverse._arrays import columns
 from soscope_scverse._mudata import modality
 
-_DRAWS = ("std", "q05", "q95")
+_DRAWS = (keys.STD, keys.Q05, keys.Q95)
 
 
 class Record(NamedTuple):

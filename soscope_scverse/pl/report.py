@@ -156,7 +156,7 @@ def _maps(parts: Sequence[Part], truth: AnnData | None, record: Record) -> Eleme
 
 def _uncertainty(parts: Sequence[Part], record: Record) -> Element:
     title, name = "Uncertainty", "uncertainty"
-    if not all("q05" in part.subspots.layers for part in parts):
+    if not all(keys.Q05 in part.subspots.layers for part in parts):
         text = "No draws were made: give enhance a number of them (n_samples=30, or --n-samples 30)."
         return section(title, name, element("p", text))
 
