@@ -180,6 +180,13 @@ def mudata(mdata: object, modalities: Mapping[str, str], layer: Mapping[str, str
     return mdata
 
 
+def by_name(name: str, value: Any) -> None:
+    """Raise unless `value` is a dict by name, or None."""
+    if value is not None and not (isinstance(value, Mapping) and all(isinstance(key, str) for key in value)):
+        msg = f"Expected `{name}` to be a dict with names as keys, found {value!r}."
+        raise TypeError(msg)
+
+
 def by_modality(name: str, value: Any) -> Mapping[str, Any]:
     """Return an argument that is given for each modality of a MuData; None is none."""
     if value is not None and not isinstance(value, Mapping):
@@ -435,6 +442,13 @@ def spots_of_subspots(adata: AnnData, enhanced: AnnData) -> None:
             f"Expected the spots that `enhanced` was made from in `adata.obs_names`, {len(missing)} of {len(named)} "
             f"are not (first: {missing[0]!r}). Pass the AnnData that was enhanced."
         )
+        raise ValueError(msg)
+
+
+def order_of_sections(adata: AnnData, enhanced: AnnData) -> None:
+    """Raise if spots and subspots were passed the other way round."""
+    if keys.SPOT in anndata(adata).obs and keys.SPOT not in anndata(enhanced).obs:
+        msg = "Expected the spots first and then their subspots, found them the other way round. Swap them."
         raise ValueError(msg)
 
 

@@ -392,6 +392,8 @@ def test_uncertainty(small, kwargs, expected, title):
         np.testing.assert_allclose(drawn(row[0]).get_array(), x)
         spread = drawn(row[1]).get_array()
         assert row[1].get_title() == f"{gene}: {title}"
+        unit = "share of the expected" if kwargs.get("relative", True) else "in a subspot"
+        assert [drawn(panel).colorbar.ax.get_ylabel() for panel in row] == ["in a subspot", unit]
         # where nothing is expected there is nothing to relate it to
         assert (np.ma.getmaskarray(spread) == ((x == 0) & (expected is not None))).all()
         np.testing.assert_allclose(spread[x > 0], 2.5 * x[x > 0] if expected is None else expected)

@@ -443,6 +443,7 @@ BAD_ARGUMENTS = {
         ({"patch": 1}, r"`features_kwargs` out of .* found \['patch'\]"),
         ({"mode": "fast"}, "`mode` to be one of"),
         ({"batch_size": 0}, "at least 1"),
+        ({"cache": 5}, "`cache` to be a path"),
     ],
     ("tl.enhance", "model_kwargs"): [
         (5, "`model_kwargs` to be a dict of arguments"),
@@ -454,7 +455,16 @@ BAD_ARGUMENTS = {
         (5, "`train_kwargs` to be a dict of arguments"),
         ({"lr": -1}, "above 0"),
         ({"max_steps": 0}, "at least 1"),
+        ({"max_epochs": 2, "max_steps": 2}, "one of `max_epochs` and `max_steps`"),
+        ({"early_stopping": True}, "held-out molecules"),
+        ({"speed": 1}, "trainer takes on this machine, found .*speed=1"),
+        ({"devices": 0}, "trainer takes on this machine, found .*devices=0"),
+        ({"precision": "low"}, "precision='low'"),
+        ({"callbacks": 5}, "callbacks=5"),
     ],
+    ("tl.enhance", "accelerator"): [("abacus", "accelerator='abacus'"), ("tpu", "accelerator='tpu'"), (5, "=5")],
+    ("tl.enhance", "checkpoint_dir"): [(5, "`checkpoint_dir` to be a path")],
+    ("tl.enhance", "resume"): [(True, "Expected `checkpoint_dir`")],
     ("tl.enhance", "cells"): [
         (5, "`cells` to be"),
         (cells(a=[1]), "x"),
@@ -534,9 +544,12 @@ BAD_ARGUMENTS = {
     ("train", "train_size"): [(0, "above 0 and at most 1"), (2, "at most 1")],
     ("train", "weight_decay"): [(-1, "at least 0")],
     ("train", "kl_weight"): [(np.inf, "at least 0")],
+    ("train", "devices"): [(0, "devices=0"), ("two", "devices='two'"), (None, "devices=None"), ([], r"devices=\[\]")],
+    ("train", "checkpoint_dir"): [(5, "`checkpoint_dir` to be a path")],
     ("get_enhanced", "n_samples"): [(-1, "at least 0"), (1.5, WHOLE)],
     ("get_enhanced", "batch_size"): [(0, "at least 1")],
     ("get_enhanced", "expectation"): [("mean", "`expectation` to be one of")],
+    ("get_enhanced", "uns"): [(5, "`uns` to be a dict"), ({5: 1}, "`uns` to be a dict")],
     ("get_enhanced", "out"): [("x.csv", "to end in '.zarr' or '.h5ad'")],
     ("sample_enhanced", "n_samples"): [(0, "at least 1"), (1.5, WHOLE)],
     ("sample_enhanced", "out"): [("x.h5ad", "to end in '.zarr'")],
@@ -765,6 +778,11 @@ def test_a_result_belongs_to_its_spots(prepared, enhanced):
     as_before(
         lambda a: check.spots_of_subspots(a, enhanced), prepared[5:].copy(), "5 of 60 are not .first: 'spot_0001'"
     )
+
+
+def test_spots_and_subspots_are_not_mistaken(prepared, enhanced):
+    with pytest.raises(ValueError, match="other way round"):
+        pl.compare(enhanced, prepared, "noise_1")
 
 
 def test_the_section_to_draw_has_to_be_named(prepared):

@@ -144,6 +144,8 @@ def features(
     """
     validation.given(features, locals())
     validation.text("key_added", key_added)
+    if cache is not None:
+        validation.path_of("cache", cache)
     if client is not None and not hasattr(client, "scatter"):
         msg = f"Expected `client` to be a `distributed.Client`, found {type(client).__name__}."
         raise TypeError(msg)

@@ -16,6 +16,7 @@ from dask.base import tokenize
 from lightning.pytorch import Callback
 
 from soscope_scverse import _keys as keys
+from soscope_scverse import _validation as check
 from soscope_scverse._files import completed, remove_unfinished
 from soscope_scverse._mudata import spots_of
 from soscope_scverse.model.inputs import read_section
@@ -26,14 +27,36 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_NAME = "checkpoint.pt"
 _DONE = "done"
 _FORMAT = 1
+_DECIDING = (
+    *("max_epochs", "max_steps", "pretrain_epochs", "batch_size", "train_size", "early_stopping"),
+    *("lr", "weight_decay", "kl_weight"),
+)
+"""Arguments of :meth:`SoScope.train` that decide on the result."""
 _SECONDS = 30.0  # between two checkpoints
 _ROUNDING = 1e-6  # inputs that were computed again, perhaps by another processor, are the same up to this
 
 
+def check_checkpoint(folder: str | PathLike | None, *, resume: bool) -> None:
+    """Raise if there is a checkpoint in a folder that is not to be resumed, or no folder to resume from."""
+    if folder is None:
+        if resume:
+            msg = "Expected `checkpoint_dir` with `resume=True`, found None. Name the folder of the checkpoint."
+            raise ValueError(msg)
+        return
+    path = check.path_of("checkpoint_dir", folder) / _NAME
+    if path.exists() and not resume:
+        msg = (
+            f"Expected no checkpoint in `checkpoint_dir`, found {str(path)!r}. Pass `resume=True` to go on from it, "
+            "choose another folder, or remove the file."
+        )
+        raise ValueError(msg)
+
+
 class Checkpoints:
-    """The checkpoint of a training, one file in a folder, replaced by the next one.
+    """The checkpoint of a training, one file in a folder, replaced by the next one; taken up if there is one.
 
     It is written between two epochs, at most every half a minute, and holds everything that the rest of the training
     depends on: weights, optimiser, learning rate, random states, early stopping and history. The seed of the tiles and
@@ -45,28 +68,20 @@ class Checkpoints:
         Is made if it does not exist.
     run
         Arguments and inputs by name, in plain values: what tells the run from others.
-    resume
-        Go on from the checkpoint in the folder, if there is one.
 
     Raises
     ------
     ValueError
-        If there is a checkpoint and `resume` is False, or if it cannot be read or is that of another run.
+        If there is a checkpoint that cannot be read or is that of another run.
     """
 
-    def __init__(self, folder: str | PathLike, run: Mapping[str, Any], *, resume: bool) -> None:
-        self.path = Path(folder) / "checkpoint.pt"
+    def __init__(self, folder: str | PathLike, run: Mapping[str, Any]) -> None:
+        self.path = Path(folder) / _NAME
         self.run = plain(run)
         self.start = torch.get_rng_state()
         self.saved: dict[str, Any] | None = None
         self.written = time.monotonic()
         if self.path.exists():
-            if not resume:
-                msg = (
-                    f"Expected no checkpoint in `checkpoint_dir`, found {str(self.path)!r}. Pass `resume=True` to go "
-                    "on from it, choose another folder, or remove the file."
-                )
-                raise ValueError(msg)
             self.saved = self._read()
             self.start = self.saved["start"]
             torch.set_rng_state(self.start)
@@ -218,7 +233,7 @@ def _set_random_states(states: list[torch.Tensor], trainer: Any, plan: Any) -> N
         torch.cuda.set_rng_state(states[1][trainer.global_rank], plan.device)
 
 
-def describe_run(model: SoScope, arguments: Mapping[str, Any]) -> dict[str, Any]:
+def describe_run(model: SoScope, arguments: Mapping[str, Any], n_processes: int) -> dict[str, Any]:
     """Plain values that tell a training from others: its arguments, those of the model, and the inputs."""
     manager, setup = model.adata_manager, model.registry["setup_args"]
     section = read_section(manager, np.arange(manager.adata.n_obs), None, [])
@@ -237,7 +252,9 @@ def describe_run(model: SoScope, arguments: Mapping[str, Any]) -> dict[str, Any]
     columns = [spots.obs[label].astype(str).tolist() for label in labels]
     return {
         **{name: repr(value) for name, value in model.init_params_["non_kwargs"].items() if name != "adata"},
-        **arguments,
+        **{name: arguments[name] for name in _DECIDING},
+        "precision": arguments["trainer_kwargs"].get("precision"),
+        "processes": n_processes,
         "seed": model._seed,
         "spots": tokenize(spots.obs_names.tolist(), columns),
         "names of features": tokenize(manager.adata.var_names.tolist()),

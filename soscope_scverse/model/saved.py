@@ -21,7 +21,7 @@ from soscope_scverse import _keys as keys
 from soscope_scverse import _validation as check
 from soscope_scverse._files import completed
 from soscope_scverse.model.plain import curves, plain, tables
-from soscope_scverse.model.training import device_of
+from soscope_scverse.model.training import trainer_of
 
 _FORMAT = 1
 """Of the model files that are written; others with a lower number can be read, too."""
@@ -114,7 +114,8 @@ class SavedModel(BaseModelClass):
             If the file is damaged, of a newer format or no model file, or the spots have other features, modalities or
             image features, or do not suit the likelihood.
         """
-        place = device_of({"accelerator": accelerator, "devices": device if device == "auto" else [device]})
+        devices = device if device == "auto" else [device]
+        place = trainer_of({"accelerator": accelerator, "devices": devices}).strategy.root_device
         saved = _read_model(Path(dir_path), prefix or "", place)
         spots = _read_spots(Path(dir_path), prefix or "") if adata is None else adata
         registry = saved["registry"]

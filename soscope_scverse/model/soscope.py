@@ -64,14 +64,13 @@ from soscope_scverse.model.projection import Projection, fit_projection
 from soscope_scverse.model.saved import SavedModel
 from soscope_scverse.model.starting import set_start, set_variation
 from soscope_scverse.model.store import Arrays
-from soscope_scverse.model.training import TRAINER, Training, device_of, n_processes
+from soscope_scverse.model.training import TRAINER, Training, check_training
 from soscope_scverse.module.likelihoods import LIKELIHOODS
 from soscope_scverse.module.vae import SoScopeVAE
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
-_N_STEPS = 400
 _SHRINKAGE = 40.0  # of the effect of the picture, in spots
 
 
@@ -390,62 +389,42 @@ class SoScope(SavedModel):
             If the training diverges.
         ValueError
             If `train_size` is not in (0, 1], `batch_size` is below 1, both `max_epochs` and `max_steps` are given,
-            nothing is held out for `early_stopping`, `resume` has no `checkpoint_dir`, or the checkpoint there is not
-            to be resumed, cannot be read or is that of other spots or arguments.
+            nothing is held out for `early_stopping`, devices are not there, Lightning does not know a further argument,
+            `resume` has no `checkpoint_dir`, or the checkpoint there is not to be resumed, cannot be read or is that of
+            other spots or arguments.
         KeyboardInterrupt
             If Ctrl-C ends the first phase, or is pressed twice.
         """
-        check.given(SoScope.train, locals())
-        if max_epochs is not None and max_steps is not None:
-            msg = f"Expected one of `max_epochs` and `max_steps`, found {max_epochs} and {max_steps}."
-            raise ValueError(msg)
-        if early_stopping and not (train_size < 1 and self.module.likelihood.is_counts):
-            msg = "Expected held-out molecules for `early_stopping`: pass train_size=0.9 (counts only)."
-            raise ValueError(msg)
-        if resume and checkpoint_dir is None:
-            msg = "Expected `checkpoint_dir` with `resume=True`, found None. Name the folder of the checkpoint."
-            raise ValueError(msg)
-        plan = {"lr": lr, "weight_decay": weight_decay, "kl_weight": kl_weight}
-        trainer_kwargs = {**TRAINER, "accelerator": accelerator, "devices": devices} | trainer_kwargs
-        processes = n_processes(trainer_kwargs)
+        arguments, module = locals(), self.module
+        check.given(SoScope.train, arguments)
+        asked = check_training(arguments, is_counts=module.likelihood.is_counts)
         checkpoints = None
         if checkpoint_dir is not None:
-            length = {"max_epochs": max_epochs, "max_steps": max_steps, "pretrain_epochs": pretrain_epochs}
-            steps = {"batch_size": batch_size, "processes": processes, "precision": trainer_kwargs.get("precision")}
-            scored = {"train_size": train_size, "early_stopping": early_stopping}
-            run = describe_run(self, length | steps | scored | plan)
-            checkpoints = Checkpoints(checkpoint_dir, run, resume=resume)
+            checkpoints = Checkpoints(checkpoint_dir, describe_run(self, arguments, asked.world_size))
             if checkpoints.finished is not None:
-                self._take_over(checkpoints.finished, device_of(trainer_kwargs))
+                self._take_over(checkpoints.finished, asked.strategy.root_device)
                 return
-        module, starting, order = self.module, not self.is_trained_, self._order()
+        starting, order = not self.is_trained_, self._order()
         if starting:
             self._fit_projection(order)
-        section = self._section(order=order)
-        held_out = None
+        section, held_out = self._section(order=order), None
         if module.likelihood.is_counts and train_size < 1:
             kept, rest = thin_counts(section.x, train_size, seed=int(torch.randint(2**31, (1,))))
             section, held_out = section._replace(x=kept), HeldOut(rest, (1 - train_size) / train_size)
         if starting:
-            self._start(section)
+            set_start(module, section, self._depth_noise, test_picture=self._test_picture)
         # W is part of the loss alone, and only with a picture that is used
         tiles = self._tiles(section, self._similarity_strength if module.uses_picture else None)
-        data = TileDataModule(tiles, batch_size, held_out, seed=torch.initial_seed(), n_processes=processes)
-        # about every ten steps, but not more than once a pass
-        every = max(data.n_epochs, 10 // data.n_steps) if data.n_val else None
-        trainer_kwargs.setdefault("check_val_every_n_epoch", every)
-        if max_steps is None:
-            max_steps = _N_STEPS if max_epochs is None else max_epochs * data.n_steps
-        if pretrain_epochs is None:
-            pretrain_steps = max_steps // 6 if starting and module.uses_latent else 0
-        else:
-            pretrain_steps = pretrain_epochs * data.n_steps
+        data = TileDataModule(tiles, batch_size, held_out, seed=torch.initial_seed(), n_processes=asked.world_size)
+        plan = {"lr": lr, "weight_decay": weight_decay, "kl_weight": kl_weight}
+        trainer_kwargs = {**TRAINER, "accelerator": accelerator, "devices": devices} | trainer_kwargs
         training = Training(self, data, plan, trainer_kwargs, checkpoints)
-        if pretrain_steps:
-            training.pretrain(pretrain_steps)
-        training.train(max_steps, early_stopping=early_stopping)
+        n_pretrain, n_train = training.lengths(max_epochs, max_steps, pretrain_epochs, starting=starting)
+        if n_pretrain:
+            training.pretrain(n_pretrain)
+        training.train(n_train, early_stopping=early_stopping)
         set_variation(module, section)
-        if processes > 1:  # scvi-tools would put the models of all processes on the first device
+        if asked.world_size > 1:  # scvi-tools would put the models of all processes on the first device
             self.to_device(self.trainer.strategy.root_device)
         if held_out is not None:
             module.scale_depth(1 / train_size)
@@ -470,10 +449,6 @@ class SoScope(SavedModel):
         projection = fit_projection(np.asarray(get(keys.FEATURES)), valid, self._n_image_components, order)
         self.module.image_mean.copy_(torch.as_tensor(projection.mean))
         self.module.image_projection.copy_(torch.as_tensor(projection.matrix))
-
-    def _start(self, section: Section) -> None:
-        """Set what is read off the data before the training."""
-        set_start(self.module, section, self._depth_noise, test_picture=self._test_picture)
 
     def get_latent_representation(self, adata: AnnData | MuData | None = None) -> np.ndarray:
         """Mean of the latent state q(Z given X, A).
@@ -563,6 +538,7 @@ class SoScope(SavedModel):
             If `adata` is not of the kind that the model was trained on.
         """
         check.given(SoScope.get_enhanced, locals())
+        check.by_name("uns", uns)
         check.no_mudata_on_disk(self.adata, out)
         path = None if out is None else check.output("out", out, overwrite=overwrite)
         manager = self._registered(adata)

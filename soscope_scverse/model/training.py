@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.trainer.states import TrainerStatus
+from scvi.model._utils import parse_device_args
+from scvi.train import Trainer as ScviTrainer
 from scvi.train import TrainRunner
 
 from soscope_scverse.data.splitter import TileDataModule
-from soscope_scverse.model.checkpoints import Checkpoints, CheckpointWriter
+from soscope_scverse.model.checkpoints import Checkpoints, CheckpointWriter, check_checkpoint
 from soscope_scverse.model.plain import tables
 from soscope_scverse.model.plan import CosineTrainingPlan
 from soscope_scverse.model.starting import sampled
@@ -40,6 +42,7 @@ EARLY_STOPPING: Mapping[str, Any] = {
     "early_stopping_patience": 5,  # scores are taken every ten steps
 }
 
+_N_STEPS = 400
 _PRETRAIN, _TRAIN = "pretrain", "train"
 
 
@@ -68,13 +71,25 @@ class Training:
         trainer_kwargs: Mapping[str, Any],
         checkpoints: Checkpoints | None,
     ) -> None:
-        self.model, self.data, self.plan, self.trainer_kwargs = model, data, plan, trainer_kwargs
-        self.checkpoints = checkpoints
+        self.model, self.data, self.plan, self.checkpoints = model, data, plan, checkpoints
+        # scored about every ten steps, but not more than once a pass
+        every = max(data.n_epochs, 10 // data.n_steps) if data.n_val else None
+        self.trainer_kwargs = {"check_val_every_n_epoch": every, **trainer_kwargs}
         self.saved = None if checkpoints is None else checkpoints.saved
         self.history = dict(model.history_ or {})
         if self.saved is not None:
             self.model.module.load_state_dict(self.saved["module"])
             self.history = tables(self.saved["history"])
+
+    def lengths(
+        self, max_epochs: int | None, max_steps: int | None, pretrain_epochs: int | None, *, starting: bool
+    ) -> tuple[int, int]:
+        """Steps of both phases, see :meth:`SoScope.train`; `starting` tells that the model was not trained before."""
+        if max_steps is None:
+            max_steps = _N_STEPS if max_epochs is None else max_epochs * self.data.n_steps
+        if pretrain_epochs is not None:
+            return pretrain_epochs * self.data.n_steps, max_steps
+        return max_steps // 6 if starting and self.model.module.uses_latent else 0, max_steps
 
     def pretrain(self, n_steps: int) -> None:
         """Warm up the encoder; the history of this phase has names that begin with ``pretrain_``."""
@@ -136,9 +151,10 @@ class Training:
             "accumulate_grad_batches": data.n_accumulated,
             "reload_dataloaders_every_n_epochs": int(data.n_tiles > 1),
         }
+        added = {"callbacks": list(kwargs.get("callbacks") or [])}  # scvi-tools adds its own to the list
         plan = CosineTrainingPlan(module, n_steps=n_steps, resumed=resumed, **self.plan)
         with _without_notices():
-            runner = TrainRunner(model, training_plan=plan, data_splitter=data, **{**steps, **kwargs})
+            runner = TrainRunner(model, training_plan=plan, data_splitter=data, **{**steps, **kwargs, **added})
         trainer = runner.trainer
         trainer.callbacks.extend(callbacks)
         if self.checkpoints is not None:
@@ -201,23 +217,47 @@ def _interruptible(trainer: Trainer) -> Iterator[None]:
         trainer.state.status = TrainerStatus.INTERRUPTED
 
 
-def n_processes(trainer_kwargs: Mapping[str, Any]) -> int:
-    """How many processes Lightning will start."""
-    if trainer_kwargs["devices"] in ("auto", 1) and trainer_kwargs.get("num_nodes", 1) == 1:
-        return 1  # scvi-tools takes one device unless it is told to take more
-    return _as_asked(trainer_kwargs).world_size
+def check_training(arguments: Mapping[str, Any], *, is_counts: bool) -> Trainer:
+    """Raise unless arguments of :meth:`SoScope.train` go together and Lightning's trainer takes the further ones.
+
+    Parameters
+    ----------
+    arguments
+        By name, all of them.
+    is_counts
+        Whether molecules can be held out.
+
+    Returns
+    -------
+    Trainer
+        As it will train, for what it says of devices and processes.
+    """
+    max_epochs, max_steps = arguments["max_epochs"], arguments["max_steps"]
+    if max_epochs is not None and max_steps is not None:
+        msg = f"Expected one of `max_epochs` and `max_steps`, found {max_epochs} and {max_steps}."
+        raise ValueError(msg)
+    if arguments["early_stopping"] and not (is_counts and arguments["train_size"] < 1):
+        msg = "Expected held-out molecules for `early_stopping`: pass train_size=0.9 (counts only)."
+        raise ValueError(msg)
+    check_checkpoint(arguments["checkpoint_dir"], resume=arguments["resume"])
+    return trainer_of({name: arguments[name] for name in ("accelerator", "devices")} | arguments["trainer_kwargs"])
 
 
-def device_of(trainer_kwargs: Mapping[str, Any]) -> torch.device:
-    """Where Lightning would train."""
-    return _as_asked(trainer_kwargs).strategy.root_device
-
-
-def _as_asked(trainer_kwargs: Mapping[str, Any]) -> Trainer:
-    names = {"accelerator", "devices", "strategy", "num_nodes"}
-    asked = {name: value for name, value in trainer_kwargs.items() if name in names}
-    with _without_notices():
-        return Trainer(**asked, logger=False, enable_checkpointing=False)
+def trainer_of(trainer_kwargs: Mapping[str, Any]) -> Trainer:
+    """Lightning's trainer as scvi-tools will make it; raises if it cannot be made of these arguments."""
+    kwargs = dict(trainer_kwargs)
+    try:
+        kwargs["callbacks"] = list(kwargs.get("callbacks") or [])
+        with _without_notices(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what it warns of is told when the training starts
+            kwargs["accelerator"], kwargs["devices"], _ = parse_device_args(
+                kwargs["accelerator"], kwargs["devices"], return_device="torch"
+            )
+            return ScviTrainer(**kwargs)
+    except Exception as error:  # Lightning has several kinds for arguments that it does not take
+        found = ", ".join(f"{name}={value!r}" for name, value in trainer_kwargs.items() if name not in TRAINER)
+        msg = f"Expected arguments that Lightning's trainer takes on this machine, found {found}: {error}"
+        raise ValueError(msg) from error
 
 
 @contextmanager

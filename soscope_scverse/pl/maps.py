@@ -85,6 +85,7 @@ def compare(
         another shape.
     """
     check.one_of("aggregate", aggregate, ["sum", "mean"])
+    check.order_of_sections(adata, enhanced)
     maps = [("spots", adata, layer), ("enhanced", enhanced, None)]
     if truth is not None:
         maps.append(("truth", truth, truth_layer))
@@ -106,7 +107,7 @@ def compare(
         for panel, (title, *_), drawn, of_map in zip(row, maps, shown, values, strict=True):
             set_up(panel, limits, under, image_alpha, f"{gene}: {title}")
             mapped = draw_places(panel, drawn, of_map[:, i], alpha=alpha, cmap=cmap, clim=clim)
-        panel.figure.colorbar(mapped, ax=list(row), shrink=0.8, pad=0.01)
+        panel.figure.colorbar(mapped, ax=list(row), shrink=0.8, pad=0.01, label=f"{aggregate} over a spot")
     save_figure(axes[0, 0], save)
     return axes
 
@@ -180,13 +181,14 @@ def uncertainty(
         told = (expected != 0) & (spread != 0)
         spread = np.divide(spread, np.abs(expected), out=np.full_like(spread, np.nan), where=told)
     what = ("relative " if relative else "") + {"std": "std", "interval": "90 % interval"}[measure]
+    units = "in a subspot", "share of the expected" if relative else "in a subspot"
     for i, (gene, row) in enumerate(zip(names, axes, strict=True)):
-        for panel, title, values, colours in zip(
-            row, ("expected", what), (expected[:, i], spread[:, i]), (cmap, "viridis"), strict=True
+        for panel, title, unit, values, colours in zip(
+            row, ("expected", what), units, (expected[:, i], spread[:, i]), (cmap, "viridis"), strict=True
         ):
             set_up(panel, limits, under, image_alpha, f"{gene}: {title}")
             mapped = draw_places(panel, drawn, values, alpha=alpha, cmap=colours, clim=_colour_limits([values]))
-            panel.figure.colorbar(mapped, ax=panel, shrink=0.8, pad=0.01)
+            panel.figure.colorbar(mapped, ax=panel, shrink=0.8, pad=0.01, label=unit)
     save_figure(axes[0, 0], save)
     return axes
 

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from importlib.metadata import version
+from inspect import signature
 from os import PathLike, fspath
 from platform import python_version
 from typing import Any, Literal
@@ -25,6 +26,7 @@ from soscope_scverse._warnings import recorded_warnings
 from soscope_scverse.data.transfer import with_features
 from soscope_scverse.im.features import needs_picture
 from soscope_scverse.model import SoScope
+from soscope_scverse.model.training import check_training
 from soscope_scverse.module.likelihoods import LIKELIHOODS
 from soscope_scverse.tl.elements import enhances_spatialdata, looks_at_picture
 from soscope_scverse.tl.presets import PRESETS
@@ -212,6 +214,9 @@ def enhance(
         spots = _checked(adata, layer, genes, likelihood, library_key)
         if batch_key is not None:
             check.labels(spots, "batch_key", batch_key, "batch")
+        training = {"max_epochs": max_epochs, "accelerator": accelerator} | arguments["train_kwargs"]
+        training |= {"checkpoint_dir": checkpoint_dir, "resume": resume}
+        _check_training(training, likelihood)
         name = encoder if isinstance(encoder, str) else type(encoder).__name__
         without = sources == "positions" or name == "noise"
         looks = looks_at_picture(spots, encoder, sources) and _find_picture(
@@ -236,8 +241,7 @@ def enhance(
             slots = {"layer": layer, "library_key": library_key, "batch_key": batch_key}
             model = _model(spots, likelihood, slots, arguments["model_kwargs"])
             model._seed = seed
-            options = {"max_epochs": max_epochs, "accelerator": accelerator} | arguments["train_kwargs"]
-            model.train(**options, checkpoint_dir=checkpoint_dir, resume=resume)
+            model.train(**training)
             if model.trainer is not None and model.trainer.interrupted:
                 raise KeyboardInterrupt  # the warning of the training tells; nothing has been written
             if save_model is not None:
@@ -254,6 +258,14 @@ def _check_keywords(features_kwargs: Any, model_kwargs: Any, train_kwargs: Any) 
     check.keywords("features_kwargs", features_kwargs or {}, im.features)
     check.keywords("model_kwargs", model_kwargs or {}, SoScope.__init__)
     check.keywords("train_kwargs", train_kwargs or {}, SoScope.train)
+
+
+def _check_training(options: Mapping[str, Any], likelihood: str | Mapping[str, str]) -> None:
+    """Raise unless a model of this likelihood can be trained so."""
+    bound = signature(SoScope.train).bind(None, **options)
+    bound.apply_defaults()
+    names = [likelihood] if isinstance(likelihood, str) else likelihood.values()
+    check_training(bound.arguments, is_counts=all(LIKELIHOODS[name].is_counts for name in names))
 
 
 def _checked(data: AnnData | MuData, layer: Any, genes: Any, likelihood: Any, library_key: str | None) -> Any:
