@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from functools import wraps
 from typing import Any, TypeVar
 
@@ -16,6 +17,13 @@ from soscope_scverse._arrays import layers_of
 from soscope_scverse._slots import handed_back
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def columns_apart() -> AbstractContextManager:
+    """Context in which a MuData that is made or read does not copy the columns of its modalities to the top."""
+    if hasattr(mudata, "set_options"):  # before 0.4
+        return mudata.set_options(pull_on_update=False)
+    return mudata.settings.override(pull_on_update=False)
 
 
 def spots_of(data: AnnData | MuData, modalities: Iterable[str] | None = None) -> AnnData:
@@ -56,7 +64,7 @@ def modality(mdata: MuData, name: str) -> AnnData:
 def joined(modalities: Mapping[str, AnnData]) -> MuData:
     """MuData of modalities; what the first says of the spots goes to the top, and the others keep profiles alone."""
     bare = {name: AnnData(part.X, part.obs, part.var, layers=layers_of(part)) for name, part in modalities.items()}
-    with mudata.set_options(pull_on_update=False):
+    with columns_apart():
         mdata = MuData(bare)
     spots = next(iter(modalities.values()))
     mdata.obs = spots.obs.copy()
@@ -94,7 +102,7 @@ def split(joint: AnnData, mdata: MuData, modalities: Iterable[str]) -> MuData:
         parts[name] = joint[:, start : start + len(var)].copy()
         parts[name].var = var.copy()
         start += len(var)
-    with mudata.set_options(pull_on_update=False):
+    with columns_apart():
         result = MuData(parts)
     result.obsm.update(joint.obsm)
     result.uns.update(joint.uns)

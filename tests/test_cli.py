@@ -21,6 +21,7 @@ from spatialdata.models import Image2DModel, ShapesModel, TableModel
 
 import soscope_scverse
 from soscope_scverse import metrics
+from soscope_scverse._mudata import columns_apart
 from soscope_scverse.cli import main
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -416,7 +417,7 @@ def test_mudata(spots, folder):
     prot.var_names = ["CD4", "CD8"]
     prot.layers["counts"] = prot.X.copy()
     prot.X = prot.X * 0.5
-    with md.set_options(pull_on_update=False):
+    with columns_apart():
         md.MuData({"rna": spots.adata.copy(), "prot": prot}).write_h5mu("in.h5mu")
     assert run("features", "in.h5mu", "--image", "section.png", "--out", "described.h5mu").exit_code == 0
     likelihoods = ("--likelihood", "rna=nb", "--likelihood", "prot=poisson")

@@ -17,7 +17,7 @@ from spatialdata.transformations import get_transformation
 import soscope_scverse as sos
 from soscope_scverse import datasets
 from soscope_scverse.im import encoders
-from soscope_scverse.model import soscope
+from soscope_scverse.model import training
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -47,7 +47,7 @@ def given():
 
 def run(page: str, given: dict, monkeypatch, *, section: str = "") -> dict:
     """Run the blocks of a page, or of one of its sections, one after the other; returns the names they leave."""
-    monkeypatch.setattr(soscope, "_N_STEPS", 3)
+    monkeypatch.setattr(training, "_N_STEPS", 3)
     monkeypatch.setattr(encoders, "_ENCODERS", dict(encoders._ENCODERS))
     text = (DOCS / page).read_text()
     if section:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from soscope_scverse import SoScope, bench, datasets, im, metrics, pp, tl
+from soscope_scverse.model.training import Training
 
 QUICK = {"max_epochs": 4, "accelerator": "cpu", "train_kwargs": {"enable_progress_bar": False}}
 
@@ -201,7 +202,7 @@ def test_bad_input_is_refused_before_any_work(section, fault, options, message, 
     def no_work(*args, **kwargs):
         pytest.fail("training started")
 
-    monkeypatch.setattr(SoScope, "train", no_work)
+    monkeypatch.setattr(Training, "_fit", no_work)
     with pytest.raises((ValueError, TypeError), match=message):
         tl.enhance(fault(section.adata), **{"image": section.image} | options)
 

@@ -10,6 +10,7 @@ from scipy.sparse import csr_matrix
 
 import soscope_scverse as sos
 from soscope_scverse import bench, datasets, metrics, pp, tl
+from soscope_scverse._mudata import columns_apart
 from soscope_scverse.module.likelihoods import (
     GaussianLikelihood,
     JointLikelihood,
@@ -91,7 +92,7 @@ def mdata_and_image():
     del prot.obsm["spatial"]
     peaks = ad.AnnData(np.log1p(adata.X[:, 4:7].toarray()), obs=prot.obs[[]].copy())
     peaks.var_names = [f"score {i}" for i in range(3)]
-    with md.set_options(pull_on_update=False):
+    with columns_apart():
         mdata = md.MuData({"rna": adata[:, 7:].copy(), "prot": prot[::-1].copy(), "peaks": peaks})
     return mdata, image
 

@@ -16,8 +16,9 @@ from click.testing import CliRunner
 from spatialdata.models import Image2DModel, ShapesModel, TableModel
 
 from soscope_scverse import datasets
+from soscope_scverse._mudata import columns_apart
 from soscope_scverse.cli import main
-from soscope_scverse.model import soscope
+from soscope_scverse.model import training
 
 PAGE = (Path(__file__).parents[1] / "docs" / "pipelines.md").read_text()
 
@@ -59,13 +60,13 @@ def spatialdata_of(section):
 def folder(tmp_path, monkeypatch):
     """The files that the page names."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(soscope, "_N_STEPS", 3)
+    monkeypatch.setattr(training, "_N_STEPS", 3)
     made = datasets.synthetic_section(60, n_genes=8)
     adata = made.adata
     prot = adata[:, :3].copy()
     prot.var_names = ["CD4", "CD8", "CD19"]
     adata.write_h5ad("spots.h5ad")
-    with md.set_options(pull_on_update=False):
+    with columns_apart():
         md.MuData({"rna": adata.copy(), "prot": prot}).write_h5mu("spots.h5mu")
     spatialdata_of(made).write("section.zarr")
     tifffile.imwrite("section.tif", made.image)

@@ -16,6 +16,7 @@ from matplotlib import pyplot as plt
 from PIL import Image
 
 from soscope_scverse import datasets, metrics, pl, tl
+from soscope_scverse._mudata import columns_apart
 
 QUICK = {"max_epochs": 2, "accelerator": "cpu", "train_kwargs": {"enable_progress_bar": False}}
 EVIL = "<script>alert(1)</script>"
@@ -203,7 +204,7 @@ def test_several_sections(tmp_path):
 def test_modalities(spots, tmp_path):
     prot = spots.adata[:, 2:4].copy()
     prot.var_names = ["CD4", "CD8"]
-    with md.set_options(pull_on_update=False):
+    with columns_apart():
         mdata = md.MuData({"rna": spots.adata.copy(), "prot": prot})
     result = tl.enhance(mdata, likelihood={"rna": "nb", "prot": "poisson"}, **QUICK)
     pl.report(result, mdata, tmp_path / "report.html", genes={"prot": ["CD8"]}, n_genes=2)

@@ -19,6 +19,7 @@ from scipy import sparse
 
 from soscope_scverse import SoScope, bench, datasets, im, metrics, pl, pp, tl
 from soscope_scverse import _validation as check
+from soscope_scverse._mudata import columns_apart
 from soscope_scverse.model.training import Training
 
 pytestmark = pytest.mark.filterwarnings("ignore:Observation names", "ignore:Variable names", "ignore:Transforming")
@@ -61,7 +62,7 @@ def contents(data):
 
 
 def copied(data):
-    with md.set_options(pull_on_update=False):  # else the copy has columns of the modalities at the top
+    with columns_apart():  # else the copy has columns of the modalities at the top
         return data.copy() if hasattr(data, "copy") else data
 
 
@@ -724,7 +725,7 @@ def test_sections_need_a_name_for_every_spot(prepared):
 def mdata(prepared):
     parts = {"rna": prepared[:, :5].copy(), "prot": prepared[:, 5:].copy()}
     parts["prot"] = ad.AnnData(parts["prot"].X, obs=parts["prot"].obs[[]], var=parts["prot"].var)
-    with md.set_options(pull_on_update=False):
+    with columns_apart():
         return md.MuData(parts)
 
 

@@ -218,23 +218,21 @@ def enhance(
         training |= {"checkpoint_dir": checkpoint_dir, "resume": resume}
         _check_training(training, likelihood)
         name = encoder if isinstance(encoder, str) else type(encoder).__name__
-        without = sources == "positions" or name == "noise"
+        picture = {"image": image, "image_scale": image_scale, "library_key": library_key}
         looks = looks_at_picture(spots, encoder, sources) and _find_picture(
-            spots, image, image_scale, library_key, needed=sources == "picture"
+            spots, **picture, needed=sources == "picture"
         )
         if looks and (counts := _first_counts(adata, layer, likelihood)) is not None:
-            whole, of_counts = counts
-            im.check_alignment(whole, image, image_scale=image_scale, library_key=library_key, layer=of_counts)
+            im.check_alignment(counts[0], **picture, layer=counts[1])
 
         _divide(spots, n_subspots, cells, library_key)
         if keys.SPOT_GRAPH not in spots.obsp:
             pp.spot_graph(spots, layer=layer, library_key=library_key)
         if looks or not needs_picture(encoder):
             logger.info("Extracting image features (encoder=%s).", name)
-            options = {"encoder": encoder, "image_scale": image_scale, "library_key": library_key}
-            im.features(spots, image, **options | arguments["features_kwargs"])
-        if image is not None and not without:
-            _embed_thumbnails(spots, image, image_scale, library_key)
+            im.features(spots, **{**picture, "encoder": encoder, **arguments["features_kwargs"]})
+        if image is not None and sources != "positions" and name != "noise":
+            _embed_thumbnails(spots, **picture)
 
         with torch.random.fork_rng():
             torch.manual_seed(seed)
