@@ -1,6 +1,7 @@
 """Two processes on one machine, joined by gloo."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from soscope_scverse import SoScope, datasets, tl
 SCRIPTS = Path(__file__).parent / "scripts"
 
 
-def run(*command):
+def run(*command, killed=False):
     alone = {name: value for name, value in os.environ.items() if not name.startswith("COV_CORE")}
     done = subprocess.run(
         [sys.executable, "-W", "ignore", *map(str, command)],
@@ -22,8 +23,9 @@ def run(*command):
         text=True,
         check=False,
         env=alone | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"},
+        start_new_session=True,
     )
-    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.returncode == (-signal.SIGKILL if killed else 0), done.stderr[-4000:]
     return done.stdout
 
 
@@ -69,3 +71,14 @@ def test_the_store_of_two_processes_is_complete(folder):
     enhanced = ad.read_zarr(folder / "enhanced.zarr")
     np.testing.assert_array_equal(enhanced.X, both(folder, "lazy")[0])
     assert len(enhanced.uns["soscope"]["history"]["train_loss"]) == 400
+
+
+def test_two_processes_that_are_killed_end_with_the_bits_of_uninterrupted_ones(tmp_path):
+    run(SCRIPTS / "resume.py", tmp_path / "a", tmp_path / "expected.npz", 0)
+    run(SCRIPTS / "resume.py", tmp_path / "b", tmp_path / "lost.npz", 7, killed=True)
+    assert (tmp_path / "b" / "checkpoint.pt").exists()
+    run(SCRIPTS / "resume.py", tmp_path / "b", tmp_path / "resumed.npz", 0)
+    expected, resumed = np.load(tmp_path / "expected.npz"), np.load(tmp_path / "resumed.npz")
+    assert set(expected) == set(resumed)
+    for name in expected:
+        np.testing.assert_array_equal(resumed[name], expected[name], err_msg=name)

@@ -215,8 +215,8 @@ class CheckpointWriter(Callback):
 
 
 def _logged(trainer: Any) -> dict:
-    """What scvi-tools' logger has kept so far; loggers of the user keep theirs themselves."""
-    return getattr(trainer.logger, "history", {})
+    """What scvi-tools' logger, that of the first process, has kept; loggers of the user keep theirs themselves."""
+    return getattr(trainer.logger, "history", {}) if trainer.is_global_zero else {}
 
 
 def _random_states(trainer: Any, plan: Any) -> list[torch.Tensor]:
@@ -228,9 +228,10 @@ def _random_states(trainer: Any, plan: Any) -> list[torch.Tensor]:
 
 
 def _set_random_states(states: list[torch.Tensor], trainer: Any, plan: Any) -> None:
-    torch.set_rng_state(states[0][trainer.global_rank])
-    if plan.device.type == "cuda" and len(states) > 1:
-        torch.cuda.set_rng_state(states[1][trainer.global_rank], plan.device)
+    own = [state[trainer.global_rank].clone() for state in states]  # a row of a matrix makes torch crash
+    torch.set_rng_state(own[0])
+    if plan.device.type == "cuda" and len(own) > 1:
+        torch.cuda.set_rng_state(own[1], plan.device)
 
 
 def describe_run(model: SoScope, arguments: Mapping[str, Any], n_processes: int) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from soscope_scverse import SoScope, datasets, im, pp
 from soscope_scverse.data.tiles import contiguous_groups
+from soscope_scverse.model.starting import set_start
 
 
 class Loss(torch.nn.Module):
@@ -29,7 +30,7 @@ model = SoScope(adata, test_picture=False)
 order = model._order()
 model._fit_projection(order)
 section = model._section(order=order)
-model._start(section)
+set_start(model.module, section, "auto", test_picture=False)
 tiles = model._tiles(section, 2.0)
 pair = [tiles.tile(own) for own in contiguous_groups(section.spatial, section.sections, 30)]
 loss = Loss(model.module.train())
