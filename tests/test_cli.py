@@ -133,6 +133,12 @@ def test_arguments_reach_the_model(spots, folder):
     assert list(written.obs["slide"]) == ["a"] * 60 + ["b"] * 60
 
 
+def test_the_prior_does_not_add_up(spots, folder):
+    assert enhance("--n-subspots", 4, "--expectation", "prior").exit_code == 0
+    sums = np.asarray(ad.read_h5ad("out.h5ad").X).reshape(30, 4, 5).sum(axis=1)
+    assert not np.allclose(sums, spots.adata.X.toarray(), rtol=0.01)
+
+
 def test_a_list_of_genes_or_a_file_with_one(spots, folder):
     names = list(spots.adata.var_names[[3, 0]])
     assert enhance("--n-subspots", 4, "--genes", ", ".join(names), out="list.h5ad").exit_code == 0

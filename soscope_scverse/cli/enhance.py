@@ -34,6 +34,11 @@ from soscope_scverse.cli._kinds import by_modality, elements, formats, kind, pai
 @click.option("--batch-key", help="Column of obs that tells the batches.")
 @click.option("--preset", type=click.Choice(["default", "paper"]), default="default", show_default=True)
 @click.option(
+    "--expectation",
+    type=click.Choice(["conditional", "prior"]),
+    help="Given the observed spots or not; default conditional, with --preset paper prior.",
+)
+@click.option(
     "--n-samples",
     type=click.IntRange(min=0),
     default=0,

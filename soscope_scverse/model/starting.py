@@ -51,7 +51,7 @@ def _test_picture(module: SoScopeVAE, section: Section) -> None:
             f"likelihood ratio {evidence:.1f}, needed {_EVIDENCE:.0f}). Check that it is the picture of this "
             "section and that positions fit it (`im.check_alignment`); `test_picture=False` uses it all the same."
         )
-        warnings.warn(msg, UserWarning, stacklevel=5)
+        warnings.warn(msg, UserWarning, stacklevel=4)
 
 
 @torch.no_grad()
