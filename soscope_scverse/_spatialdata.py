@@ -181,7 +181,7 @@ class SpatialSection:
 
     def picture(self, image_key: str | None, **kwargs: Any) -> ImageSource | None:
         """The picture over the spots, placed by the transformations; None if there is none to choose."""
-        from soscope_scverse.im.source import open_image  # im uses this module
+        from soscope_scverse.im.opening import open_image  # im uses this module
 
         images = self._sdata.images
         if image_key is not None:

@@ -3,6 +3,7 @@
 from soscope_scverse.im.alignment import Alignment, check_alignment
 from soscope_scverse.im.cache import FeatureCache
 from soscope_scverse.im.dense import DenseEncoder
+from soscope_scverse.im.embedded import embedded_image
 from soscope_scverse.im.encoders import (
     Encoder,
     TiledEncoder,
@@ -13,9 +14,11 @@ from soscope_scverse.im.encoders import (
 )
 from soscope_scverse.im.features import check_coordinates, features
 from soscope_scverse.im.networks import InceptionV3, ModuleEncoder, NetworkEncoder, Timm
+from soscope_scverse.im.opening import open_image
 from soscope_scverse.im.positions import features_at
-from soscope_scverse.im.source import ImageSource, embedded_image, open_image, thumbnail
+from soscope_scverse.im.source import ImageSource
 from soscope_scverse.im.stain import normalize_stain
+from soscope_scverse.im.thumbnails import thumbnail
 from soscope_scverse.im.tissue import mask_subspots, tissue_mask
 
 __all__ = [

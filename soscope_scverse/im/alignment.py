@@ -15,8 +15,11 @@ from scipy.ndimage import map_coordinates, uniform_filter
 from soscope_scverse import _validation as validation
 from soscope_scverse._arrays import row_chunks, spread
 from soscope_scverse._spatialdata import accepts_spatialdata
+from soscope_scverse.im.embedded import library_entry
+from soscope_scverse.im.opening import open_image
 from soscope_scverse.im.sections import Section, open_sections, spot_radius
-from soscope_scverse.im.source import ImageSource, library_entry, open_image, thumbnail
+from soscope_scverse.im.source import ImageSource
+from soscope_scverse.im.thumbnails import thumbnail
 from soscope_scverse.im.tissue import darkness, is_tissue
 
 _GIVEN = "as given"

@@ -16,9 +16,10 @@ from soscope_scverse import _validation as validation
 from soscope_scverse._mudata import accepts_mudata
 from soscope_scverse._spatialdata import accepts_spatialdata
 from soscope_scverse.im.cache import FeatureCache
+from soscope_scverse.im.embedded import library_entry
 from soscope_scverse.im.encoders import Encoder, TileFunction, get_encoder
 from soscope_scverse.im.sections import Section, open_sections, pitch, spot_radius
-from soscope_scverse.im.source import ImageSource, library_entry
+from soscope_scverse.im.source import ImageSource
 
 if TYPE_CHECKING:
     import torch

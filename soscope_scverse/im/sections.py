@@ -11,7 +11,9 @@ from anndata import AnnData
 from scipy.spatial import KDTree
 
 from soscope_scverse import _validation as validation
-from soscope_scverse.im.source import ImageSource, embedded_image, library_entry, open_image
+from soscope_scverse.im.embedded import embedded_image, library_entry
+from soscope_scverse.im.opening import open_image
+from soscope_scverse.im.source import ImageSource
 
 
 @dataclass(frozen=True, eq=False)

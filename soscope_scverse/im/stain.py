@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 from skimage.color import rgb2lab
 
-from soscope_scverse.im.source import ImageSource, Recolouring, open_image, thumbnail
+from soscope_scverse.im.opening import open_image
+from soscope_scverse.im.source import ImageSource, Recolouring
+from soscope_scverse.im.thumbnails import thumbnail
 from soscope_scverse.im.tissue import is_tissue
 
 

@@ -12,8 +12,10 @@ from skimage.filters import threshold_otsu
 
 from soscope_scverse import _keys as keys
 from soscope_scverse import _validation as validation
+from soscope_scverse.im.opening import open_image
 from soscope_scverse.im.sections import open_sections
-from soscope_scverse.im.source import ImageSource, open_image, thumbnail
+from soscope_scverse.im.source import ImageSource
+from soscope_scverse.im.thumbnails import thumbnail
 
 _THUMBNAIL = 1000
 _COLOURED = 0.05

@@ -15,8 +15,8 @@ from matplotlib.transforms import Affine2DBase, AffineDeltaTransform
 from soscope_scverse import _keys as keys
 from soscope_scverse import _validation as check
 from soscope_scverse.im import embedded_image, thumbnail
+from soscope_scverse.im.embedded import library_entry
 from soscope_scverse.im.sections import section_image
-from soscope_scverse.im.source import library_entry
 from soscope_scverse.pp.outlines import spot_outline, subspot_outline
 
 _THUMBNAIL = 2000

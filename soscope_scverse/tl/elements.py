@@ -16,8 +16,9 @@ from anndata import AnnData
 from soscope_scverse import _keys as keys
 from soscope_scverse import _validation as check
 from soscope_scverse._spatialdata import SpatialSpots, is_spatialdata, take_options, with_options
+from soscope_scverse.im.embedded import embedded_image
 from soscope_scverse.im.features import needs_picture
-from soscope_scverse.im.source import embedded_image, open_image
+from soscope_scverse.im.opening import open_image
 from soscope_scverse.pp.outlines import subspot_outline
 
 if TYPE_CHECKING:
