@@ -73,23 +73,11 @@ def test_checkpoints_change_nothing(prepared, tmp_path):
     assert_same(train["bits"](train["trained"](prepared.copy(), "tiles", tmp_path)), plain)
 
 
-class Stop(Callback):
-    """Raises an error after some steps."""
-
-    def __init__(self, step):
-        self.left = step
-
-    def on_train_batch_end(self, *_):
-        self.left -= 1
-        if self.left == 0:
-            raise RuntimeError("power")
-
-
 @pytest.fixture
 def stopped(prepared, tmp_path):
     """Folder with the checkpoint of a training of `prepared` that ended early."""
     with pytest.raises(RuntimeError, match="power"):
-        train["trained"](prepared.copy(), "whole", tmp_path, callbacks=[Stop(6)])
+        train["trained"](prepared.copy(), "whole", tmp_path, callbacks=[train["Stop"](6)])
     return tmp_path
 
 
@@ -304,7 +292,12 @@ def test_enhance_resumes(section, tmp_path):
     expected = tl.enhance(section.adata, train_kwargs={"enable_progress_bar": False}, **options)
     run = {"checkpoint_dir": tmp_path, "resume": True}
     with pytest.raises(RuntimeError, match="power"):
-        tl.enhance(section.adata, train_kwargs={"enable_progress_bar": False, "callbacks": [Stop(5)]}, **run, **options)
+        tl.enhance(
+            section.adata,
+            train_kwargs={"enable_progress_bar": False, "callbacks": [train["Stop"](5)]},
+            **run,
+            **options,
+        )
     for _ in range(2):  # from the checkpoint, then from the finished training
         resumed = tl.enhance(section.adata, train_kwargs={"enable_progress_bar": False}, **run, **options)
         np.testing.assert_array_equal(resumed.X, expected.X)

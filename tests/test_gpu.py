@@ -12,7 +12,7 @@ from soscope_scverse.model import checkpoints
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")]
 GPU = "gpu"
-STOP = runpy.run_path(str(Path(__file__).with_name("test_checkpoints.py")))["Stop"]
+train = runpy.run_path(str(Path(__file__).parent / "scripts" / "train.py"))
 
 
 @pytest.fixture(autouse=True)
@@ -69,7 +69,7 @@ def test_a_stopped_training_goes_on_with_the_same_bits(prepared, tmp_path, monke
     monkeypatch.setattr(checkpoints, "_SECONDS", 0)
     expected = weights(trained(prepared.copy(), deterministic=True))
     with pytest.raises(RuntimeError, match="power"):
-        trained(prepared.copy(), deterministic=True, checkpoint_dir=tmp_path, callbacks=[STOP(9)])
+        trained(prepared.copy(), deterministic=True, checkpoint_dir=tmp_path, callbacks=[train["Stop"](9)])
     resumed = trained(prepared.copy(), deterministic=True, checkpoint_dir=tmp_path, resume=True)
     assert_same(weights(resumed), expected)
 

@@ -33,6 +33,18 @@ class Kill(Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+class Stop(Callback):
+    """Raises an error after some steps."""
+
+    def __init__(self, step):
+        self.left = step
+
+    def on_train_batch_end(self, *_):
+        self.left -= 1
+        if self.left == 0:
+            raise RuntimeError("power")
+
+
 def spots():
     adata, image, _ = datasets.synthetic_section(60, n_genes=8)
     pp.subspots(adata)
