@@ -10,8 +10,10 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 shown="anndata dask mudata numpy pandas scanpy scipy scvi-tools spatialdata squidpy torch zarr"
-smoke="tests/test_enhance.py tests/test_im_networks.py tests/test_mudata.py tests/test_pl.py tests/test_spatialdata.py
+smoke="tests/test_cells.py tests/test_enhance.py tests/test_im_networks.py tests/test_mudata.py tests/test_pl.py tests/test_spatialdata.py
   tests/test_store.py"
+# libraries may warn of each other, but not of how they are called here
+warnings=$'ignore\nerror::DeprecationWarning:soscope_scverse\nerror::FutureWarning:soscope_scverse'
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -25,7 +27,7 @@ run() {
   uv venv --quiet --no-python-downloads --python "$2" "$environment" || return 1
   uv pip install --quiet --python "$environment" --resolution "$1" ".[test]" || return 1
   # shellcheck disable=SC2086
-  "$environment/bin/python" -W ignore -m pytest -q -W ignore -m "not realdata and not slow" $smoke || outcome=FAILED
+  "$environment/bin/python" -m pytest -q -o "filterwarnings=$warnings" -m "not realdata and not slow" $smoke || outcome=FAILED
   "$environment/bin/python" - $shown <<'PYTHON'
 import sys
 from importlib.metadata import version

@@ -110,8 +110,9 @@ def test_moving_the_coordinates_changes_nothing(section, prepared, angle, shift)
     pp.subspots(moved)
     pp.spot_graph(moved)
     moved.obsm["subspot_features"] = prepared.obsm["subspot_features"]  # the picture moves along
-    expected = train(prepared.copy()).get_enhanced().X
-    np.testing.assert_allclose(train(moved).get_enhanced().X, expected, rtol=1e-4, atol=1e-4)
+    # few steps: what turned coordinates are rounded to grows with each
+    expected = train(prepared.copy(), max_epochs=5).get_enhanced().X
+    np.testing.assert_allclose(train(moved, max_epochs=5).get_enhanced().X, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_padding_makes_no_subspots(section):

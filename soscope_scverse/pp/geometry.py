@@ -120,7 +120,8 @@ def subspots(
     adata.obsm[keys.EXPOSURE] = division.exposure
     adata.uns[keys.SUBSPOTS] = division.info
     adata.obsm.pop(keys.SUBSPOT_NAMES, None)
-    adata.obs.drop(columns=keys.SPOT_SIZE, errors="ignore", inplace=True)
+    if keys.SPOT_SIZE in adata.obs:
+        del adata.obs[keys.SPOT_SIZE]
     if division.names is not None:
         adata.obsm[keys.SUBSPOT_NAMES] = division.names
         adata.obs[keys.SPOT_SIZE] = division.size
