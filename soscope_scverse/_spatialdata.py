@@ -54,6 +54,9 @@ class SpatialSpots:
     ) -> None:
         from spatialdata.models import get_table_keys
 
+        if not is_spatialdata(sdata):
+            msg = f"Expected a SpatialData, found {type(sdata).__name__}."
+            raise TypeError(msg)
         table = _named("table_key", table_key, sdata.tables)
         if "spatialdata_attrs" not in table.uns:
             msg = (

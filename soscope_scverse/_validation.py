@@ -5,14 +5,14 @@ from __future__ import annotations
 import inspect
 import math
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
 from numbers import Integral, Real
 from os import PathLike
 from pathlib import Path
 from types import NoneType, SimpleNamespace, UnionType
-from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, Union, cast, get_args, get_origin, get_type_hints
 
 import numpy as np
 import pandas as pd
@@ -42,9 +42,10 @@ class _Range(NamedTuple):
 _RANGES = {
     # of the model
     **dict.fromkeys(("n_latent", "n_hidden", "n_layers", "n_image_components"), _Range(1, whole=True)),
-    "n_graph_samples": _Range(1, whole=True),
+    "n_graph_samples": _Range(2, whole=True),
     "bandwidth": _Range(0, above=True),
     **dict.fromkeys(("sigma", "image_shrinkage", "depth_noise", "image_weight"), _Range(0)),
+    **dict.fromkeys(("alpha", "image_alpha"), _Range(0, 1)),  # of plots
     "masked": _Range(0, 1),
     # of a training
     **dict.fromkeys(("max_epochs", "max_steps", "batch_size"), _Range(1, whole=True)),
@@ -100,21 +101,23 @@ def number(
         instead = "".join(f" or {choice!r}" for choice in other)
         msg = f"Expected `{name}` to be a {'whole ' if whole else ''}number{instead}, found {value!r}."
         raise ValueError(msg)
-    if not least <= float(value) <= most or value == math.inf or (above and value == least):
+    value = cast("float", value)  # float() of a whole number may overflow
+    if not least <= value <= most or value == math.inf or (above and value == least):
         limit = f"{'above' if above else 'at least'} {least}"
         msg = f"Expected `{name}` to be {limit}{'' if most == math.inf else f' and at most {most}'}, found {value!r}."
         raise ValueError(msg)
 
 
-def keywords(name: str, arguments: Any, function: Callable[..., Any]) -> None:
-    """Raise unless `arguments` is a dict of arguments that a function takes, see :func:`given`."""
+def keywords(name: str, arguments: Any, function: Callable[..., Any], *, without: Collection[str] = ("self",)) -> None:
+    """Raise unless `arguments` is a dict of arguments that a function takes, see :func:`given`, `without` some."""
     if not isinstance(arguments, Mapping):
         msg = f"Expected `{name}` to be a dict of arguments, found {type(arguments).__name__}."
         raise TypeError(msg)
     taken = inspect.signature(function).parameters
-    unknown = [key for key in arguments if key not in taken]
-    if unknown and all(parameter.kind is not parameter.VAR_KEYWORD for parameter in taken.values()):
-        msg = f"Expected `{name}` out of {[key for key in taken if key != 'self']}, found {unknown}."
+    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values())
+    unknown = [key for key in arguments if key in without or not (open_ended or key in taken)]
+    if unknown:
+        msg = f"Expected `{name}` out of {[key for key in taken if key not in without]}, found {unknown}."
         raise ValueError(msg)
     given(function, arguments)
 
@@ -156,15 +159,17 @@ def anndata(adata: object) -> AnnData:
     return adata
 
 
-def mudata(mdata: object, modalities: Mapping[str, str], layer: Mapping[str, str | None] | None) -> MuData:
-    """Return `mdata` if it is a MuData with these modalities and layers, all of the same spots."""
+def mudata(
+    mdata: object, modalities: Mapping[str, str], layer: Mapping[str, str | None] | None, named: Iterable[str] = ()
+) -> MuData:
+    """Return `mdata` if it is a MuData with these modalities, layers and others `named`, all of the same spots."""
     if not isinstance(mdata, MuData):
         msg = f"Expected a MuData, found {type(mdata).__name__}."
         raise TypeError(msg)
     if not isinstance(modalities, Mapping) or not modalities:
         msg = f"Expected the likelihood of each modality, as {{'rna': 'nb', 'prot': 'poisson'}}, found {modalities!r}."
         raise ValueError(msg)
-    unknown = [name for name in [*modalities, *(layer or {})] if name not in mdata.mod]
+    unknown = [name for name in [*modalities, *(layer or {}), *named] if name not in mdata.mod]
     if unknown:
         msg = f"Expected modalities out of {list(mdata.mod)}, found {unknown}."
         raise ValueError(msg)
@@ -330,7 +335,7 @@ def model_slots(adata: AnnData, features_key: str | None) -> None:
     if keys.SPOT_GRAPH not in adata.obsp:
         msg = f"Expected `adata.obsp['{keys.SPOT_GRAPH}']`, found {sorted(adata.obsp)}. Call `pp.spot_graph(adata)`."
         raise ValueError(msg)
-    weights = stored(adata.obsp[keys.SPOT_GRAPH])
+    weights = numbers(f"`adata.obsp['{keys.SPOT_GRAPH}']`", stored(adata.obsp[keys.SPOT_GRAPH]))
     if not (np.isfinite(weights) & (weights >= 0)).all():
         msg = (
             f"Expected finite weights of at least 0 in `adata.obsp['{keys.SPOT_GRAPH}']`, found others. "
@@ -538,7 +543,7 @@ def highly_variable(adata: AnnData) -> list[str]:
 
 def one_of(name: str, value: object, allowed: Sequence[Any]) -> None:
     """Raise unless `value` is one of `allowed`."""
-    if value not in allowed:
+    if not isinstance(value, Hashable) or value not in allowed:
         msg = f"Expected `{name}` to be one of {list(allowed)}, found {value!r}."
         raise ValueError(msg)
 
@@ -558,10 +563,15 @@ def path_of(name: str, value: Any) -> Path:
     return Path(value)
 
 
-def new_path(name: str, path: str | PathLike | None) -> None:
-    """Raise if `path` exists."""
-    if path is not None and path_of(name, path).exists():
+def folder(name: str, path: str | PathLike, *, new: bool = False) -> None:
+    """Raise unless `path` is a folder or can be made one, or, if it is to be `new`, if it exists."""
+    path = path_of(name, path)
+    if new and path.exists():
         msg = f"Expected `{name}` to be a new path, found {str(path)!r}. Remove it or choose another."
+        raise ValueError(msg)
+    there = next(part for part in (path, *path.absolute().parents) if part.exists())
+    if not there.is_dir():
+        msg = f"Expected `{name}` to be a folder, found {str(path)!r}, where {str(there)!r} is a file. Choose another."
         raise ValueError(msg)
 
 
@@ -573,6 +583,9 @@ def output(name: str, path: str | PathLike, *, overwrite: bool, suffixes: Sequen
         raise ValueError(msg)
     if not path.parent.is_dir():
         msg = f"Expected `{name}` in a folder that exists, found {str(path)!r}. Make {str(path.parent)!r} first."
+        raise ValueError(msg)
+    if path.is_dir() and path.suffix != ".zarr":
+        msg = f"Expected `{name}` to be a file, found the folder {str(path)!r}. Choose another name."
         raise ValueError(msg)
     if path.exists() and not overwrite:
         msg = f"Expected `{name}` to be a new path, found {str(path)!r}. Choose another, or pass `overwrite=True`."

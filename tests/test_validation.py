@@ -404,7 +404,14 @@ BAD_ARGUMENTS = {
     ("tl.enhance", "n_subspots"): [
         (value, "`n_subspots` to be 'auto' or one of") for value in (0, -1, 2.5, 10**9, "nine")
     ],
-    ("tl.enhance", "seed"): [(-1, "at least 0"), (1.5, WHOLE), ("a", WHOLE), (None, WHOLE), (2**70, "at most")],
+    ("tl.enhance", "seed"): [
+        (-1, "at least 0"),
+        (10**400, "at most"),
+        (1.5, WHOLE),
+        ("a", WHOLE),
+        (None, WHOLE),
+        (2**70, "at most"),
+    ],
     ("tl.enhance", "max_epochs"): [(0, "at least 1"), (-1, "at least 1"), (1.5, WHOLE), ("3", WHOLE)],
     ("tl.enhance", "n_samples"): [(-1, "at least 0"), (2.5, WHOLE), ("2", WHOLE), (True, WHOLE)],
     ("tl.enhance", "genes"): [
@@ -415,7 +422,9 @@ BAD_ARGUMENTS = {
         (np.array([True, False]), "found .*True"),
         (["noise_1", "noise_1"], "every gene once"),
     ],
-    ("tl.enhance", "likelihood"): [(value, "`likelihood` to be one of") for value in ("zinb", None, 5)],
+    ("tl.enhance", "likelihood"): [
+        (value, "`likelihood` to be one of") for value in ("zinb", None, 5, np.array(["nb"]))
+    ],
     ("tl.enhance", "layer"): [(value, "`layer` to be one of") for value in ("nope", 5, ["counts"], {"rna": "counts"})],
     ("tl.enhance", "library_key"): [(value, "column of `adata.obs`") for value in ("nope", 5, ["region"])],
     ("tl.enhance", "batch_key"): [("nope", "`batch_key` to be a column")],
@@ -445,9 +454,14 @@ BAD_ARGUMENTS = {
         ({"mode": "fast"}, "`mode` to be one of"),
         ({"batch_size": 0}, "at least 1"),
         ({"cache": 5}, "`cache` to be a path"),
+        ({"cache": __file__}, "`cache` to be a folder"),
+        *(({name: None}, rf"found \['{name}'\]") for name in ("adata", "encoder", "copy", "key_added", "library_key")),
     ],
     ("tl.enhance", "model_kwargs"): [
         (5, "`model_kwargs` to be a dict of arguments"),
+        ({"likelihood": "nb"}, r"found \['likelihood'\]"),
+        ({"adata": 1}, r"found \['adata'\]"),
+        ({"n_graph_samples": 1}, "at least 2"),
         ({"latent": 1}, r"`model_kwargs` out of .* found \['latent'\]"),
         ({"n_latent": 0}, "at least 1"),
         ({"decoder": "x"}, "`decoder` to be one of"),
@@ -456,6 +470,8 @@ BAD_ARGUMENTS = {
         (5, "`train_kwargs` to be a dict of arguments"),
         ({"lr": -1}, "above 0"),
         ({"max_steps": 0}, "at least 1"),
+        ({"self": 1}, r"found \['self'\]"),
+        ({"resume": True}, r"found \['resume'\]"),
         ({"max_epochs": 2, "max_steps": 2}, "one of `max_epochs` and `max_steps`"),
         ({"early_stopping": True}, "held-out molecules"),
         ({"speed": 1}, "trainer takes on this machine, found .*speed=1"),
@@ -464,7 +480,10 @@ BAD_ARGUMENTS = {
         ({"callbacks": 5}, "callbacks=5"),
     ],
     ("tl.enhance", "accelerator"): [("abacus", "accelerator='abacus'"), ("tpu", "accelerator='tpu'"), (5, "=5")],
-    ("tl.enhance", "checkpoint_dir"): [(5, "`checkpoint_dir` to be a path")],
+    ("tl.enhance", "checkpoint_dir"): [
+        (5, "`checkpoint_dir` to be a path"),
+        (__file__, "`checkpoint_dir` to be a folder"),
+    ],
     ("tl.enhance", "resume"): [(True, "Expected `checkpoint_dir`")],
     ("tl.enhance", "cells"): [
         (5, "`cells` to be"),
@@ -472,9 +491,15 @@ BAD_ARGUMENTS = {
         (cells(x=["a"], y=[1.0]), "positions of cells to be an array of real numbers"),
         (cells(x=[np.nan], y=[1.0]), "finite positions of cells"),
         (cells(x=[-1e6], y=[1.0]), "cells inside of the spots"),
+        (cells(x=[1.0], y=[1.0]).set_axis([""]), "name for every cell"),
+        (cells(x=[1.0], y=[1.0]).set_axis([np.nan]), "name for every cell"),
     ],
     ("tl.enhance", "out"): [("nowhere/x.zarr", "folder that exists"), ("x.txt", "to end in"), (5, "to be a path")],
-    ("tl.enhance", "save_model"): [(str(Path(__file__).parent), "new path"), (5, "to be a path")],
+    ("tl.enhance", "save_model"): [
+        (str(Path(__file__).parent), "new path"),
+        (f"{__file__}/model", "to be a folder, found .* is a file"),
+        (5, "to be a path"),
+    ],
     ("tl.to_spatialdata", "image"): [(5, "Expected a picture")],
     ("pp.subspots", "geometry"): [("triangle", "`geometry` to be one of")],
     ("pp.subspots", "exposure"): [("size", "`exposure` to be one of")],
@@ -494,7 +519,11 @@ BAD_ARGUMENTS = {
     ("pp.spot_graph", "key_added"): [(5, "to be a string")],
     ("pp.spatial_genes", "n_genes"): [(0, "at least 1"), (2.5, WHOLE)],
     ("pp.spatial_genes", "n_candidates"): [(0, "at least 1")],
-    ("im.features", "image"): [(5, "Expected a picture"), ("nowhere.png", "nowhere.png")],
+    ("im.features", "image"): [
+        (5, "Expected a picture"),
+        (str(Path(__file__).parent), "found the folder"),
+        ("nowhere.png", "nowhere.png"),
+    ],
     ("im.features", "encoder"): [("resnet", "texture"), (5, "encoder")],
     ("im.features", "mode"): [("fast", "`mode` to be one of")],
     ("im.features", "batch_size"): [(0, "at least 1"), ("a", WHOLE)],
@@ -530,7 +559,7 @@ BAD_ARGUMENTS = {
     ("SoScope", "image_shrinkage"): [(-1, "at least 0"), ("strong", "number or 'auto'")],
     ("SoScope", "depth_noise"): [(-1, "at least 0"), ("none", "number or 'auto'")],
     ("SoScope", "similarity_strength"): [(1, "above 1")],
-    ("SoScope", "n_graph_samples"): [(0, "at least 1")],
+    ("SoScope", "n_graph_samples"): [(1, "at least 2")],
     ("SoScope", "aggregate"): [("max", "`aggregate` to be one of")],
     ("SoScope", "decoder"): [("deep", "`decoder` to be one of")],
     ("SoScope", "likelihood"): [("zinb", "`likelihood` to be one of")],
@@ -565,12 +594,18 @@ BAD_ARGUMENTS = {
         (5, "`methods` out of"),
         ([], "something to run"),
         ({"a": 5}, "functions or dicts"),
+        ({"a": {"return_model": True}}, r"found \['return_model'\]"),
+        ({"a": {"train_kwargs": 5}}, "`train_kwargs` to be a dict"),
+        ({"a": lambda adata: None}, "to return n_targets x n_features"),
         ({"a": {"speed": 1}}, r"`methods` out of .* found \['speed'\]"),
     ],
     ("bench.compare", "seeds"): [([-1], "at least 0"), (["a"], WHOLE)],
     ("bench.compare", "enhance_kwargs"): [(5, "dict of arguments"), ({"speed": 1}, r"found \['speed'\]")],
     ("pl.compare", "genes"): [([], "at least one gene"), (["nope"], "nope"), (5, "found 5, int")],
     ("pl.compare", "layer"): [("nope", "`layer` to be one of")],
+    ("pl.compare", "alpha"): [(2, "at most 1"), ("a", NUMBER), (None, NUMBER)],
+    ("pl.compare", "image_alpha"): [(-1, "at least 0"), (np.nan, "at least 0")],
+    ("pl.compare", "ax"): [(np.empty((1, 2), object), "`ax` to be matplotlib Axes"), (5, "`ax` to be 1 x 2 Axes")],
     ("metrics.pearson", "prediction"): [
         (np.zeros((5, 2)), "matrices of one shape"),
         (np.full((6, 2), "a"), "real numbers"),
@@ -584,6 +619,7 @@ BAD_ARGUMENTS = {
     ("metrics.pit", "draws"): [
         (np.zeros((6, 2)), "n_samples x n_targets"),
         (np.zeros((0, 6, 2)), "n_samples x n_targets"),
+        (np.full((2, 6, 2), "a"), "real numbers"),
     ],
     ("metrics.pit", "seed"): [(-1, "at least 0")],
     ("metrics.central_coverage", "level"): [(2, "below 1"), ("a", "below 1")],
@@ -821,3 +857,92 @@ def test_every_row_of_the_reliability_page_names_a_test():
         if not (root / file).exists() or f"\ndef {name}(" not in (root / file).read_text()
     ]
     assert not missing
+
+
+# ---- found by trying to break it ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "returned",
+    [
+        lambda n: (np.ones((n + 1, 2)), ["a", "b"]),
+        lambda n: (np.ones((n, 2)), ["a"]),
+        lambda n: (np.full((n, 2), np.nan), ["a", "b"]),
+        lambda n: (np.ones((n, 0)), []),
+        lambda n: (np.full((n, 1), "a"), ["a"]),
+        lambda n: (np.ones((n, 1)), None),
+        lambda n: None,
+    ],
+)
+def test_what_an_encoder_returns_is_checked(prepared, picture, returned):
+    class Own(im.Encoder):
+        name = "own"
+
+        def encode(self, source, centres, width):
+            return returned(len(centres))
+
+    as_before(lambda a: im.features(a, picture, encoder=Own()), prepared, "encoder 'own' to return finite features")
+
+
+def test_a_method_cannot_spoil_the_next_one():
+    low, truth = bench.simulate_low_resolution(datasets.synthetic_section(40, n_genes=3).adata)
+
+    def spoils(adata):
+        adata.X = adata.X * 0
+        return np.ones(truth.shape)
+
+    repeat = bench.BASELINES["repeat"]
+    alone = bench.compare(low, truth, methods={"repeat": repeat}, progress=False)
+    after = bench.compare(low, truth, methods={"spoils": spoils, "repeat": repeat}, progress=False)
+    after = after[after["method"] == "repeat"]
+    np.testing.assert_array_equal(after["value"], alone["value"])
+
+
+def test_an_exact_observation_has_a_likelihood_of_its_own(prepared):
+    SoScope.setup_anndata(prepared)
+    with pytest.raises(ValueError, match="`sigma` above 0"):
+        SoScope(prepared, observation="gaussian", sigma=0)
+
+
+def test_metrics_take_lists():
+    values = np.arange(12.0).reshape(6, 2)
+    rows, inside = values.tolist(), [True, False] * 3
+    np.testing.assert_array_equal(metrics.normalized_pearson(rows, rows), metrics.normalized_pearson(values, values))
+    np.testing.assert_array_equal(metrics.ks_distance(rows, inside), metrics.ks_distance(values, inside))
+    np.testing.assert_array_equal(metrics.pit(rows, [rows, rows]), metrics.pit(values, np.stack([values, values])))
+
+
+def test_a_long_thin_picture_has_a_thumbnail():
+    small, scale = im.thumbnail(im.open_image(np.zeros((1, 3000, 3), np.uint8)))
+    assert small.shape == (1, 3000, 3)
+    assert scale == 1
+
+
+def test_modalities_named_for_their_genes_have_to_be_there(mdata):
+    with pytest.raises(ValueError, match=r"modalities out of .* found \['dna'\]"):
+        tl.enhance(mdata, likelihood={"rna": "nb"}, genes={"dna": ["a"]})
+
+
+def test_a_save_that_fails_leaves_no_folder(model, tmp_path):
+    with pytest.raises(TypeError, match="speed"):
+        model.save(tmp_path / "model", save_anndata=True, speed=1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_kinds_of_data_and_paths_are_named(prepared, model):
+    with pytest.raises(TypeError, match="Expected a SpatialData, found AnnData"):
+        SoScope.setup_spatialdata(prepared)
+    with pytest.raises(TypeError, match="`features_key` to be a string"):
+        SoScope.setup_anndata(prepared, features_key=5)
+    for call in (model.save, SoScope.load):
+        with pytest.raises(TypeError, match="`dir_path` to be a path"):
+            call(None)
+    places = pd.DataFrame(prepared.obsm["spatial"][:2], columns=["x", "y"], index=["a", "a"])
+    with pytest.raises(ValueError, match="unique names in the index of `positions`"):
+        model.predict(places, prepared.obsm["subspot_features"][:2, 0])
+
+
+def test_a_result_is_not_written_over_a_folder(model, tmp_path):
+    (tmp_path / "result.h5ad").mkdir()
+    with pytest.raises(ValueError, match="found the folder"):
+        model.get_enhanced(out=tmp_path / "result.h5ad", overwrite=True)

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from scipy.sparse import issparse
 from tqdm.auto import tqdm
 
 from soscope_scverse import _keys as keys
@@ -39,6 +40,7 @@ IMAGE_BASELINES: tuple[Run, ...] = (
     baselines.joint_mlp,
 )
 _OF_FEATURES = ("encoder", "image_scale", "library_key")  # arguments that `tl.enhance` hands on to `im.features`
+_NOT_COMPARED = ("adata", "return_model", "save_model", "out")
 _OF_PICTURE = ("image", "encoder", "image_scale", "features_kwargs")
 
 
@@ -141,7 +143,7 @@ def compare(
         raise ValueError(msg)
     tables = []
     for name, seed in tqdm(jobs, desc=task, disable=not progress):
-        prediction, seconds, peak_mb = _measured(name, runs[name], spots, seed)
+        prediction, seconds, peak_mb = _measured(name, runs[name], spots.copy(), seed)
         scores = _scores(name, prediction, truth)
         tables.append(scores.assign(task=task, method=name, seed=seed, seconds=seconds, peak_mb=peak_mb))
     return pd.concat([table.astype({"seed": "Int64"}) for table in tables], ignore_index=True)[list(COLUMNS)]
@@ -196,9 +198,10 @@ def _named_methods(
 
 def _enhancer(arguments: Mapping[str, Any], shared: Mapping[str, Any], image: Any) -> Run:
     """Make a method out of arguments of `tl.enhance`."""
-    from soscope_scverse import tl  # imports torch
+    from soscope_scverse import SoScope, tl  # import torch
 
-    validation.keywords("methods", arguments, tl.enhance)
+    validation.keywords("methods", arguments, tl.enhance, without=_NOT_COMPARED)
+    validation.keywords("train_kwargs", arguments.get("train_kwargs") or {}, SoScope.train)
     own_picture = any(name in arguments for name in _OF_PICTURE)
     merged = {**shared, **({"image": image} if own_picture else {}), **arguments}
     merged["train_kwargs"] = {"enable_progress_bar": False, **(merged.get("train_kwargs") or {})}
@@ -233,7 +236,8 @@ def _measured(name: str, run: Run, spots: AnnData, seed: int | None) -> tuple[Ma
     before = _restart_peak()
     start = time.perf_counter()
     try:
-        prediction = run(spots) if seed is None else run(spots, seed=seed)
+        returned = run(spots) if seed is None else run(spots, seed=seed)
+        prediction = returned if issparse(returned) else validation.numbers(f"what method {name!r} returns", returned)
     except FloatingPointError as error:
         msg = f"Method {name!r} with seed {seed} diverged, its scores are NaN: {error}"
         warnings.warn(msg, UserWarning, stacklevel=3)

@@ -146,7 +146,7 @@ def features(
     validation.given(features, locals())
     validation.text("key_added", key_added)
     if cache is not None:
-        validation.path_of("cache", cache)
+        validation.folder("cache", cache)
     if client is not None and not hasattr(client, "scatter"):
         msg = f"Expected `client` to be a `distributed.Client`, found {type(client).__name__}."
         raise TypeError(msg)
@@ -349,13 +349,38 @@ def _encode_section(
     encoded = [None if kept is None else kept.get(part) for part in parts]
     missing = [i for i, part in enumerate(encoded) if part is None]
     for i, part in zip(missing, _encode_bands(model, source, [parts[i] for i in missing], width, client), strict=True):
-        encoded[i] = part
+        checked = _checked_part(part, len(parts[i]), model)
         if kept is not None:
-            kept.put(parts[i], *part)
+            kept.put(parts[i], *checked)
+        encoded[i] = checked
     values, names = zip(*(part for part in encoded if part is not None), strict=True)
     features = np.empty((len(centres), len(names[0])), dtype=np.float32)
     features[np.concatenate(bands)] = np.concatenate(values)
     return features, names[0]
+
+
+def _checked_part(part: Any, n_targets: int, model: Encoder) -> tuple[np.ndarray, list[str]]:
+    """What an encoder, perhaps one of the user, returned."""
+    try:
+        values, names = part
+        values, names = np.asarray(values, dtype=np.float32), list(names)
+        fits = values.shape == (n_targets, len(names)) and len(names) and np.isfinite(values).all()
+    except (TypeError, ValueError):
+        fits = False
+    if not fits:
+        msg = (
+            f"Expected the encoder {model.name!r} to return finite features, {n_targets} x n_image_features, and their "
+            f"names, found {_in_short(part)}. Correct its `encode`."
+        )
+        raise ValueError(msg)
+    return values, names
+
+
+def _in_short(part: Any) -> str:
+    if not isinstance(part, tuple) or len(part) != 2:
+        return type(part).__name__
+    n_names = len(part[1]) if hasattr(part[1], "__len__") else "no"
+    return f"shape {np.shape(part[0])} and {n_names} names" if hasattr(part[0], "shape") else type(part[0]).__name__
 
 
 def _encode_bands(

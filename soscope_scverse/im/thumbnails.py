@@ -19,7 +19,7 @@ def thumbnail(source: ImageSource, size: int = 1000) -> tuple[np.ndarray, float]
     source
         Opened picture.
     size
-        Longest side of the result in pixels, at most.
+        Longest side of the result in pixels, at most; more of a picture that would be left without a row or column.
 
     Returns
     -------
@@ -42,7 +42,7 @@ def thumbnail(source: ImageSource, size: int = 1000) -> tuple[np.ndarray, float]
     # The thumbnail begins where coordinates do, since plots know a scale and no place.
     x, y = (round(shift) for shift in source.offset)
     stop_x, stop_y = source.width - x, source.height - y
-    step = -(-max(stop_x, stop_y) // size)
+    step = min(-(-max(stop_x, stop_y) // size), max(1, min(stop_x, stop_y)))  # at least one row and one column
     height, width = stop_y // step, stop_x // step
     small = np.empty((height, width, 3), dtype=np.uint8)
     rows = max(1, _STRIP_PIXELS // (width * step * step))

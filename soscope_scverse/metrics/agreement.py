@@ -37,8 +37,8 @@ def pearson(prediction: Matrix, truth: Matrix) -> np.ndarray:
 
     Raises
     ------
-    ValueError
-        If the shapes differ.
+    TypeError, ValueError
+        If values are no real numbers, or the shapes differ.
 
     References
     ----------
@@ -62,8 +62,8 @@ def mse(prediction: Matrix, truth: Matrix) -> np.ndarray:
 
     Raises
     ------
-    ValueError
-        If the shapes differ.
+    TypeError, ValueError
+        If values are no real numbers, or the shapes differ.
 
     References
     ----------
@@ -94,8 +94,8 @@ def within_r(prediction: Matrix, truth: Matrix, spot: ArrayLike) -> np.ndarray:
 
     Raises
     ------
-    ValueError
-        If the shapes differ or ``spot`` does not have one label per target.
+    TypeError, ValueError
+        If values are no real numbers, the shapes differ, or ``spot`` does not have one label per target.
 
     Notes
     -----
@@ -133,8 +133,8 @@ def normalized_pearson(prediction: Matrix, truth: Matrix) -> np.ndarray:
 
     Raises
     ------
-    ValueError
-        If the shapes differ.
+    TypeError, ValueError
+        If values are no real numbers, or the shapes differ.
     """
     return pearson(_shares(prediction), _shares(truth))
 
@@ -157,13 +157,15 @@ def ks_distance(values: Matrix, inside: ArrayLike) -> np.ndarray:
 
     Raises
     ------
-    ValueError
-        If ``inside`` does not have one boolean per target, or the region is empty or everything.
+    TypeError, ValueError
+        If values are no real numbers, ``inside`` does not have one boolean per target, or the region is empty or
+        everything.
 
     References
     ----------
     Smirnov, N. Table for estimating the goodness of fit of empirical distributions. Ann. Math. Stat. 19, 279 (1948).
     """
+    values = values if issparse(values) else np.atleast_1d(check.numbers("values", values))
     region = np.asarray(inside).ravel()
     if region.dtype != bool or len(region) != values.shape[0]:
         msg = f"Expected `inside` to be {values.shape[0]} booleans, found {len(region)} values of type {region.dtype}."
@@ -199,8 +201,8 @@ def coverage(truth: Matrix, lower: Matrix, upper: Matrix) -> np.ndarray:
 
     Raises
     ------
-    ValueError
-        If the shapes differ or a lower end lies above its upper end.
+    TypeError, ValueError
+        If values are no real numbers, the shapes differ, or a lower end lies above its upper end.
     """
 
     def share(t: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
@@ -235,8 +237,8 @@ def per_feature(function: Callable[..., np.ndarray], *matrices: Matrix) -> np.nd
 
     Raises
     ------
-    ValueError
-        If the matrices are not two-dimensional or their shapes differ.
+    TypeError, ValueError
+        If values are no real numbers, the matrices are not two-dimensional or their shapes differ.
     """
     columns = [csc_matrix(matrix) if issparse(matrix) else check.numbers("values", matrix) for matrix in matrices]
     shapes = [matrix.shape for matrix in columns]
@@ -255,6 +257,7 @@ def _dense(matrix: Matrix) -> np.ndarray:
 
 def _shares(matrix: Matrix) -> Matrix:
     """Divide each row by its total; rows without counts stay 0."""
+    matrix = matrix if issparse(matrix) else check.numbers("values", matrix)
     if np.ndim(matrix) != 2:
         return matrix  # which is refused
     total = np.asarray(matrix.sum(axis=1), dtype=float).ravel()

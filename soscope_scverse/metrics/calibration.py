@@ -41,14 +41,16 @@ def pit(truth: Matrix, draws: Any, *, seed: int = 0) -> np.ndarray:
 
     Raises
     ------
-    ValueError
-        If there are no draws, or their shape is not that of the truth.
+    TypeError, ValueError
+        If values are no real numbers, there are no draws, or their shape is not that of the truth.
 
     References
     ----------
     Czado, C., Gneiting, T. & Held, L. Predictive model assessment for count data. Biometrics 65, 1254-1261 (2009).
     """
     check.given(pit, locals())
+    truth = truth if issparse(truth) else check.numbers("`truth`", truth)
+    draws = draws if hasattr(draws, "shape") else np.asarray(draws)
     shape = tuple(np.shape(draws))
     if len(shape) != 3 or shape[0] == 0 or shape[1:] != np.shape(truth):
         msg = (
@@ -64,7 +66,7 @@ def pit(truth: Matrix, draws: Any, *, seed: int = 0) -> np.ndarray:
     for start in range(0, n_targets, step):
         rows = slice(start, start + step)
         known = dense(truth[rows])
-        drawn = np.asarray(draws[:, rows])
+        drawn = check.numbers("`draws`", draws[:, rows])
         below, equal = (drawn < known).sum(axis=0), (drawn == known).sum(axis=0)
         u = (below + rng.uniform(size=known.shape) * (1 + equal)) / (1 + n_samples)
         values[rows] = np.where(np.isnan(drawn.sum(axis=0) + known), np.nan, u)

@@ -50,6 +50,10 @@ def table(positions: np.ndarray | pd.DataFrame | AnnData, n_positions: int) -> p
     if isinstance(positions, AnnData):
         return positions.obs.copy()
     if isinstance(positions, pd.DataFrame):
+        if not positions.index.is_unique:
+            n_repeated = positions.index.duplicated().sum()
+            msg = f"Expected unique names in the index of `positions`, found {n_repeated} repeated. Number them."
+            raise ValueError(msg)
         return positions.drop(columns=["x", "y"]).set_axis(positions.index.astype(str))
     return pd.DataFrame(index=[f"position_{i}" for i in range(n_positions)])
 
@@ -70,7 +74,8 @@ def checked_features(features: np.ndarray | None, n_positions: int, width: int) 
     if not width:
         return None
     if features is not None:
-        features = check.numbers("`image_features`", features)
+        with np.errstate(over="ignore"):  # what is too large for the networks is refused as infinite
+            features = check.numbers("`image_features`", features).astype(np.float32)
     if features is None or np.shape(features) != (n_positions, width) or not np.isfinite(features).all():
         found = "none" if features is None else f"shape {np.shape(features)}, finite={np.isfinite(features).all()}"
         msg = (
@@ -78,7 +83,7 @@ def checked_features(features: np.ndarray | None, n_positions: int, width: int) 
             f"was trained on, found {found}. Make them with `im.features_at(adata, positions, image)`."
         )
         raise ValueError(msg)
-    return np.asarray(features, dtype=np.float32)
+    return features
 
 
 def checked_exposure(exposure: float | np.ndarray, n_positions: int) -> np.ndarray:

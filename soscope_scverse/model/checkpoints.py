@@ -46,7 +46,8 @@ def check_checkpoint(folder: str | PathLike | None, *, resume: bool) -> None:
             msg = "Expected `checkpoint_dir` with `resume=True`, found None. Name the folder of the checkpoint."
             raise ValueError(msg)
         return
-    path = check.path_of("checkpoint_dir", folder) / _NAME
+    check.folder("checkpoint_dir", folder)
+    path = Path(folder) / _NAME
     if path.exists() and not resume:
         msg = (
             f"Expected no checkpoint in `checkpoint_dir`, found {str(path)!r}. Pass `resume=True` to go on from it, "

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
+from shutil import rmtree
 from textwrap import shorten
 from typing import Any, Self
 
@@ -63,12 +64,8 @@ class SavedModel(BaseModelClass):
         ValueError
             If the directory exists and `overwrite` is False.
         """
+        check.folder("dir_path", dir_path, new=not overwrite)
         folder = Path(dir_path)
-        if not overwrite:
-            check.new_path("dir_path", folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        if save_anndata:
-            _write_spots(folder, prefix or "", self.adata, **anndata_write_kwargs)
         content = {
             "registry": self.registry,
             "arguments": self.init_params_["non_kwargs"],
@@ -76,7 +73,16 @@ class SavedModel(BaseModelClass):
             "is_trained": self.is_trained_,
             "history": curves(self.history_ or {}),
         }
-        _write_model(folder, prefix or "", content)
+        is_new = not folder.exists()
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            if save_anndata:
+                _write_spots(folder, prefix or "", self.adata, **anndata_write_kwargs)
+            _write_model(folder, prefix or "", content)
+        except BaseException:
+            if is_new:
+                rmtree(folder)
+            raise
 
     @classmethod
     def load(
@@ -114,6 +120,7 @@ class SavedModel(BaseModelClass):
             If the file is damaged, of a newer format or no model file, or the spots have other features, modalities or
             image features, or do not suit the likelihood.
         """
+        check.path_of("dir_path", dir_path)
         devices = device if device == "auto" else [device]
         place = trainer_of({"accelerator": accelerator, "devices": devices}).strategy.root_device
         saved = _read_model(Path(dir_path), prefix or "", place)

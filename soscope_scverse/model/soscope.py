@@ -177,6 +177,9 @@ class SoScope(SavedModel):
         n_graph_samples: int | None = 512,
     ) -> None:
         check.given(SoScope.__init__, locals())
+        if observation == "gaussian" and sigma == 0:
+            msg = "Expected `sigma` above 0 with observation='gaussian', found 0. Leave it out for 1, or use 'matched'."
+            raise ValueError(msg)
         check.spots(adata)
         super().__init__(adata)
         weakref.finalize(self, self._per_instance_manager_store.pop, self.id, None)
@@ -257,8 +260,8 @@ class SoScope(SavedModel):
 
         Raises
         ------
-        ValueError
-            If an input is missing or not in the shape that is expected.
+        TypeError, ValueError
+            If an input is missing or not of the kind and shape that is expected.
         """
         cls._register(adata, cls._get_setup_method_args(**locals()), kwargs)
 
@@ -289,8 +292,8 @@ class SoScope(SavedModel):
 
         Raises
         ------
-        ValueError
-            If an input is missing, not in the shape that is expected, or modalities hold different spots.
+        TypeError, ValueError
+            If an input is missing, not of the kind and shape that is expected, or modalities hold different spots.
         """
         cls._register(mdata, cls._get_setup_method_args(**locals()), kwargs)
 
@@ -319,6 +322,8 @@ class SoScope(SavedModel):
     @classmethod
     def _register(cls, data: AnnData | MuData, setup_method_args: dict[str, Any], kwargs: dict[str, Any]) -> None:
         setup = setup_method_args["setup_args"]
+        if setup["features_key"] is not None:
+            check.text("features_key", setup["features_key"])
         fields = [*profile_fields(data, setup), *spot_fields(data, setup)]
         manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
         manager.register_fields(data, **kwargs)

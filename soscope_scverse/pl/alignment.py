@@ -41,9 +41,12 @@ def alignment(
 
     Raises
     ------
-    ValueError
-        If there are more or less Axes than sections.
+    TypeError, ValueError
+        If `alignment` is something else, or there are more or less Axes than sections.
     """
+    if not hasattr(alignment, "thumbnails"):
+        msg = f"Expected what `im.check_alignment` returns, found {type(alignment).__name__}."
+        raise TypeError(msg)
     sections = alignment.thumbnails
     axes = panels(ax, (len(sections),), (_WIDTH, _WIDTH), f"one for each of the sections {list(sections)}")
     for panel, (section, (picture, xy, diameter)) in zip(axes, sections.items(), strict=True):

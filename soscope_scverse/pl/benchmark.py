@@ -46,9 +46,12 @@ def benchmark(
 
     Raises
     ------
-    ValueError
-        If the table lacks a column or a metric, or there are more or less Axes than metrics.
+    TypeError, ValueError
+        If `df` is no table, the table lacks a column or a metric, or there are more or less Axes than metrics.
     """
+    if not isinstance(df, pd.DataFrame):
+        msg = f"Expected the table of `bench.compare`, found {type(df).__name__}."
+        raise TypeError(msg)
     names = _metrics(df, metric)
     tasks, methods = df["task"].unique(), df["method"].unique()
     size = (3 + 0.18 * len(tasks) * (len(methods) + 1), 2.4 + 1 / len(names))

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from os import PathLike
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
-from soscope_scverse.pl.figures import save_figure
+from soscope_scverse import _validation as check
+from soscope_scverse.pl.figures import panels, save_figure
 
 _LEVELS = np.linspace(0, 1, 101)
 
@@ -38,12 +38,11 @@ def calibration(
 
     Raises
     ------
-    ValueError
-        If values do not lie in [0, 1] or there are none.
+    TypeError, ValueError
+        If `pit` or `ax` are of another kind, values do not lie in [0, 1] or there are none.
     """
     curves = {name: _observed(values) for name, values in (pit if isinstance(pit, Mapping) else {"": pit}).items()}
-    if ax is None:
-        _, ax = plt.subplots(figsize=(4.5, 4.5), layout="constrained")
+    ax = panels(ax, (1,), (4.5, 4.5), "one")[0]
     ax.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle="--")
     for name, observed in curves.items():
         ax.plot(_LEVELS, observed, linewidth=1.2, label=name)
@@ -57,7 +56,7 @@ def calibration(
 
 def _observed(pit: np.ndarray) -> np.ndarray:
     """Share of the values in the central interval of every level."""
-    values = np.asarray(pit, dtype=float).ravel()
+    values = check.numbers("`pit`", pit).ravel()
     values = values[~np.isnan(values)]
     if not len(values) or values.min() < 0 or values.max() > 1:
         found = f"{values.min()} to {values.max()}" if len(values) else "none"

@@ -61,6 +61,8 @@ def spatial_clusters(
         If a section is no AnnData, the column is missing or holds no categories, a section has to be chosen, or there
         are more or less Axes.
     """
+    check.given(spatial_clusters, locals())
+    check.text("key", key)
     maps = {"enhanced": enhanced} if spots is None else {"spots": spots, "enhanced": enhanced}
     labels = {name: _labels(check.anndata(section), key) for name, section in maps.items()}
     colours: dict[str, Any] = {}

@@ -42,6 +42,10 @@ def panels(
         wanted = " x ".join(map(str, shape))
         msg = f"Expected `ax` to be {wanted} Axes, found shape {given.shape}. Pass {what}, or None for a new figure."
         raise ValueError(msg)
+    wrong = [type(one).__name__ for one in given.ravel() if not isinstance(one, Axes)]
+    if wrong:
+        msg = f"Expected `ax` to be matplotlib Axes, found {wrong[0]}. Pass {what}, or None for a new figure."
+        raise TypeError(msg)
     return given
 
 

@@ -84,7 +84,7 @@ def compare(
         If a section is no AnnData, a gene or layer is missing in one of them, a section has to be chosen, or `ax` has
         another shape.
     """
-    check.one_of("aggregate", aggregate, ["sum", "mean"])
+    check.given(compare, locals())
     check.order_of_sections(adata, enhanced)
     maps = [("spots", adata, layer), ("enhanced", enhanced, None)]
     if truth is not None:
@@ -165,7 +165,7 @@ def uncertainty(
         If `enhanced` is no AnnData, a gene or the layers of the draws are missing, a section has to be chosen, or `ax`
         has another shape.
     """
-    check.one_of("measure", measure, ["interval", "std"])
+    check.given(uncertainty, locals())
     names = check.genes(check.anndata(enhanced), genes, of="enhanced")
     _check_draws(enhanced)
     drawn = places(enhanced, library_key, library_id)

@@ -108,6 +108,10 @@ def cell_table(cells: Any, library_key: str | None) -> pd.DataFrame:
         repeated = table.index[table.index.duplicated()]
         msg = f"Expected unique names of cells, found {len(repeated)} repeated (first: {repeated[0]!r})."
         raise ValueError(msg)
+    unnamed = columns.index.isna() | (table.index == "")
+    if unnamed.any():
+        msg = f"Expected a name for every cell in the index of `cells`, found {unnamed.sum()} without. Number them."
+        raise ValueError(msg)
     bad = ~np.isfinite(xy).all(axis=1)
     if bad.any():
         msg = f"Expected finite positions of cells, found {bad.sum()} that are not (first: {table.index[bad][0]!r})."
@@ -124,7 +128,8 @@ def _of_shapes(shapes: Any) -> tuple[pd.DataFrame, np.ndarray]:
     """Columns with the area, and centroids; points with a radius are circles, as in SpatialData."""
     columns, centre = pd.DataFrame(shapes.drop(columns=shapes.geometry.name)), shapes.geometry.centroid
     if "radius" in columns:
-        columns["area"] = np.pi * columns["radius"] ** 2
+        radius = check.numbers("radii of cells", columns["radius"])
+        columns["area"] = np.where(radius > 0, np.pi * radius**2, np.nan)  # which is refused where areas count
     elif (shapes.geometry.area > 0).any():
         columns["area"] = shapes.geometry.area
     return columns, np.column_stack([centre.x, centre.y])

@@ -206,7 +206,8 @@ def enhance(
         "model_kwargs": {**PRESETS[preset].model_kwargs, "sources": sources, **(model_kwargs or {})},
         "train_kwargs": dict(train_kwargs or {}),
     }
-    check.new_path("save_model", save_model)
+    if save_model is not None:
+        check.folder("save_model", save_model, new=True)
     if out is not None:
         check.output("out", out, overwrite=overwrite)
     check.no_mudata_on_disk(adata, out)
@@ -252,10 +253,11 @@ def enhance(
 
 
 def _check_keywords(features_kwargs: Any, model_kwargs: Any, train_kwargs: Any) -> None:
-    """Raise unless the further arguments of all steps are theirs."""
-    check.keywords("features_kwargs", features_kwargs or {}, im.features)
-    check.keywords("model_kwargs", model_kwargs or {}, SoScope.__init__)
-    check.keywords("train_kwargs", train_kwargs or {}, SoScope.train)
+    """Raise unless the further arguments of all steps are theirs, and not those that :func:`enhance` takes itself."""
+    named = ("adata", "image", "encoder", "image_scale", "library_key", "key_added", "copy")
+    check.keywords("features_kwargs", features_kwargs or {}, im.features, without=named)
+    check.keywords("model_kwargs", model_kwargs or {}, SoScope.__init__, without=("self", "adata", "likelihood"))
+    check.keywords("train_kwargs", train_kwargs or {}, SoScope.train, without=("self", "checkpoint_dir", "resume"))
 
 
 def _check_training(options: Mapping[str, Any], likelihood: str | Mapping[str, str]) -> None:
@@ -271,7 +273,7 @@ def _checked(data: AnnData | MuData, layer: Any, genes: Any, likelihood: Any, li
     if not isinstance(data, MuData):
         return _checked_spots(data, layer, genes, likelihood, library_key)
     layer, genes = check.by_modality("layer", layer), check.by_modality("genes", genes)
-    check.mudata(data, likelihood, layer)
+    check.mudata(data, likelihood, layer, genes)
     return joined(
         {
             name: _checked_spots(modality(data, name), layer.get(name), genes.get(name), of_it, library_key)
