@@ -527,7 +527,12 @@ BAD_ARGUMENTS = {
     ("im.features", "encoder"): [("resnet", "texture"), (5, "encoder")],
     ("im.features", "mode"): [("fast", "`mode` to be one of")],
     ("im.features", "batch_size"): [(0, "at least 1"), ("a", WHOLE)],
-    ("im.features", "context"): [(-1, "positive `context`"), (np.nan, "positive `context`"), ("a", "real numbers")],
+    ("im.features", "context"): [
+        (1e9, "times as wide as the picture"),
+        (-1, "positive `context`"),
+        (np.nan, "positive `context`"),
+        ("a", "real numbers"),
+    ],
     ("im.features", "context_um"): [(5, "pixel size"), ("a", "real numbers")],
     ("im.features", "image_scale"): [(0, "above 0"), ("a", NUMBER)],
     ("im.features", "key_added"): [(5, "to be a string")],

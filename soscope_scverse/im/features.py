@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _PRECOMPUTED = "precomputed"
 _NOISE, _N_NOISE = "noise", 128
 _PATCH_IN_PITCHES = 4
+_MOST_PICTURES = 10
 _BAND_IN_PATCHES = 8
 """Height of a band in widths of the patch. Neighbouring bands both read the patch width between them."""
 
@@ -171,6 +172,7 @@ def features(
         contexts, widths = _radii_contexts(adata, sections, subspots, valid, context)
     else:
         contexts, widths = _micron_contexts(adata, sections, context, context_um)
+    _check_widths(sections, widths)
     adata.obsm[key_added], names = _encode(model, sections, subspots, valid, widths, client, cache)
     patch_pixels = _patch_pixels(model, sections, widths)
     one = len(contexts) == 1
@@ -286,6 +288,18 @@ def _microns_per_pixel(adata: AnnData, section: Section) -> float:
         )
         raise ValueError(msg)
     return section.source.microns * section.source.scale
+
+
+def _check_widths(sections: list[Section], widths: np.ndarray) -> None:
+    """Raise where patches are so wide that they cannot be meant."""
+    for section, of_section in zip(sections, widths, strict=True):
+        side, widest = max(section.source.height, section.source.width), of_section.max() * section.source.scale
+        if widest > _MOST_PICTURES * side:
+            msg = (
+                f"Expected patches at most {_MOST_PICTURES} times as wide as the picture, found {widest:.3g} pixels "
+                f"for a picture of {side}. Choose a smaller `context`, or check `image_scale`."
+            )
+            raise ValueError(msg)
 
 
 def _level(source: ImageSource, width: float, model: Encoder) -> ImageSource:

@@ -228,8 +228,11 @@ def _within_steps(pairs: np.ndarray, n_spots: int, n_steps: int) -> np.ndarray:
     step = step + step.T + eye_array(n_spots, dtype=np.float32, format="csr")
     reached = step
     for _ in range(n_steps - 1):
+        n_reached = reached.nnz
         reached = reached @ step
         reached.data[:] = 1
+        if reached.nnz == n_reached:
+            break
     i, j = triu(reached, k=1).nonzero()
     return np.column_stack([i, j])
 
