@@ -299,9 +299,7 @@ def division(adata: AnnData) -> np.ndarray:
         if key not in adata.obsm:
             msg = f"Expected `adata.obsm[{key!r}]`, found only {sorted(adata.obsm)}. Call `pp.subspots(adata)` first."
             raise ValueError(msg)
-    if not isinstance(adata.uns.get(keys.SUBSPOTS, {}), Mapping):
-        msg = f"Expected `adata.uns['{keys.SUBSPOTS}']` to be a dict, as `pp.subspots` writes it. Call that again."
-        raise TypeError(msg)
+    noted(adata, keys.SUBSPOTS)
     subspots = numbers(f"`adata.obsm['{keys.SUBSPOTS}']`", adata.obsm[keys.SUBSPOTS])
     exposure = numbers(f"`adata.obsm['{keys.EXPOSURE}']`", adata.obsm[keys.EXPOSURE])
     shape = subspots.shape
@@ -329,6 +327,15 @@ def division(adata: AnnData) -> np.ndarray:
     return exposure
 
 
+def noted(adata: AnnData | MuData, key: str) -> Mapping[str, Any]:
+    """Return what a step or a run noted in ``uns[key]``, {} if it is not there."""
+    found = adata.uns.get(key, {})
+    if not isinstance(found, Mapping):
+        msg = f"Expected `adata.uns[{key!r}]` to be a dict, found {type(found).__name__}. Delete it or make it again."
+        raise TypeError(msg)
+    return found
+
+
 def model_slots(adata: AnnData, features_key: str | None) -> None:
     """Raise unless graph, positions, exposures and image features are there and fit each other."""
     exposure = division(adata)
@@ -342,7 +349,8 @@ def model_slots(adata: AnnData, features_key: str | None) -> None:
             "Call `pp.spot_graph(adata)` again."
         )
         raise ValueError(msg)
-    if features_key in adata.obsm:
+    if features_key is not None and features_key in adata.obsm:
+        noted(adata, features_key)
         shape = exposure.shape
         features = numbers(f"`adata.obsm[{features_key!r}]`", adata.obsm[features_key])
         if features.ndim != 3 or features.shape[:2] != shape or not features.size or not np.isfinite(features).all():

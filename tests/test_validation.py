@@ -947,6 +947,28 @@ def test_other_kinds_of_data_and_paths_are_named(prepared, model):
         model.predict(places, prepared.obsm["subspot_features"][:2, 0])
 
 
+@pytest.mark.parametrize(("name", "error"), [(5, TypeError), ("noise", ValueError), ("timm:own", ValueError)])
+def test_names_of_encoders(name, error):
+    with pytest.raises(error, match="name"):
+        im.register_encoder(name)
+
+
+def test_only_classes_of_encoders_are_registered():
+    with pytest.raises(TypeError, match="a class of `Encoder` to register as 'mine'"):
+        im.register_encoder("mine")(lambda tiles: tiles)
+    assert "mine" not in im.encoder_names()
+
+
+@pytest.mark.parametrize("noted", ["a", {"arguments": "{"}, {"arguments": "[1]"}, {"arguments": 5}])
+def test_notes_of_a_run_that_were_changed(prepared, enhanced, tmp_path, noted):
+    changed = enhanced.copy()
+    changed.uns["soscope"] = noted
+    with pytest.raises(REFUSED, match="soscope"):
+        pl.report(changed, prepared, tmp_path / "report.html")
+    with pytest.raises(REFUSED, match="soscope"):
+        pl.history(changed)
+
+
 def test_a_result_is_not_written_over_a_folder(model, tmp_path):
     (tmp_path / "result.h5ad").mkdir()
     with pytest.raises(ValueError, match="found the folder"):

@@ -15,6 +15,7 @@ from dask.base import tokenize
 from scipy.ndimage import map_coordinates, uniform_filter
 from skimage.color import hed_from_rgb
 
+from soscope_scverse import _validation as validation
 from soscope_scverse.im.source import ImageSource
 
 TileFunction: TypeAlias = Callable[[np.ndarray], np.ndarray]
@@ -23,6 +24,7 @@ TileFunction: TypeAlias = Callable[[np.ndarray], np.ndarray]
 _Item = TypeVar("_Item")
 _AnyEncoder = TypeVar("_AnyEncoder", bound="Encoder")
 _SQUARE_PIXELS = 4096
+_RESERVED = ("noise", "precomputed")
 _TIMM = "timm:"
 
 
@@ -124,19 +126,23 @@ def register_encoder(name: str) -> Callable[[type[_AnyEncoder]], type[_AnyEncode
 
     Raises
     ------
-    ValueError
-        If the name is taken.
+    TypeError, ValueError
+        If the name is no string or taken, or what is decorated is no class of :class:`Encoder`.
 
     Examples
     --------
     >>> @register_encoder("mine")
     ... class Mine(Encoder): ...
     """
-    if name in _ENCODERS:
+    validation.text("name", name)
+    if name in _ENCODERS or name in _RESERVED or name.startswith(_TIMM):
         msg = f"Expected a new encoder name, found {name!r}, which is registered already. Choose another one."
         raise ValueError(msg)
 
     def register(cls: type[_AnyEncoder]) -> type[_AnyEncoder]:
+        if not (isinstance(cls, type) and issubclass(cls, Encoder)):
+            msg = f"Expected a class of `Encoder` to register as {name!r}, found {cls!r}. Pass functions as `encoder=`."
+            raise TypeError(msg)
         cls.name = name
         _ENCODERS[name] = cls
         return cls

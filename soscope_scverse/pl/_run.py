@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from anndata import AnnData
@@ -27,8 +28,13 @@ class Record(NamedTuple):
     @classmethod
     def of(cls, enhanced: AnnData | MuData) -> Record:
         """Read it from a result."""
-        entries = enhanced.uns.get(keys.RESULT, {})
-        return cls(entries, json.loads(entries.get("arguments", "{}")))
+        entries = check.noted(enhanced, keys.RESULT)
+        with suppress(TypeError, ValueError):
+            arguments = json.loads(entries.get("arguments", "{}"))
+            if isinstance(arguments, Mapping):
+                return cls(entries, arguments)
+        msg = f"Expected `uns['{keys.RESULT}']['arguments']` as `tl.enhance` writes it, found another text. Delete it."
+        raise ValueError(msg)
 
     @property
     def library_key(self) -> str | None:

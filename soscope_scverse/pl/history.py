@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from mudata import MuData
 
 from soscope_scverse import _keys as keys
+from soscope_scverse import _validation as check
 from soscope_scverse.pl.figures import panels, save_figure
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def history(
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If there is no history, or `ax` has another shape.
     """
     phases = _phases(_found(result))
@@ -81,7 +82,7 @@ def _draw_curves(ax: Axes, curves: Mapping[str, np.ndarray]) -> None:
 def _found(result: Any) -> Mapping[str, Any]:
     """The history of a model or of its result."""
     if isinstance(result, AnnData | MuData):
-        found = result.uns.get(keys.RESULT, {}).get("history")
+        found = check.noted(result, keys.RESULT).get("history")
         where, advice = f"`uns['{keys.RESULT}']['history']`", "Pass a result of `tl.enhance`, or the model."
     else:
         found = getattr(result, "history", None)
