@@ -478,6 +478,8 @@ BAD_ARGUMENTS = {
         ({"devices": 0}, "trainer takes on this machine, found .*devices=0"),
         ({"precision": "low"}, "precision='low'"),
         ({"callbacks": 5}, "callbacks=5"),
+        ({"callbacks": [5]}, "5 is neither a callback nor a logger"),
+        ({"logger": "tensorboard"}, "'tensorboard' is neither a callback nor a logger"),
     ],
     ("tl.enhance", "accelerator"): [("abacus", "accelerator='abacus'"), ("tpu", "accelerator='tpu'"), (5, "=5")],
     ("tl.enhance", "checkpoint_dir"): [

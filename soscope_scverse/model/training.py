@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.trainer.states import TrainerStatus
 from scvi.model._utils import parse_device_args
 from scvi.train import Trainer as ScviTrainer
@@ -253,7 +254,12 @@ def trainer_of(trainer_kwargs: Mapping[str, Any]) -> Trainer:
             kwargs["accelerator"], kwargs["devices"], _ = parse_device_args(
                 kwargs["accelerator"], kwargs["devices"], return_device="torch"
             )
-            return ScviTrainer(**kwargs)
+            trainer = ScviTrainer(**kwargs)
+        strange = [one for one in trainer.callbacks if not isinstance(one, Callback)]
+        strange += [one for one in trainer.loggers if not isinstance(one, Logger)]
+        if strange:
+            raise TypeError(f"{strange[0]!r} is neither a callback nor a logger of Lightning")
+        return trainer
     except Exception as error:  # Lightning has several kinds for arguments that it does not take
         found = ", ".join(f"{name}={value!r}" for name, value in trainer_kwargs.items() if name not in TRAINER)
         msg = f"Expected arguments that Lightning's trainer takes on this machine, found {found}: {error}"
