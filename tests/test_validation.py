@@ -479,7 +479,7 @@ BAD_ARGUMENTS = {
         ({"precision": "low"}, "precision='low'"),
         ({"callbacks": 5}, "callbacks=5"),
         ({"callbacks": [5]}, "5 is neither a callback nor a logger"),
-        ({"logger": "tensorboard"}, "'tensorboard' is neither a callback nor a logger"),
+        ({"logger": 6}, "6 is neither a callback nor a logger"),
     ],
     ("tl.enhance", "accelerator"): [("abacus", "accelerator='abacus'"), ("tpu", "accelerator='tpu'"), (5, "=5")],
     ("tl.enhance", "checkpoint_dir"): [
