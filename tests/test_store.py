@@ -2,7 +2,8 @@
 
 import resource
 import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from threading import Thread
 from types import SimpleNamespace
 
 import anndata as ad
@@ -14,6 +15,7 @@ import torch
 import zarr
 
 from soscope_scverse import SoScope, pp, tl
+from soscope_scverse._files import completed
 from soscope_scverse.model import prediction, store
 
 QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
@@ -192,6 +194,30 @@ def test_a_full_disk_leaves_what_was_there(trained, tmp_path):
         trained.get_enhanced(out=path, overwrite=True)
     np.testing.assert_array_equal(ad.read_zarr(path).X, expected)
     assert names(tmp_path) == ["enhanced.zarr"]
+
+
+def test_threads_that_still_write_hide_no_error(tmp_path):
+    def write(folder):
+        for i in range(300):
+            with suppress(FileNotFoundError):
+                file = folder / f"{i}.partial"
+                file.write_bytes(b"pixels")
+                file.unlink()
+
+    def write_and_fail():
+        with completed(tmp_path / "enhanced.zarr") as part:
+            part.mkdir()
+            threads.extend(Thread(target=write, args=[part]) for _ in range(4))
+            for thread in threads:
+                thread.start()
+            raise OSError("disk full")
+
+    threads = []
+    with pytest.raises(OSError, match="disk full"):
+        write_and_fail()
+    for thread in threads:
+        thread.join()
+    assert names(tmp_path) == []
 
 
 def test_no_room_for_an_h5ad_is_told_before_it_is_written(trained, tmp_path, monkeypatch):
