@@ -4,14 +4,14 @@
 #   benchmarks/compat.sh                      lowest versions on Python 3.11, newest on 3.11, 3.12 and 3.13
 #   benchmarks/compat.sh lowest-direct 3.11   one of them; a Python is a version or a path
 #
-# Needs uv (pip install uv) and the Pythons, which are not downloaded. torch with CUDA makes every environment a
-# download of 3 GB and 8 GB on disk; they are made one after the other and removed.
+# Needs uv (pip install uv) and the Pythons, which are not downloaded (of pyenv: PYENV_VERSION=3.11:3.12:3.13). torch with
+# CUDA makes every environment a download of 3 GB and 8 GB on disk; they are made one after the other and removed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 shown="anndata dask mudata numpy pandas scanpy scipy scvi-tools spatialdata squidpy torch zarr"
-smoke="tests/test_cells.py tests/test_enhance.py tests/test_im_networks.py tests/test_mudata.py tests/test_pl.py tests/test_spatialdata.py
-  tests/test_store.py"
+smoke="tests/test_cells.py tests/test_enhance.py tests/test_im_networks.py tests/test_mudata.py tests/test_pl.py
+  tests/test_spatialdata.py tests/test_store.py"
 # libraries may warn of each other, but not of how they are called here
 warnings=$'ignore\nerror::DeprecationWarning:soscope_scverse\nerror::FutureWarning:soscope_scverse'
 
