@@ -133,6 +133,11 @@ def numbers(what: str, values: Any) -> np.ndarray:
     raise TypeError(msg)
 
 
+def numbers_or_sparse(what: str, values: Any) -> Any:
+    """Return a sparse matrix as it is, and anything else as :func:`numbers` does."""
+    return values if issparse(values) else numbers(what, values)
+
+
 def spots(data: object) -> AnnData | MuData:
     """Return `data` if it is a MuData, or an AnnData with unique names."""
     if isinstance(data, MuData):

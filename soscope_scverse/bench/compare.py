@@ -15,7 +15,6 @@ from typing import Any, TypeAlias
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from scipy.sparse import issparse
 from tqdm.auto import tqdm
 
 from soscope_scverse import _keys as keys
@@ -237,7 +236,7 @@ def _measured(name: str, run: Run, spots: AnnData, seed: int | None) -> tuple[Ma
     start = time.perf_counter()
     try:
         returned = run(spots) if seed is None else run(spots, seed=seed)
-        prediction = returned if issparse(returned) else validation.numbers(f"what method {name!r} returns", returned)
+        prediction = validation.numbers_or_sparse(f"what method {name!r} returns", returned)
     except FloatingPointError as error:
         msg = f"Method {name!r} with seed {seed} diverged, its scores are NaN: {error}"
         warnings.warn(msg, UserWarning, stacklevel=3)

@@ -41,6 +41,9 @@ class PictureFile(NamedTuple):
 
 def read_file(path: Path) -> PictureFile:
     """Find out what a picture file holds; raises if it is of none of the kinds that are known."""
+    if path.is_dir():
+        msg = f"Expected a picture file, found the folder {str(path)!r}. Name a file in it."
+        raise ValueError(msg)
     with path.open("rb") as file:
         magic = file.read(8)
     if path.suffix.lower() in slides.SUFFIXES:

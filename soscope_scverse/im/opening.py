@@ -70,9 +70,6 @@ def _open(image: Any, *, placed: bool) -> ImageSource:
     if isinstance(image, ImageSource):
         return image
     if isinstance(image, str | os.PathLike):
-        if Path(image).is_dir():
-            msg = f"Expected a picture file, found the folder {str(image)!r}. Name a file in it."
-            raise ValueError(msg)
         file = read_file(Path(image))
         return ImageSource(file.levels[0], file.axes, levels=tuple(file.levels[1:]), microns=file.microns)
     # Other libraries' types are told by what they offer, so that none of these libraries needs to be imported.

@@ -165,10 +165,10 @@ def ks_distance(values: Matrix, inside: ArrayLike) -> np.ndarray:
     ----------
     Smirnov, N. Table for estimating the goodness of fit of empirical distributions. Ann. Math. Stat. 19, 279 (1948).
     """
-    values = values if issparse(values) else np.atleast_1d(check.numbers("values", values))
-    region = np.asarray(inside).ravel()
-    if region.dtype != bool or len(region) != values.shape[0]:
-        msg = f"Expected `inside` to be {values.shape[0]} booleans, found {len(region)} values of type {region.dtype}."
+    values = check.numbers_or_sparse("values", values)
+    region, n_targets = np.asarray(inside).ravel(), values.shape[0] if values.ndim else 0
+    if region.dtype != bool or len(region) != n_targets:
+        msg = f"Expected `inside` to be {n_targets} booleans, found {len(region)} values of type {region.dtype}."
         raise ValueError(msg)
     n_inside = int(region.sum())
     if n_inside in (0, len(region)):
@@ -257,7 +257,7 @@ def _dense(matrix: Matrix) -> np.ndarray:
 
 def _shares(matrix: Matrix) -> Matrix:
     """Divide each row by its total; rows without counts stay 0."""
-    matrix = matrix if issparse(matrix) else check.numbers("values", matrix)
+    matrix = check.numbers_or_sparse("values", matrix)
     if np.ndim(matrix) != 2:
         return matrix  # which is refused
     total = np.asarray(matrix.sum(axis=1), dtype=float).ravel()

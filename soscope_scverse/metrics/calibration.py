@@ -49,7 +49,7 @@ def pit(truth: Matrix, draws: Any, *, seed: int = 0) -> np.ndarray:
     Czado, C., Gneiting, T. & Held, L. Predictive model assessment for count data. Biometrics 65, 1254-1261 (2009).
     """
     check.given(pit, locals())
-    truth = truth if issparse(truth) else check.numbers("`truth`", truth)
+    truth = check.numbers_or_sparse("`truth`", truth)
     draws = draws if hasattr(draws, "shape") else np.asarray(draws)
     shape = tuple(np.shape(draws))
     if len(shape) != 3 or shape[0] == 0 or shape[1:] != np.shape(truth):

@@ -261,7 +261,7 @@ def trainer_of(trainer_kwargs: Mapping[str, Any]) -> Trainer:
             raise TypeError(f"{strange[0]!r} is neither a callback nor a logger of Lightning")
         return trainer
     except Exception as error:  # Lightning has several kinds for arguments that it does not take
-        found = ", ".join(f"{name}={value!r}" for name, value in trainer_kwargs.items() if name not in TRAINER)
+        found = ", ".join(f"{name}={value!r}" for name, value in trainer_kwargs.items())
         msg = f"Expected arguments that Lightning's trainer takes on this machine, found {found}: {error}"
         raise ValueError(msg) from error
 

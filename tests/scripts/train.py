@@ -21,8 +21,8 @@ CASES = {
 }
 
 
-class Kill(Callback):
-    """Ends the process without a word after some steps."""
+class After(Callback):
+    """Calls ``end`` after some steps."""
 
     def __init__(self, step):
         self.left = step
@@ -30,19 +30,21 @@ class Kill(Callback):
     def on_train_batch_end(self, *_):
         self.left -= 1
         if self.left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+            self.end()
 
 
-class Stop(Callback):
-    """Raises an error after some steps."""
+class Kill(After):
+    """Ends the process without a word."""
 
-    def __init__(self, step):
-        self.left = step
+    def end(self):
+        os.kill(os.getpid(), signal.SIGKILL)
 
-    def on_train_batch_end(self, *_):
-        self.left -= 1
-        if self.left == 0:
-            raise RuntimeError("power")
+
+class Stop(After):
+    """Raises an error."""
+
+    def end(self):
+        raise RuntimeError("power")
 
 
 def spots():
