@@ -204,7 +204,7 @@ def published(which: str) -> dict[str, float]:
     import torch
 
     import soscope_scverse as sos
-    from soscope_scverse.tl.presets import PRESETS
+    from soscope_scverse.tl._presets import PRESETS
 
     adata = made("small_section")
     sos.pp.spot_graph(adata)
@@ -223,7 +223,7 @@ def dense_step(adata: ad.AnnData) -> float:
     from torch.nn.functional import binary_cross_entropy_with_logits, softplus
     from torch_geometric.nn import TransformerConv
 
-    from soscope_scverse.pp.graphs import image_similarity
+    from soscope_scverse.pp._graphs import image_similarity
 
     x = torch.as_tensor(adata.X.toarray(), dtype=torch.float32)
     features = torch.as_tensor(adata.obsm["subspot_features"]).flatten(0, 1)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from geopandas import GeoDataFrame
     from spatialdata import SpatialData
 
-    from soscope_scverse.im.source import ImageSource
+    from soscope_scverse.im.reading.source import ImageSource
 
 # spatialdata takes seconds to import: it is imported where an object of it has come in.
 
@@ -184,7 +184,7 @@ class SpatialSection:
 
     def picture(self, image_key: str | None, **kwargs: Any) -> ImageSource | None:
         """The picture over the spots, placed by the transformations; None if there is none to choose."""
-        from soscope_scverse.im.opening import open_image  # im uses this module
+        from soscope_scverse.im.reading.opening import open_image  # im uses this module
 
         images = self._sdata.images
         if image_key is not None:
@@ -339,7 +339,7 @@ def opens_spatialdata(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _needs_picture(encoder: Any) -> bool:
-    from soscope_scverse.im.features import needs_picture  # im uses this module
+    from soscope_scverse.im._features import needs_picture  # im uses this module
 
     return needs_picture(encoder)
 

@@ -11,7 +11,7 @@ from scipy.sparse import csr_matrix
 
 from soscope_scverse import bench, datasets, im, pp, tl
 from soscope_scverse.model import SoScope
-from soscope_scverse.model.variance import local_noise
+from soscope_scverse.model.estimates.image_evidence import local_noise
 from soscope_scverse.module import likelihoods
 from soscope_scverse.module.likelihoods import Start, get_likelihood, joint_likelihood
 

@@ -12,7 +12,7 @@ from scipy.stats import multivariate_normal
 
 from soscope_scverse import _keys as keys
 from soscope_scverse import bench, metrics, pp
-from soscope_scverse.bench import baselines
+from soscope_scverse.bench import _baselines as baselines
 
 DATA = Path(os.environ.get("SOSCOPE_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 

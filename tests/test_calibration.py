@@ -10,9 +10,9 @@ from scipy.sparse import csr_matrix
 from scipy.spatial.distance import cdist
 
 from soscope_scverse import datasets, metrics, pl
-from soscope_scverse.metrics import calibration
-from soscope_scverse.model.draws import residual_roots
-from soscope_scverse.model.variation import feature_variation
+from soscope_scverse.metrics import _calibration as calibration
+from soscope_scverse.model.inference.sampler import residual_roots
+from soscope_scverse.model.estimates.uncertainty import feature_variation
 
 mpl.use("Agg")
 

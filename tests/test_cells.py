@@ -12,8 +12,8 @@ import torch
 from anndata import AnnData
 
 from soscope_scverse import SoScope, bench, metrics, pp, tl
-from soscope_scverse.model.prediction import SomeRows
-from soscope_scverse.pp.graphs import image_similarity
+from soscope_scverse.model.inference.result import SomeRows
+from soscope_scverse.pp._graphs import image_similarity
 
 PITCH = 10.0
 QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}

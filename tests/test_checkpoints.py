@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch import Callback
 
 from soscope_scverse import SoScope, tl
-from soscope_scverse.model import checkpoints
+from soscope_scverse.model.training import checkpoints
 
 SCRIPT = Path(__file__).parent / "scripts" / "train.py"
 QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
@@ -23,7 +23,7 @@ train = runpy.run_path(str(SCRIPT))
 
 @pytest.fixture(autouse=True)
 def _before_every_epoch(monkeypatch):
-    from soscope_scverse.data import splitter
+    from soscope_scverse.model.training import datamodule as splitter
 
     monkeypatch.setattr(checkpoints, "_SECONDS", 0)
     monkeypatch.setattr(splitter, "_STEP_SPOTS", 2048)  # the script changes it

@@ -16,8 +16,8 @@ from spatialdata.transformations import get_transformation
 
 import soscope_scverse as sos
 from soscope_scverse import datasets
-from soscope_scverse.im import encoders
-from soscope_scverse.model import training
+from soscope_scverse.im.encoders import base as encoders
+from soscope_scverse.model.training import runner as training
 
 DOCS = Path(__file__).parents[1] / "docs"
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from soscope_scverse import SoScope, bench, datasets, im, metrics, pp, tl
-from soscope_scverse.model.training import Training
+from soscope_scverse.model.training.runner import Training
 
 QUICK = {"max_epochs": 4, "accelerator": "cpu", "train_kwargs": {"enable_progress_bar": False}}
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from soscope_scverse import SoScope, datasets, tl
-from soscope_scverse.model import checkpoints
+from soscope_scverse.model.training import checkpoints
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")]
 GPU = "gpu"

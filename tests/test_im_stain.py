@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from soscope_scverse import im, pp
-from soscope_scverse.im.source import Recolouring
+from soscope_scverse.im.reading.source import Recolouring
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from soscope_scverse import SoScope
-from soscope_scverse.im.networks import read_weights
-from soscope_scverse.model import saved
+from soscope_scverse.im.encoders.networks import read_weights
+from soscope_scverse.model import _files as saved
 
 DATA = Path(__file__).parent / "data"
 FORMATS = sorted(DATA.glob("model_format_*"))

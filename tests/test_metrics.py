@@ -9,7 +9,7 @@ from scipy.spatial.distance import cdist
 from scipy.stats import ks_2samp, pearsonr
 
 from soscope_scverse import metrics
-from soscope_scverse.metrics import agreement
+from soscope_scverse.metrics import _agreement as agreement
 
 SPOT = np.repeat(np.arange(8), 5)
 

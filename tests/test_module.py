@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from soscope_scverse.model.variance import depth_noise, picture_evidence
+from soscope_scverse.model.estimates.image_evidence import depth_noise, picture_evidence
 from soscope_scverse.module.graph_encoder import GraphEncoder
 from soscope_scverse.module.image_regularizer import graph_bce
 from soscope_scverse.module.likelihoods import Spots

@@ -18,7 +18,7 @@ from spatialdata.models import Image2DModel, ShapesModel, TableModel
 from soscope_scverse import datasets
 from soscope_scverse._mudata import columns_apart
 from soscope_scverse.cli import main
-from soscope_scverse.model import training
+from soscope_scverse.model.training import runner as training
 
 PAGE = (Path(__file__).parents[1] / "docs" / "pipelines.md").read_text()
 

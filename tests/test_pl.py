@@ -13,7 +13,7 @@ from matplotlib.colors import to_rgba
 from scipy.sparse import csr_matrix
 
 from soscope_scverse import datasets, im, pl, pp
-from soscope_scverse.model.prediction import result_frame
+from soscope_scverse.model.inference.result import result_frame
 
 pytestmark = pytest.mark.usefixtures("closed_figures")
 

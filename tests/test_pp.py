@@ -10,8 +10,8 @@ from scipy.sparse import csr_matrix
 from scipy.spatial import Voronoi, cKDTree
 
 from soscope_scverse import pp
-from soscope_scverse.pp.geometry import fine_array_index
-from soscope_scverse.pp.graphs import image_similarity
+from soscope_scverse.pp._geometry import fine_array_index
+from soscope_scverse.pp._graphs import image_similarity
 
 PITCH = 10.0
 SLOTS = ("subspots", "subspot_exposure")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.decomposition import PCA
 
-from soscope_scverse.model.projection import fit_projection, levelling_rotation
+from soscope_scverse.model.estimates.image_projection import fit_projection, levelling_rotation
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from soscope_scverse import SoScope, bench, datasets, im, metrics, pp, tl
-from soscope_scverse.model.variance import depth_noise, picture_evidence, within_sections
+from soscope_scverse.model.estimates.image_evidence import depth_noise, picture_evidence, within_sections
 
 QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
 

@@ -16,7 +16,8 @@ import zarr
 
 from soscope_scverse import SoScope, pp, tl
 from soscope_scverse._files import completed
-from soscope_scverse.model import prediction, store
+from soscope_scverse.model.inference import result as prediction
+from soscope_scverse.model.inference import store
 
 QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
 

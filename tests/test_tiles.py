@@ -3,9 +3,9 @@ import pytest
 import torch
 from scipy.sparse import csr_matrix
 
-from soscope_scverse.data import splitter
-from soscope_scverse.data.splitter import TileDataModule
-from soscope_scverse.data.tiles import Section, Tiles, contiguous_groups, interpolation_weights, thin_counts
+from soscope_scverse.model.training import datamodule as splitter
+from soscope_scverse.model.training.datamodule import TileDataModule
+from soscope_scverse.model._tiles import Section, Tiles, contiguous_groups, interpolation_weights, thin_counts
 from soscope_scverse.module.image_regularizer import graph_bce
 from soscope_scverse.module.vae import GraphAutoencoder, SoScopeVAE
 

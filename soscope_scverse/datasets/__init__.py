@@ -1,6 +1,6 @@
 """Data sets for tests, tutorials and simulations."""
 
-from soscope_scverse.datasets.synthetic import (
+from soscope_scverse.datasets._synthetic import (
     SyntheticComponents,
     SyntheticSection,
     synthetic_components,

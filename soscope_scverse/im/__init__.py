@@ -1,10 +1,10 @@
 """Tissue images: one lazy reader, an encoder registry and the features of every subspot."""
 
-from soscope_scverse.im.alignment import Alignment, check_alignment
-from soscope_scverse.im.cache import FeatureCache
-from soscope_scverse.im.dense import DenseEncoder
-from soscope_scverse.im.embedded import embedded_image
-from soscope_scverse.im.encoders import (
+from soscope_scverse.im._alignment import Alignment, check_alignment
+from soscope_scverse.im._cache import FeatureCache
+from soscope_scverse.im.encoders.dense import DenseEncoder
+from soscope_scverse.im.reading.embedded import embedded_image
+from soscope_scverse.im.encoders.base import (
     Encoder,
     TiledEncoder,
     TileEncoder,
@@ -12,14 +12,14 @@ from soscope_scverse.im.encoders import (
     get_encoder,
     register_encoder,
 )
-from soscope_scverse.im.features import check_coordinates, features
-from soscope_scverse.im.networks import InceptionV3, ModuleEncoder, NetworkEncoder, Timm
-from soscope_scverse.im.opening import open_image
-from soscope_scverse.im.positions import features_at
-from soscope_scverse.im.source import ImageSource
-from soscope_scverse.im.stain import normalize_stain
-from soscope_scverse.im.thumbnails import thumbnail
-from soscope_scverse.im.tissue import mask_subspots, tissue_mask
+from soscope_scverse.im._features import check_coordinates, features
+from soscope_scverse.im.encoders.networks import InceptionV3, ModuleEncoder, NetworkEncoder, Timm
+from soscope_scverse.im.reading.opening import open_image
+from soscope_scverse.im._coordinates import features_at
+from soscope_scverse.im.reading.source import ImageSource
+from soscope_scverse.im._stain import normalize_stain
+from soscope_scverse.im.reading.thumbnails import thumbnail
+from soscope_scverse.im._tissue import mask_subspots, tissue_mask
 
 __all__ = [
     "Alignment",

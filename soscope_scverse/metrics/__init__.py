@@ -1,8 +1,8 @@
 """Scores of enhanced profiles."""
 
-from soscope_scverse.metrics.agreement import coverage, ks_distance, mse, normalized_pearson, pearson, within_r
-from soscope_scverse.metrics.calibration import central_coverage, pit
-from soscope_scverse.metrics.structure import compactness, kmeans_ari, morans_i
+from soscope_scverse.metrics._agreement import coverage, ks_distance, mse, normalized_pearson, pearson, within_r
+from soscope_scverse.metrics._calibration import central_coverage, pit
+from soscope_scverse.metrics._structure import compactness, kmeans_ari, morans_i
 
 __all__ = [
     "central_coverage",

@@ -1,5 +1,5 @@
 """The model class."""
 
-from soscope_scverse.model.soscope import SoScope
+from soscope_scverse.model._soscope import SoScope
 
 __all__ = ["SoScope"]

@@ -1,11 +1,11 @@
 """Plots; each returns its Axes and takes ``ax`` and ``save``."""
 
-from soscope_scverse.pl.alignment import alignment
-from soscope_scverse.pl.benchmark import benchmark
-from soscope_scverse.pl.calibration import calibration
-from soscope_scverse.pl.clusters import spatial_clusters
-from soscope_scverse.pl.history import history
-from soscope_scverse.pl.maps import compare, uncertainty
-from soscope_scverse.pl.report import report
+from soscope_scverse.pl._alignment import alignment
+from soscope_scverse.pl._benchmark import benchmark
+from soscope_scverse.pl._calibration import calibration
+from soscope_scverse.pl._clusters import spatial_clusters
+from soscope_scverse.pl._history import history
+from soscope_scverse.pl._maps import compare, uncertainty
+from soscope_scverse.pl._report import report
 
 __all__ = ["alignment", "benchmark", "calibration", "compare", "history", "report", "spatial_clusters", "uncertainty"]

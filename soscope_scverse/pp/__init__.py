@@ -1,7 +1,7 @@
 """Preprocessing: the division of spots into subspots, the graph of spots, the choice of genes."""
 
-from soscope_scverse.pp.genes import spatial_genes
-from soscope_scverse.pp.geometry import subspots
-from soscope_scverse.pp.graphs import spot_graph
+from soscope_scverse.pp._genes import spatial_genes
+from soscope_scverse.pp._geometry import subspots
+from soscope_scverse.pp._graphs import spot_graph
 
 __all__ = ["spatial_genes", "spot_graph", "subspots"]

@@ -1,6 +1,6 @@
 """The one call."""
 
-from soscope_scverse.tl.elements import to_spatialdata
-from soscope_scverse.tl.enhance import enhance
+from soscope_scverse.tl._elements import to_spatialdata
+from soscope_scverse.tl._enhance import enhance
 
 __all__ = ["enhance", "to_spatialdata"]

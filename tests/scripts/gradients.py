@@ -7,8 +7,8 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from soscope_scverse import SoScope, datasets, im, pp
-from soscope_scverse.data.tiles import contiguous_groups
-from soscope_scverse.model.starting import set_start
+from soscope_scverse.model._tiles import contiguous_groups
+from soscope_scverse.model.estimates.initialise import set_start
 
 
 class Loss(torch.nn.Module):

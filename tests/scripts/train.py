@@ -10,8 +10,8 @@ import torch
 from lightning.pytorch import Callback
 
 from soscope_scverse import SoScope, datasets, im, pp
-from soscope_scverse.data import splitter
-from soscope_scverse.model import checkpoints
+from soscope_scverse.model.training import datamodule as splitter
+from soscope_scverse.model.training import checkpoints
 
 CASES = {
     "whole": {"max_epochs": 12},

@@ -1,1 +1,0 @@
-"""From an AnnData to batches."""

@@ -1,0 +1,146 @@
+"""Tissue and glass: where is which, and subspots on tissue only."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+from anndata import AnnData
+from scipy.ndimage import uniform_filter
+from skimage.filters import threshold_otsu
+
+from soscope_scverse import _keys as keys
+from soscope_scverse import _validation as validation
+from soscope_scverse.im.reading.opening import open_image
+from soscope_scverse.im.reading.sections import open_sections
+from soscope_scverse.im.reading.source import ImageSource
+from soscope_scverse.im.reading.thumbnails import thumbnail
+
+_THUMBNAIL = 1000
+_COLOURED = 0.05
+"""Least range of the saturation of a picture in colour."""
+
+
+def tissue_mask(image: Any, *, size: int = _THUMBNAIL) -> tuple[np.ndarray, float]:
+    """Tell tissue from glass in a small copy of a picture, by Otsu's threshold of the saturation.
+
+    Of a grey picture it is the threshold of the darkness. Made for stained sections in bright field with some glass
+    around them.
+
+    Parameters
+    ----------
+    image
+        Picture of any kind that :func:`open_image` takes.
+    size
+        Longest side of the mask in pixels, at most.
+
+    Returns
+    -------
+    tuple
+        The mask, height x width bool, True on tissue, and the factor from full-resolution coordinates to its pixels.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the picture cannot be opened, see :func:`open_image`.
+    """
+    validation.given(tissue_mask, locals())
+    small, scale = thumbnail(open_image(image), size)
+    return is_tissue(small), scale
+
+
+def is_tissue(picture: np.ndarray) -> np.ndarray:
+    """Mask (height x width bool) of a small picture in memory, height x width x 3 uint8."""
+    brightest = picture.max(axis=2).astype(np.float32)
+    saturation = uniform_filter((brightest - picture.min(axis=2)) / np.maximum(brightest, 1), 3)
+    told = saturation if np.ptp(saturation) > _COLOURED else darkness(picture)
+    if not np.ptp(told):
+        return np.zeros(told.shape, dtype=bool)
+    return told > threshold_otsu(told)
+
+
+def darkness(picture: np.ndarray) -> np.ndarray:
+    """Mean optical density (height x width) of a picture, height x width x 3 uint8."""
+    return -np.log10(np.maximum(picture.astype(np.float32), 1) / 255).mean(axis=2)
+
+
+def mask_subspots(
+    adata: AnnData,
+    image: Any = None,
+    *,
+    image_scale: float | None = None,
+    library_key: str | None = None,
+    copy: bool = False,
+) -> AnnData | None:
+    """Drop the subspots off the tissue, and give their share of the spot to those on it.
+
+    To be called after ``pp.subspots`` and before :func:`features`. A spot without any subspot on tissue keeps all.
+    The picture must show some glass: without it the threshold tells dark tissue from pale.
+
+    Parameters
+    ----------
+    adata
+        Spots with ``obsm["subspots"]`` and ``obsm["subspot_exposure"]``.
+    image, image_scale, library_key
+        As for :func:`features`.
+    copy
+        Return a changed copy instead of writing to `adata`.
+
+    Returns
+    -------
+    AnnData or None
+        None, or with ``copy`` the changed copy. Written are the slots below.
+    ``obsm["subspots"]``
+        NaN for subspots off the tissue, see :func:`tissue_mask`.
+    ``obsm["subspot_exposure"]``
+        0 for these; what is left of a spot is scaled so that it sums to 1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If there are no subspots, or if image features of the subspots lie in `adata` already.
+
+    Warns
+    -----
+    UserWarning
+        If spots have no subspot on tissue.
+    """
+    validation.given(mask_subspots, locals())
+    validation.anndata(adata)
+    missing = [key for key in (keys.SUBSPOTS, keys.EXPOSURE) if key not in adata.obsm]
+    if missing or keys.FEATURES in adata.obsm:
+        msg = (
+            f"Expected `adata.obsm['{keys.SUBSPOTS}']` and `adata.obsm['{keys.EXPOSURE}']`, and no image features yet, "
+            f"found {sorted(adata.obsm)}. Call `pp.subspots`, `im.mask_subspots` and `im.features` in this order."
+        )
+        raise ValueError(msg)
+    exposure = validation.division(adata)
+    subspots = np.asarray(adata.obsm[keys.SUBSPOTS], dtype=float)
+    kept = np.zeros(exposure.shape, dtype=bool)
+    for section in open_sections(adata, image, image_scale, library_key):
+        kept[section.rows] = _on_tissue(section.source, subspots[section.rows])
+    kept &= exposure > 0
+    bare = np.logical_not(kept.any(axis=1))
+    if bare.any():
+        warnings.warn(
+            f"{bare.sum()} of {adata.n_obs} spots have no subspot on tissue (first: {adata.obs_names[bare][0]!r}); "
+            "they keep all. Consider dropping them, or look at `pl.alignment(im.check_alignment(adata, image))`.",
+            UserWarning,
+            stacklevel=2,
+        )
+    kept[bare] = exposure[bare] > 0
+    shares = np.where(kept, exposure, 0)
+    adata = validation.writable(adata, copy=copy)
+    adata.obsm[keys.SUBSPOTS] = np.where(kept[..., None], subspots, np.nan)
+    adata.obsm[keys.EXPOSURE] = shares / shares.sum(axis=1, keepdims=True)
+    return adata if copy else None
+
+
+def _on_tissue(source: ImageSource, positions: np.ndarray) -> np.ndarray:
+    """Whether positions (... x 2, NaN = padding) lie on tissue; beyond the picture there is none."""
+    mask, scale = tissue_mask(source)
+    at = np.floor(np.nan_to_num(positions, nan=-1) * scale).astype(int)
+    inside = ((at >= 0) & (at < mask.shape[::-1])).all(axis=-1)
+    x, y = np.moveaxis(np.where(inside[..., None], at, 0), -1, 0)
+    return inside & mask[y, x]

@@ -1,0 +1,402 @@
+"""Deep encoders: torchvision's Inception, networks of timm, and modules of the user.
+
+torch is imported when one of them is used, not before.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import blake2b
+from os import PathLike
+from pathlib import Path
+from textwrap import shorten
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from dask.base import tokenize
+
+from soscope_scverse.im.encoders.dense import DenseEncoder, resized
+from soscope_scverse.im.encoders.base import TiledEncoder, register_encoder
+
+if TYPE_CHECKING:
+    import torch
+
+_INCEPTION_PIXELS = 299
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, eq=False)
+class _Network:
+    """A network without its head, and what it takes."""
+
+    module: torch.nn.Module
+    size: tuple[int, int]
+    """Height and width of its input."""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str = "bilinear"
+
+
+class NetworkEncoder(TiledEncoder):
+    """Features of whole patches from a pretrained network that takes pictures of one size.
+
+    A patch is resized to the input of the network, whatever its width, and normalised as the network was trained.
+
+    Parameters
+    ----------
+    weights
+        File with the weights: a state dict saved by ``torch.save``, or ``.safetensors``. Default: the pretrained ones,
+        from the cache of the library that the network is from, or downloaded.
+    device
+        As in torch; default: "cuda" if there is one, else "cpu". On a GPU the network runs in mixed precision.
+    batch_size
+        Tiles that go through the network at once; the features do not depend on it.
+    """
+
+    needs_colour = True
+
+    def __init__(
+        self,
+        *,
+        weights: str | PathLike | None = None,
+        device: str | torch.device | None = None,
+        batch_size: int = 64,
+    ) -> None:
+        super().__init__(batch_size)
+        self.weights, self.device = weights, device
+
+    @abstractmethod
+    def load(self) -> _Network:
+        """Make the network and load its weights.
+
+        Returns
+        -------
+        Network without its head
+            With the size of its input and the mean and standard deviation of the pictures that it was trained on.
+
+        Raises
+        ------
+        FileNotFoundError
+            If the weights are nowhere and cannot be downloaded.
+        ValueError
+            If the weights are those of another network, or the library has no network of that name.
+        ImportError
+            If a library that is needed is not installed.
+        """
+
+    @cached_property
+    def network(self) -> _Network:
+        """The network, loaded when first asked for."""
+        network = self.load()
+        network.module.eval()
+        return network
+
+    @property
+    def pixels(self) -> float:
+        """Width of the network's input; see :attr:`Encoder.pixels`."""
+        return self.network.size[1]
+
+    def fingerprint(self) -> str:
+        """Return a hash of name and weights; see :meth:`Encoder.fingerprint`."""
+        return tokenize(self.name, _hash(self.network.module))
+
+    def prepare(self, tile: np.ndarray) -> np.ndarray:
+        """Resize a tile to the input of the network; see :meth:`TiledEncoder.prepare`."""
+        return resized(tile, self.network.size, self.network.interpolation)
+
+    def describe(self, tiles: np.ndarray) -> np.ndarray:
+        """Normalise the tiles and run the network on them; see :meth:`TiledEncoder.describe`."""
+        return self._run(self.network.module, tiles)
+
+    def _run(self, module: torch.nn.Module, pictures: np.ndarray) -> np.ndarray:
+        """Normalise the pictures and run the network, or a part of it, on them."""
+        import torch
+
+        pixels = _on_device(pictures, self.device)
+        mean, std = (torch.tensor(v, device=pixels.device).view(3, 1, 1) for v in (self.network.mean, self.network.std))
+        return _run(module, (pixels / 255 - mean) / std)
+
+
+@register_encoder("inception_v3")
+class InceptionV3(NetworkEncoder):
+    """Inception v3 of torchvision with ImageNet weights: the 2,048 features of the last pooling, as in the paper.
+
+    Patches are resized to 299 x 299. With ``mode="dense"`` the picture is resized so that a patch is about 299 pixels
+    wide, and the last map of convolutions (8 x 8 cells of a patch) is averaged, see :class:`DenseEncoder`.
+
+    Parameters
+    ----------
+    weights, device, batch_size
+        See :class:`NetworkEncoder`.
+    """
+
+    def dense(self) -> DenseEncoder:
+        """Return the encoder that averages the map before the last pooling; see :meth:`Encoder.dense`."""
+        return DenseEncoder(self, resize=True)
+
+    def feature_map(self, pictures: np.ndarray) -> np.ndarray:
+        """Run the network up to its last map of convolutions.
+
+        Parameters
+        ----------
+        pictures
+            n x height x width x 3, uint8, of at least 75 x 75 pixels.
+
+        Returns
+        -------
+        numpy.ndarray
+            n x 2048 x h x w.
+        """
+        return self._run(self._convolutions, pictures)
+
+    @cached_property
+    def _convolutions(self) -> torch.nn.Module:
+        """The network up to its last map."""
+        from torchvision.models.feature_extraction import create_feature_extractor
+
+        return create_feature_extractor(self.network.module, ["Mixed_7c"]).eval()
+
+    def load(self) -> _Network:
+        """Make the network and load its weights; see :meth:`NetworkEncoder.load`."""
+        import torch
+        from torchvision.models import inception_v3
+
+        # `transform_input` turns the normalisation of ImageNet into the one that these weights were trained with.
+        module = inception_v3(weights=None, init_weights=False, transform_input=True)
+        module.fc, module.AuxLogits, module.aux_logits = torch.nn.Identity(), None, False
+        state = _pretrained_inception() if self.weights is None else read_weights(self.weights)
+        _fill(module, state, ("fc.", "AuxLogits."), self.weights)
+        return _Network(module, (_INCEPTION_PIXELS, _INCEPTION_PIXELS), _IMAGENET_MEAN, _IMAGENET_STD)
+
+
+class Timm(NetworkEncoder):
+    """A network of timm without its head, by ``encoder="timm:NAME"``; needs the extra ``timm``.
+
+    Parameters
+    ----------
+    model
+        Name in timm; "hf-hub:OWNER/NAME" for one of the Hugging Face hub, "local-dir:FOLDER" for a copy of such a
+        repository.
+    weights, device, batch_size
+        See :class:`NetworkEncoder`.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        weights: str | PathLike | None = None,
+        device: str | torch.device | None = None,
+        batch_size: int = 64,
+    ) -> None:
+        super().__init__(weights=weights, device=device, batch_size=batch_size)
+        self.model, self.name = model, f"timm:{model}"
+
+    def load(self) -> _Network:
+        """Make the network and load its weights; see :meth:`NetworkEncoder.load`."""
+        timm = _import_timm()
+        try:
+            module = timm.create_model(self.model, pretrained=self.weights is None, num_classes=0)
+        except OSError as error:  # All errors of downloads are, those of the hub too.
+            raise FileNotFoundError(_missing_timm(self.model)) from error
+        except RuntimeError as error:
+            msg = f"Expected a network of timm, found {self.model!r}: {error}. `timm.list_models()` names them."
+            raise ValueError(msg) from error
+        if self.weights is not None:
+            heads = module.pretrained_cfg.get("classifier") or ()
+            heads = (heads,) if isinstance(heads, str) else heads
+            _fill(module, read_weights(self.weights), tuple(f"{head}." for head in heads), self.weights)
+        config = timm.data.resolve_model_data_config(module)
+        return _Network(module, config["input_size"][1:], config["mean"], config["std"], config["interpolation"])
+
+
+class ModuleEncoder(TiledEncoder):
+    """Features of whole patches from a ``torch.nn.Module`` of the user.
+
+    Parameters
+    ----------
+    module
+        Maps uint8 RGB tiles (n_tiles x 3 x size x size) to n_tiles x n_image_features, or to a feature map (n_tiles x
+        n_image_features x h x w), which is averaged; ``size`` is the width of the patch in pixels. It resizes and
+        normalises them itself, e.g. as ``torch.nn.Sequential(weights.transforms(), network)``. It is put in evaluation
+        mode and moved to the device.
+    device, batch_size
+        See :class:`NetworkEncoder`.
+    """
+
+    def __init__(
+        self, module: torch.nn.Module, *, device: str | torch.device | None = None, batch_size: int = 64
+    ) -> None:
+        super().__init__(batch_size)
+        self.module, self.device, self.name = module, device, type(module).__name__
+
+    def fingerprint(self) -> str:
+        """Return a hash of layers and weights; see :meth:`Encoder.fingerprint`."""
+        return tokenize(type(self.module).__module__, repr(self.module), _hash(self.module))
+
+    def describe(self, tiles: np.ndarray) -> np.ndarray:
+        """Run the module on the tiles; see :meth:`TiledEncoder.describe`."""
+        features = self.feature_map(tiles)
+        return features.mean(axis=(2, 3)) if features.ndim == 4 else features
+
+    def dense(self) -> DenseEncoder:
+        """Return the encoder that averages the map which the module returns; see :meth:`Encoder.dense`."""
+        return DenseEncoder(self, resize=False)
+
+    def feature_map(self, pictures: np.ndarray) -> np.ndarray:
+        """Run the module.
+
+        Parameters
+        ----------
+        pictures
+            n x height x width x 3, uint8.
+
+        Returns
+        -------
+        numpy.ndarray
+            What the module returns: n x n_image_features, or a map n x n_image_features x h x w.
+        """
+        return _run(self.module.eval(), _on_device(pictures, self.device))
+
+
+def read_weights(path: str | PathLike) -> Mapping[str, torch.Tensor]:
+    """Read a state dict from a file of ``torch.save`` (no code in it is run) or a ``.safetensors`` file.
+
+    Parameters
+    ----------
+    path
+        The file. A dict with an entry "state_dict", as Lightning saves it, counts as that entry.
+
+    Returns
+    -------
+    Tensors by name, on the CPU.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file holds something else.
+    """
+    import torch
+
+    path = Path(path)
+    if not path.is_file():
+        msg = f"Expected a file with the weights of the encoder, found none at {path}. Correct `weights`."
+        raise FileNotFoundError(msg)
+    state: Any
+    try:
+        if path.suffix == ".safetensors":
+            state = _safetensors().load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        return state.get("state_dict", state)
+    except ImportError:
+        raise
+    except Exception as error:  # What is raised for a broken file differs with the kind of damage.
+        msg = (
+            f"Expected a state dict in {path}, as `torch.save(network.state_dict(), path)` writes it, or a "
+            f".safetensors file, found neither: {shorten(str(error), 200)}. Save the weights in one of these ways."
+        )
+        raise ValueError(msg) from error
+
+
+def _safetensors() -> Any:
+    try:
+        import safetensors.torch
+    except ImportError as error:
+        msg = "Reading .safetensors files needs safetensors. Install it with `pip install 'soscope-scverse[timm]'`."
+        raise ImportError(msg) from error
+    return safetensors.torch
+
+
+def _fill(
+    module: torch.nn.Module, state: Mapping[str, torch.Tensor], heads: tuple[str, ...], path: str | PathLike | None
+) -> None:
+    """Load weights into a network whose head was taken off."""
+    try:
+        module.load_state_dict({name: value for name, value in state.items() if not name.startswith(heads)})
+    except RuntimeError as error:
+        msg = (
+            f"Expected the weights of this network in {path}, found those of another: {shorten(str(error), 300)}. "
+            "Pass the file that belongs to the encoder as `weights`."
+        )
+        raise ValueError(msg) from error
+
+
+def _hash(module: torch.nn.Module) -> str:
+    """Hash of the weights."""
+    import torch
+
+    hashed = blake2b(digest_size=16)
+    for name, value in sorted(module.state_dict().items()):
+        hashed.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
+        hashed.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return hashed.hexdigest()
+
+
+def _pretrained_inception() -> Mapping[str, torch.Tensor]:
+    import torch
+    from torchvision.models import Inception_V3_Weights
+
+    weights = Inception_V3_Weights.IMAGENET1K_V1
+    try:
+        return weights.get_state_dict(progress=False, check_hash=True)
+    except OSError as error:  # All errors of downloads are.
+        cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
+        msg = (
+            f"Expected the ImageNet weights of encoder 'inception_v3' at {cached}, found no such file and could not "
+            f"download it ({error}). Fetch {weights.url} and put it there or pass its path as `weights=`, or use "
+            '`encoder="texture"`, which needs no weights.'
+        )
+        raise FileNotFoundError(msg) from error
+
+
+def _import_timm() -> Any:
+    try:
+        import timm
+        import timm.data
+    except ImportError as error:
+        msg = "Encoders 'timm:NAME' need timm. Install it with `pip install 'soscope-scverse[timm]'`."
+        raise ImportError(msg) from error
+    return timm
+
+
+def _missing_timm(model: str) -> str:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    kind, _, name = model.rpartition(":")
+    repository = name if kind else _import_timm().get_pretrained_cfg(model).hf_hub_id
+    needs = f"`model.safetensors` of https://huggingface.co/{repository}"
+    by_hand = (
+        'Fetch that repository and pass `encoder="timm:local-dir:FOLDER"`, since its `config.json` is needed as well'
+        if kind
+        else "Fetch it and pass its path as `weights=`"
+    )
+    return (
+        f"Expected the weights of encoder 'timm:{model}', {needs}, in the cache {HF_HUB_CACHE}, found none and could "
+        f'not download them. {by_hand}, or use `encoder="texture"`, which needs no weights.'
+    )
+
+
+def _on_device(tiles: np.ndarray, device: str | torch.device | None) -> torch.Tensor:
+    """uint8 tiles (n_tiles x height x width x 3) as torch takes them: n_tiles x 3 x height x width."""
+    import torch
+
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.from_numpy(tiles).to(device).permute(0, 3, 1, 2)
+
+
+def _run(module: torch.nn.Module, pixels: torch.Tensor) -> np.ndarray:
+    import torch
+
+    kind = pixels.device.type
+    with torch.inference_mode(), torch.autocast(kind, enabled=kind == "cuda"):
+        features = module.to(pixels.device)(pixels)
+    if isinstance(features, Mapping):  # Of a feature extractor of torchvision.
+        (features,) = features.values()
+    return features.float().cpu().numpy()

@@ -1,0 +1,1 @@
+"""Opens images of every kind and reads them in part."""

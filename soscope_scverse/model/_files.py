@@ -1,0 +1,216 @@
+"""Model files: complete or absent, of a known format, and read without running anything that is in them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from os import PathLike
+from pathlib import Path
+from shutil import rmtree
+from textwrap import shorten
+from typing import Any, Self
+
+import anndata as ad
+import mudata as md
+import pandas as pd
+import torch
+from anndata import AnnData
+from mudata import MuData
+from scvi.model.base import BaseModelClass
+
+from soscope_scverse import _keys as keys
+from soscope_scverse import _validation as check
+from soscope_scverse._files import completed
+from soscope_scverse.model._serialization import curves, plain, tables
+from soscope_scverse.model.training.runner import trainer_of
+
+_FORMAT = 1
+"""Of the model files that are written; others with a lower number can be read, too."""
+
+_MODEL, _ADATA, _MUDATA = "model.pt", "adata.h5ad", "mdata.h5mu"  # as scvi-tools calls them
+
+
+class SavedModel(BaseModelClass):
+    """A model of scvi-tools whose files hold tensors and plain values instead of pickled objects."""
+
+    module: Any
+    history_: dict[str, pd.DataFrame] | None
+
+    def save(
+        self,
+        dir_path: str | PathLike,
+        prefix: str | None = None,
+        overwrite: bool = False,
+        save_anndata: bool = False,
+        **anndata_write_kwargs: Any,
+    ) -> None:
+        """Save the model: weights, arguments and training curves, which :meth:`load` reads without running code.
+
+        Parameters
+        ----------
+        dir_path
+            Directory to write ``model.pt`` to.
+        prefix
+            Beginning of the names of the files.
+        overwrite
+            Write to a directory that exists.
+        save_anndata
+            Save the spots, too, so that the model can be loaded without them.
+        **anndata_write_kwargs
+            Of :meth:`anndata.AnnData.write_h5ad`.
+
+        Raises
+        ------
+        ValueError
+            If the directory exists and `overwrite` is False.
+        """
+        check.folder("dir_path", dir_path, new=not overwrite)
+        folder = Path(dir_path)
+        content = {
+            "registry": self.registry,
+            "arguments": self.init_params_["non_kwargs"],
+            "module": self.module.state_dict(),
+            "is_trained": self.is_trained_,
+            "history": curves(self.history_ or {}),
+        }
+        is_new = not folder.exists()
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            if save_anndata:
+                _write_spots(folder, prefix or "", self.adata, **anndata_write_kwargs)
+            _write_model(folder, prefix or "", content)
+        except BaseException:
+            if is_new:
+                rmtree(folder)
+            raise
+
+    @classmethod
+    def load(
+        cls,
+        dir_path: str | PathLike,
+        adata: AnnData | MuData | None = None,
+        accelerator: str = "auto",
+        device: int | str = "auto",
+        prefix: str | None = None,
+    ) -> Self:
+        """Load a model that was saved. Nothing that a file holds is run, so files of others can be loaded safely.
+
+        Parameters
+        ----------
+        dir_path
+            Directory that :meth:`save` wrote.
+        adata
+            Spots for the model, with the features that it was trained on, in their order; None takes the spots that
+            were saved with it.
+        accelerator, device
+            As in Lightning, a single device.
+        prefix
+            Beginning of the names of the files.
+
+        Returns
+        -------
+        SoScope
+            The model with its weights and history.
+
+        Raises
+        ------
+        FileNotFoundError
+            If the model, or the spots without `adata`, are not there.
+        TypeError, ValueError
+            If the file is damaged, of a newer format or no model file, or the spots have other features, modalities or
+            image features, or do not suit the likelihood.
+        """
+        check.path_of("dir_path", dir_path)
+        devices = device if device == "auto" else [device]
+        place = trainer_of({"accelerator": accelerator, "devices": devices}).strategy.root_device
+        saved = _read_model(Path(dir_path), prefix or "", place)
+        spots = _read_spots(Path(dir_path), prefix or "") if adata is None else adata
+        registry = saved["registry"]
+        setup = getattr(cls, registry["setup_method_name"])
+        setup(spots, source_registry=registry, **registry["setup_args"])
+        model = cls(spots, **saved["arguments"])
+        if keys.FEATURES in registry["field_registries"] and keys.FEATURES not in model.adata_manager.data_registry:
+            msg = (
+                f"Expected image features in `adata.obsm[{registry['setup_args']['features_key']!r}]`, as the model "
+                "was trained with a picture, found none. Call `im.features(adata, image)` with the same encoder."
+            )
+            raise ValueError(msg)
+        model.module.load_state_dict(saved["module"])
+        model.module.eval()
+        model.to_device(place)
+        model.is_trained_ = saved["is_trained"]
+        model.history_ = tables(saved["history"])
+        return model
+
+    @staticmethod
+    def load_registry(dir_path: str | PathLike, prefix: str | None = None) -> dict:
+        """What a saved model notes of its spots and of how they were set up.
+
+        Parameters
+        ----------
+        dir_path, prefix
+            As of :meth:`load`.
+
+        Returns
+        -------
+        dict
+            The registry of scvi-tools.
+        """
+        return _read_model(Path(dir_path), prefix or "", "cpu")["registry"]
+
+
+def _write_model(folder: Path, prefix: str, content: Mapping[str, Any]) -> None:
+    """Write a model file: tensors and plain values by name."""
+    with completed(folder / f"{prefix}{_MODEL}") as part:
+        torch.save(plain({"format": _FORMAT, "version": version("soscope-scverse"), **content}), part)
+
+
+def _write_spots(folder: Path, prefix: str, spots: AnnData | MuData, **kwargs: Any) -> None:
+    """Write the spots of a model beside it."""
+    name = _MUDATA if isinstance(spots, MuData) else _ADATA
+    with completed(folder / f"{prefix}{name}") as part:
+        spots.write(part, **kwargs)
+
+
+def _read_model(folder: Path, prefix: str, device: str | torch.device) -> dict[str, Any]:
+    """Read a model file.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none.
+    ValueError
+        If it is of a newer format, or no model file.
+    """
+    path = folder / f"{prefix}{_MODEL}"
+    if not path.is_file():
+        msg = f"Expected a saved model, found no {str(path)!r}. Name the directory that `SoScope.save` wrote."
+        raise FileNotFoundError(msg)
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+        form = int(content["format"])
+    except Exception as error:  # what is raised for a broken file differs with the kind of damage
+        msg = (
+            f"Expected a model of soscope_scverse in {str(path)!r}, but it cannot be read as one: "
+            f"{shorten(str(error), 200)}. It may be damaged, or from elsewhere; files that would run code are not read."
+        )
+        raise ValueError(msg) from error
+    if form > _FORMAT:
+        msg = (
+            f"Expected a model file of format {_FORMAT} or lower in {str(path)!r}, found format {form}, written by "
+            f"soscope_scverse {content.get('version')}. Update soscope_scverse (this is {version('soscope-scverse')})."
+        )
+        raise ValueError(msg)
+    return content
+
+
+def _read_spots(folder: Path, prefix: str) -> AnnData | MuData:
+    """Read the spots that were saved with a model."""
+    for name, read in ((_ADATA, ad.read_h5ad), (_MUDATA, md.read)):
+        if (folder / f"{prefix}{name}").is_file():
+            return read(folder / f"{prefix}{name}")
+    msg = (
+        f"Expected the spots of the model in {str(folder)!r}, found neither {_ADATA!r} nor {_MUDATA!r}. Pass them with "
+        "`adata=`, or save the model with `save_anndata=True`."
+    )
+    raise FileNotFoundError(msg)

@@ -1,0 +1,200 @@
+"""Draws of the subspots' profiles, the same whatever the order of the spots and however many are drawn at once."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from soscope_scverse._arrays import dense
+from soscope_scverse.model._tiles import Section, Tiles
+from soscope_scverse.module.likelihoods import Subspots
+from soscope_scverse.module.vae import SoScopeVAE
+from soscope_scverse.pp._graphs import nearest_distance
+
+
+class LatentStates(NamedTuple):
+    """q(Z given X, A): mean and standard deviation, n_spots x n_latent each."""
+
+    mean: Tensor
+    scale: Tensor
+
+
+class Sampler:
+    """What a trained module says of a section: expected subspots, and draws of latent states, residuals and subspots.
+
+    Every spot has random numbers of its own, which belong to its place among the names: a latent state is the same for
+    all subspots that are interpolated from it, in whichever block they are drawn.
+
+    Parameters
+    ----------
+    module
+        Trained module.
+    tiles
+        The section.
+    states
+        Latent states of its spots.
+    order
+        Rows of the spots by name.
+    n_samples
+        Number of draws.
+    given
+        Whether subspots are those given the observed spots, so that they add up to them.
+    seed
+        Decides all random numbers.
+    """
+
+    def __init__(
+        self,
+        module: SoScopeVAE,
+        tiles: Tiles,
+        states: LatentStates,
+        order: np.ndarray,
+        *,
+        n_samples: int,
+        given: bool,
+        seed: int,
+    ) -> None:
+        self.module = module
+        self.tiles = tiles
+        self.states = states
+        self.n_samples = n_samples
+        self.given = given
+        self.seeds = np.empty((tiles.n_spots, 2), dtype=np.int64)
+        self.seeds[order] = np.random.default_rng(seed).integers(2**63 - 1, size=(tiles.n_spots, 2))
+
+    @cached_property
+    def pitch(self) -> np.ndarray:
+        """Distance of neighbouring spots in the section of every spot; only draws ask for it."""
+        return _pitch(self.tiles.section)
+
+    @property
+    def draws_counts(self) -> bool:
+        """Whether a draw has integers that add up to the observed spots."""
+        return self.given and self.module.likelihood.is_counts
+
+    @torch.inference_mode()
+    def mean(self, spots: np.ndarray) -> Tensor:
+        """Expected subspots of some spots at the mean latent states: n_own x n_subspots x n_features."""
+        inputs, batch = self._batch(spots)
+        subspots = self.module.generative(batch, self.states.mean[inputs])["subspots"]
+        return self.module.likelihood.condition(self._observed(spots), subspots) if self.given else subspots.mean
+
+    @torch.inference_mode()
+    def draw(self, spots: np.ndarray) -> Tensor:
+        """Draws of the subspots of some spots, padding included: n_samples x n_own x n_subspots x n_features."""
+        device = self.states.mean.device
+        x = self._observed(spots)
+        roots = [
+            torch.as_tensor(self._roots(spots, length), dtype=torch.float32, device=device)
+            for length in self.module.residual_length.tolist()
+        ]
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            subspots = self._subspots(spots)
+            own = []
+            for i, seed in enumerate(self.seeds[spots, 1]):
+                _seed(device, seed)
+                change = self._change([root[i] for root in roots])
+                changed = self.module.likelihood.change(_of_spot(subspots, i), change)
+                given = x[i].expand(self.n_samples, -1) if self.given else None
+                own.append(self.module.likelihood.sample(changed, given))
+        return torch.stack(own, dim=1)
+
+    def _batch(self, spots: np.ndarray) -> tuple[np.ndarray, dict[str, Tensor]]:
+        """What the decoder is given of some spots, and the rows of the latent states that it needs."""
+        inputs, batch = self.tiles.block(spots)
+        return inputs, {name: value.to(self.states.mean.device) for name, value in batch.items()}
+
+    def _observed(self, spots: np.ndarray) -> Tensor:
+        return torch.as_tensor(dense(self.tiles.section.x[spots]), dtype=torch.float32, device=self.states.mean.device)
+
+    def _subspots(self, spots: np.ndarray) -> Subspots:
+        """Parameters of the subspots under each draw of the latent states."""
+        inputs, batch = self._batch(spots)
+        mean, scale = self.states.mean[inputs], self.states.scale[inputs]
+        device = mean.device
+        noise = torch.empty(self.n_samples, *mean.shape, device=device)
+        for i, seed in enumerate(self.seeds[inputs, 0]):
+            _seed(device, seed)
+            noise[:, i] = torch.randn(self.n_samples, mean.shape[1], device=device)
+        drawn = [self.module.generative(batch, mean + scale * one)["subspots"] for one in noise]
+        return Subspots(*(torch.stack(values) for values in zip(*drawn, strict=True)))
+
+    def _roots(self, spots: np.ndarray, length: float) -> np.ndarray:
+        """Roots of the covariances of the residual field in some spots."""
+        section = self.tiles.section
+        return residual_roots(
+            section.subspots[spots] / (length * self.pitch[spots, None, None]), section.exposure[spots]
+        )
+
+    def _change(self, roots: list[Tensor]) -> Tensor:
+        """How the subspots of a spot differ from what the latent states tell: n_samples x n_subspots x n_features."""
+        parts = []
+        loadings = self.module.residual_loadings.split(self.module.sizes, dim=1)
+        for part, root, pattern, noise in zip(
+            self.module.likelihood.parts, roots, loadings, self.module.depth_noise, strict=True
+        ):
+            change = root @ torch.randn(self.n_samples, len(root), len(pattern), device=root.device) @ pattern
+            if part.is_counts:  # a log-normal factor of mean 1
+                change -= 0.5 * (root**2).sum(dim=1, keepdim=True) * (pattern**2).sum(dim=0)
+            # a subspot differs from its spot in depth as a spot does from its place
+            change += noise.sqrt() * torch.randn(self.n_samples, len(root), 1, device=root.device)
+            if not self.given:  # given the observed spot, its depth is known
+                change += noise.sqrt() * torch.randn(self.n_samples, 1, 1, device=root.device)
+            parts.append(change)
+        return torch.cat(parts, dim=2)
+
+
+def residual_roots(positions: np.ndarray, exposure: np.ndarray) -> np.ndarray:
+    """Symmetric roots R of the covariance R R of what a spot does not tell of its subspots.
+
+    It is that of a Gaussian process of variance 1 and length 1 whose average over the spot is known. What the
+    neighbours tell beyond this is left to the prediction; the residuals of different spots are independent.
+
+    Parameters
+    ----------
+    positions
+        n_spots x n_subspots x 2, in lengths of the process; those of padding do not matter.
+    exposure
+        n_spots x n_subspots, 0 = padding.
+
+    Returns
+    -------
+    n_spots x n_subspots x n_subspots.
+    """
+    place = np.where(exposure[..., None] > 0, positions, 0)
+    share = (exposure / exposure.sum(axis=1, keepdims=True)).astype(float)
+    covariance = np.exp(-np.linalg.norm(place[:, :, None] - place[:, None], axis=-1))
+    with_average = np.einsum("nkj,nj->nk", covariance, share)
+    average = np.einsum("nk,nk->n", with_average, share)
+    covariance -= with_average[:, :, None] * with_average[:, None] / average[:, None, None]
+    values, vectors = np.linalg.eigh(covariance)
+    return np.einsum("nki,ni,nji->nkj", vectors, np.sqrt(np.maximum(values, 0)), vectors)
+
+
+def _pitch(section: Section) -> np.ndarray:
+    """Distance of neighbouring spots in the section of every spot."""
+    pitch = np.empty(len(section.spatial))
+    for name in np.unique(section.sections):
+        rows = section.sections == name
+        pitch[rows] = nearest_distance(section.spatial[rows])
+    return pitch
+
+
+def _seed(device: torch.device, seed: np.int64) -> None:
+    """Seed the generator of one device; that of all, GPUs included, would take longer than the draws of a spot."""
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(int(seed))
+    else:
+        torch.manual_seed(int(seed))
+
+
+def _of_spot(subspots: Subspots, i: int) -> Subspots:
+    """Those of one spot, with the draws in the place of the spots."""
+    dispersion = subspots.dispersion
+    return Subspots(
+        subspots.mean[:, i], dispersion[:, i] if dispersion.dim() == 4 else dispersion[0], subspots.exposure[:, i]
+    )

@@ -1,0 +1,158 @@
+"""Hands tiles to Lightning: which spots make a step, and which process takes them."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import NamedTuple
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.distributed import DistributedSampler
+
+from soscope_scverse._arrays import Matrix, dense
+from soscope_scverse.model._tiles import Tiles, contiguous_groups
+
+_STEP_SPOTS = 2048  # a step of fewer, where there are more, is too noisy: see docs/scaling.md
+_MOST_STEPS = 10  # of an epoch of Lightning; longer passes take several, so that history and checkpoints keep up
+
+
+class HeldOut(NamedTuple):
+    """Molecules that are held out of the profiles, to be scored."""
+
+    x: Matrix
+    """n_spots x n_features."""
+    odds: float
+    """Of a molecule to be held out."""
+
+
+class TileDataModule(pl.LightningDataModule):
+    """Tiles to train on, cut anew for every pass over the spots, and tiles to validate on.
+
+    How many spots make a step depends neither on how many fit into the memory of a device nor on the number of devices:
+    smaller tiles are shared out to the processes, and each accumulates the gradients of its own. A pass has ``n_steps``
+    of ``n_accumulated`` tiles a process. It makes ``n_epochs`` epochs of Lightning, each of at most ten steps. The
+    tiles of an epoch follow from its number and the seed alone.
+
+    Parameters
+    ----------
+    tiles
+        The section.
+    batch_size
+        Most spots of a tile.
+    held_out
+        What validation scores; None scores nothing.
+    seed
+        Of the borders between tiles and of their order.
+    n_processes
+        Processes that share the tiles.
+    """
+
+    def __init__(
+        self, tiles: Tiles, batch_size: int, held_out: HeldOut | None = None, *, seed: int, n_processes: int = 1
+    ) -> None:
+        super().__init__()
+        self.tiles = tiles
+        self.held_out = held_out
+        self.whole: dict[str, torch.Tensor] | None = None
+        self.seed = seed
+        self.n_processes = n_processes
+        self.n_train = tiles.n_spots
+        self.n_val = 0 if held_out is None else tiles.n_spots
+        step_spots = min(max(batch_size, _STEP_SPOTS), tiles.n_spots)
+        self.n_steps = math.ceil(tiles.n_spots / step_spots)
+        tiles_of_a_step = n_processes * math.ceil(step_spots / (batch_size * n_processes))
+        self.tile_spots = math.ceil(tiles.n_spots / (self.n_steps * tiles_of_a_step))
+        self.most_spots = min(batch_size, math.ceil(step_spots / n_processes))
+        self.n_tiles = len(self._groups(None))
+        self.n_accumulated = math.ceil(self.n_tiles / (self.n_steps * n_processes))
+        self.epoch_tiles = _MOST_STEPS * self.n_accumulated * n_processes
+        self.n_epochs = math.ceil(self.n_tiles / self.epoch_tiles)
+        self._pass: tuple[int, list[np.ndarray]] | None = None
+
+    def without_validation(self) -> TileDataModule:
+        """The same tiles, nothing to score."""
+        data = copy.copy(self)
+        data.held_out, data.n_val = None, 0
+        return data
+
+    def setup(self, stage: str) -> None:
+        """All processes cut the section along the same lines."""
+        if self.trainer:
+            self.seed = self.trainer.strategy.broadcast(self.seed)
+
+    def teardown(self, stage: str) -> None:
+        """Let go of the section: the trainer, which the model keeps, holds on to this and to the loaders."""
+        del self.tiles
+        self.held_out = self.whole = self._pass = None
+
+    def train_dataloader(self) -> DataLoader:
+        """One tile a batch, those of the epoch that begins."""
+        assert self.trainer is not None
+        return self.epoch(self.trainer.current_epoch)
+
+    def epoch(self, number: int) -> DataLoader:
+        """The tiles of an epoch, one a batch."""
+        turn, part = divmod(number, self.n_epochs)
+        if self._pass is None or self._pass[0] != turn:
+            rng = np.random.default_rng([self.seed, turn])
+            groups = self._groups(None if self.n_tiles == 1 else rng)
+            self._pass = turn, [groups[i] for i in rng.permutation(len(groups))]
+        first = part * self.epoch_tiles
+        return self._loader(self._pass[1][first : first + self.epoch_tiles])
+
+    def val_dataloader(self) -> DataLoader | list:
+        """One tile a batch; an empty list where nothing is held out, as Lightning expects."""
+        return [] if self.held_out is None else self._loader(self._groups(None), scored=True)
+
+    def tile(self, own: np.ndarray) -> dict[str, torch.Tensor]:
+        """Batch of some spots; that of all spots is made once."""
+        if len(own) < self.tiles.n_spots:
+            return self.tiles.tile(own)
+        if self.whole is None:
+            self.whole = self.tiles.tile()
+        return dict(self.whole)
+
+    def _loader(self, groups: list[np.ndarray], *, scored: bool = False) -> DataLoader:
+        tiles = _TileDataset(self, groups, scored)
+        rank = self.trainer.global_rank if self.trainer else 0
+        sampler: DistributedSampler = DistributedSampler(tiles, self.n_processes, rank, shuffle=False)
+        # with a generator of its own, since it draws a seed for workers, though there are none
+        return DataLoader(tiles, batch_size=None, sampler=sampler, generator=torch.Generator())
+
+    def _groups(self, rng: np.random.Generator | None) -> list[np.ndarray]:
+        """Contiguous groups of about one size; small sections share a tile."""
+        section = self.tiles.section
+        n_spots = dict(zip(*np.unique(section.sections, return_counts=True), strict=True))
+        packed: list[list[np.ndarray]] = []
+        room = 0
+        for group in contiguous_groups(section.spatial, section.sections, self.tile_spots, rng):
+            is_section = len(group) == n_spots[section.sections[group[0]]]
+            if not is_section or len(group) > room:
+                packed.append([])
+                room = self.most_spots if is_section else 0
+            packed[-1].append(group)
+            room -= len(group)
+        return [np.concatenate(groups) for groups in packed]
+
+
+class _TileDataset(Dataset):
+    """Tiles made when they are asked for; those to be scored have ``x_held_out`` and ``held_out_odds``."""
+
+    def __init__(self, data: TileDataModule, groups: list[np.ndarray], scored: bool) -> None:
+        self.data = data
+        self.groups = groups
+        self.scored = scored
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        own = np.sort(self.groups[index])
+        tile = self.data.tile(own)
+        if self.scored and self.data.held_out is not None:
+            tile["x_held_out"] = torch.as_tensor(dense(self.data.held_out.x[own]), dtype=torch.float32)
+            tile["held_out_odds"] = torch.tensor(self.data.held_out.odds)
+        return tile

@@ -1,0 +1,106 @@
+"""Training curves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from anndata import AnnData
+from matplotlib.axes import Axes
+from mudata import MuData
+
+from soscope_scverse import _keys as keys
+from soscope_scverse import _validation as check
+from soscope_scverse.pl._figures import panels, save_figure
+
+if TYPE_CHECKING:
+    from soscope_scverse.model import SoScope
+
+_PRETRAINING = "pretrain_"
+_TERMS = {
+    "loss": "loss",
+    "reconstruction_loss": "reconstruction",
+    "kl_local": "KL divergence",
+    "graph_loss": "spot graph",
+    "image_loss": "picture",
+}
+"""What is drawn: names in the history, and titles."""
+
+
+def history(
+    result: AnnData | MuData | SoScope, *, ax: np.ndarray | Axes | None = None, save: str | PathLike | None = None
+) -> np.ndarray:
+    """Draw the loss and its terms over the epochs: a row for each phase of the training.
+
+    Parameters
+    ----------
+    result
+        Subspots, as :func:`~soscope_scverse.tl.enhance` returns them, or a trained
+        :class:`~soscope_scverse.model.SoScope`.
+    ax
+        As many Axes as are returned to draw on.
+    save
+        File to save the figure to.
+
+    Returns
+    -------
+    numpy.ndarray of Axes
+        n_phases x n_terms; those that a phase with fewer terms does not need are empty. Phases are the pretraining, if
+        there was any, and the training; terms the loss, the reconstruction, the KL divergence of the latent states from
+        their prior, and what the graph of spots (pretraining) or the picture (training) adds.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If there is no history, or `ax` has another shape.
+    """
+    phases = _phases(_found(result))
+    shape = len(phases), max(map(len, phases.values()))
+    axes = panels(ax, shape, (2.6, 2.2), f"a row for each of {list(phases)}, a column for each term of the loss")
+    for row, (phase, terms) in zip(axes, phases.items(), strict=True):
+        for panel, (term, curves) in zip(row, terms.items(), strict=False):
+            _draw_curves(panel, curves)
+            panel.set_title(f"{phase}: {_TERMS[term]}", fontsize=9)
+        for panel in row[len(terms) :]:
+            panel.set_axis_off()
+    save_figure(axes[0, 0], save)
+    return axes
+
+
+def _draw_curves(ax: Axes, curves: Mapping[str, np.ndarray]) -> None:
+    for part, values in curves.items():
+        ax.plot(np.arange(1, len(values) + 1), values, linewidth=1, label=part)
+    ax.set_xlabel("epoch", fontsize=8)
+    ax.tick_params(labelsize=7)
+    ax.spines[["top", "right"]].set_visible(False)
+    if len(curves) > 1:
+        ax.legend(frameon=False, fontsize=7)
+
+
+def _found(result: Any) -> Mapping[str, Any]:
+    """The history of a model or of its result."""
+    if isinstance(result, AnnData | MuData):
+        found = check.noted(result, keys.RESULT).get("history")
+        where, advice = f"`uns['{keys.RESULT}']['history']`", "Pass a result of `tl.enhance`, or the model."
+    else:
+        found = getattr(result, "history", None)
+        where, advice = f"`history` of {type(result).__name__}", "Call `model.train()` first."
+    if not found or "train_loss" not in found:
+        msg = f"Expected the losses of a training in {where}, found {sorted(found) if found else 'none'}. {advice}"
+        raise ValueError(msg)
+    return found
+
+
+def _phases(found: Mapping[str, Any]) -> dict[str, dict[str, dict[str, np.ndarray]]]:
+    """Curves by phase, term and part of the data (training and validation)."""
+    phases: dict[str, dict[str, dict[str, np.ndarray]]] = {}
+    for phase, prefix in (("pretraining", _PRETRAINING), ("training", "")):
+        for term in _TERMS:
+            for part in ("train", "validation"):
+                name = prefix + (f"{part}_loss" if term == "loss" else f"{term}_{part}")
+                if name in found:
+                    values = np.asarray(found[name], dtype=float).ravel()
+                    phases.setdefault(phase, {}).setdefault(term, {})[part] = values
+    return phases

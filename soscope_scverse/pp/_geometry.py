@@ -1,0 +1,295 @@
+"""Divides spots into subspots."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import numpy as np
+from anndata import AnnData
+
+from soscope_scverse import _keys as keys
+from soscope_scverse import _validation as check
+from soscope_scverse._mudata import accepts_mudata
+from soscope_scverse._spatialdata import accepts_spatialdata
+from soscope_scverse.pp._cells import Division, divide_into_cells
+from soscope_scverse.pp._graphs import nearest_distance
+from soscope_scverse.pp._lattice import Lattice, LatticeKind, find_lattice
+
+_DEFAULT_N_SUBSPOTS = {"square": 9, "hex": 7}
+
+
+@accepts_spatialdata
+@accepts_mudata
+def subspots(
+    adata: AnnData,
+    n_subspots: int | Literal["auto"] = "auto",
+    *,
+    geometry: Literal["auto", "square", "hex"] = "auto",
+    positions: np.ndarray | None = None,
+    cells: Any = None,
+    exposure: Literal["equal", "area"] = "equal",
+    spot_diameter: float | None = None,
+    library_key: str | None = None,
+    copy: bool = False,
+) -> AnnData | None:
+    """Divide every spot into subspots: equal parts that tile the section without overlap, or the cells in it.
+
+    The lattice is recognised from ``obs["array_row"]`` and ``obs["array_col"]`` or, without them, from the coordinates
+    alone; it may be rotated, stretched or a quincunx. On a square lattice the pitch cell is cut into s x s equal
+    cells; on a hexagonal one it is replaced by a flower of hexagons, a centre and its rings, whose copies on all spots
+    tile the plane (fine lattice of index 7, 19, 37, ...).
+
+    With `cells`, every cell is a subspot of the spot that holds it: the nearest one, if the cell lies in its lattice
+    cell (square or hexagon; 5 % wider, as spots may lie off the lattice). Without a lattice it may be as far away as
+    the next spot (the median distance of nearest spots). Spots without cells are kept, as one subspot that is no row of
+    the result.
+
+    Parameters
+    ----------
+    adata
+        Spots, with positions in ``obsm["spatial"]``.
+    n_subspots
+        4, 9, 16, 25, 36, ... on a square lattice (default 9); 7, 19, 37, ... on a hexagonal one (default 7).
+    geometry
+        The lattice, if it shall not be recognised.
+    positions
+        Any other division: n_spots x n_subspots x 2 positions (x, y) in pixels, NaN pads spots that have fewer.
+    cells
+        Cells in the coordinates of ``adata.obsm["spatial"]``: an AnnData (``obsm["spatial"]``, ``obs["area"]``), a
+        DataFrame (columns ``x``, ``y``, ``area``), or shapes of SpatialData (a GeoDataFrame of polygons, or of points
+        with a ``radius``), whose centroids and areas are taken. Areas may be missing. With `library_key` they have that
+        column as well.
+    exposure
+        Share of its spot that a cell has: ``"equal"``, or in proportion to its ``"area"``.
+    spot_diameter
+        A cell belongs to the nearest spot if it lies in the circle of this diameter, in pixels, instead of the lattice
+        cell.
+    library_key
+        Column of ``obs`` that tells the sections; each has its own lattice.
+    copy
+        Return a copy instead of writing to `adata`.
+    table_key, shapes_key, coordinate_system
+        Of a SpatialData, as of :func:`~soscope_scverse.tl.enhance`. Slots are written to the table, positions in the
+        coordinates of the shapes and ``obsm["spatial"]`` with them; `cells` may be the name of shapes.
+
+    Returns
+    -------
+    AnnData, MuData or None
+        None, or with `copy` the changed copy. Written are the slots below.
+    ``obsm["subspots"]``
+        n_spots x n_subspots x 2 positions (x, y) in pixels.
+    ``obsm["subspot_exposure"]``
+        n_spots x n_subspots shares of the spot, equal over its subspots unless by area, 0 for padding.
+    ``uns["subspots"]``
+        ``geometry``, ``n_subspots`` (with cells the most of a spot), ``pitch`` of the spots and ``subspot_diameter`` in
+        pixels, ``basis`` of the lattice and, with array indices, ``array_steps``; with cells, ``exposure`` and
+        ``cells_outside``, a table of those that no spot holds.
+    ``obsm["subspot_names"]``, ``obs["spot_size"]``
+        With cells: n_spots x n_subspots names, ``""`` where there is none, and the number or area of the cells of a
+        spot relative to the mean spot, where a spot without cells counts as one cell. Spots of larger size are expected
+        to have more counts.
+
+    Raises
+    ------
+    ValueError
+        If there are no spots, coordinates are missing, no lattice is found, `n_subspots` does not fit it, or no cell
+        lies in a spot.
+    TypeError
+        If `cells` is no table of cells.
+    """
+    check.given(subspots, locals())
+    _check_one_division(n_subspots, positions, cells, exposure, spot_diameter)
+    xy = check.positions(check.anndata(adata))
+    if not len(xy):
+        msg = "Expected at least one spot to divide, found none."
+        raise ValueError(msg)
+    sections = check.sections(adata, library_key)
+    if cells is not None:
+        division = divide_into_cells(
+            adata, cells, exposure=exposure, spot_diameter=spot_diameter, library_key=library_key
+        )
+    elif positions is not None:
+        positions = _check_positions(positions, adata.n_obs)
+        division = _equal_parts(positions, {"geometry": "positions", "pitch": _median_pitch(xy, sections)})
+    else:
+        division = _divide(adata, xy, sections, n_subspots, geometry)
+
+    adata = check.writable(adata, copy=copy)
+    adata.obsm[keys.SUBSPOTS] = division.positions
+    adata.obsm[keys.EXPOSURE] = division.exposure
+    adata.uns[keys.SUBSPOTS] = division.info
+    adata.obsm.pop(keys.SUBSPOT_NAMES, None)
+    if keys.SPOT_SIZE in adata.obs:
+        del adata.obs[keys.SPOT_SIZE]
+    if division.names is not None:
+        adata.obsm[keys.SUBSPOT_NAMES] = division.names
+        adata.obs[keys.SPOT_SIZE] = division.size
+    return adata if copy else None
+
+
+def subspot_offsets(lattice: Lattice, n_subspots: int) -> np.ndarray:
+    """Positions of the subspots relative to their spot, n_subspots x 2 in pixels; they add up to 0."""
+    index, basis = unit_subspots(lattice.kind, lattice.basis, n_subspots)
+    return index @ basis
+
+
+def unit_subspots(kind: LatticeKind, basis: np.ndarray, n_subspots: int) -> tuple[np.ndarray, np.ndarray]:
+    """Places of the subspots of a spot on the fine lattice, n_subspots x 2, and its vectors, rows in pixels."""
+    return _fine_index(kind, n_subspots), _fine_basis(kind, basis, n_subspots)
+
+
+def fine_array_index(array: np.ndarray, info: dict) -> np.ndarray:
+    """Indices of the subspots on the fine lattice.
+
+    Parameters
+    ----------
+    array
+        n_spots x 2 integer (``array_col``, ``array_row``).
+    info
+        ``uns["subspots"]`` with ``array_steps``.
+
+    Returns
+    -------
+    n_spots x n_subspots x 2 integer (``array_col``, ``array_row``); doubled coordinates on a hexagonal lattice.
+    """
+    kind, n_subspots = info["geometry"], int(info["n_subspots"])
+    coarse = array @ np.linalg.inv(np.asarray(info["array_steps"], dtype=float))
+    coarse = np.floor(coarse - coarse.min(axis=0) + 1e-6)
+    if kind == "square":
+        side = math.isqrt(n_subspots)
+        fine = coarse[:, None] * side + _fine_index(kind, n_subspots) + (side - 1) / 2
+        return np.rint(fine).astype(int)
+    # two indices along lattice vectors at 60 degrees -> (2 u + v, v): the convention of Visium
+    axial = coarse[:, None] @ _flower_matrix(n_subspots) + _fine_index(kind, n_subspots)
+    return np.rint(np.stack([2 * axial[..., 0] + axial[..., 1], axial[..., 1]], axis=-1)).astype(int)
+
+
+def _divide(
+    adata: AnnData,
+    xy: np.ndarray,
+    sections: np.ndarray,
+    n_subspots: int | str,
+    geometry: Literal["auto", "square", "hex"],
+) -> Division:
+    """Subspots of all sections and what to note of their lattices."""
+    array = check.array_index(adata)
+    lattices = {}
+    for section in np.unique(sections):
+        rows = sections == section
+        lattices[section] = find_lattice(xy[rows], None if array is None else array[rows], geometry)
+    kinds = {lattice.kind for lattice in lattices.values()}
+    if len(kinds) > 1:
+        msg = f"Expected one kind of lattice, found {sorted(kinds)} in different sections. Divide them one by one."
+        raise ValueError(msg)
+    kind = kinds.pop()
+    n = resolve_n_subspots(n_subspots, kind)
+    offsets = np.empty((adata.n_obs, n, 2))
+    for section, lattice in lattices.items():
+        offsets[sections == section] = subspot_offsets(lattice, n)
+
+    first = next(iter(lattices.values()))
+    info: dict[str, Any] = {
+        "geometry": kind,
+        "pitch": float(np.median([lattice.pitch for lattice in lattices.values()])),
+        "basis": first.basis,
+    }
+    steps = [lattice.array_steps for lattice in lattices.values()]
+    if all(s is not None and (s == steps[0]).all() for s in steps):
+        info["array_steps"] = steps[0]
+    return _equal_parts(xy[:, None] + offsets, info)
+
+
+def _equal_parts(positions: np.ndarray, info: dict[str, Any]) -> Division:
+    """Subspots that share their spot equally; `info` has geometry and pitch."""
+    n_subspots = positions.shape[1]
+    valid = np.isfinite(positions[..., 0])
+    info |= {"n_subspots": n_subspots, "subspot_diameter": info["pitch"] / math.sqrt(n_subspots)}
+    return Division(positions, valid / valid.sum(axis=1, keepdims=True), info)
+
+
+def _check_one_division(
+    n_subspots: int | str, positions: np.ndarray | None, cells: Any, exposure: str, spot_diameter: float | None
+) -> None:
+    """Raise if more than one division is asked for, or an argument of cells is given without them."""
+    given = {"n_subspots": n_subspots != "auto", "positions": positions is not None, "cells": cells is not None}
+    named = [name for name, is_given in given.items() if is_given]
+    if cells is not None and len(named) > 1:
+        msg = f"Expected one of `n_subspots`, `positions` and `cells`, found {named}."
+        raise ValueError(msg)
+    if cells is None and (exposure != "equal" or spot_diameter is not None):
+        msg = "Expected `cells` with `exposure` or `spot_diameter`, found none: equal parts need neither."
+        raise ValueError(msg)
+
+
+def resolve_n_subspots(n_subspots: int | str, kind: LatticeKind) -> int:
+    """The number of subspots, checked against the lattice."""
+    if n_subspots == "auto":
+        return _DEFAULT_N_SUBSPOTS[kind]
+    allowed = [s * s for s in range(2, 11)] if kind == "square" else [3 * r * (r + 1) + 1 for r in range(1, 7)]
+    if n_subspots not in allowed:
+        msg = (
+            f"Expected `n_subspots` to be 'auto' or one of {allowed} on a {kind} lattice, found {n_subspots!r}. "
+            "If the lattice is another one, name it with `geometry=`; any other division can be given by `positions=`."
+        )
+        raise ValueError(msg)
+    return int(n_subspots)
+
+
+def _check_positions(positions: np.ndarray, n_spots: int) -> np.ndarray:
+    """User-given subspot positions as float64, after checks."""
+    positions = check.numbers("`positions`", positions).astype(float)
+    if positions.ndim != 3 or positions.shape[0] != n_spots or positions.shape[2] != 2:
+        msg = f"Expected `positions` to be n_spots x n_subspots x 2 with n_spots = {n_spots}, found {positions.shape}."
+        raise ValueError(msg)
+    if positions.shape[1] < 2:
+        msg = "Expected at least 2 subspots a spot in `positions`, found 1: there is nothing to enhance."
+        raise ValueError(msg)
+    missing = np.isnan(positions)
+    if np.isinf(positions).any() or (missing[..., 0] != missing[..., 1]).any():
+        msg = "Expected every subspot in `positions` to have a finite x and y or two NaN (padding)."
+        raise ValueError(msg)
+    empty = missing[..., 0].all(axis=1)
+    if empty.any():
+        msg = f"Expected every spot to hold a subspot, found {empty.sum()} without (first: row {empty.argmax()})."
+        raise ValueError(msg)
+    return positions
+
+
+def _median_pitch(xy: np.ndarray, sections: np.ndarray) -> float:
+    return float(np.median([nearest_distance(xy[sections == s]) for s in np.unique(sections)]))
+
+
+def _fine_index(kind: LatticeKind, n_subspots: int) -> np.ndarray:
+    """Coefficients of the subspot offsets in the fine basis, n_subspots x 2, adding up to 0."""
+    if kind == "square":
+        side = math.isqrt(n_subspots)
+        v, u = np.mgrid[:side, :side] - (side - 1) / 2
+        return np.column_stack([u.ravel(), v.ravel()])
+    radius = _flower_radius(n_subspots)
+    v, u = (grid.ravel() for grid in np.mgrid[-radius : radius + 1, -radius : radius + 1])
+    inside = np.abs(u + v) <= radius
+    return np.column_stack([u[inside], v[inside]]).astype(float)
+
+
+def _fine_basis(kind: LatticeKind, basis: np.ndarray, n_subspots: int) -> np.ndarray:
+    """Lattice vectors of the subspots, rows in pixels."""
+    if kind == "square":
+        return basis / math.isqrt(n_subspots)
+    return np.linalg.solve(_flower_matrix(n_subspots), basis)
+
+
+def _flower_radius(n_subspots: int) -> int:
+    """Rings of a flower with 3 r (r + 1) + 1 hexagons."""
+    return (math.isqrt(12 * n_subspots - 3) - 3) // 6
+
+
+def _flower_matrix(n_subspots: int) -> np.ndarray:
+    """Spot lattice vectors as integer combinations of the subspot lattice vectors (determinant n_subspots).
+
+    A hexagonal lattice holds similar sublattices of index a^2 + a b + b^2; with (a, b) = (r + 1, r) that is the number
+    of hexagons in a flower of r rings, and the flowers on the sublattice tile the plane.
+    """
+    b = _flower_radius(n_subspots)
+    a = b + 1
+    return np.array([[a, b], [-b, a + b]], dtype=float)

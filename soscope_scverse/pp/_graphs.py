@@ -1,0 +1,289 @@
+"""Neighbour graphs: A over the spots, W over the subspots."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from anndata import AnnData
+from mudata import MuData
+from scipy.sparse import csr_array, csr_matrix, diags_array, eye_array, issparse, triu
+from scipy.spatial import cKDTree
+
+from soscope_scverse import _keys as keys
+from soscope_scverse import _validation as check
+from soscope_scverse._arrays import Matrix
+from soscope_scverse._mudata import modality, spots_of
+from soscope_scverse._spatialdata import accepts_spatialdata
+from soscope_scverse.pp._lattice import Lattice, lattice_or_none
+
+_CHUNK_VALUES = 500_000
+_N_NEAREST = 6  # neighbours where there is no lattice
+_ROUNDING = 1.001  # a spot at the radius is within it
+
+
+@accepts_spatialdata
+def spot_graph(
+    adata: AnnData | MuData,
+    *,
+    layer: str | Mapping[str, str | None] | None = None,
+    n_neighbors: int | None = None,
+    n_rings: int | None = None,
+    radius: float | None = None,
+    strength: float = 2.0,
+    library_key: str | None = None,
+    key_added: str = keys.SPOT_GRAPH,
+    copy: bool = False,
+) -> AnnData | MuData | None:
+    r"""Weighted neighbour graph of the spots, the A of soScope.
+
+    By default the range is short: neighbours on the lattice (4 on a square, 6 on a hexagonal one) are joined, and the 6
+    nearest spots where there is no lattice. `n_neighbors`, `n_rings` or `radius` set another range; ``radius=8`` is the
+    medium one of the paper, more is the long one. Joined spots have the weight
+    :math:`\exp(-(d - d_\mathrm{min}) / \delta)`, where d is the Euclidean distance of the two profiles and
+    :math:`\delta = (d_\mathrm{median} - d_\mathrm{min}) / \ln s`, so that the median edge weighs 1 / s.
+
+    Parameters
+    ----------
+    adata
+        Spots, with positions in ``obsm["spatial"]``. Of a MuData, the weight of an edge is the geometric mean of its
+        weights in all modalities.
+    layer
+        Layer that holds the profiles, of a MuData a dict by modality; None is ``X``. Counts are brought to equal depth
+        and log1p first.
+    n_neighbors
+        Join this many nearest spots.
+    n_rings
+        Join all spots that are this many steps away or less, where a step goes to a neighbour of the default graph. 1
+        is that graph.
+    radius
+        Join all spots within this distance, in units of the distance of neighbouring spots (the pitch of the lattice,
+        or the median distance to the nearest spot).
+    strength
+        s, above 1: how much weaker the median edge is than the strongest. The paper's code uses 2 to 5.
+    library_key
+        Column of ``obs`` that tells the sections; no edge joins two of them, and each is weighed as if it were alone.
+    key_added
+        Name of the slot in ``obsp``.
+    copy
+        Return a copy instead of writing to `adata`.
+    table_key, shapes_key
+        Of a SpatialData, as of :func:`~soscope_scverse.tl.enhance`; the graph is
+        written to the table.
+
+    Returns
+    -------
+    AnnData, MuData or None
+        None, or with `copy` the changed copy. ``obsp[key_added]`` is a symmetric n_spots x n_spots CSR matrix of
+        weights in (0, 1]. Spots without a neighbour are kept, with a warning.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If coordinates are missing, profiles are not finite, `strength` is not above 1, more than one range is given,
+        `n_neighbors` or `n_rings` is below 1, or `radius` is not above 0.
+    """
+    check.given(spot_graph, locals())
+    check.text("key_added", key_added)
+    _check_one_range(n_neighbors, n_rings, radius)
+    spots = spots_of(check.spots(adata))
+    xy = check.positions(spots)
+    profiles = _profiles(adata, layer)
+    sections = check.sections(spots, library_key)
+    array = check.array_index(spots)
+    blocks, weights = [], []
+    for section in np.unique(sections):
+        rows = np.flatnonzero(sections == section)
+        of_section = xy[rows], None if array is None else array[rows]
+        pairs = _pairs(*of_section, n_neighbors, n_rings, radius)
+        blocks.append(rows[pairs])
+        weights.append(_edge_weights([x[rows] for x in profiles], pairs, strength))
+    (i, j), weight = np.concatenate(blocks).T, np.concatenate(weights)
+    _warn_isolated(adata, np.setdiff1d(np.arange(adata.n_obs), np.r_[i, j]))
+
+    adata = check.writable(adata, copy=copy)
+    shape = (adata.n_obs, adata.n_obs)
+    graph = csr_matrix((np.r_[weight, weight], (np.r_[i, j], np.r_[j, i])), shape=shape)
+    adata.obsp[key_added] = graph.astype(np.float32)
+    return adata if copy else None
+
+
+def _profiles(data: AnnData | MuData, layer: Any) -> list[Matrix]:
+    """Profiles of every modality."""
+    if isinstance(data, MuData):
+        layers = check.by_modality("layer", layer)
+        matrices = [check.matrix(modality(data, name), layers.get(name)) for name in data.mod]
+    else:
+        matrices = [check.matrix(data, layer)]
+    for x in matrices:
+        check.finite(x)
+    return matrices
+
+
+def _edge_weights(profiles: list[Matrix], pairs: np.ndarray, strength: float) -> np.ndarray:
+    """Weights of the edges of one section: geometric mean over the modalities."""
+    distances = [_row_distance(comparable_profiles(x), *pairs.T) for x in profiles]
+    return np.prod([similarity_weights(d, strength) for d in distances], axis=0) ** (1 / len(distances))
+
+
+def image_similarity(
+    xy: np.ndarray, features: np.ndarray, sections: np.ndarray, strength: float = 2.0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Similarity of touching subspots by their image features, the W of soScope.
+
+    Weights follow the same formula as those of :func:`spot_graph`; pairs of subspots that do not touch weigh 0.
+
+    Parameters
+    ----------
+    xy
+        n_targets x 2 positions.
+    features
+        n_targets x n_image_features.
+    sections
+        n_targets labels; no pair joins two sections.
+    strength
+        s, above 1.
+
+    Returns
+    -------
+    Row numbers i < j of the touching pairs and their weights.
+    """
+    pairs = []
+    for section in np.unique(sections):
+        rows = np.flatnonzero(sections == section)
+        pairs.append(rows[_touching(xy[rows])])
+    i, j = np.concatenate(pairs).T
+    return i, j, similarity_weights(_row_distance(features, i, j), strength)
+
+
+def nearest_distance(xy: np.ndarray) -> float:
+    """Median distance to the nearest other position; 1 for a single one."""
+    if len(xy) < 2:
+        return 1.0
+    return float(np.median(cKDTree(xy).query(xy, k=2)[0][:, 1]))
+
+
+def comparable_profiles(x: Matrix) -> Matrix:
+    """Profiles whose Euclidean distance means something: counts at equal depth and log1p, anything else as it is."""
+    return equal_depth(x, np.asarray(x.sum(axis=1))) if check.is_counts(x) else x
+
+
+def equal_depth(x: Matrix, depth: np.ndarray) -> Matrix:
+    """log1p of counts brought to the mean depth; `depth` is the total of every row over all its features."""
+    depth = np.asarray(depth, dtype=float).reshape(-1, 1)
+    scale = depth.mean() / np.maximum(depth, 1)
+    return csr_matrix(diags_array(scale.ravel()) @ x).log1p() if issparse(x) else np.log1p(x * scale)
+
+
+def similarity_weights(distance: np.ndarray, strength: float) -> np.ndarray:
+    """exp(-(d - d_min) / delta) with delta such that the median distance weighs 1 / `strength`."""
+    if not len(distance):
+        return distance
+    shortest = distance.min()
+    delta = (np.median(distance) - shortest) / math.log(strength)
+    if delta <= 1e-12 * max(1.0, shortest):
+        return np.ones_like(distance)
+    # no edge may vanish: a float32 zero would drop out of the sparse matrix
+    return np.maximum(np.exp(-(distance - shortest) / delta), 1e-6)
+
+
+def _warn_isolated(adata: AnnData, isolated: np.ndarray) -> None:
+    if len(isolated):
+        warnings.warn(
+            f"{len(isolated)} of {adata.n_obs} spots have no neighbour (first: {adata.obs_names[isolated[0]]!r}); "
+            "their latent state comes from their own profile alone.",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def _check_one_range(n_neighbors: int | None, n_rings: int | None, radius: float | None) -> None:
+    ranges = {"n_neighbors": n_neighbors, "n_rings": n_rings, "radius": radius}
+    given = {name: value for name, value in ranges.items() if value is not None}
+    if len(given) > 1:
+        msg = f"Expected one of `n_neighbors`, `n_rings` and `radius`, found {given}."
+        raise ValueError(msg)
+
+
+def _pairs(
+    xy: np.ndarray, array: np.ndarray | None, n_neighbors: int | None, n_rings: int | None, radius: float | None
+) -> np.ndarray:
+    """Pairs i < j of rows of one section to be joined, n_pairs x 2."""
+    if n_neighbors is not None:
+        return _nearest_pairs(xy, n_neighbors)
+    lattice = lattice_or_none(xy, array)
+    if radius is not None:
+        pitch = nearest_distance(xy) if lattice is None else lattice.pitch
+        return cKDTree(xy).query_pairs(radius * pitch * _ROUNDING, output_type="ndarray")
+    pairs = _nearest_pairs(xy, _N_NEAREST) if lattice is None else _lattice_pairs(xy, lattice)
+    return _within_steps(pairs, len(xy), n_rings or 1)
+
+
+def _within_steps(pairs: np.ndarray, n_spots: int, n_steps: int) -> np.ndarray:
+    """Pairs i < j that a path of at most `n_steps` of these pairs connects."""
+    step = csr_array((np.ones(len(pairs), np.float32), tuple(pairs.T)), shape=(n_spots, n_spots))
+    step = step + step.T + eye_array(n_spots, dtype=np.float32, format="csr")
+    reached = step
+    for _ in range(n_steps - 1):
+        n_reached = reached.nnz
+        reached = reached @ step
+        reached.data[:] = 1
+        if reached.nnz == n_reached:
+            break
+    i, j = triu(reached, k=1).nonzero()
+    return np.column_stack([i, j])
+
+
+def _lattice_pairs(xy: np.ndarray, lattice: Lattice) -> np.ndarray:
+    """Pairs i < j of neighbours on the lattice."""
+    a, b = lattice.basis
+    steps = [a, b] if lattice.kind == "square" else [a, b, b - a]
+    tree = cKDTree(xy)
+    found = []
+    for step in steps:
+        distance, j = tree.query(xy + step, distance_upper_bound=0.35 * np.linalg.norm(step))
+        i = np.flatnonzero(np.isfinite(distance))
+        found.append(np.sort(np.column_stack([i, j[i]]), axis=1))
+    return np.unique(np.vstack(found), axis=0)
+
+
+def _nearest_pairs(xy: np.ndarray, n_neighbors: int) -> np.ndarray:
+    """Pairs i < j of which one is among the nearest of the other."""
+    k = min(n_neighbors + 1, len(xy))
+    nearest = cKDTree(xy).query(xy, k=range(1, k + 1))[1]
+    pairs = np.column_stack([np.repeat(np.arange(len(xy)), k), nearest.ravel()])
+    pairs = np.unique(np.sort(pairs, axis=1), axis=0)
+    return pairs[pairs[:, 0] != pairs[:, 1]]
+
+
+def _touching(xy: np.ndarray) -> np.ndarray:
+    """Pairs i < j of touching subspots: the six nearest, as far as the subspots are dense.
+
+    On a lattice the reach is 1.3 times the distance of the second nearest: the four sides of a square, the six of a
+    hexagon. Cells lie irregularly, so their nearest and second nearest typically are not equally far; they get their
+    nearest six but for those across a gap, three times that distance.
+    """
+    if len(xy) < 2:
+        return np.empty((0, 2), dtype=int)
+    first, second = np.median(cKDTree(xy).query(xy, k=[2, min(3, len(xy))])[0], axis=0)
+    reach = (1.3 if second <= 1.1 * first else 3) * second
+    pairs = _nearest_pairs(xy, _N_NEAREST)
+    return pairs[np.linalg.norm(xy[pairs[:, 0]] - xy[pairs[:, 1]], axis=1) <= reach]
+
+
+def _row_distance(x: Matrix, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+    """Euclidean distance of rows i and j, a chunk of pairs at a time to bound the memory."""
+    distance = np.empty(len(i))
+    chunk = max(1, _CHUNK_VALUES // x.shape[1])
+    for start in range(0, len(i), chunk):
+        part = slice(start, start + chunk)
+        difference = x[i[part]] - x[j[part]]
+        if issparse(difference):
+            square = np.asarray(csr_array(difference).power(2).sum(axis=1)).ravel()
+        else:
+            square = (np.asarray(difference, dtype=float) ** 2).sum(axis=1)
+        distance[part] = np.sqrt(square)
+    return distance

@@ -1,0 +1,86 @@
+"""What spots and subspots look like: cells of a lattice that tile the section, or circles."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from anndata import AnnData
+
+from soscope_scverse import _keys as keys
+from soscope_scverse import _validation as check
+from soscope_scverse.pp._geometry import unit_subspots
+from soscope_scverse.pp._graphs import nearest_distance
+from soscope_scverse.pp._lattice import lattice_or_none
+
+_TOUCH = 0.98  # spots with gaps below 2 % of the pitch have none
+
+
+class Outline(NamedTuple):
+    """The shape that all places of a section have."""
+
+    corners: np.ndarray | None
+    """n_corners x 2, in turn, relative to the position, in its units; None is a circle."""
+    diameter: float
+    """Of the circle."""
+
+
+def subspot_outline(enhanced: AnnData) -> Outline:
+    """Outline of the subspots of one section.
+
+    Parameters
+    ----------
+    enhanced
+        Subspots of one section, or some of them. Of those that were not divided by :func:`~soscope_scverse.pp.subspots`
+        the lattice is recognised, if they lie on one.
+    """
+    xy = check.positions(enhanced)
+    info = enhanced.uns.get(keys.RESULT, {}).get("geometry", {})
+    kind = info.get("geometry", "positions")
+    if kind in ("square", "hex"):
+        return Outline(_corners(kind, _fine_basis(enhanced, xy, info)), info["subspot_diameter"])
+    if kind == "positions":
+        return spot_outline(enhanced, None)
+    return Outline(None, info["subspot_diameter"])
+
+
+def spot_outline(adata: AnnData, diameter: float | None) -> Outline:
+    """Outline of the spots of one section: circles, or cells of their lattice if these leave no gaps.
+
+    Parameters
+    ----------
+    adata
+        Spots of one section.
+    diameter
+        Of the spots, in pixels; None if it is not known, and they are as wide as they are apart.
+    """
+    xy = check.positions(adata)
+    lattice = lattice_or_none(xy, check.array_index(adata))
+    if lattice is not None and (diameter is None or diameter >= _TOUCH * lattice.pitch):
+        return Outline(_corners(lattice.kind, lattice.basis), lattice.pitch)
+    return Outline(None, nearest_distance(xy) if diameter is None else diameter)
+
+
+def _fine_basis(enhanced: AnnData, xy: np.ndarray, info: Mapping[str, Any]) -> np.ndarray:
+    """Lattice vectors of the subspots of this section; what is noted of the spots is that of the first section."""
+    n_subspots = int(info["n_subspots"])
+    index, noted = unit_subspots(info["geometry"], np.asarray(info["basis"]), n_subspots)
+    index = index[enhanced.obs[keys.SUBSPOT].to_numpy(int)]
+    spot = enhanced.obs[keys.SPOT].astype("category").cat.codes.to_numpy()
+    index, xy = (values - _means(values, spot) for values in (index, xy))
+    # the smallest change of what is noted, which stays where too few subspots are left to tell
+    return noted + np.linalg.lstsq(index, xy - index @ noted, rcond=1e-6)[0]
+
+
+def _means(values: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """Mean of the group of every row."""
+    sums = np.stack([np.bincount(group, column) for column in values.T], axis=1)
+    return (sums / np.bincount(group)[:, None])[group]
+
+
+def _corners(kind: str, basis: np.ndarray) -> np.ndarray:
+    """Corners of the cell of a lattice around 0, in turn: halfway to the neighbours, or the middles of triangles."""
+    if kind == "square":
+        return np.array([[-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [-0.5, 0.5]]) @ basis
+    return np.array([[1, 1], [-1, 2], [-2, 1], [-1, -1], [1, -2], [2, -1]]) / 3 @ basis

@@ -1,0 +1,235 @@
+"""Results as elements of SpatialData: shapes of the subspots, and the table that annotates them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from functools import wraps
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import zarr
+from anndata import AnnData
+
+from soscope_scverse import _keys as keys
+from soscope_scverse import _validation as check
+from soscope_scverse._spatialdata import SpatialSpots, is_spatialdata, take_options, with_options
+from soscope_scverse.im.reading.embedded import embedded_image
+from soscope_scverse.im._features import needs_picture
+from soscope_scverse.im.reading.opening import open_image
+from soscope_scverse.pp._outlines import subspot_outline
+
+if TYPE_CHECKING:
+    from geopandas import GeoDataFrame
+    from spatialdata import SpatialData
+
+_REGION_KEY, _INSTANCE_KEY = "region", "subspot_id"
+
+
+def to_spatialdata(
+    enhanced: AnnData, image: Any = None, *, image_scale: float | None = None, key_added: str = "enhanced"
+) -> SpatialData:
+    """SpatialData of an enhanced section: the profiles, the shapes of the subspots and the picture.
+
+    Parameters
+    ----------
+    enhanced
+        Subspots of one section, as :func:`~soscope_scverse.tl.enhance` returns them, or some of them.
+    image
+        Picture, see :func:`~soscope_scverse.im.open_image`; it is taken as it is stored, piece by piece when needed.
+        None takes the picture in ``uns["spatial"]``, if there is one.
+    image_scale
+        Coordinates times this are pixels of `image`. Default: the scale that the picture carries, else 1.
+    key_added
+        Name of the table; the shapes are ``"{key_added}_subspots"`` and the picture ``"{key_added}_image"``.
+
+    Returns
+    -------
+    SpatialData
+        With the one coordinate system "global", in the pixels of ``obsm["spatial"]``. Shapes are squares or hexagons
+        that tile the section, and circles for cells and where there is no lattice.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `enhanced` is no AnnData with positions.
+    """
+    from spatialdata import SpatialData
+    from spatialdata.models import Image2DModel
+    from spatialdata.transformations import Affine, Identity
+
+    if not len(check.positions(check.anndata(enhanced))):
+        msg = "Expected at least one subspot in `enhanced`, found none."
+        raise ValueError(msg)
+    if image is None and (embedded := embedded_image(enhanced)) is not None:
+        image, image_scale = embedded
+    images = {}
+    if image is not None:
+        source = open_image(image, scale=image_scale)
+        place = Affine(np.linalg.inv(source.matrix), ("x", "y"), ("x", "y"))
+        pixels, dims = source.lazy_pixels()
+        images[f"{key_added}_image"] = Image2DModel.parse(pixels, dims=dims, transformations={"global": place})
+    shapes = _shapes_element(_outlines(enhanced), {"global": Identity()})
+    name = _shapes_name(key_added)
+    table = _table(enhanced, np.full(enhanced.n_obs, name))
+    return SpatialData(images=images, shapes={name: shapes}, tables={key_added: table})
+
+
+def enhances_spatialdata(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Let :func:`~soscope_scverse.tl.enhance` take a SpatialData and put the result into it."""
+
+    @wraps(function)
+    def wrapper(adata: Any, **kwargs: Any) -> Any:
+        if not is_spatialdata(adata):
+            return function(adata, **kwargs)
+        options, image_key = take_options(function, kwargs)
+        key_added, overwrite = kwargs.pop("key_added", "enhanced"), kwargs.pop("overwrite", False)
+        returns_model = kwargs.pop("return_model", False)
+        if kwargs.get("out") is not None:
+            msg = (
+                f"Expected `out` with AnnData only, found {str(kwargs['out'])!r}. The result goes to `sdata`, on disk "
+                "if that is."
+            )
+            raise ValueError(msg)
+        spots = SpatialSpots(adata, **options)
+        names = _shapes_names(key_added, spots)
+        _check_names(adata, key_added, names.values(), overwrite=overwrite)
+        table = spots.adata()
+        looks = image_key is not None or looks_at_picture(table, kwargs.get("encoder"), kwargs.get("sources"))
+        kwargs = spots.complete(kwargs, image_key=image_key, looks=looks)
+        enhanced, model = function(table, **kwargs, return_model=True)
+        enhanced.uns[keys.RESULT]["spatialdata"] = {
+            name: value for name, value in {**options, "image_key": image_key}.items() if value is not None
+        }
+        shapes, table = _elements(spots, enhanced, kwargs.get("cells"), names)
+        _add(adata, shapes, table, key_added)
+        return (adata, model) if returns_model else adata
+
+    return with_options(function, wrapper, key_added="enhanced")
+
+
+def _elements(
+    spots: SpatialSpots, enhanced: AnnData, cells: Any, names: Mapping[str, str]
+) -> tuple[dict[str, GeoDataFrame], AnnData]:
+    """Shapes of the subspots of every section, by their names, and the table that annotates them."""
+    shapes, regions = {}, np.empty(enhanced.n_obs, dtype=object)
+    for section, rows in spots.rows(enhanced).items():
+        outlines = _outlines(enhanced[rows], cells)
+        shapes[names[section]] = _shapes_element(outlines, spots.sections[section].systems)
+        regions[rows] = names[section]
+    return shapes, _table(enhanced, regions)
+
+
+def looks_at_picture(spots: AnnData, encoder: Any, sources: str | None) -> bool:
+    """Whether the picture still has to be described."""
+    return sources != "positions" and needs_picture(encoder) and keys.FEATURES not in spots.obsm
+
+
+def _shapes_name(key_added: str, section: str | None = None) -> str:
+    """Of the shapes: no two elements of a SpatialData have the same name."""
+    return f"{key_added}_subspots" if section is None else f"{key_added}_{section}_subspots"
+
+
+def _shapes_names(key_added: str, spots: SpatialSpots) -> dict[str, str]:
+    """Of the shapes of each section."""
+    several = spots.library_key is not None
+    return {section: _shapes_name(key_added, section if several else None) for section in spots.sections}
+
+
+def _on_disk(sdata: SpatialData) -> set[str]:
+    return set(sdata.elements_paths_on_disk()) if sdata.is_backed() else set()
+
+
+def _check_names(sdata: SpatialData, key_added: str, shapes: Collection[str], *, overwrite: bool) -> None:
+    """Raise unless the result can have its names."""
+    from spatialdata import SpatialData
+
+    SpatialData(tables={key_added: AnnData()})  # a name that SpatialData takes
+    wanted = {f"tables/{key_added}", *(f"shapes/{name}" for name in shapes)}
+    names = {path.partition("/")[2] for path in wanted}
+    there = {f"{kind}/{name}" for kind, name, _ in sdata.gen_elements()} | _on_disk(sdata)
+    taken = sorted(path for path in there if path.partition("/")[2] in names)
+    foreign = [path for path in taken if path not in wanted]
+    if foreign or (taken and not overwrite):
+        advice = "Choose another `key_added`" + ("." if foreign else ", or pass `overwrite=True`.")
+        msg = f"Expected no element of the name of the result in `sdata`, found {taken}. {advice}"
+        raise ValueError(msg)
+
+
+def _add(sdata: SpatialData, shapes: Mapping[str, GeoDataFrame], table: AnnData, key_added: str) -> None:
+    """Put the result into a SpatialData, and on disk if that is: all elements or none, which replace those there."""
+    from spatialdata import SpatialData
+
+    result = SpatialData(shapes=dict(shapes), tables={key_added: table})
+    if sdata.is_backed():
+        is_consolidated = sdata.has_consolidated_metadata()
+        _write(result, Path(sdata.path))
+        if is_consolidated:
+            sdata.write_consolidated_metadata()
+    for kind, name, element in list(result.gen_elements()):
+        there = getattr(sdata, kind)
+        there.pop(name, None)
+        there[name] = element
+
+
+def _write(result: SpatialData, store: Path) -> None:
+    """Write the elements of a result beside a store and, complete, move them there.
+
+    A process that is killed leaves the store as it was, or, while elements are moved, without some of the result.
+    """
+    root = zarr.open_group(store, mode="r+", use_consolidated=False)
+    with TemporaryDirectory(prefix=f".{store.stem}.", suffix=".part", dir=store.parent) as folder:
+        new, old = Path(folder, "new"), Path(folder, "old")
+        zarr.create_group(new, zarr_format=root.metadata.zarr_format, attributes=dict(root.attrs))
+        result.path = new
+        result.write_element([name for _, name, _ in result.gen_elements()])
+        _drop_consolidated(root, store)  # it would tell of what is moved away
+        paths = result.elements_paths_in_memory()
+        for path in reversed(paths):  # the table first, since it annotates the shapes
+            root.require_group(path.partition("/")[0])
+            if (store / path).exists():
+                (old / path).parent.mkdir(parents=True, exist_ok=True)
+                (store / path).rename(old / path)
+        for path in paths:
+            (new / path).rename(store / path)
+
+
+def _drop_consolidated(root: zarr.Group, store: Path) -> None:
+    """Take the consolidated metadata away: of zarr 3 they are part of the metadata of the root, of 2 a file."""
+    root.update_attributes({})
+    (store / ".zmetadata").unlink(missing_ok=True)
+
+
+def _table(enhanced: AnnData, regions: np.ndarray) -> AnnData:
+    from spatialdata.models import TableModel
+
+    table = enhanced.copy()
+    table.uns.pop("spatialdata_attrs", None)  # of a table that was taken out of another one
+    table.obs[_REGION_KEY] = pd.Categorical(regions)
+    table.obs[_INSTANCE_KEY] = table.obs_names.to_numpy(object)
+    names = table.obs[_REGION_KEY].cat.categories.tolist()
+    return TableModel.parse(table, region=names, region_key=_REGION_KEY, instance_key=_INSTANCE_KEY)
+
+
+def _shapes_element(shapes: GeoDataFrame, transformations: Mapping[str, Any]) -> GeoDataFrame:
+    from spatialdata.models import ShapesModel
+
+    return ShapesModel.parse(shapes, transformations=dict(transformations))
+
+
+def _outlines(enhanced: AnnData, cells: Any = None) -> GeoDataFrame:
+    """Shapes of the subspots: their own if they are cells with shapes, parts of a lattice, else circles."""
+    import shapely
+    from geopandas import GeoDataFrame
+
+    names = enhanced.obs_names
+    if hasattr(cells, "geom_type"):
+        own = cells.set_axis(cells.index.astype(str)).loc[names]
+        radius = {"radius": own["radius"].to_numpy()} if "radius" in own else None
+        return GeoDataFrame(radius, geometry=own.geometry.to_numpy(), index=names)
+    xy, (corners, diameter) = check.positions(enhanced), subspot_outline(enhanced)
+    if corners is not None:
+        return GeoDataFrame(geometry=shapely.polygons(xy[:, None] + corners), index=names)
+    return GeoDataFrame({"radius": np.full(len(xy), diameter / 2)}, geometry=shapely.points(xy), index=names)
