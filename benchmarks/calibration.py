@@ -33,10 +33,10 @@ def synthetic(lattice: str) -> quality.Task:
     return quality.Task(low, truth, image)
 
 
-def threefold(section: str, picture: str | None = None) -> quality.Task:
+def threefold(section: str, file: str | None = None) -> quality.Task:
     """3 x 3 spots merged: tasks that were run for the first time when everything was settled."""
     low, truth = bench.simulate_low_resolution(ad.read_h5ad(quality.DATA / section), 3)
-    image = None if picture is None else quality.DATA / picture
+    image = None if file is None else quality.DATA / file
     return quality.chosen(low, truth, image, pp.spatial_genes(truth, quality.N_GENES))
 
 
@@ -92,7 +92,7 @@ def row(name: str, pits: list[np.ndarray], mean: np.ndarray) -> list[str]:
     return [name, *(f"{value:.3f}" for value in pooled), *by_depth, *(f"{tail:.3f}" for tail in tails), inside]
 
 
-def picture(pits: dict[str, np.ndarray], path: Path) -> None:
+def image(pits: dict[str, np.ndarray], path: Path) -> None:
     """Reliability curves of all tasks, and histograms of their PIT."""
     figure = plt.figure(figsize=(11, 5), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=(1, 1.15))
@@ -122,8 +122,8 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     args = arguments()
     mpl.use("Agg")
-    warnings.filterwarnings("ignore", message="No picture given")
-    warnings.filterwarnings("ignore", message="The picture is left out")
+    warnings.filterwarnings("ignore", message="No image given")
+    warnings.filterwarnings("ignore", message="The image is left out")
     warnings.filterwarnings("ignore", module="lightning")
     rows, pits = [], {}
     for name in args.tasks:
@@ -133,7 +133,7 @@ def main() -> None:
     seeds = [f"seed {seed}" for seed in args.seeds]
     header = ["task", *seeds, "few counts", "medium", "many", "below", "above", f"{LOWEST} to {HIGHEST}"]
     print(quality.markdown(header, rows))
-    picture(pits, args.out)
+    image(pits, args.out)
 
 
 if __name__ == "__main__":

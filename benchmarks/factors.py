@@ -31,12 +31,12 @@ def predictions(low: ad.AnnData, seed: int, max_steps: int | None) -> Iterator[t
     for name in SIMPLE:
         yield name, bench.BASELINES[name](low)
     pp.spot_graph(low)
-    for suffix, features_key in (("", keys.FEATURES), (" without picture", None)):
+    for suffix, features_key in (("", keys.FEATURES), (" without image", None)):
         sos.SoScope.setup_anndata(low, features_key=features_key)
         torch.manual_seed(seed)
         model = sos.SoScope(low, likelihood="gaussian")
         model.train(max_steps=max_steps, accelerator="cpu", enable_progress_bar=False)
-        for expectation in ("conditional", "prior"):
+        for expectation in ("conditional", "decoded"):
             yield f"soscope{suffix}, {expectation}", model.get_enhanced(expectation=expectation).X
 
 
@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("--csv", type=Path, help="also write all scores, after every factor")
     args = parser.parse_args()
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", message="The picture is left out")
+    warnings.filterwarnings("ignore", message="The image is left out")
     warnings.filterwarnings("ignore", module="lightning")
     df = pd.DataFrame()
     for seed in args.seeds:

@@ -31,10 +31,10 @@ ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("SOSCOPE_TEST_DATA", ROOT.parent / "shared" / "data"))
 N_GENES = 60
 
-SOSCOPE, NO_PICTURE, SHUFFLED, AS_PUBLISHED = "soscope", "soscope-no-picture", "soscope-shuffled", "soscope-paper"
+SOSCOPE, NO_IMAGE, SHUFFLED, AS_PUBLISHED = "soscope", "soscope-no-image", "soscope-shuffled", "soscope-paper"
 ORACLE = "oracle"
 VARIANTS = {
-    NO_PICTURE: "default, without the picture",
+    NO_IMAGE: "default, without the image",
     SHUFFLED: "default, image features of the subspots permuted over the section",
     AS_PUBLISHED: 'architecture, likelihood and prediction of the paper (`preset="paper"`)',
 }
@@ -46,16 +46,16 @@ METRICS = ("pearson", "within_r", "mse", "normalized_pearson")
 
 
 class Task(NamedTuple):
-    """Spots, their true subspots and the picture."""
+    """Spots, their true subspots and the image."""
 
     low: ad.AnnData
     truth: ad.AnnData
     image: Any
 
 
-def real(section: str, picture: str | None = None) -> Task:
+def real(section: str, image: str | None = None) -> Task:
     low, truth = bench.simulate_low_resolution(ad.read_h5ad(DATA / section))
-    return chosen(low, truth, None if picture is None else DATA / picture, pp.spatial_genes(truth, N_GENES))
+    return chosen(low, truth, None if image is None else DATA / image, pp.spatial_genes(truth, N_GENES))
 
 
 def synthetic(*, noise_free: bool) -> Task:
@@ -65,11 +65,11 @@ def synthetic(*, noise_free: bool) -> Task:
     return chosen(low, mean_as_truth(truth) if noise_free else truth, image, genes)
 
 
-def synthetic_picture() -> Task:
+def synthetic_image() -> Task:
     low, image, truth = datasets.synthetic_section(n_genes=400)
     pp.subspots(low)
-    of_picture = truth[:, truth.var["kind"] == "picture"].copy()
-    return chosen(low, truth, image, pp.spatial_genes(of_picture, N_GENES))
+    of_image = truth[:, truth.var["kind"] == "image"].copy()
+    return chosen(low, truth, image, pp.spatial_genes(of_image, N_GENES))
 
 
 def mean_as_truth(truth: ad.AnnData) -> ad.AnnData:
@@ -92,7 +92,7 @@ TASKS: dict[str, Callable[[], Task]] = {
     "humanskin-protein": partial(real, "humanskin/humanskin_prot.h5ad"),
     "synthetic-noisy": partial(synthetic, noise_free=False),
     "synthetic-noise-free": partial(synthetic, noise_free=True),
-    "synthetic-picture": synthetic_picture,
+    "synthetic-image": synthetic_image,
 }
 
 
@@ -117,16 +117,16 @@ def oracle(adata: ad.AnnData, *, truth: ad.AnnData) -> np.ndarray:
 
 
 def methods_of(names: Iterable[str], task: Task, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """What `bench.compare` is to run; without a picture two variants are no others."""
+    """What `bench.compare` is to run; without an image two variants are no others."""
     every = {
         **bench.BASELINES,
         SOSCOPE: {},
-        NO_PICTURE: {"image": None},
+        NO_IMAGE: {"image": None},
         SHUFFLED: partial(shuffled, train_kwargs={"enable_progress_bar": False}, **kwargs),
         AS_PUBLISHED: {"preset": "paper"},
         ORACLE: partial(oracle, truth=task.truth),
     }
-    without = [] if task.image is not None else [NO_PICTURE, SHUFFLED]
+    without = [] if task.image is not None else [NO_IMAGE, SHUFFLED]
     if "mean" not in task.truth.layers:
         without.append(ORACLE)
     return {name: every[name] for name in names if name not in without}
@@ -287,7 +287,7 @@ def variants(scores: pd.DataFrame) -> str:
     if len(names) < 2:
         return ""
     rows = [(task, *(cell(scores, task, name) for name in names)) for task in scores.index.unique("task")]
-    text = "What the picture and the changes to the published model bring, as `pearson` / `within_r`."
+    text = "What the image and the changes to the published model bring, as `pearson` / `within_r`."
     return f"## Variants\n\n{text}\n\n{markdown(('task', *names), rows)}"
 
 
@@ -324,8 +324,8 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     args = arguments()
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", message="No picture given")
-    warnings.filterwarnings("ignore", message="The picture is left out")
+    warnings.filterwarnings("ignore", message="No image given")
+    warnings.filterwarnings("ignore", message="The image is left out")
     warnings.filterwarnings("ignore", module="lightning")
     tables = [] if args.resume is None else [pd.read_csv(args.resume, dtype={"seed": "Int64"})]
     done = {task for table in tables for task in table["task"]}

@@ -88,18 +88,18 @@ def fields(xy: np.ndarray) -> np.ndarray:
     return np.sin(xy @ waves + np.arange(6))
 
 
-def write_picture(path: Path, width: int) -> None:
+def write_image(path: Path, width: int) -> None:
     """A tiled RGB TIFF that shows three of the fields with noise."""
     import tifffile
 
     rng = np.random.default_rng(2)
-    picture = tifffile.memmap(path, shape=(width, width, 3), dtype=np.uint8, photometric="rgb")
+    image = tifffile.memmap(path, shape=(width, width, 3), dtype=np.uint8, photometric="rgb")
     for top in range(0, width, 512):
         rows = np.arange(top, min(top + 512, width))
         xy = np.stack(np.meshgrid(np.arange(width), rows), axis=-1).reshape(-1, 2)
         shown = 150 + 60 * fields(xy)[:, :3] + rng.integers(-30, 30, (len(xy), 3))
-        picture[rows] = shown.clip(0, 255).reshape(len(rows), width, 3)
-    picture.flush()
+        image[rows] = shown.clip(0, 255).reshape(len(rows), width, 3)
+    image.flush()
 
 
 # -------------------------------------------------------------------------------------------------------- measurements
@@ -128,7 +128,7 @@ def new_model(adata: ad.AnnData, **options: Any) -> Any:
 
     sos.SoScope.setup_anndata(adata)
     torch.manual_seed(0)
-    return sos.SoScope(adata, test_picture=False, **options)
+    return sos.SoScope(adata, test_image=False, **options)
 
 
 def seconds_a_step(model: Any, n_steps: int = 12, **options: Any) -> float:
@@ -212,7 +212,7 @@ def published(which: str) -> dict[str, float]:
         return {"step_s": dense_step(adata), "peak_gb": peak_gb()}
     lean = {"n_graph_samples": 512, "n_image_components": 128}
     options = {**PRESETS["paper"].model_kwargs, **lean} if which == "paper" else {}
-    options.pop("test_picture", None)
+    options.pop("test_image", None)
     step_s = seconds_a_step(new_model(adata, **options), batch_size=256 if which == "small" else 2048)
     return {"step_s": step_s, "peak_gb": peak_gb(), "threads": torch.get_num_threads()}
 
@@ -271,15 +271,15 @@ def dense_step(adata: ad.AnnData) -> float:
 
 
 def features() -> dict[str, float]:
-    """Subspots a second of "texture" on a picture with 10 pixels from subspot to subspot."""
+    """Subspots a second of "texture" on an image with 10 pixels from subspot to subspot."""
     import soscope_scverse as sos
 
     adata = section(100_000, 2)
     sos.pp.subspots(adata, N_SUBSPOTS)
     width = round(PIXELS * adata.n_obs**0.5)
     with tempfile.TemporaryDirectory() as folder:
-        write_picture(Path(folder) / "picture.tif", width)
-        seconds = timed(lambda: sos.im.features(adata, Path(folder) / "picture.tif"))
+        write_image(Path(folder) / "image.tif", width)
+        seconds = timed(lambda: sos.im.features(adata, Path(folder) / "image.tif"))
     n = adata.n_obs * N_SUBSPOTS
     return {"subspots": n, "megapixels": width**2 / 1e6, "subspots_per_s": n / seconds, "peak_gb": peak_gb()}
 
@@ -304,8 +304,8 @@ def embryo() -> dict[str, float]:
         adata = ad.read_h5ad(DATA / "embryo" / "embryo.h5ad")
         start = time.perf_counter()
         genes = sos.pp.spatial_genes(adata, 1000)
-        picture = DATA / "embryo" / "colour_x5_from_lowres.jpg"
-        sos.tl.enhance(adata, image=picture, n_subspots=7, genes=genes, train_kwargs={"enable_progress_bar": False})
+        image = DATA / "embryo" / "colour_x5_from_lowres.jpg"
+        sos.tl.enhance(adata, image=image, n_subspots=7, genes=genes, train_kwargs={"enable_progress_bar": False})
         seconds["all"] = time.perf_counter() - start
     return seconds | {"peak_gb": peak_gb()}
 
@@ -324,7 +324,7 @@ def million(n_targets: int) -> dict[str, float]:
         out = folder / "enhanced.zarr"
         enhanced = sos.tl.enhance(
             adata,
-            image=folder / "picture.tif",
+            image=folder / "image.tif",
             n_subspots=N_SUBSPOTS,
             out=out,
             train_kwargs={"enable_progress_bar": False},
@@ -333,8 +333,8 @@ def million(n_targets: int) -> dict[str, float]:
         first = enhanced.X[: 100 * N_SUBSPOTS].compute().reshape(100, N_SUBSPOTS, -1).sum(axis=1)
         np.testing.assert_allclose(first, adata.X[:100].toarray(), rtol=1e-3)
         megabytes = sum(file.stat().st_size for file in out.rglob("*") if file.is_file()) / 1e6
-        used = float(enhanced.uns["soscope"]["uses_picture"])
-        return {"rows": enhanced.n_obs, **seconds, "peak_gb": peak_gb(), "zarr_mb": megabytes, "uses_picture": used}
+        used = float(enhanced.uns["soscope"]["uses_image"])
+        return {"rows": enhanced.n_obs, **seconds, "peak_gb": peak_gb(), "zarr_mb": megabytes, "uses_image": used}
 
 
 def made(name: str) -> ad.AnnData:
@@ -351,10 +351,10 @@ def small_section(folder: str) -> dict[str, float]:
 
 
 def inputs(n_targets: int, folder: str) -> dict[str, float]:
-    """Spots and picture of `million`."""
+    """Spots and image of `million`."""
     adata = section(n_targets, N_GENES)
     adata.write_h5ad(Path(folder) / "spots.h5ad")
-    write_picture(Path(folder) / "picture.tif", round(PIXELS * adata.n_obs**0.5))
+    write_image(Path(folder) / "image.tif", round(PIXELS * adata.n_obs**0.5))
     return {}
 
 
@@ -466,7 +466,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", type=int, default=SIZES, help="subspots")
     parser.add_argument("--large", action="store_true", help="also 10^7 subspots")
     parser.add_argument("--json", type=Path, help="file to write")
-    parser.add_argument("--plot", type=Path, help="picture to write, of the part `sizes`")
+    parser.add_argument("--plot", type=Path, help="image to write, of the part `sizes`")
     parser.add_argument("--one", nargs="+", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:

@@ -38,7 +38,7 @@ RUNS: dict[str, tuple[tuple[str, ...], Mapping[str, Any]]] = {
 
 
 class Merged(NamedTuple):
-    """A merged section, its truth and its picture."""
+    """A merged section, its truth and its image."""
 
     low: ad.AnnData
     truth: ad.AnnData
@@ -46,40 +46,40 @@ class Merged(NamedTuple):
 
 
 def merged_sections(*, normalized: bool) -> dict[str, Merged]:
-    """All sections with the genes that are scored; pictures perhaps in the colours of that of C2."""
+    """All sections with the genes that are scored; images perhaps in the colours of that of C2."""
     whole = {name: ad.read_h5ad(DATA / f"{name}.h5ad") for name in SECTIONS}
     common = [gene for gene in whole[SCORED].var_names if all(gene in adata.var_names for adata in whole.values())]
     merged = {name: bench.simulate_low_resolution(adata[:, common].copy()) for name, adata in whole.items()}
     genes = pp.spatial_genes(merged[SCORED].truth, N_GENES)
-    pictures: dict[str, Any] = {name: DATA / f"{name}_HE.jpg" for name in SECTIONS}
+    images: dict[str, Any] = {name: DATA / f"{name}_HE.jpg" for name in SECTIONS}
     if normalized:
-        reference = im.open_image(pictures[SECTIONS[0]])
-        pictures = {name: im.normalize_stain(picture, reference) for name, picture in pictures.items()}
+        reference = im.open_image(images[SECTIONS[0]])
+        images = {name: im.normalize_stain(image, reference) for name, image in images.items()}
     return {
-        name: Merged(low[:, genes].copy(), truth[:, genes].copy(), pictures[name])
+        name: Merged(low[:, genes].copy(), truth[:, genes].copy(), images[name])
         for name, (low, truth) in merged.items()
     }
 
 
-def spots_of(names: Iterable[str], merged: Mapping[str, Merged], *, picture: bool) -> ad.AnnData:
+def spots_of(names: Iterable[str], merged: Mapping[str, Merged], *, image: bool) -> ad.AnnData:
     """Merged spots of some sections with every slot that the model needs."""
     chosen = {name: merged[name] for name in names}
     spots = ad.concat({name: one.low for name, one in chosen.items()}, label=LIBRARY, index_unique="-", merge="same")
     spots.uns["spatial"] = {name: next(iter(one.low.uns["spatial"].values())) for name, one in chosen.items()}
     pp.spot_graph(spots, library_key=LIBRARY)
-    if picture:
+    if image:
         im.features(spots, {name: one.image for name, one in chosen.items()}, library_key=LIBRARY)
     return spots
 
 
-def enhanced(run: str, seed: int, merged: Mapping[str, Merged], *, picture: bool) -> np.ndarray:
+def enhanced(run: str, seed: int, merged: Mapping[str, Merged], *, image: bool) -> np.ndarray:
     """Subspots of C4 by one run."""
     import torch
 
     from soscope_scverse import SoScope
 
     names, setup = RUNS[run]
-    spots, scored = spots_of(names, merged, picture=picture), spots_of([SCORED], merged, picture=picture)
+    spots, scored = spots_of(names, merged, image=image), spots_of([SCORED], merged, image=image)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         SoScope.setup_anndata(spots, library_key=LIBRARY, **setup)
@@ -100,8 +100,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS), metavar="RUN", help=", ".join(RUNS))
-    parser.add_argument("--normalize-stain", action="store_true", help="pictures in the colours of C2's")
-    parser.add_argument("--no-picture", action="store_true")
+    parser.add_argument("--normalize-stain", action="store_true", help="images in the colours of C2's")
+    parser.add_argument("--no-image", action="store_true")
     args = parser.parse_args()
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
@@ -114,7 +114,7 @@ def main() -> None:
     ]
     for run in args.runs:
         for seed in args.seeds:
-            values = enhanced(run, seed, merged, picture=not args.no_picture)
+            values = enhanced(run, seed, merged, image=not args.no_image)
             rows.append({"run": run, "seed": seed, **scores(values, truth)})
             print(rows[-1], flush=True)
     table = pd.DataFrame(rows).groupby("run", sort=False)[["pearson", "within_r"]].mean()

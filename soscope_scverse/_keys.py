@@ -1,7 +1,7 @@
 """Names of every slot that the package reads or writes (DESIGN.md, section 4)."""
 
 SPATIAL = "spatial"
-"""``obsm``: n_spots x 2 positions (x, y) in full-resolution pixels; ``uns``: pictures and scale factors."""
+"""``obsm``: n_spots x 2 positions (x, y) in full-resolution pixels; ``uns``: images and scale factors."""
 
 SUBSPOTS = "subspots"
 """``obsm``: n_spots x n_subspots x 2 positions, NaN = padding; ``uns``: how the spots were divided."""
@@ -15,7 +15,7 @@ FEATURES = "subspot_features"
 SUBSPOT_NAMES = "subspot_names"
 """``obsm``: n_spots x n_subspots names of the cells, "" = no cell; with cells only."""
 
-SPOT_SIZE = "spot_size"
+RELATIVE_CELL_NUMBER = "relative_cell_number"
 """``obs``: amount of tissue in a spot (its cells, or their area) relative to the mean spot; not there = 1."""
 
 SPOT_GRAPH = "spot_graph"
@@ -33,7 +33,7 @@ SPOT = "spot"
 SUBSPOT = "subspot"
 """``obs`` of a result: number of the subspot in its spot."""
 
-COUNTS = "counts"
+SAMPLED_COUNTS = "sampled_counts"
 """``layers`` of a result: one draw of the subspots, integers that add up to the observed spots."""
 
 STD, Q05, Q95 = "std", "q05", "q95"

@@ -93,18 +93,18 @@ class SpatialSpots:
             xy[rows] = section.positions(table.obs[self._instance_key].to_numpy()[rows])
             entry = noted.get(name) or (next(iter(noted.values())) if len(noted) == 1 else {})
             scales = {**entry.get("scalefactors", {}), **section.diameter()}
-            libraries[name] = {"images": {}, "scalefactors": scales}  # pictures are those of the SpatialData
+            libraries[name] = {"images": {}, "scalefactors": scales}  # images are those of the SpatialData
         slots = {"obsm": dict(table.obsm), "obsp": dict(table.obsp), "uns": dict(table.uns)}
         slots["obsm"][keys.SPATIAL] = xy
         slots["uns"].pop("spatialdata_attrs")
         slots["uns"][keys.SPATIAL] = libraries
         return AnnData(table.X, obs=table.obs.copy(), var=table.var.copy(), layers=layers_of(table), **slots)
 
-    def picture(self, image_key: Any, **kwargs: Any) -> ImageSource | dict[str, ImageSource] | None:
-        """The pictures over the spots by section, placed by the transformations; None if there are none to choose."""
+    def image(self, image_key: Any, **kwargs: Any) -> ImageSource | dict[str, ImageSource] | None:
+        """The images over the spots by section, placed by the transformations; None if there are none to choose."""
         names = self._by_section("image_key", image_key)
-        pictures = {name: section.picture(names[name], **kwargs) for name, section in self.sections.items()}
-        found = {name: picture for name, picture in pictures.items() if picture is not None}
+        images = {name: section.image(names[name], **kwargs) for name, section in self.sections.items()}
+        found = {name: image for name, image in images.items() if image is not None}
         return (found or None) if self.library_key else next(iter(found.values()), None)
 
     def cells(self, shapes: str | Mapping[str, str]) -> GeoDataFrame:
@@ -118,12 +118,12 @@ class SpatialSpots:
         )
 
     def complete(self, kwargs: dict[str, Any], *, image_key: Any, looks: bool) -> dict[str, Any]:
-        """Arguments of a function of the spots, with what the SpatialData tells: the picture, cells and sections."""
+        """Arguments of a function of the spots, with what the SpatialData tells: the image, cells and sections."""
         if kwargs.get("image") is not None and image_key is not None:
             msg = f"Expected one of `image` and `image_key`, found both ({image_key!r})."
             raise ValueError(msg)
         if looks and kwargs.get("image") is None:
-            kwargs = {**kwargs, "image": self.picture(image_key)}
+            kwargs = {**kwargs, "image": self.image(image_key)}
         if isinstance(kwargs.get("cells"), str | Mapping):
             kwargs = {**kwargs, "cells": self.cells(kwargs["cells"])}
         if self.library_key is None:
@@ -182,8 +182,8 @@ class SpatialSection:
             radius = np.sqrt(self.element.geometry.area / np.pi)
         return {"spot_diameter_fullres": 2 * float(radius.median())}
 
-    def picture(self, image_key: str | None, **kwargs: Any) -> ImageSource | None:
-        """The picture over the spots, placed by the transformations; None if there is none to choose."""
+    def image(self, image_key: str | None, **kwargs: Any) -> ImageSource | None:
+        """The image over the spots, placed by the transformations; None if there is none to choose."""
         from soscope_scverse.im.reading.opening import open_image  # im uses this module
 
         images = self._sdata.images
@@ -271,7 +271,7 @@ def with_options(function: Callable[..., Any], wrapper: Callable[..., Any], **mo
 
 
 def _options(function: Callable[..., Any]) -> dict[str, Any]:
-    """Arguments that a function takes with a SpatialData, and their defaults: pictures and cells have to be found."""
+    """Arguments that a function takes with a SpatialData, and their defaults: images and cells have to be found."""
     parameters = inspect.signature(function).parameters
     found = [name for name in ("image", "cells") if name in parameters and parameters[name].default is not False]
     return {
@@ -306,7 +306,7 @@ def accepts_spatialdata(function: Callable[..., Any]) -> Callable[..., Any]:
             raise ValueError(msg)
         if spots.library_key is not None and "library_key" not in parameters:
             _only("shapes_key", None, spots.sections)
-        looks = "image" in parameters and _needs_picture(arguments.get("encoder"))
+        looks = "image" in parameters and _needs_image(arguments.get("encoder"))
         arguments = spots.complete(arguments, image_key=image_key, looks=looks)
         adata = spots.adata()
         with handed_back(adata, spots.table):
@@ -319,7 +319,7 @@ def accepts_spatialdata(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def opens_spatialdata(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Let a function that opens a picture find it in a SpatialData."""
+    """Let a function that opens an image find it in a SpatialData."""
 
     @wraps(function)
     def wrapper(image: Any, **kwargs: Any) -> Any:
@@ -329,19 +329,19 @@ def opens_spatialdata(function: Callable[..., Any]) -> Callable[..., Any]:
         if kwargs.pop("scale", None) is not None:
             msg = "Expected no `scale` with SpatialData, whose transformations tell it. Leave it out."
             raise ValueError(msg)
-        source = SpatialSpots(image, **options).picture(image_key, **kwargs)
+        source = SpatialSpots(image, **options).image(image_key, **kwargs)
         if source is None:
-            msg = f"Expected a picture in a coordinate system of the spots, found none of {list(image.images)} there."
+            msg = f"Expected an image in a coordinate system of the spots, found none of {list(image.images)} there."
             raise ValueError(msg)
         return source
 
     return with_options(function, wrapper)
 
 
-def _needs_picture(encoder: Any) -> bool:
-    from soscope_scverse.im._features import needs_picture  # im uses this module
+def _needs_image(encoder: Any) -> bool:
+    from soscope_scverse.im._features import needs_image  # im uses this module
 
-    return needs_picture(encoder)
+    return needs_image(encoder)
 
 
 def _named(argument: str, name: str, there: Any) -> Any:

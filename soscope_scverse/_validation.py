@@ -44,7 +44,7 @@ _RANGES = {
     **dict.fromkeys(("n_latent", "n_hidden", "n_layers", "n_image_components"), _Range(1, whole=True)),
     "n_graph_samples": _Range(2, whole=True),
     "bandwidth": _Range(0, above=True),
-    **dict.fromkeys(("sigma", "image_shrinkage", "depth_noise", "image_weight"), _Range(0)),
+    **dict.fromkeys(("sigma", "image_shrinkage", "library_size_noise", "image_weight"), _Range(0)),
     **dict.fromkeys(("alpha", "image_alpha"), _Range(0, 1)),  # of plots
     "masked": _Range(0, 1),
     # of a training
@@ -53,7 +53,7 @@ _RANGES = {
     "train_size": _Range(0, 1, above=True),
     "lr": _Range(0, above=True),
     **dict.fromkeys(("weight_decay", "kl_weight"), _Range(0)),
-    # of graphs, pictures and results
+    # of graphs, images and results
     **dict.fromkeys(("strength", "similarity_strength"), _Range(1, above=True)),
     **dict.fromkeys(("n_neighbors", "n_rings", "n_genes", "n_candidates", "size", "n_sample"), _Range(1, whole=True)),
     **dict.fromkeys(("radius", "spot_diameter", "image_scale", "scale"), _Range(0, above=True)),
@@ -324,10 +324,13 @@ def division(adata: AnnData) -> np.ndarray:
             f"above 0, found {lost.sum()} that are not. Call `pp.subspots(adata)` again."
         )
         raise ValueError(msg)
-    if keys.SPOT_SIZE in adata.obs:
-        size = numbers(f"`adata.obs['{keys.SPOT_SIZE}']`", adata.obs[keys.SPOT_SIZE])
+    if keys.RELATIVE_CELL_NUMBER in adata.obs:
+        size = numbers(f"`adata.obs['{keys.RELATIVE_CELL_NUMBER}']`", adata.obs[keys.RELATIVE_CELL_NUMBER])
         if not ((size > 0) & (size < np.inf)).all():
-            msg = f"Expected `adata.obs['{keys.SPOT_SIZE}']` to be above 0 for every spot. Drop this column if unknown."
+            msg = (
+                f"Expected `adata.obs['{keys.RELATIVE_CELL_NUMBER}']` to be above 0 for every spot. "
+                "Drop this column if unknown."
+            )
             raise ValueError(msg)
     return exposure
 
@@ -408,7 +411,7 @@ def array_index(adata: AnnData) -> np.ndarray | None:
 
 
 def libraries(adata: AnnData | MuData) -> Mapping[str, Mapping[str, Any]]:
-    """Return ``uns["spatial"]``, pictures and scale factors by section; empty if it is not there."""
+    """Return ``uns["spatial"]``, images and scale factors by section; empty if it is not there."""
     found = adata.uns.get(keys.SPATIAL, {})
     entries = found.values() if isinstance(found, Mapping) else [found]
     parts = [

@@ -103,7 +103,7 @@ def inception(tmp_path_factory):
     return network.eval(), path
 
 
-def _picture(image, **kwargs):
+def _image(image, **kwargs):
     return Image2DModel.parse(np.moveaxis(np.asarray(image), 2, 0), dims=("c", "y", "x"), **kwargs)
 
 
@@ -116,11 +116,11 @@ def _as_visium(section, radius=10.0, name="visium"):
     shrink = {"hires": 2, "lowres": 4}
     smaller = {size: Scale([1 / n, 1 / n], axes=("y", "x")) for size, n in shrink.items()}
     place = {name: Identity(), **{f"{name}_downscaled_{size}": scale for size, scale in smaller.items()}}
-    images = {f"{name}_full_image": _picture(section.image, scale_factors=[2, 2], transformations={name: Identity()})}
+    images = {f"{name}_full_image": _image(section.image, scale_factors=[2, 2], transformations={name: Identity()})}
     height, width = (length // 4 * 4 for length in section.image.shape[:2])
     for size, n in shrink.items():
         blocks = np.asarray(section.image)[:height, :width].reshape(height // n, n, width // n, n, 3)
-        images[f"{name}_{size}_image"] = _picture(
+        images[f"{name}_{size}_image"] = _image(
             blocks.mean(axis=(1, 3)).astype(np.uint8),
             transformations={f"{name}_downscaled_{size}": Identity(), name: smaller[size].inverse()},
         )

@@ -29,7 +29,7 @@ def beads():
 
 
 @pytest.mark.parametrize("factor", range(2, 7))
-@pytest.mark.filterwarnings("ignore:The picture is left out")
+@pytest.mark.filterwarnings("ignore:The image is left out")
 def test_components_run_and_their_subspots_average_to_the_spots(beads, factor):
     low, truth = bench.simulate_low_resolution(beads.adata, factor, aggregate="mean")
     assert low.obsm["subspots"].shape[1] == factor**2
@@ -103,7 +103,7 @@ def test_peaks_run_and_add_up():
     kept = np.random.default_rng(0).binomial(truth.X.toarray(), 0.02)
     low.X = csr_matrix(kept.reshape(low.n_obs, 4, -1).sum(axis=1))
     assert (kept == 0).mean() > 0.8
-    with pytest.warns(UserWarning, match="picture is left out"):
+    with pytest.warns(UserWarning, match="image is left out"):
         enhanced = tl.enhance(low, image=image, n_subspots=4, likelihood="poisson", n_samples=2, **FAST)
     np.testing.assert_allclose(enhanced.X.reshape(low.n_obs, 4, -1).sum(axis=1), low.X.toarray(), atol=1e-4)
     assert enhanced.X.min() >= 0
@@ -227,7 +227,7 @@ def test_gaussian_data_start_at_their_noise_and_counts_where_they_did():
 
 
 @pytest.mark.parametrize(("likelihood", "dropout"), [("gaussian", 160 / 260), ("poisson", 40 / 140)])
-def test_the_picture_of_data_without_counts_is_held_back_by_subspots(likelihood, dropout):
+def test_the_image_of_data_without_counts_is_held_back_by_subspots(likelihood, dropout):
     adata, image, _ = datasets.synthetic_section(100, lattice="square", n_subspots=4, n_genes=3)
     pp.subspots(adata, 4)
     pp.spot_graph(adata)

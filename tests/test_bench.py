@@ -164,7 +164,7 @@ def test_cells_of_a_bin_are_merged_whatever_their_number():
     sizes = (exposure > 0).sum(axis=1)
     assert sizes.min() >= 2
     assert sizes.max() == exposure.shape[1] > sizes.min()
-    np.testing.assert_allclose(low.obs["spot_size"], sizes / sizes.mean())
+    np.testing.assert_allclose(low.obs["relative_cell_number"], sizes / sizes.mean())
     assert (np.nanmax(low.obsm["subspots"], axis=1) - np.nanmin(low.obsm["subspots"], axis=1)).max() <= 10
     bins = pd.Series(map(tuple, (adata.obsm["spatial"] - adata.obsm["spatial"].min(axis=0)) // 10)).value_counts()
     assert sorted(sizes) == sorted(bins[bins >= 2])
@@ -265,8 +265,8 @@ def test_every_baseline_predicts_counts_of_every_target_without_a_warning(name, 
 def test_every_baseline_spreads_a_uniform_section_by_exposure(name):
     low, _ = bench.simulate_low_resolution(cells(), 10, cells=True)
     with_features(low)
-    for size in (low.obs["spot_size"].to_numpy()[:, None], np.ones((low.n_obs, 1))):
-        low.obs["spot_size"] = size
+    for size in (low.obs["relative_cell_number"].to_numpy()[:, None], np.ones((low.n_obs, 1))):
+        low.obs["relative_cell_number"] = size
         low.X = csr_matrix(np.full(low.shape, 12.0) * size)
         exposure = size * low.obsm["subspot_exposure"]
         np.testing.assert_allclose(bench.BASELINES[name](low), np.tile(12 * exposure[exposure > 0][:, None], 3))
@@ -321,7 +321,7 @@ def test_smooth_sections_are_recovered(name):
 
 
 @pytest.mark.parametrize("name", ["image_mlp", "joint_mlp"])
-def test_networks_learn_from_the_picture(name):
+def test_networks_learn_from_the_image(name):
     low, truth = plane(24, 24)
     low.obsm["subspot_features"] = low.obsm["subspots"] @ np.array([[1.0, 1, 0], [1, -1, 0]])
     assert metrics.pearson(bench.BASELINES[name](low), truth.X).min() > 0.9

@@ -11,8 +11,8 @@ from scipy.spatial.distance import cdist
 
 from soscope_scverse import datasets, metrics, pl
 from soscope_scverse.metrics import _calibration as calibration
-from soscope_scverse.model.inference.sampler import residual_roots
 from soscope_scverse.model.estimates.uncertainty import feature_variation
+from soscope_scverse.model.inference.sampler import residual_roots
 
 mpl.use("Agg")
 
@@ -122,14 +122,14 @@ def field(rng, spatial, length, size):
     return np.linalg.cholesky(covariance + 1e-9 * np.eye(len(spatial))) @ rng.normal(size=(len(spatial), size))
 
 
-@pytest.mark.parametrize("depth_noise", [0.0, 0.1])
-def test_variation_of_counts_is_found(depth_noise):
+@pytest.mark.parametrize("library_size_noise", [0.0, 0.1])
+def test_variation_of_counts_is_found(library_size_noise):
     rng = np.random.default_rng(0)
     spatial, phi = lattice(20), np.repeat([0.5, 5.0], 20)
-    depth = np.sqrt(depth_noise) * rng.normal(size=(400, 1))
+    depth = np.sqrt(library_size_noise) * rng.normal(size=(400, 1))
     mean = 60 * np.exp(np.sqrt(0.3) * field(rng, spatial, 3 * 50, 40) + depth)
     x = rng.poisson(rng.gamma(mean / phi, phi))
-    found = feature_variation(x, spatial, depth_noise=depth_noise)
+    found = feature_variation(x, spatial, library_size_noise=library_size_noise)
     assert found.length in (2, 3, 4)
     for value in (0.5, 5.0):
         assert value / 1.7 < np.median(found.dispersion[phi == value]) < 1.7 * value

@@ -132,8 +132,8 @@ def test_slots(exposure):
         np.testing.assert_array_equal(positions[n, k], cells.loc[cell, ["x", "y"]].to_numpy(float))
         assert share[n, k] == pytest.approx(amount[cell] / total[f"s{n}"])
     size = total.reindex(adata.obs_names, fill_value=amount[found.index].mean())
-    np.testing.assert_allclose(result.obs["spot_size"], size / size.mean())
-    assert result.obs["spot_size"].mean() == pytest.approx(1)
+    np.testing.assert_allclose(result.obs["relative_cell_number"], size / size.mean())
+    assert result.obs["relative_cell_number"].mean() == pytest.approx(1)
 
 
 def test_empty_spots_and_cells_outside_are_kept_and_reported():
@@ -157,7 +157,7 @@ def test_nothing_is_reported_where_nothing_is_left_over():
         warnings.simplefilter("error")
         pp.subspots(adata, cells=cells)
     assert not len(adata.uns["subspots"]["cells_outside"])
-    np.testing.assert_array_equal(adata.obs["spot_size"], 1)
+    np.testing.assert_array_equal(adata.obs["relative_cell_number"], 1)
 
 
 def test_the_order_of_the_cells_does_not_matter():
@@ -166,7 +166,7 @@ def test_the_order_of_the_cells_does_not_matter():
     one, other = divided(adata, cells), divided(adata, cells.sample(frac=1, random_state=4))
     for key in ("subspots", "subspot_exposure", "subspot_names"):
         np.testing.assert_array_equal(one.obsm[key], other.obsm[key])
-    np.testing.assert_array_equal(one.obs["spot_size"], other.obs["spot_size"])
+    np.testing.assert_array_equal(one.obs["relative_cell_number"], other.obs["relative_cell_number"])
 
 
 def test_all_kinds_of_tables_say_the_same():
@@ -238,14 +238,14 @@ def test_names_stay_with_their_spots(tmp_path, suffix):
         np.asarray(both.obsm["subspot_names"]).astype(object), np.concatenate([names[:9], names[30:]])
     )
     np.testing.assert_array_equal(both.obsm["subspot_exposure"], np.concatenate([share[:9], share[30:]]))
-    assert "spot_size" in both.obs
+    assert "relative_cell_number" in both.obs
 
 
 def test_another_division_forgets_the_cells():
     adata = divided(lattice("square"), scattered())
     pp.subspots(adata)
     assert "subspot_names" not in adata.obsm
-    assert "spot_size" not in adata.obs
+    assert "relative_cell_number" not in adata.obs
 
 
 @pytest.mark.parametrize(
@@ -393,18 +393,18 @@ def test_cells_that_are_alike_have_one_rate(sized):
     cells = pd.DataFrame(xy, columns=["x", "y"], index=[f"c{i}" for i in range(len(spot))])
     adata.X = rng.poisson(20 * n_cells[:, None], (81, 3)).astype(np.float32)
     pp.subspots(adata, cells=cells)
-    np.testing.assert_allclose(adata.obs["spot_size"], n_cells / n_cells.mean())
+    np.testing.assert_allclose(adata.obs["relative_cell_number"], n_cells / n_cells.mean())
     if not sized:
-        del adata.obs["spot_size"]
+        del adata.obs["relative_cell_number"]
     pp.spot_graph(adata)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         SoScope.setup_anndata(adata)
         model = SoScope(adata, likelihood="poisson")
         model.train(max_steps=60, **QUIET)
-    found = model.get_enhanced(expectation="prior").X
+    found = model.get_enhanced(expectation="decoded").X
     if sized:
-        assert model.module.depth_noise == pytest.approx(0.01)
+        assert model.module.library_size_noise == pytest.approx(0.01)
         np.testing.assert_allclose(found, 20, rtol=0.15)
     else:
         assert np.abs(found / 20 - 1).max() > 0.5
@@ -419,7 +419,7 @@ def test_sizes_of_one_change_nothing(prepared):
             model = SoScope(prepared)
             model.train(3, **QUIET)
         results.append(model.get_enhanced().X)
-        prepared.obs["spot_size"] = 1.0
+        prepared.obs["relative_cell_number"] = 1.0
     np.testing.assert_array_equal(*results)
 
 
@@ -433,14 +433,14 @@ def test_sizes_do_not_matter_to_a_mean(prepared):
             model = SoScope(prepared, likelihood="gaussian")
             model.train(3, **QUIET)
         results.append(model.get_enhanced().X)
-        prepared.obs["spot_size"] = np.linspace(0.5, 1.5, prepared.n_obs)
+        prepared.obs["relative_cell_number"] = np.linspace(0.5, 1.5, prepared.n_obs)
     np.testing.assert_allclose(*results, rtol=1e-5, atol=5e-4)  # shares times size over size: rounding
 
 
 @pytest.mark.parametrize("size", [0.0, -1.0, np.nan])
 def test_sizes_must_be_above_zero(prepared, size):
-    prepared.obs["spot_size"] = size
-    with pytest.raises(ValueError, match=r"obs\['spot_size'\]` to be above 0"):
+    prepared.obs["relative_cell_number"] = size
+    with pytest.raises(ValueError, match=r"obs\['relative_cell_number'\]` to be above 0"):
         SoScope.setup_anndata(prepared)
 
 

@@ -129,12 +129,12 @@ def test_arguments_reach_the_model(spots, folder):
     written = ad.read_h5ad("out.h5ad")
     sums = np.asarray(written.X).reshape(30, 4, 5).sum(axis=1)
     np.testing.assert_allclose(sums, spots.adata.X.toarray(), rtol=1e-4, atol=1e-4)
-    assert set(written.layers) - {None} == {"std", "q05", "q95", "counts"}
+    assert set(written.layers) - {None} == {"std", "q05", "q95", "sampled_counts"}
     assert list(written.obs["slide"]) == ["a"] * 60 + ["b"] * 60
 
 
 def test_the_prior_does_not_add_up(spots, folder):
-    assert enhance("--n-subspots", 4, "--expectation", "prior").exit_code == 0
+    assert enhance("--n-subspots", 4, "--expectation", "decoded").exit_code == 0
     sums = np.asarray(ad.read_h5ad("out.h5ad").X).reshape(30, 4, 5).sum(axis=1)
     assert not np.allclose(sums, spots.adata.X.toarray(), rtol=0.01)
 
@@ -160,7 +160,7 @@ def test_the_model_is_saved_and_loads(folder):
     assert listing(folder) == ["in.h5ad", "model", "out.h5ad", "section.png"]
 
 
-@pytest.mark.filterwarnings("ignore:No picture given")
+@pytest.mark.filterwarnings("ignore:No image given")
 def test_cells_of_a_table_and_positions_alone(spots, folder):
     cells = np.random.default_rng(0).permutation(spots.truth.obsm["spatial"])
     pd.DataFrame(cells, columns=["x", "y"], index=[f"cell {i}" for i in range(len(cells))]).to_csv("cells.csv")
@@ -170,7 +170,7 @@ def test_cells_of_a_table_and_positions_alone(spots, folder):
     assert "image_features" not in found.obsm
 
 
-def test_no_picture_is_needed(folder):
+def test_no_image_is_needed(folder):
     assert run("enhance", "in.h5ad", "--out", "out.h5ad", "--max-epochs", 2, "--accelerator", "cpu").exit_code == 0
     assert ad.read_h5ad("out.h5ad").n_obs == 270
 
@@ -185,7 +185,7 @@ def test_no_picture_is_needed(folder):
         (["--genes", "@nowhere.txt"], "nowhere.txt"),
         (["--layer", "counts"], "found 'counts'"),
         (["--library-key", "slide"], "found 'slide'"),
-        (["--image-scale", 10], "Expected all positions in the picture, found 29 of 30 outside"),
+        (["--image-scale", 10], "Expected all positions in the image, found 29 of 30 outside"),
         (["--image-scale", 0], "`image_scale` to be above 0"),
         (["--likelihood", "cauchy"], "found 'cauchy'"),
         (["--likelihood", "nb", "--likelihood", "poisson"], "Expected --likelihood once, found nb, poisson"),
@@ -278,14 +278,14 @@ def test_demo(tmp_path, lattice, n_subspots):
     out = tmp_path / "new" / "folder"
     result = run("demo", "--out", out, "--n-spots", 40, "--max-epochs", 3, "--lattice", lattice)
     assert result.exit_code == 0
-    pictures = ["compare.png", "report.html", "section.png"]
-    assert listing(out) == sorted([*pictures, "enhanced.h5ad", "spots.h5ad", "truth.h5ad"])
+    images = ["compare.png", "report.html", "section.png"]
+    assert listing(out) == sorted([*images, "enhanced.h5ad", "spots.h5ad", "truth.h5ad"])
     spots, enhanced, truth = (ad.read_h5ad(out / f"{name}.h5ad") for name in ("spots", "enhanced", "truth"))
     assert spots.n_obs == 40
     assert enhanced.shape == truth.shape == (40 * n_subspots, spots.n_vars)
     np.testing.assert_allclose(enhanced.obsm["spatial"], truth.obsm["spatial"], atol=1e-6)
-    with Image.open(out / "section.png") as picture:
-        assert picture.size[0] > 100
+    with Image.open(out / "section.png") as image:
+        assert image.size[0] > 100
     table = {line.split()[0]: line.split()[1:] for line in result.stdout.splitlines() if line}
     for method in ("repeat", "linear", "linear_conserving", "soScope"):
         pearson, within = map(float, table[method])
@@ -369,7 +369,7 @@ def test_features_are_those_that_enhance_uses(folder):
     np.testing.assert_array_equal(wider.obsm["subspots"], described.obsm["subspots"])
 
 
-def test_benchmark_writes_scores_and_a_picture(folder):
+def test_benchmark_writes_scores_and_a_image(folder):
     arguments = ("--image", "section.png", "--n-genes", 3, "--method", "repeat", "--method", "soscope", "--n-seeds", 1)
     fast = ("--max-epochs", 2, "--accelerator", "cpu")
     result = run("benchmark", "in.h5ad", "--out", "scores.csv", "--figure", "scores.png", *arguments, *fast)
@@ -454,12 +454,12 @@ def test_spatialdata(spots, folder):
     table.obs["spot_id"] = np.arange(table.n_obs)
     circles = ShapesModel.parse(table.obsm["spatial"], geometry=0, radius=10, index=table.obs["spot_id"].copy())
     sd.SpatialData(
-        images={"picture": Image2DModel.parse(np.moveaxis(spots.image, 2, 0), dims=("c", "y", "x"))},
+        images={"image": Image2DModel.parse(np.moveaxis(spots.image, 2, 0), dims=("c", "y", "x"))},
         shapes={"spots": circles},
         tables={"table": TableModel.parse(table, region="spots", region_key="region", instance_key="spot_id")},
     ).write("in.zarr")
     fast = ("--max-epochs", 3, "--accelerator", "cpu", "--n-subspots", 4)
-    told = run("enhance", "in.zarr", "--image-key", "picture", "--key-added", "fine", "--out", "out.zarr", *fast)
+    told = run("enhance", "in.zarr", "--image-key", "image", "--key-added", "fine", "--out", "out.zarr", *fast)
     assert told.exit_code == 0
     assert "30 spots -> 120 subspots x 5 genes: out.zarr" in told.stderr
     assert set(sd.read_zarr("in.zarr").tables) == {"table"}  # the input is as it was
@@ -470,7 +470,7 @@ def test_spatialdata(spots, folder):
     np.testing.assert_allclose(written["fine"].X, ad.read_h5ad("out.h5ad").X, rtol=1e-4, atol=1e-5)
     assert run("report", "out.zarr", "--key-added", "fine", "--out", "report.html").exit_code == 0
     assert "unless this is a SpatialData" in run("report", "out.zarr", "in.h5ad", "--out", "other.html").stderr
-    assert "'picture'" in run("enhance", "in.zarr", "--image-key", "none", "--out", "other.zarr").stderr
+    assert "'image'" in run("enhance", "in.zarr", "--image-key", "none", "--out", "other.zarr").stderr
 
 
 # -------------------------------------------------------------------------------------------------------- interruption
@@ -482,7 +482,7 @@ def test_a_run_that_is_stopped(folder, number, code):
     arguments = ("in.h5ad", "--out", "out.h5ad", "--image", "section.png", "--max-epochs", "100000", "--cache", "cache")
     command = [sys.executable, "-c", "from soscope_scverse.cli import main; main()", "enhance", *arguments]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while not (folder / "cache").exists():  # the picture has been read: the training is about to begin
+    while not (folder / "cache").exists():  # the image has been read: the training is about to begin
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.1)
     time.sleep(3)

@@ -67,7 +67,7 @@ def damaged(folder, spots):
             path.write_text("hello\n")
         elif how == "csv":
             spots.adata.to_df().to_csv(path)
-        elif how == "picture":
+        elif how == "image":
             path.write_bytes((folder / "section.png").read_bytes())
         elif how == "another HDF5":
             with h5py.File(path, "w") as file:
@@ -77,7 +77,7 @@ def damaged(folder, spots):
     return make
 
 
-WAYS = ["truncated 0.5", "truncated 0.99", "truncated 0.01", "empty", "text", "csv", "picture", "another HDF5"]
+WAYS = ["truncated 0.5", "truncated 0.99", "truncated 0.01", "empty", "text", "csv", "image", "another HDF5"]
 
 
 @pytest.mark.parametrize("how", WAYS)
@@ -128,7 +128,7 @@ def change(adata, how):
     return adata
 
 
-@pytest.mark.filterwarnings("ignore:Observation names", "ignore:No picture")
+@pytest.mark.filterwarnings("ignore:Observation names", "ignore:No image")
 @pytest.mark.parametrize(
     "how",
     [
@@ -141,7 +141,7 @@ def test_anndata_that_do_not_fit(folder, spots, how):
     refused(folder, "enhance", "bad.h5ad", "--out", "out.h5ad", "--max-epochs", 1)
 
 
-def make_picture(folder, spots, how):
+def make_image(folder, spots, how):
     kind, what = how.split()
     path = folder / f"bad.{kind}"
     if kind == "tif":
@@ -151,7 +151,7 @@ def make_picture(folder, spots, how):
     if what == "empty":
         path.write_bytes(b"")
     elif what == "text":
-        path.write_text("hello, this is no picture")
+        path.write_text("hello, this is no image")
     elif what == "scrambled":
         scrambled(path)
     else:
@@ -161,12 +161,12 @@ def make_picture(folder, spots, how):
 
 @pytest.mark.parametrize("what", ["empty", "text", "scrambled", "0.9", "0.5", "0.02", "0.0005"])
 @pytest.mark.parametrize("kind", ["png", "jpg", "tif"])
-def test_pictures_that_cannot_be_read(folder, spots, kind, what):
+def test_images_that_cannot_be_read(folder, spots, kind, what):
     if (kind, what) == ("jpg", "scrambled"):
         pytest.skip("a decoder shows what it finds in a JPEG")
-    path = make_picture(folder, spots, f"{kind} {what}")
+    path = make_image(folder, spots, f"{kind} {what}")
     message = refused(folder, "enhance", "in.h5ad", "--out", "out.h5ad", "--image", path, "--max-epochs", 1)
-    assert any(words in message for words in ("cannot be decoded", "JPEG, PNG or TIFF", "Expected a whole picture"))
+    assert any(words in message for words in ("cannot be decoded", "JPEG, PNG or TIFF", "Expected a whole image"))
     assert path.name in message
 
 
@@ -235,8 +235,8 @@ def test_random_damage(folder, spots, seed):
     for name in ("in.h5ad", "section.png", "a.tif", "a.ome.tif", "a.jpg"):
         path = folder / f"damaged_{name}"
         path.write_bytes(damage(bytearray((folder / name).read_bytes()), rng))
-        table, picture = (path, "section.png") if name == "in.h5ad" else ("in.h5ad", path)
-        arguments = ("features", table, "--image", picture, "--out", f"out_{name}.h5ad")
+        table, image = (path, "section.png") if name == "in.h5ad" else ("in.h5ad", path)
+        arguments = ("features", table, "--image", image, "--out", f"out_{name}.h5ad")
         result = CliRunner().invoke(main, [str(argument) for argument in arguments])
         assert result.exit_code in (0, 2), (name, result.exception)
 

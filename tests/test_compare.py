@@ -21,7 +21,7 @@ FAST = {"max_epochs": 1, "accelerator": "cpu"}
 
 @pytest.fixture
 def task(section):
-    """Spots with known subspots, and the picture."""
+    """Spots with known subspots, and the image."""
     pp.subspots(section.adata)
     return section.adata, section.truth, section.image
 
@@ -76,7 +76,7 @@ def test_scores_of_baselines_are_those_of_the_metrics(task):
             np.testing.assert_array_equal(values(df, method, metric), expected)
 
 
-def test_without_a_picture_the_image_methods_are_left_out(task):
+def test_without_a_image_the_image_methods_are_left_out(task):
     low, truth, _ = task
     with pytest.warns(UserWarning, match="positions alone"):
         df = compare(low, truth, seeds=[0])
@@ -107,7 +107,7 @@ def mean_colour(tiles):
 
 def test_variants_are_dicts_and_functions(task):
     low, truth, image = task
-    untested = {"test_picture": False}  # so few spots are no evidence for a picture
+    untested = {"test_image": False}  # so few spots are no evidence for an image
     methods = {
         "perfect": lambda adata: truth.X,
         "random": lambda adata, seed: np.random.default_rng(seed).random(truth.shape),
@@ -115,7 +115,7 @@ def test_variants_are_dicts_and_functions(task):
         "soscope": {"model_kwargs": untested},
         "wider": {"model_kwargs": untested | {"n_hidden": 8, "n_latent": 4}},
         "other encoder": {"model_kwargs": untested, "encoder": mean_colour},
-        "no picture": {"image": None},
+        "no image": {"image": None},
     }
     with pytest.warns(UserWarning, match="positions alone"):
         df = compare(low, truth, image, methods=methods, seeds=[3, 4])
@@ -124,7 +124,7 @@ def test_variants_are_dicts_and_functions(task):
     np.testing.assert_array_equal(values(df, "perfect", "mse"), 0)
     np.testing.assert_array_equal(values(df, "spread", "within_r"), 0)
     runs = df.groupby("method")["seed"].unique()
-    assert all(list(runs[name]) == [3, 4] for name in ("random", "soscope", "wider", "other encoder", "no picture"))
+    assert all(list(runs[name]) == [3, 4] for name in ("random", "soscope", "wider", "other encoder", "no image"))
     scores = [tuple(values(df, name, "within_r", seed=3)) for name in list(methods)[3:]]
     assert len(set(scores)) == len(scores)
     assert (values(df, "random", "mse", seed=3) != values(df, "random", "mse", seed=4)).all()

@@ -142,7 +142,7 @@ def test_depth_varies_from_spot_to_spot_and_is_shared_inside(section):
     assert np.corrcoef(total, depth[:, 0])[0, 1] > 0.7
 
 
-def test_picture_looks_stained(section):
+def test_image_looks_stained(section):
     image = section.image
     assert image.dtype == np.uint8
     assert image.shape[2] == 3
@@ -154,7 +154,7 @@ def test_picture_looks_stained(section):
     assert image.max() > 225
 
 
-def test_picture_reaches_one_pitch_beyond_the_spots(section):
+def test_image_reaches_one_pitch_beyond_the_spots(section):
     spots = section.adata.obsm["spatial"]
     np.testing.assert_allclose(spots.min(axis=0), 36)
     beyond = np.array(section.image.shape[1::-1]) - 1 - spots.max(axis=0)
@@ -177,29 +177,29 @@ def test_each_kind_of_gene_follows_what_it_says(section):
     region = section.truth.obs["region"].cat.codes.to_numpy()
     explained = 1 - within(log, region).var(axis=0) / np.maximum(log.var(axis=0), 1e-9)
     assert explained[kind == "region"].min() > 0.8
-    assert explained[kind == "picture"].max() < 0.1
+    assert explained[kind == "image"].max() < 0.1
     assert log[:, kind == "noise"].std(axis=0).max() < 1e-5
     # A gradient is smooth: subspots next to each other barely differ.
     xy = section.truth.obsm["spatial"]
     step = log - log[cKDTree(xy).query(xy, k=2)[1][:, 1]]
     smooth = step.std(axis=0) / np.maximum(log.std(axis=0), 1e-9)
-    assert smooth[kind == "gradient"].max() < 0.2 < smooth[kind == "picture"].min()
+    assert smooth[kind == "gradient"].max() < 0.2 < smooth[kind == "image"].min()
     fold = np.exp(np.ptp(log, axis=0))
     assert fold[kind == "region"].min() > 2.5
     assert fold[kind == "region"].max() < 8.5
 
 
-def test_picture_shows_what_picture_genes_follow(section):
+def test_image_shows_what_image_genes_follow(section):
     """Also inside spots and regions, in the counts as well as in the means; noise genes show nothing of it."""
     kind = section.adata.var["kind"].to_numpy()
     region = section.truth.obs["region"].cat.codes.to_numpy()
     dark = within(darkness(section), region)
     shown = np.abs(correlations(within(by_subspot(section), region), dark))
-    assert shown[kind == "picture"].min() > 0.6
+    assert shown[kind == "image"].min() > 0.6
     assert shown[kind == "gradient"].max() < 0.2
     spot = np.repeat(np.arange(400), 7)
     counts = np.abs(correlations(within(section.truth.X.toarray().astype(float), spot), within(dark, spot)))
-    assert np.median(counts[kind == "picture"]) > 0.2
+    assert np.median(counts[kind == "image"]) > 0.2
     assert counts[kind == "noise"].max() < 0.06
 
 
@@ -207,7 +207,7 @@ def test_kinds_of_genes(section):
     assert section.adata.var["kind"].value_counts().to_dict() == {
         "region": 25,
         "gradient": 13,
-        "picture": 7,
+        "image": 7,
         "noise": 5,
     }
     assert all(

@@ -33,7 +33,7 @@ def again(path, spots, **inputs):
             "library_key": "section",
             "batch_key": "section",
             "features_kwargs": {"context": (4.0, np.float64(8.0))},
-            "model_kwargs": {"n_latent": np.int64(8), "depth_noise": 0.1, "test_picture": False},
+            "model_kwargs": {"n_latent": np.int64(8), "library_size_noise": 0.1, "test_image": False},
             "train_kwargs": {"enable_progress_bar": False, "train_size": 0.8, "batch_size": 20, "max_epochs": 3},
         },
     ],
@@ -79,6 +79,6 @@ def test_the_same_bits_in_another_process(section, tmp_path):
     command = [sys.executable, "-W", "ignore", "-c", code, tmp_path / "in.h5ad", tmp_path / "out.h5ad"]
     # sums are taken in another order with another number of threads
     subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())})
-    with pytest.warns(UserWarning, match="No picture"):
+    with pytest.warns(UserWarning, match="No image"):
         here = tl.enhance(ad.read_h5ad(tmp_path / "in.h5ad"), **QUICK)
     np.testing.assert_array_equal(ad.read_h5ad(tmp_path / "out.h5ad").X, here.X)

@@ -32,7 +32,7 @@ def given():
     cells = pd.DataFrame(truth.obsm["spatial"], columns=["x", "y"], index=[f"cell {i}" for i in range(truth.n_obs)])
     parts = {name: datasets.synthetic_section(40, n_genes=8, seed=i) for i, name in enumerate("abc")}
     sections = ad.concat({name: part.adata for name, part in parts.items()}, label="section", index_unique="_")
-    pictures = {name: part.image for name, part in parts.items()}
+    images = {name: part.image for name, part in parts.items()}
     genes = sections.var_names[:6].tolist()
     return {
         "adata": adata,
@@ -40,7 +40,7 @@ def given():
         "mdata": mdata,
         "cells": cells,
         "sections": sections,
-        "pictures": pictures,
+        "images": images,
         "genes": genes,
     }
 
@@ -61,7 +61,7 @@ def run(page: str, given: dict, monkeypatch, *, section: str = "") -> dict:
 
 def test_the_examples_of_the_uses_run(given, monkeypatch):
     run("uses.md", given, monkeypatch)
-    counts = given["enhanced"].layers["counts"]
+    counts = given["enhanced"].layers["sampled_counts"]
     assert (counts == np.round(counts)).all()
     assert given["fine"].n_obs == 60 * 19
     assert given["between"].n_obs == 59
@@ -69,7 +69,7 @@ def test_the_examples_of_the_uses_run(given, monkeypatch):
 
 def test_the_examples_of_choosing_run(given, monkeypatch):
     run("choosing.md", given, monkeypatch)
-    assert set(given["scores"]["method"]) == {"linear", "texture", "colour", "no picture"}
+    assert set(given["scores"]["method"]) == {"linear", "texture", "colour", "no image"}
     assert given["enhanced"].var_names[:2].tolist() == given["adata"].var_names[:2].tolist()
 
 
@@ -81,7 +81,7 @@ def test_the_examples_of_the_questions_run(given, monkeypatch):
 
 
 def test_the_examples_of_own_encoders_run(given, monkeypatch):
-    run("pictures.md", given, monkeypatch, section="An encoder of your own")
+    run("images.md", given, monkeypatch, section="An encoder of your own")
     assert given["enhanced"].obsm["image_features"].shape[1] == 2
 
 

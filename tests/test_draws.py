@@ -16,7 +16,7 @@ def train(adata, seed=0, max_epochs=20, **options):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         SoScope.setup_anndata(adata)
-        model = SoScope(adata, test_picture=False, **options)
+        model = SoScope(adata, test_image=False, **options)
         model.train(max_epochs, **QUIET)
     return model
 
@@ -53,12 +53,12 @@ def totals(model, draws):
 def bare(trained):
     """The model without uncertainty of latent states and residuals: what is left is the exact conditional."""
     module = trained.module
-    names = ("residual_loadings", "residual_length", "depth_noise", "encoder.scale.weight", "encoder.scale.bias")
+    names = ("residual_loadings", "residual_length", "library_size_noise", "encoder.scale.weight", "encoder.scale.bias")
     state = module.state_dict()
     kept = {name: state[name].clone() for name in names}
     with torch.no_grad():
         module.residual_loadings.zero_()
-        module.depth_noise.zero_()
+        module.library_size_noise.zero_()
         module.encoder.scale.weight.zero_()
         module.encoder.scale.bias.fill_(-30)
     yield trained
@@ -74,7 +74,7 @@ def test_every_draw_adds_up_to_the_spots(trained, padded):
         np.testing.assert_array_equal(totals(model, draws), np.broadcast_to(model.adata.X.toarray(), (5, 60, 8)))
 
 
-@pytest.mark.parametrize("expectation", ["conditional", "prior"])
+@pytest.mark.parametrize("expectation", ["conditional", "decoded"])
 @pytest.mark.parametrize("batch_size", [1, 7, 60])
 def test_draws_do_not_depend_on_the_blocks(padded, expectation, batch_size):
     expected = seeded(padded.sample_enhanced, 3, expectation=expectation)
@@ -118,13 +118,13 @@ def test_what_is_written_is_what_is_returned(padded, tmp_path):
 def test_layers_are_of_the_same_draws(padded):
     draws = seeded(padded.sample_enhanced, 20)
     enhanced = seeded(padded.get_enhanced, n_samples=20)
-    assert set(enhanced.layers) - {None} == {"std", "q05", "q95", "counts"}
-    np.testing.assert_array_equal(enhanced.layers["counts"], draws[0])
+    assert set(enhanced.layers) - {None} == {"std", "q05", "q95", "sampled_counts"}
+    np.testing.assert_array_equal(enhanced.layers["sampled_counts"], draws[0])
     np.testing.assert_allclose(enhanced.layers["std"], draws.std(axis=0), atol=1e-4)
     for name, q in (("q05", 0.05), ("q95", 0.95)):
         np.testing.assert_allclose(enhanced.layers[name], np.quantile(draws, q, axis=0), atol=1e-4)
     np.testing.assert_array_equal(enhanced.X, padded.get_enhanced().X)
-    prior = padded.get_enhanced(expectation="prior", n_samples=2)
+    prior = padded.get_enhanced(expectation="decoded", n_samples=2)
     assert set(prior.layers) - {None} == {"std", "q05", "q95"}
 
 
@@ -132,7 +132,7 @@ def test_draws_have_the_moments_of_the_exact_conditional(bare):
     """Dirichlet-multinomial with concentrations mean / phi."""
     draws = seeded(bare.sample_enhanced, 2000)
     x = np.repeat(bare.adata.X.toarray(), 7, axis=0)
-    mean = bare.get_enhanced(expectation="prior").X
+    mean = bare.get_enhanced(expectation="decoded").X
     concentration = mean / bare.module.log_dispersion.detach().exp().numpy()
     total = np.repeat(totals(bare, concentration), 7, axis=0)
     p = concentration / total
@@ -147,9 +147,9 @@ def test_draws_have_the_moments_of_the_exact_conditional(bare):
 
 def test_prior_draws_have_the_depth_of_the_spots(bare):
     """Variance of the total of a spot: counting, and that of log-normal depths of the spot and of its subspots."""
-    bare.module.depth_noise.fill_(0.1)
-    draws = totals(bare, seeded(bare.sample_enhanced, 2000, expectation="prior"))
-    subspots = bare.get_enhanced(expectation="prior").X
+    bare.module.library_size_noise.fill_(0.1)
+    draws = totals(bare, seeded(bare.sample_enhanced, 2000, expectation="decoded"))
+    subspots = bare.get_enhanced(expectation="decoded").X
     mean, square = totals(bare, subspots), totals(bare, subspots**2)
     phi = bare.module.log_dispersion.detach().exp().numpy()
     first, second = np.exp(0.05), np.exp(0.2)  # moments of one depth
@@ -186,8 +186,8 @@ def test_gaussian_draws_aggregate_to_the_spots(prepared, aggregate):
     model = train(prepared, max_epochs=4, likelihood="gaussian", aggregate=aggregate)
     draws = totals(model, model.sample_enhanced(3)) / (7 if aggregate == "mean" else 1)
     np.testing.assert_allclose(draws, np.broadcast_to(prepared.X, draws.shape), atol=1e-3)
-    assert "counts" not in model.get_enhanced(n_samples=2).layers
-    assert np.isfinite(model.sample_enhanced(2, expectation="prior")).all()
+    assert "sampled_counts" not in model.get_enhanced(n_samples=2).layers
+    assert np.isfinite(model.sample_enhanced(2, expectation="decoded")).all()
 
 
 def test_modalities_stand_side_by_side(prepared):
@@ -196,13 +196,13 @@ def test_modalities_stand_side_by_side(prepared):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         SoScope.setup_mudata(mdata, {"rna": "nb", "prot": "poisson"})
-        model = SoScope(mdata, test_picture=False)
+        model = SoScope(mdata, test_image=False)
         model.train(3, **QUIET)
     draws = seeded(model.sample_enhanced, 2)
     total = draws.reshape(2, 60, 7, 8).sum(axis=2)[0]
     np.testing.assert_array_equal(total, prepared.X.toarray())
     enhanced = seeded(model.get_enhanced, n_samples=2)
-    np.testing.assert_array_equal(enhanced["prot"].layers["counts"], draws[0][:, 5:])
+    np.testing.assert_array_equal(enhanced["prot"].layers["sampled_counts"], draws[0][:, 5:])
 
 
 @pytest.mark.parametrize(

@@ -42,11 +42,11 @@ def test_one_call(section, tmp_path):
 def test_preset_paper_is_the_published_model(section):
     enhanced = tl.enhance(section.adata, image=section.image, preset="paper", **QUICK)
     arguments = json.loads(enhanced.uns["soscope"]["arguments"])
-    assert arguments["expectation"] == "prior"
+    assert arguments["expectation"] == "decoded"
     assert arguments["model_kwargs"]["decoder"] == "joint"
-    assert enhanced.uns["soscope"]["uses_picture"]
-    # all subspots of a spot share the latent state: without a picture they are the same
-    with pytest.warns(UserWarning, match="No picture"):
+    assert enhanced.uns["soscope"]["uses_image"]
+    # all subspots of a spot share the latent state: without an image they are the same
+    with pytest.warns(UserWarning, match="No image"):
         alone = tl.enhance(section.adata, preset="paper", **QUICK).X.reshape(60, 7, 8)
     np.testing.assert_allclose(alone, alone[:, :1].repeat(7, axis=1), rtol=1e-5)
 
@@ -93,7 +93,7 @@ def test_steps_whose_slots_are_there_are_left_out(section, prepared):
         tl.enhance(prepared, n_subspots=19, **QUICK)
 
 
-def test_embedded_picture_with_its_scale_factor(section):
+def test_embedded_image_with_its_scale_factor(section):
     adata = section.adata
     adata.uns["spatial"]["synthetic"]["images"] = {"hires": section.image[::2, ::2].astype(np.float32) / 255}
     adata.uns["spatial"]["synthetic"]["scalefactors"]["tissue_hires_scalef"] = 0.5
@@ -102,7 +102,7 @@ def test_embedded_picture_with_its_scale_factor(section):
     assert enhanced.uns["spatial"]["synthetic"]["scalefactors"]["tissue_hires_scalef"] == 0.5
 
 
-def test_without_picture_it_says_so(section):
+def test_without_image_it_says_so(section):
     with pytest.warns(UserWarning, match="positions alone"):
         enhanced = tl.enhance(section.adata, **QUICK)
     assert "image_features" not in enhanced.obsm
@@ -208,7 +208,7 @@ def test_bad_input_is_refused_before_any_work(section, fault, options, message, 
 
 
 @pytest.mark.parametrize("image", [np.zeros((700, 800, 2), np.uint8), np.zeros((700, 800, 7), np.uint8)])
-def test_picture_with_strange_channels(section, image):
+def test_image_with_strange_channels(section, image):
     with pytest.raises(ValueError, match="channels"):
         tl.enhance(section.adata, image=image, **QUICK)
 
@@ -254,7 +254,7 @@ def test_defaults_beat_linear_interpolation_on_a_synthetic_section():
 
 @pytest.mark.realdata
 @pytest.mark.parametrize(
-    ("name", "picture", "options", "shape"),
+    ("name", "image", "options", "shape"),
     [
         ("her2st/C2", "her2st/C2_HE.jpg", {"n_subspots": 9}, (1683, 20)),
         ("mouse_ob/MOB1", "mouse_ob/MOB1_HE.jpg", {}, (3411, 20)),
@@ -262,10 +262,10 @@ def test_defaults_beat_linear_interpolation_on_a_synthetic_section():
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*(no counts|no neighbour)")
-def test_real_sections(data_dir, name, picture, options, shape):
+def test_real_sections(data_dir, name, path, options, shape):
     adata = ad.read_h5ad(data_dir / f"{name}.h5ad")
     genes = pp.spatial_genes(adata, 20)
-    enhanced = tl.enhance(adata, image=data_dir / picture, genes=genes, **QUICK | options)
+    enhanced = tl.enhance(adata, image=data_dir / path, genes=genes, **QUICK | options)
     assert enhanced.shape == shape
     assert np.isfinite(enhanced.X).all()
     assert (enhanced.X >= 0).all()
@@ -275,15 +275,15 @@ def test_real_sections(data_dir, name, picture, options, shape):
 
 @pytest.mark.realdata
 @pytest.mark.parametrize(
-    ("section", "picture"),
+    ("section", "image"),
     [("her2st/C4.h5ad", "her2st/C4_HE.jpg"), ("mouse_ob/MOB2.h5ad", "mouse_ob/MOB2_HE.jpg")],
 )
-@pytest.mark.filterwarnings("ignore:The picture is left out")
-def test_defaults_beat_every_baseline_on_merged_sections(data_dir, section, picture):
+@pytest.mark.filterwarnings("ignore:The image is left out")
+def test_defaults_beat_every_baseline_on_merged_sections(data_dir, section, path):
     low, truth = bench.simulate_low_resolution(ad.read_h5ad(data_dir / section))
     genes = pp.spatial_genes(truth, 60)
     low, truth = low[:, genes].copy(), truth[:, genes].copy()
-    im.features(low, data_dir / picture)
+    im.features(low, data_dir / path)
     df = bench.compare(low, truth, methods=[*bench.BASELINES, "soscope"], seeds=[0], progress=False)
     score = df.groupby(["metric", "method"])["value"].median().unstack()
     rivals = score.drop(columns="soscope")
@@ -291,22 +291,22 @@ def test_defaults_beat_every_baseline_on_merged_sections(data_dir, section, pict
     assert score.loc["within_r", "soscope"] > rivals.loc["within_r"].max()
     assert score.loc["mse", "soscope"] < rivals.loc["mse"].min()
 
-    # another picture is found out, and does no harm
+    # another image is found out, and does no harm
     shuffled = low.copy()
     features = low.obsm["subspot_features"]
     flat = np.random.default_rng(0).permutation(features.reshape(-1, features.shape[2]))
     shuffled.obsm["subspot_features"] = flat.reshape(features.shape)
-    assert not tl.enhance(shuffled, **QUICK).uns["soscope"]["uses_picture"]
-    assert tl.enhance(low, **QUICK).uns["soscope"]["uses_picture"]
+    assert not tl.enhance(shuffled, **QUICK).uns["soscope"]["uses_image"]
+    assert tl.enhance(low, **QUICK).uns["soscope"]["uses_image"]
 
 
 @pytest.mark.realdata
-def test_wrong_pictures_and_coordinates_are_named(data_dir):
-    """The mistakes that users make, on a section and its picture that fit."""
+def test_wrong_images_and_coordinates_are_named(data_dir):
+    """The mistakes that users make, on a section and its image that fit."""
     adata = ad.read_h5ad(data_dir / "her2st" / "C2.h5ad")
-    picture = data_dir / "her2st" / "C2_HE.jpg"
+    path = data_dir / "her2st" / "C2_HE.jpg"
     genes = pp.spatial_genes(adata, 20)
-    small, scale = im.thumbnail(im.open_image(picture))
+    small, scale = im.thumbnail(im.open_image(path))
 
     def moved(change):
         other = adata.copy()
@@ -318,22 +318,22 @@ def test_wrong_pictures_and_coordinates_are_named(data_dir):
 
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*(misplaced|left out|grey)")
-        enhanced(adata, picture)
-    with pytest.raises(ValueError, match=r"outside.*image_scale"):  # a smaller picture, full-resolution coordinates
+        enhanced(adata, path)
+    with pytest.raises(ValueError, match=r"outside.*image_scale"):  # a smaller path, full-resolution coordinates
         enhanced(adata, small)
     with pytest.warns(UserWarning, match="x and y exchanged"):
         enhanced(moved(lambda xy: xy[:, ::-1]), small, image_scale=scale)
     with pytest.warns(UserWarning, match=r"misplaced.*`image_scale="):  # micrometres for pixels
         enhanced(moved(lambda xy: xy * 200 / 291), small, image_scale=scale)
-    with pytest.warns(UserWarning, match="picture of this section"):
+    with pytest.warns(UserWarning, match="image of this section"):
         enhanced(adata, data_dir / "her2st" / "C3_HE.jpg")
     grey = small.mean(axis=2).astype(np.uint8)
     with pytest.warns(UserWarning, match="this one is grey"):
         enhanced(adata, grey, image_scale=scale, encoder=Coloured())
 
 
-class Coloured(im.TiledEncoder):
-    """Stands in for a network that was trained on pictures in colour."""
+class Coloured(im.PatchEncoder):
+    """Stands in for a network that was trained on images in colour."""
 
     name = "coloured"
     needs_colour = True

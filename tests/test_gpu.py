@@ -24,7 +24,7 @@ def _not_deterministic_afterwards():
 def trained(adata, **options):
     torch.manual_seed(0)
     SoScope.setup_anndata(adata)
-    model = SoScope(adata, test_picture=False)
+    model = SoScope(adata, test_image=False)
     model.train(20, accelerator=GPU, enable_progress_bar=False, **options)
     return model
 
@@ -47,7 +47,7 @@ def test_a_model_says_the_same_on_both(prepared, tmp_path):
     for ask in (
         lambda model: model.get_latent_representation(),
         lambda model: model.get_enhanced().X,
-        lambda model: model.get_enhanced(expectation="prior").X,
+        lambda model: model.get_enhanced(expectation="decoded").X,
         lambda model: model.predict(*places).X,
     ):
         np.testing.assert_allclose(ask(on_gpu), ask(on_cpu), rtol=1e-3, atol=1e-4)
@@ -56,7 +56,7 @@ def test_a_model_says_the_same_on_both(prepared, tmp_path):
 def test_draws_add_up(prepared):
     adata = prepared
     drawn = trained(adata).get_enhanced(n_samples=5)
-    total = drawn.to_df("counts").groupby(drawn.obs["spot"].astype(str)).sum().loc[adata.obs_names]
+    total = drawn.to_df("sampled_counts").groupby(drawn.obs["spot"].astype(str)).sum().loc[adata.obs_names]
     np.testing.assert_array_equal(total, adata.X.toarray())
 
 

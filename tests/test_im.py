@@ -97,7 +97,7 @@ def test_padded_subspots_are_zero_and_change_no_other():
 # Texture encoder: closed forms
 
 
-def test_constant_picture_has_its_colour_and_no_texture():
+def test_constant_image_has_its_colour_and_no_texture():
     colour = np.array([200, 100, 150])
     adata = section()
     im.features(adata, np.full((HEIGHT, WIDTH, 3), colour, dtype=np.uint8))
@@ -115,15 +115,15 @@ def test_constant_picture_has_its_colour_and_no_texture():
 
 
 @pytest.mark.parametrize("value", [0, 1, 255])
-def test_extreme_pictures_stay_finite(value):
+def test_extreme_images_stay_finite(value):
     assert np.isfinite(computed(section(), np.full((HEIGHT, WIDTH), value, dtype=np.uint8))).all()
 
 
 def test_windows_average_exactly_what_they_cover():
-    picture = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
-    picture[:, 90:] = 255
+    image = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
+    image[:, 90:] = 255
     adata = section([(90.0, 75.0), (95.0, 75.0), (60.0, 75.0), (120.0, 75.0)], n_side=1)
-    im.features(adata, picture, context=4)  # 40 pixels; windows of 5, 10, 20 and 40
+    im.features(adata, image, context=4)  # 40 pixels; windows of 5, 10, 20 and 40
     np.testing.assert_allclose(column(adata, "red_mean_1")[:, 0], [0.5, 25 / 40, 0, 1], atol=1e-6)
     np.testing.assert_allclose(column(adata, "red_mean_0.5")[:, 0], [0.5, 15 / 20, 0, 1], atol=1e-6)
     np.testing.assert_allclose(column(adata, "red_mean_0.25")[:, 0], [0.5, 1, 0, 1], atol=1e-6)
@@ -135,72 +135,72 @@ def test_windows_average_exactly_what_they_cover():
 
 def test_fine_texture_survives_the_reduction():
     adata = section([(200.0, 300.0), (600.0, 300.0)], n_side=1)
-    picture = np.full((600, 800), 128, dtype=np.uint8)
-    picture[:, 400:] = np.indices((600, 400)).sum(axis=0) % 2 * 255
-    im.features(adata, picture, context=25.6)  # 256 pixels: blocks of 4 x 4
+    image = np.full((600, 800), 128, dtype=np.uint8)
+    image[:, 400:] = np.indices((600, 400)).sum(axis=0) % 2 * 255
+    im.features(adata, image, context=25.6)  # 256 pixels: blocks of 4 x 4
     np.testing.assert_allclose(column(adata, "red_std_0.5")[:, 0], [0, 0.5], atol=1e-3)
     np.testing.assert_allclose(column(adata, "red_mean_0.5")[:, 0], [128 / 255, 0.5], atol=1e-3)
     assert column(adata, "darkness_edges0_0.5")[1, 0] > 1
     np.testing.assert_allclose(column(adata, "darkness_coarse_std_0.5"), 0, atol=1e-3)
 
 
-def test_shifting_picture_and_coordinates_changes_nothing():
-    picture = tissue(900, 900)
+def test_shifting_image_and_coordinates_changes_nothing():
+    image = tissue(900, 900)
     adata, moved = section([(400.0, 420.0), (460.0, 470.0)]), section([(363.0, 399.0), (423.0, 449.0)])
     kwargs = {"context": 26.0}  # 260 pixels: blocks of 4 x 4
-    np.testing.assert_array_equal(computed(adata, picture, **kwargs), computed(moved, picture[21:, 37:], **kwargs))
+    np.testing.assert_array_equal(computed(adata, image, **kwargs), computed(moved, image[21:, 37:], **kwargs))
 
 
 def test_features_depend_on_the_tissue_nearby_only():
-    picture, other = tissue(), tissue()
+    image, other = tissue(), tissue()
     other[:, 120:] = 0
     adata = section([(45.0, 75.0), (135.0, 75.0)])
-    first, second = computed(adata, picture), computed(adata, other)
+    first, second = computed(adata, image), computed(adata, other)
     np.testing.assert_allclose(first[0], second[0], rtol=1e-5, atol=1e-5)
     assert np.abs(first[1] - second[1]).max() > 0.1
 
 
 def test_borders_are_mirrored():
-    picture = tissue()
+    image = tissue()
     adata, moved = section([(5.0, 3.0), (35.0, 3.0)]), section([(105.0, 103.0), (135.0, 103.0)])
-    mirrored = np.pad(picture, ((100, 100), (100, 100), (0, 0)), mode="symmetric")
-    np.testing.assert_array_equal(computed(adata, picture), computed(moved, mirrored))
+    mirrored = np.pad(image, ((100, 100), (100, 100), (0, 0)), mode="symmetric")
+    np.testing.assert_array_equal(computed(adata, image), computed(moved, mirrored))
     np.testing.assert_array_equal(
-        im.open_image(picture).read(-100, HEIGHT + 100, -100, WIDTH + 100),
+        im.open_image(image).read(-100, HEIGHT + 100, -100, WIDTH + 100),
         mirrored,
     )
 
 
 def test_many_rows_of_small_blocks_equal_few(monkeypatch):
-    adata, picture = section(n_side=1), tissue()
-    whole = computed(adata, picture, context=1)
+    adata, image = section(n_side=1), tissue()
+    whole = computed(adata, image, context=1)
     for limit in ("_BAND_BLOCKS", "_READ_PIXELS", "_WORK_PIXELS"):
         monkeypatch.setattr(f"soscope_scverse.im.encoders.{limit}", 1)
-    np.testing.assert_allclose(computed(adata, picture, context=1), whole, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(computed(adata, image, context=1), whole, rtol=1e-4, atol=1e-5)
 
 
-# Kinds of pictures
+# Kinds of images
 
 
-def as_file(folder, name, picture, **kwargs):
+def as_file(folder, name, image, **kwargs):
     path = folder / name
     if path.suffix in (".tif", ".tiff"):
-        tifffile.imwrite(path, picture, **kwargs)
+        tifffile.imwrite(path, image, **kwargs)
     else:
-        Image.fromarray(picture).save(path)
+        Image.fromarray(image).save(path)
     return path
 
 
-def image_container(picture):
+def image_container(image):
     from squidpy.im import ImageContainer
 
-    return ImageContainer(picture, layer="image")
+    return ImageContainer(image, layer="image")
 
 
-def spatialdata_element(picture, **kwargs):
+def spatialdata_element(image, **kwargs):
     from spatialdata.models import Image2DModel
 
-    return Image2DModel.parse(np.moveaxis(picture, 2, 0), dims=("c", "y", "x"), **kwargs)
+    return Image2DModel.parse(np.moveaxis(image, 2, 0), dims=("c", "y", "x"), **kwargs)
 
 
 KINDS = {
@@ -230,15 +230,15 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.filterwarnings("ignore::SyntaxWarning")
-def test_all_kinds_of_one_picture_read_alike(kind, tmp_path):
-    picture = tissue()
-    image = KINDS[kind](picture, tmp_path)
+def test_all_kinds_of_one_image_read_alike(kind, tmp_path):
+    pixels = tissue()
+    image = KINDS[kind](pixels, tmp_path)
     source = im.open_image(image)
     assert (source.height, source.width, source.scale) == (HEIGHT, WIDTH, 1.0)
-    np.testing.assert_array_equal(source.read(0, HEIGHT, 0, WIDTH), picture)
-    np.testing.assert_array_equal(source.read(17, 80, 100, 141), picture[17:80, 100:141])
+    np.testing.assert_array_equal(source.read(0, HEIGHT, 0, WIDTH), pixels)
+    np.testing.assert_array_equal(source.read(17, 80, 100, 141), pixels[17:80, 100:141])
     adata = section()
-    np.testing.assert_array_equal(computed(adata, image), computed(adata, picture))
+    np.testing.assert_array_equal(computed(adata, image), computed(adata, pixels))
 
 
 def test_jpeg_reads_as_it_is_decoded(tmp_path):
@@ -271,10 +271,10 @@ def test_grey_becomes_three_equal_channels(kind, tmp_path):
 
 
 def test_transparency_lies_over_white():
-    picture = np.zeros((4, 5, 4), dtype=np.uint8)
-    picture[0, :, 3] = 255
-    picture[1, :, 3] = 51
-    read = im.open_image(picture).read(0, 4, 0, 5)
+    image = np.zeros((4, 5, 4), dtype=np.uint8)
+    image[0, :, 3] = 255
+    image[1, :, 3] = 51
+    read = im.open_image(image).read(0, 4, 0, 5)
     assert (read[0] == 0).all()
     assert (read[1] == 204).all()
     assert (read[2:] == 255).all()
@@ -290,23 +290,23 @@ def test_large_files_neither_warn_nor_change_the_limit(suffix, tmp_path, monkeyp
     assert Image.MAX_IMAGE_PIXELS == 10
 
 
-def test_dask_pictures_are_read_in_part_only():
+def test_dask_images_are_read_in_part_only():
     def tile(block_info=None):
         (top, _), (left, _), _ = block_info[None]["array-location"]
         assert (top, left) == (0, 0), "read more than the tissue around the subspots"
         return np.full((1000, 1000, 3), 100, dtype=np.uint8)
 
-    picture = da.map_blocks(tile, chunks=((1000, 1000), (1000, 1000), (3,)), dtype=np.uint8, meta=np.empty((0, 0, 0)))
-    assert np.isfinite(computed(section(), picture)).all()
+    image = da.map_blocks(tile, chunks=((1000, 1000), (1000, 1000), (3,)), dtype=np.uint8, meta=np.empty((0, 0, 0)))
+    assert np.isfinite(computed(section(), image)).all()
 
 
 @pytest.mark.parametrize("shape", [(20, 30, 2), (20, 30, 5), (0, 30, 3), (20,), (1, 20, 30, 3)])
 def test_other_shapes_are_refused(shape):
-    with pytest.raises(ValueError, match=r"picture.*found shape"):
+    with pytest.raises(ValueError, match=r"image.*found shape"):
         im.open_image(np.zeros(shape, dtype=np.uint8))
 
 
-def test_other_pictures_are_refused(tmp_path):
+def test_other_images_are_refused(tmp_path):
     with pytest.raises(ValueError, match="found int64"):
         im.open_image(np.zeros((20, 30), dtype=np.int64))
     with pytest.raises(ValueError, match=r"0\.\.1, found values from 0 to 255"):
@@ -323,7 +323,7 @@ def test_other_pictures_are_refused(tmp_path):
     with pytest.raises(ValueError, match="JPEG, PNG or TIFF"):
         im.open_image(tmp_path / "a.gif")
     tifffile.imwrite(tmp_path / "stack.tif", np.zeros((5, 20, 30), dtype=np.uint8), photometric="minisblack")
-    with pytest.raises(ValueError, match="one grey, RGB or RGBA picture"):
+    with pytest.raises(ValueError, match="one grey, RGB or RGBA image"):
         im.open_image(tmp_path / "stack.tif")
     with pytest.raises(FileNotFoundError):
         im.open_image(tmp_path / "missing.tif")
@@ -338,44 +338,44 @@ def test_image_container_brings_its_scale():
     assert im.open_image(container, scale=1).scale == 1
 
 
-# Scale and embedded pictures
+# Scale and embedded images
 
 
-def halved(picture):
-    return picture.reshape(HEIGHT // 2, 2, WIDTH // 2, 2, 3).mean(axis=(1, 3)).round().astype(np.uint8)
+def halved(image):
+    return image.reshape(HEIGHT // 2, 2, WIDTH // 2, 2, 3).mean(axis=(1, 3)).round().astype(np.uint8)
 
 
 def test_scale_maps_coordinates_to_pixels():
-    picture, adata = tissue(), section()
-    enlarged = picture.repeat(2, axis=0).repeat(2, axis=1)
+    image, adata = tissue(), section()
+    enlarged = image.repeat(2, axis=0).repeat(2, axis=1)
     adata_large = section(2 * adata.obsm["spatial"])
     adata_large.obsm["subspots"] = 2 * adata.obsm["subspots"]
     adata_large.uns["spatial"]["s1"]["scalefactors"]["spot_diameter_fullres"] = 2 * DIAMETER
-    expected = computed(adata, picture)
-    np.testing.assert_allclose(computed(adata_large, picture, image_scale=0.5), expected, rtol=1e-5, atol=1e-5)
+    expected = computed(adata, image)
+    np.testing.assert_allclose(computed(adata_large, image, image_scale=0.5), expected, rtol=1e-5, atol=1e-5)
     colours = slice(0, 6)
     np.testing.assert_allclose(
         computed(adata, enlarged, image_scale=2)[..., colours], expected[..., colours], atol=1e-5
     )
 
 
-def test_embedded_picture_and_its_factor_are_the_default():
+def test_embedded_image_and_its_factor_are_the_default():
     adata, small = section(), halved(tissue())
     entry = adata.uns["spatial"]["s1"]
     entry["scalefactors"] |= {"tissue_hires_scalef": 0.5, "tissue_lowres_scalef": 0.25}
     entry["images"] |= {"hires": small / 255, "lowres": small[::2, ::2]}
-    picture, scale = im.embedded_image(adata)
+    image, scale = im.embedded_image(adata)
     assert scale == 0.5
-    assert picture is entry["images"]["hires"]
+    assert image is entry["images"]["hires"]
     np.testing.assert_array_equal(computed(adata, None), computed(adata, small, image_scale=0.5))
     del entry["images"]["hires"]
     assert im.embedded_image(adata, "s1")[1] == 0.25
 
 
-def test_without_any_picture():
+def test_without_any_image():
     assert im.embedded_image(section()) is None
     assert im.embedded_image(section(uns=False)) is None
-    with pytest.raises(ValueError, match="Pass the picture as `image`"):
+    with pytest.raises(ValueError, match="Pass the image as `image`"):
         im.features(section(), None)
 
 
@@ -393,31 +393,31 @@ def two_sections():
     return adata[np.random.default_rng(0).permutation(adata.n_obs)].copy()
 
 
-def test_every_section_reads_its_own_picture():
+def test_every_section_reads_its_own_image():
     adata = two_sections()
-    pictures = {"a": tissue(seed=1), "b": tissue(seed=2)}
-    result = im.features(adata, pictures, library_key="library", copy=True)
-    for name, picture in pictures.items():
+    images = {"a": tissue(seed=1), "b": tissue(seed=2)}
+    result = im.features(adata, images, library_key="library", copy=True)
+    for name, image in images.items():
         rows = (adata.obs["library"] == name).to_numpy()
-        np.testing.assert_array_equal(result.obsm["subspot_features"][rows], computed(adata[rows].copy(), picture))
+        np.testing.assert_array_equal(result.obsm["subspot_features"][rows], computed(adata[rows].copy(), image))
     assert list(result.uns["subspot_features"]["sections"]) == ["a", "b"]
 
 
-def test_embedded_pictures_of_sections():
+def test_embedded_images_of_sections():
     adata = two_sections()
-    pictures = {"a": tissue(seed=1), "b": tissue(seed=2)}
-    expected = computed(adata, pictures, library_key="library")
-    for name, picture in pictures.items():
+    images = {"a": tissue(seed=1), "b": tissue(seed=2)}
+    expected = computed(adata, images, library_key="library")
+    for name, image in images.items():
         entry = adata.uns["spatial"][name]
-        entry["images"]["lowres"], entry["scalefactors"]["tissue_lowres_scalef"] = picture, 1.0
+        entry["images"]["lowres"], entry["scalefactors"]["tissue_lowres_scalef"] = image, 1.0
     np.testing.assert_array_equal(computed(adata, None, library_key="library"), expected)
     with pytest.raises(ValueError, match=r"found \['a', 'b'\]"):
         im.features(adata)
 
 
-def test_sections_without_picture_or_name_are_refused():
+def test_sections_without_image_or_name_are_refused():
     adata = two_sections()
-    with pytest.raises(ValueError, match="picture of section 'b'"):
+    with pytest.raises(ValueError, match="image of section 'b'"):
         im.features(adata, {"a": tissue()}, library_key="library")
     with pytest.raises(ValueError, match="`library_key`"):
         im.features(adata, {"a": tissue()})
@@ -428,7 +428,7 @@ def test_sections_without_picture_or_name_are_refused():
         im.features(adata, tissue(), library_key="library")
 
 
-# Coordinates and picture
+# Coordinates and image
 
 
 def test_coordinates_may_poke_out_by_a_pitch():
@@ -495,21 +495,21 @@ def test_broken_subspots_are_refused():
 
 
 def test_function_of_tiles_sees_the_patch_around_each_subspot():
-    picture, seen = tissue(), []
+    image, seen = tissue(), []
 
     def encoder(tiles):
         seen.append(tiles)
         return mean_colour(tiles)
 
     adata = section([(5.0, 75.0), (75.0, 75.0)], n_side=1)
-    im.features(adata, picture, encoder=encoder, context=2)
+    im.features(adata, image, encoder=encoder, context=2)
     (tiles,) = seen
     assert tiles.shape == (2, 20, 20, 3)
     assert tiles.dtype == np.uint8
-    mirrored = np.pad(picture, ((0, 0), (20, 0), (0, 0)), mode="symmetric")
+    mirrored = np.pad(image, ((0, 0), (20, 0), (0, 0)), mode="symmetric")
     written = adata.obsm["subspot_features"][:, 0]
     np.testing.assert_allclose(written[0], mirrored[65:85, 15:35].mean(axis=(0, 1)), rtol=1e-5)
-    np.testing.assert_allclose(written[1], picture[65:85, 65:85].mean(axis=(0, 1)), rtol=1e-5)
+    np.testing.assert_allclose(written[1], image[65:85, 65:85].mean(axis=(0, 1)), rtol=1e-5)
     assert adata.uns["subspot_features"]["encoder"] == "encoder"
     assert list(adata.uns["subspot_features"]["feature_names"]) == ["encoder_0", "encoder_1", "encoder_2"]
 
@@ -517,9 +517,9 @@ def test_function_of_tiles_sees_the_patch_around_each_subspot():
 def test_batches_of_tiles_keep_their_order():
     spots = [(x, y) for x in range(40, 120, 8) for y in range(40, 120, 8)]
     adata = section(spots[::-1], n_side=1)
-    picture = np.zeros((HEIGHT, WIDTH, 3), dtype=np.uint8)
-    picture[..., 0], picture[..., 1] = np.arange(WIDTH), np.arange(HEIGHT)[:, None]
-    im.features(adata, picture, encoder=mean_colour, context=1)
+    image = np.zeros((HEIGHT, WIDTH, 3), dtype=np.uint8)
+    image[..., 0], image[..., 1] = np.arange(WIDTH), np.arange(HEIGHT)[:, None]
+    im.features(adata, image, encoder=mean_colour, context=1)
     np.testing.assert_allclose(adata.obsm["subspot_features"][:, 0, :2], adata.obsm["spatial"] - 0.5)
 
 

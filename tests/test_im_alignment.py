@@ -23,13 +23,13 @@ def slide():
     head = (x - 260) ** 2 + (y - 200) ** 2 < 150**2
     tail = (np.abs(x - 330) < 60) & (y > 200) & (y < 520)
     darkness = (head | tail) * (0.4 + 0.6 * x / WIDTH) * (1 - 0.5 * y / HEIGHT)
-    picture = 250 - darkness[..., None] * np.array([110.0, 170.0, 70.0])
-    return picture.astype(np.uint8), darkness
+    image = 250 - darkness[..., None] * np.array([110.0, 170.0, 70.0])
+    return image.astype(np.uint8), darkness
 
 
 def section(seed=0):
     """Spots on the tissue, deeper where it is darker."""
-    picture, darkness = slide()
+    image, darkness = slide()
     spots = np.stack(np.meshgrid(np.arange(10.0, WIDTH, 20), np.arange(10.0, HEIGHT, 20)), axis=-1).reshape(-1, 2)
     dark = darkness[spots[:, 1].astype(int), spots[:, 0].astype(int)]
     spots, dark = spots[dark > 0], dark[dark > 0]
@@ -37,7 +37,7 @@ def section(seed=0):
     adata = ad.AnnData(counts.astype(np.float32))
     adata.obsm["spatial"] = spots
     adata.uns["spatial"] = {"s1": {"images": {}, "scalefactors": {"spot_diameter_fullres": 12.0}}}
-    return adata, picture
+    return adata, image
 
 
 def moved(adata, change):
@@ -56,10 +56,10 @@ WRONG = {
 
 
 def test_spots_in_their_place_raise_no_suspicion():
-    adata, picture = section()
+    adata, image = section()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        table = im.check_alignment(adata, picture).table
+        table = im.check_alignment(adata, image).table
     given = table.loc[("", "as given")]
     assert given["inside"] == 1
     assert given["on_tissue"] > 0.95
@@ -70,9 +70,9 @@ def test_spots_in_their_place_raise_no_suspicion():
 
 @pytest.mark.parametrize("mistake", WRONG)
 def test_misplaced_spots_are_told_how_to_fit(mistake):
-    adata, picture = section()
+    adata, image = section()
     with pytest.warns(UserWarning, match=f"may be misplaced.*{mistake}"):
-        table = im.check_alignment(moved(adata, WRONG[mistake]), picture).table
+        table = im.check_alignment(moved(adata, WRONG[mistake]), image).table
     assert table["suspected"].sum() == 1
     right = table[table["suspected"]].iloc[0]
     assert right["on_tissue"] > 0.95
@@ -80,42 +80,42 @@ def test_misplaced_spots_are_told_how_to_fit(mistake):
 
 
 def test_coordinates_of_another_resolution_name_its_factor():
-    adata, picture = section()
+    adata, image = section()
     adata.uns["spatial"]["s1"]["scalefactors"]["tissue_hires_scalef"] = 0.25
     wrong = moved(adata, lambda xy: xy * 4)
     with pytest.warns(UserWarning, match=r"image_scale=0\.25"):
-        table = im.check_alignment(wrong, picture).table
+        table = im.check_alignment(wrong, image).table
     assert table.loc[("", "as given"), "inside"] < 0.5
     assert table.loc[("", "tissue_hires_scalef"), "on_tissue"] > 0.95
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        im.check_alignment(wrong, picture, image_scale=0.25)
+        im.check_alignment(wrong, image, image_scale=0.25)
 
 
-def test_grey_pictures_are_told_by_darkness():
-    adata, picture = section()
-    grey = picture.mean(axis=2).astype(np.uint8)
+def test_grey_images_are_told_by_darkness():
+    adata, image = section()
+    grey = image.mean(axis=2).astype(np.uint8)
     assert im.check_alignment(adata, grey).table.loc[("", "as given"), "on_tissue"] > 0.95
 
 
 def test_depth_that_tells_nothing():
-    adata, picture = section()
+    adata, image = section()
     adata.layers["flat"] = np.ones(adata.shape)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        table = im.check_alignment(adata, picture, layer="flat").table
+        table = im.check_alignment(adata, image, layer="flat").table
     assert table["correlation"].isna().all()
 
 
-def test_sections_crops_and_the_picture():
+def test_sections_crops_and_the_image():
     mpl.use("Agg")
-    (good, picture), (bad, _) = section(), section(1)
+    (good, image), (bad, _) = section(), section(1)
     bad = moved(bad, WRONG["x mirrored"])
     both = ad.concat([good, bad], keys=["a", "b"], label="library", index_unique="-")
     both.uns["spatial"] = dict.fromkeys(("a", "b"), good.uns["spatial"]["s1"])
-    crop = im.ImageSource(picture[30:, 50:], "yxc", offset=(-50.0, -30.0))
+    crop = im.ImageSource(image[30:, 50:], "yxc", offset=(-50.0, -30.0))
     with pytest.warns(UserWarning, match="of section 'b'"):
-        alignment = im.check_alignment(both, {"a": crop, "b": picture}, library_key="library")
+        alignment = im.check_alignment(both, {"a": crop, "b": image}, library_key="library")
     assert isinstance(alignment.table, pd.DataFrame)
     assert alignment.table.index.get_level_values("section").unique().tolist() == ["a", "b"]
     assert alignment.table.loc[("a", "as given"), "on_tissue"] > 0.95
@@ -132,14 +132,14 @@ def test_real_sections(name):
         pytest.skip(f"no real data at {DATA}; set SOSCOPE_TEST_DATA")
     adata = ad.read_h5ad(path)
     source = im.open_image(path.with_name(f"{path.stem}_HE.jpg"))
-    picture, scale = im.thumbnail(source)
+    image, scale = im.thumbnail(source)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        im.check_alignment(adata, picture, image_scale=scale)
+        im.check_alignment(adata, image, image_scale=scale)
     for words, change in {
         "x and y exchanged": lambda xy: xy[:, ::-1],
         "x mirrored": lambda xy: np.column_stack([source.width - xy[:, 0], xy[:, 1]]),
         "image_scale=": lambda xy: xy / 2,
     }.items():
         with pytest.warns(UserWarning, match=words):
-            im.check_alignment(moved(adata, change), picture, image_scale=scale)
+            im.check_alignment(moved(adata, change), image, image_scale=scale)

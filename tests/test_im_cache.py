@@ -17,7 +17,7 @@ import soscope_scverse.im as im
 HEIGHT, WIDTH = 700, 120
 
 
-class Counting(im.TiledEncoder):
+class Counting(im.PatchEncoder):
     """Mean colours; counts the tiles that it sees and may be interrupted."""
 
     name = "counting"

@@ -55,11 +55,11 @@ def computed(adata, image, **kwargs):
     return im.features(adata, image, copy=True, **kwargs).obsm["subspot_features"]
 
 
-def file(path, picture):
+def file(path, image):
     if path.suffix == ".tif":
-        tifffile.imwrite(path, picture, photometric="rgb", tile=(64, 64))
+        tifffile.imwrite(path, image, photometric="rgb", tile=(64, 64))
     else:
-        Image.fromarray(picture).save(path)
+        Image.fromarray(image).save(path)
     return path
 
 
@@ -84,9 +84,9 @@ def test_functions_of_tiles_run_on_the_workers(processes):
     def encoder(tiles):
         return np.column_stack([tiles.mean(axis=(1, 2)), np.full(len(tiles), os.getpid())])
 
-    adata, picture = section(), tissue()
-    shared = computed(adata, picture, encoder=encoder, context=2, client=processes)
-    alone = computed(adata, picture, encoder=encoder, context=2)
+    adata, image = section(), tissue()
+    shared = computed(adata, image, encoder=encoder, context=2, client=processes)
+    alone = computed(adata, image, encoder=encoder, context=2)
     np.testing.assert_array_equal(shared[..., :3], alone[..., :3])
     assert os.getpid() not in shared[..., 3]
 
@@ -94,9 +94,9 @@ def test_functions_of_tiles_run_on_the_workers(processes):
 def test_several_sections(threads):
     adata = ad.concat([section(), section()], keys=["a", "b"], label="library", index_unique="-")
     adata.uns["spatial"] = {name: section().uns["spatial"]["s1"] for name in ("a", "b")}
-    pictures = {"a": tissue(), "b": tissue()[::-1]}
-    expected = computed(adata, pictures, library_key="library")
-    np.testing.assert_array_equal(computed(adata, pictures, library_key="library", client=threads), expected)
+    images = {"a": tissue(), "b": tissue()[::-1]}
+    expected = computed(adata, images, library_key="library")
+    np.testing.assert_array_equal(computed(adata, images, library_key="library", client=threads), expected)
 
 
 def test_errors_of_workers_reach_the_caller(threads):
@@ -117,9 +117,9 @@ def test_files_travel_as_paths(kind, tmp_path, monkeypatch):
 
 
 def test_a_cluster_fills_the_cache(processes, tmp_path):
-    adata, picture = section(), tissue()
-    shared = computed(adata, picture, context=2, client=processes, cache=tmp_path)
+    adata, image = section(), tissue()
+    shared = computed(adata, image, context=2, client=processes, cache=tmp_path)
     stored = sorted(tmp_path.iterdir())
     assert len(stored) > 1
-    np.testing.assert_array_equal(computed(adata, picture, context=2, cache=tmp_path), shared)
+    np.testing.assert_array_equal(computed(adata, image, context=2, cache=tmp_path), shared)
     assert sorted(tmp_path.iterdir()) == stored

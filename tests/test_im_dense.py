@@ -1,4 +1,4 @@
-"""One run over strips of the picture, against one run for every patch."""
+"""One run over strips of the image, against one run for every patch."""
 
 import sys
 
@@ -13,7 +13,7 @@ import soscope_scverse.im as im
 RADIUS = 10.0
 
 
-def picture(height=700, width=900):
+def image(height=700, width=900):
     """Smooth structure of two sizes, so that features differ from place to place."""
     rng = np.random.default_rng(0)
     layers = [gaussian_filter(rng.normal(size=(height, width, 3)), (size, size, 0)) for size in (3, 20)]
@@ -74,7 +74,7 @@ def correlation(a, b):
 
 def test_blocks_that_match_the_patches_are_the_same():
     spots = [(x, y) for y in (104.0, 304.0) for x in (104.0, 112.0, 360.0)]  # Whole blocks apart.
-    patch, dense = (computed(picture(), Blocks(), 64, spots, mode=mode) for mode in ("patch", "dense"))
+    patch, dense = (computed(image(), Blocks(), 64, spots, mode=mode) for mode in ("patch", "dense"))
     np.testing.assert_allclose(dense, patch, rtol=1e-5)
 
 
@@ -87,28 +87,28 @@ def test_cells_count_for_the_part_that_the_patch_covers():
 
 
 def test_a_padded_network_agrees_with_the_patches():
-    patch, dense = (computed(picture(), Convolutions(), 128, mode=mode) for mode in ("patch", "dense"))
+    patch, dense = (computed(image(), Convolutions(), 128, mode=mode) for mode in ("patch", "dense"))
     assert correlation(patch, dense) > 0.95  # The patch is padded, the strip is not.
 
 
 def test_strips_of_any_size_give_the_same(monkeypatch):
-    whole = computed(picture(), Convolutions(), 128, mode="dense")
+    whole = computed(image(), Convolutions(), 128, mode="dense")
     monkeypatch.setattr("soscope_scverse.im.dense._STRIP_PIXELS", 100)
-    np.testing.assert_allclose(computed(picture(), Convolutions(), 128, mode="dense"), whole, atol=1e-5)
+    np.testing.assert_allclose(computed(image(), Convolutions(), 128, mode="dense"), whole, atol=1e-5)
 
 
 def test_bands_share_the_grid(monkeypatch):
-    whole = computed(picture(), Convolutions(), 128, mode="dense")
+    whole = computed(image(), Convolutions(), 128, mode="dense")
     monkeypatch.setattr(sys.modules["soscope_scverse.im.features"], "_BAND_IN_PATCHES", 1)
-    np.testing.assert_allclose(computed(picture(), Convolutions(), 128, mode="dense"), whole, atol=1e-5)
+    np.testing.assert_allclose(computed(image(), Convolutions(), 128, mode="dense"), whole, atol=1e-5)
 
 
-def test_shifting_picture_and_coordinates_changes_nothing():
+def test_shifting_image_and_coordinates_changes_nothing():
     inner = [(x, y) for x, y in SPOTS if 250 < x < 650 and 250 < y < 450]
     moved = [(x - 37, y - 21) for x, y in inner]
-    expected = computed(picture(), Convolutions(), 128, inner, mode="dense")
+    expected = computed(image(), Convolutions(), 128, inner, mode="dense")
     np.testing.assert_allclose(
-        computed(picture()[21:, 37:], Convolutions(), 128, moved, mode="dense"), expected, atol=1e-5
+        computed(image()[21:, 37:], Convolutions(), 128, moved, mode="dense"), expected, atol=1e-5
     )
 
 
@@ -118,9 +118,9 @@ def weights(inception):
 
 
 def test_inception_averages_its_last_map(weights):
-    """Of one tile as a picture, the mean of the map is the last pooling of torchvision."""
+    """Of one tile as an image, the mean of the map is the last pooling of torchvision."""
     encoder = im.InceptionV3(weights=weights, device="cpu")
-    tile = picture(299, 299)[None]
+    tile = image(299, 299)[None]
     np.testing.assert_allclose(encoder.feature_map(tile).mean(axis=(2, 3)), encoder.describe(tile), atol=1e-4)
     grid = encoder.dense()._grid
     assert (grid.stride, grid.window(299)) == (32, 8)
@@ -130,7 +130,7 @@ def test_inception_averages_its_last_map(weights):
 @pytest.mark.slow
 def test_inception_agrees_with_the_patches(weights):
     spots = [(x, y) for y in (200.0, 500.0) for x in np.arange(150.0, 800, 100)]
-    mixed = picture()
+    mixed = image()
     mixed[:, 450:] = 255 - mixed[:, 450:] // 2
     modes = [
         computed(mixed, "inception_v3", 150, spots, mode=mode, weights=weights, device="cpu")
@@ -145,26 +145,26 @@ def test_inception_agrees_with_the_patches(weights):
 def test_what_is_recorded_and_cached(tmp_path):
     for mode in ("patch", "dense", "dense"):
         adata = section(SPOTS)
-        im.features(adata, picture(), encoder=Convolutions(), context=12, mode=mode, cache=tmp_path)
+        im.features(adata, image(), encoder=Convolutions(), context=12, mode=mode, cache=tmp_path)
         assert adata.uns["subspot_features"]["mode"] == mode
         np.testing.assert_array_equal(
-            adata.obsm["subspot_features"][:, 0], computed(picture(), Convolutions(), 120, mode=mode)
+            adata.obsm["subspot_features"][:, 0], computed(image(), Convolutions(), 120, mode=mode)
         )
 
 
 @pytest.mark.parametrize("encoder", ["texture", lambda tiles: tiles.mean(axis=(1, 2))])
 def test_encoders_without_a_map_are_refused(encoder):
     with pytest.raises(ValueError, match=r"'inception_v3' and a `torch.nn.Module`"):
-        computed(picture(), encoder, 64, mode="dense")
+        computed(image(), encoder, 64, mode="dense")
 
 
 def test_modules_without_a_map_are_refused():
     pooled = torch.nn.Sequential(Convolutions(), torch.nn.AdaptiveAvgPool2d(1))
     with pytest.raises(ValueError, match="found 1 and 1 across"):
-        computed(picture(), pooled, 64, mode="dense")
+        computed(image(), pooled, 64, mode="dense")
     with pytest.raises(ValueError, match=r"found shape \(1, 16\)"):
-        computed(picture(), torch.nn.Sequential(pooled, torch.nn.Flatten()), 64, mode="dense")
+        computed(image(), torch.nn.Sequential(pooled, torch.nn.Flatten()), 64, mode="dense")
     with pytest.raises(ValueError, match="no `batch_size`"):
-        computed(picture(), Convolutions(), 64, mode="dense", batch_size=3)
+        computed(image(), Convolutions(), 64, mode="dense", batch_size=3)
     with pytest.raises(ValueError, match="`mode` to be one of"):
-        computed(picture(), Convolutions(), 64, mode="fast")
+        computed(image(), Convolutions(), 64, mode="fast")

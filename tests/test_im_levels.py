@@ -1,4 +1,4 @@
-"""Pictures with several resolutions, several channels, or a place of their own."""
+"""Images with several resolutions, several channels, or a place of their own."""
 
 import anndata as ad
 import dask.array as da
@@ -12,13 +12,13 @@ HEIGHT, WIDTH = 401, 601  # The levels cannot halve this exactly.
 SMOOTH = np.add.outer(np.arange(HEIGHT) // 3, np.arange(WIDTH) // 6)
 
 
-def picture():
-    """A smooth picture: its levels show the same colours."""
+def pixels():
+    """A smooth image: its levels show the same colours."""
     return np.dstack([SMOOTH, 255 - SMOOTH, SMOOTH // 2]).astype(np.uint8)
 
 
 def section(image_scale=1.0):
-    """Spots in coordinates that are `1 / image_scale` times the pixels of the picture."""
+    """Spots in coordinates that are `1 / image_scale` times the pixels of the image."""
     spots = np.stack(np.meshgrid([200.0, 300.0, 400.0], [150.0, 250.0]), axis=-1).reshape(-1, 2) / image_scale
     adata = ad.AnnData(np.ones((len(spots), 1), dtype=np.float32))
     adata.obsm["spatial"] = spots
@@ -62,9 +62,9 @@ def element(image, **kwargs):
 
 
 PYRAMIDS = {
-    "OME-TIFF": lambda f: ome_tiff(f / "a.ome.tif", picture()),
-    "SVS": lambda f: svs(f / "a.svs", picture()),
-    "SpatialData": lambda f: element(picture(), scale_factors=[2, 2]),
+    "OME-TIFF": lambda f: ome_tiff(f / "a.ome.tif", pixels()),
+    "SVS": lambda f: svs(f / "a.svs", pixels()),
+    "SpatialData": lambda f: element(pixels(), scale_factors=[2, 2]),
 }
 
 
@@ -76,7 +76,7 @@ def pyramid(request, tmp_path):
 def seen_by(image, adata, *, wanted=float("inf"), context=4):
     """Tiles that an encoder sees that wants so many pixels across the patch, by subspot."""
 
-    class Looking(im.TiledEncoder):
+    class Looking(im.PatchEncoder):
         name = "looking"
         pixels = wanted
 
@@ -95,8 +95,8 @@ def seen_by(image, adata, *, wanted=float("inf"), context=4):
 def test_the_full_resolution_is_that_of_the_finest_level(pyramid):
     source = im.open_image(pyramid)
     assert (source.height, source.width, source.scale) == (HEIGHT, WIDTH, 1)
-    np.testing.assert_array_equal(source.read(0, HEIGHT, 0, WIDTH), picture())
-    assert im.open_image(picture()).coarsened(100).width == WIDTH
+    np.testing.assert_array_equal(source.read(0, HEIGHT, 0, WIDTH), pixels())
+    assert im.open_image(pixels()).coarsened(100).width == WIDTH
 
 
 @pytest.mark.parametrize(
@@ -143,14 +143,14 @@ def test_texture_of_a_pyramid_is_that_of_the_level_it_takes(pyramid, tmp_path):
     np.testing.assert_allclose(adata.uns["subspot_features"]["patch_pixels"], 275)
 
 
-# Places
+# Outlines
 
 
 @pytest.mark.filterwarnings("ignore::SyntaxWarning")
 def test_crops_of_an_image_container_keep_their_place():
     from squidpy.im import ImageContainer
 
-    whole = ImageContainer(picture(), layer="image", scale=0.5)
+    whole = ImageContainer(pixels(), layer="image", scale=0.5)
     expected = seen_by(whole, section(0.5))
     crop = whole.crop_corner(60, 90, size=(300, 450))
     assert im.open_image(crop).offset == (-90, -60)
@@ -167,8 +167,8 @@ def test_crops_of_an_image_container_keep_their_place():
 def test_elements_are_placed_by_their_transformation(levels):
     from spatialdata.transformations import Scale, Sequence, Translation
 
-    expected = seen_by(picture(), section())
-    crop = picture()[40:, 70:]
+    expected = seen_by(pixels(), section())
+    crop = pixels()[40:, 70:]
     steps = [Translation([70, 40], axes=("x", "y")), Scale([4, 4], axes=("x", "y"))]
     placed = element(crop, transformations={"global": Sequence(steps)}, **levels)
     source = im.open_image(placed)
@@ -182,37 +182,37 @@ def test_elements_that_are_turned_are_read_in_their_own_pixels():
 
     # pixel (x, y) lies at (3 - 2 y, 2 x + 5): turned by a right angle, twice as wide, moved
     matrix = np.array([[0.0, -2, 3], [2, 0, 5], [0, 0, 1]])
-    turned = element(picture(), transformations={"global": Affine(matrix, ("x", "y"), ("x", "y"))})
+    turned = element(pixels(), transformations={"global": Affine(matrix, ("x", "y"), ("x", "y"))})
     source = im.open_image(turned)
     assert source.scale == pytest.approx(0.5)
-    pixels = np.array([[10.0, 20], [7, 3]])
-    coordinates = np.column_stack([3 - 2 * pixels[:, 1], 2 * pixels[:, 0] + 5])
-    np.testing.assert_allclose(source.to_pixels(coordinates), pixels)
+    places = np.array([[10.0, 20], [7, 3]])
+    coordinates = np.column_stack([3 - 2 * places[:, 1], 2 * places[:, 0] + 5])
+    np.testing.assert_allclose(source.to_pixels(coordinates), places)
     np.testing.assert_allclose(source.matrix, np.linalg.inv(matrix), atol=1e-12)
     source = im.open_image(turned, scale=0.5)
     assert (source.scale, source.offset, source.turn) == (0.5, (0, 0), None)
 
 
-def test_thumbnails_of_turned_pictures_lie_along_the_coordinates():
-    pixels = picture()[:200, :160]
-    # the picture mirrored at the diagonal: rows are x
-    source = im.open_image(pixels).placed(np.array([[0.0, 1, 0], [1, 0, 0], [0, 0, 1]]))
+def test_thumbnails_of_turned_images_lie_along_the_coordinates():
+    shown = pixels()[:200, :160]
+    # the image mirrored at the diagonal: rows are x
+    source = im.open_image(shown).placed(np.array([[0.0, 1, 0], [1, 0, 0], [0, 0, 1]]))
     small, scale = im.thumbnail(source, 200)
     assert scale == 1
-    np.testing.assert_array_equal(small, pixels.transpose(1, 0, 2))
+    np.testing.assert_array_equal(small, shown.transpose(1, 0, 2))
 
 
 def test_thumbnails_begin_where_coordinates_do():
-    whole = im.ImageSource(picture(), "yxc")
+    whole = im.ImageSource(pixels(), "yxc")
     small, scale = im.thumbnail(whole, 150)
-    crop = im.ImageSource(picture()[40:, 80:], "yxc", offset=(-80.0, -40.0))
+    crop = im.ImageSource(pixels()[40:, 80:], "yxc", offset=(-80.0, -40.0))
     placed, same = im.thumbnail(crop, 150)
     assert scale == same
     assert placed.shape == small.shape
     np.testing.assert_array_equal(placed[8:, 16:], small[8:, 16:])
     assert (placed[:8] == 255).all()
     assert (placed[:, :16] == 255).all()
-    wide = np.pad(picture(), ((40, 0), (80, 0), (0, 0)))
+    wide = np.pad(pixels(), ((40, 0), (80, 0), (0, 0)))
     np.testing.assert_array_equal(im.thumbnail(im.ImageSource(wide, "yxc", offset=(80.0, 40.0)), 150)[0], small)
 
 
@@ -293,9 +293,9 @@ def test_context_in_micrometres_of_the_file(tmp_path):
     micrometres = {"PhysicalSizeX": 0.5, "PhysicalSizeXUnit": "µm"}
     nanometres = {"PhysicalSizeX": 500, "PhysicalSizeXUnit": "nm"}
     images = [
-        ome_tiff(tmp_path / "a.ome.tif", picture(), **micrometres),
-        ome_tiff(tmp_path / "b.ome.tif", picture(), **nanometres),
-        svs(tmp_path / "a.svs", picture()),
+        ome_tiff(tmp_path / "a.ome.tif", pixels(), **micrometres),
+        ome_tiff(tmp_path / "b.ome.tif", pixels(), **nanometres),
+        svs(tmp_path / "a.svs", pixels()),
     ]
     for image in images:
         expected, _ = recorded(image, context=4)
@@ -312,17 +312,17 @@ def test_context_in_micrometres_of_the_file(tmp_path):
 def test_context_in_micrometres_of_the_scale_factors(tmp_path):
     adata = section()
     with pytest.raises(ValueError, match="'microns_per_pixel'"):
-        recorded(picture(), adata, context_um=50)
+        recorded(pixels(), adata, context_um=50)
     adata.uns["spatial"]["s1"]["scalefactors"]["microns_per_pixel"] = 2.0
-    assert recorded(picture(), adata, context_um=50)[1]["patch_pixels"] == pytest.approx([25])
+    assert recorded(pixels(), adata, context_um=50)[1]["patch_pixels"] == pytest.approx([25])
     with pytest.raises(ValueError, match="one of `context` and `context_um`"):
-        recorded(picture(), adata, context=4, context_um=50)
+        recorded(pixels(), adata, context=4, context_um=50)
     with pytest.raises(ValueError, match="positive `context_um` in micrometres, found -1"):
-        recorded(picture(), adata, context_um=-1)
+        recorded(pixels(), adata, context_um=-1)
 
 
 def test_several_widths_are_concatenated(tmp_path):
-    image = ome_tiff(tmp_path / "a.ome.tif", picture())
+    image = ome_tiff(tmp_path / "a.ome.tif", pixels())
     wide, narrow = recorded(image, context=22), recorded(image, context=4)
     adata = section()
     both, told = recorded(image, adata, context=[22, 4])

@@ -13,9 +13,9 @@ from torchvision.models import Inception_V3_Weights
 import soscope_scverse.im as im
 
 DIAMETER = 20.0
-PICTURE = np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8)
-PICTURE[:, 150:, 0] //= 4
-SPOTS = [(150.0, 90.0), (20.0, 100.0), (190.0, 110.0), (250.0, 190.0)]  # Two patches leave the picture.
+IMAGE = np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8)
+IMAGE[:, 150:, 0] //= 4
+SPOTS = [(150.0, 90.0), (20.0, 100.0), (190.0, 110.0), (250.0, 190.0)]  # Two patches leave the image.
 
 
 def section():
@@ -26,7 +26,7 @@ def section():
     return adata
 
 
-def computed(image=PICTURE, width=80, **kwargs):
+def computed(image=IMAGE, width=80, **kwargs):
     adata = section()
     im.features(adata, image, context=width / (DIAMETER / 2), **kwargs)
     return adata.obsm["subspot_features"][:, 0]
@@ -34,7 +34,7 @@ def computed(image=PICTURE, width=80, **kwargs):
 
 def tiles(width=80):
     """What the patches are, by hand: n_tiles x 3 x width x width."""
-    mirrored = np.pad(PICTURE, ((width, width), (width, width), (0, 0)), mode="symmetric")
+    mirrored = np.pad(IMAGE, ((width, width), (width, width), (0, 0)), mode="symmetric")
     half = width // 2
     cut = [mirrored[int(y) + half : int(y) + 3 * half, int(x) + half : int(x) + 3 * half] for x, y in SPOTS]
     return torch.from_numpy(np.stack(cut)).permute(0, 3, 1, 2)
@@ -57,12 +57,12 @@ def test_inception_is_that_of_torchvision_whatever_the_batch(inception, expected
 
 
 def test_the_order_of_colours_counts(inception, expected):
-    swapped = computed(PICTURE[..., ::-1], encoder="inception_v3", weights=inception[1], device="cpu")
+    swapped = computed(IMAGE[..., ::-1], encoder="inception_v3", weights=inception[1], device="cpu")
     assert np.abs(swapped - expected).max() > 0.1
 
 
-@pytest.mark.parametrize("grey", [PICTURE[..., 0], im.open_image(PICTURE, channels=[0])])
-def test_grey_pictures_are_worth_a_warning(inception, grey):
+@pytest.mark.parametrize("grey", [IMAGE[..., 0], im.open_image(IMAGE, channels=[0])])
+def test_grey_images_are_worth_a_warning(inception, grey):
     with pytest.warns(UserWarning, match="this one is grey"):
         features = computed(grey, encoder="inception_v3", weights=inception[1], device="cpu")
     assert np.isfinite(features).all()
@@ -70,7 +70,7 @@ def test_grey_pictures_are_worth_a_warning(inception, grey):
 
 def test_what_is_recorded_of_a_network(inception):
     adata = section()
-    im.features(adata, PICTURE, encoder="inception_v3", weights=inception[1], context=8)
+    im.features(adata, IMAGE, encoder="inception_v3", weights=inception[1], context=8)
     record = adata.uns["subspot_features"]
     assert record["encoder"] == "inception_v3"
     assert record["weights"] == str(inception[1])
@@ -158,9 +158,9 @@ def test_timm_is_normalised_as_timm_does(timm, vit):
     config = timm.data.resolve_model_data_config(network)
     width = config["input_size"][1]
     transform = timm.data.create_transform(**config | {"crop_pct": 1.0})
-    pictures = [Image.fromarray(tile.permute(1, 2, 0).numpy()) for tile in tiles(width)]
+    images = [Image.fromarray(tile.permute(1, 2, 0).numpy()) for tile in tiles(width)]
     with torch.inference_mode():
-        expected = network(torch.stack([transform(picture) for picture in pictures])).numpy()
+        expected = network(torch.stack([transform(image) for image in images])).numpy()
     features = computed(width=width, encoder="timm:test_vit", weights=path, device="cpu", batch_size=3)
     assert expected.std() > 0.1
     np.testing.assert_allclose(features, expected, atol=1e-4)

@@ -11,13 +11,13 @@ from soscope_scverse.im.reading.source import Recolouring
 
 @pytest.fixture
 def stained(section):
-    """Spots, their picture with glass beside it, and the same in another stain: other optical densities."""
+    """Spots, their image with glass beside it, and the same in another stain: other optical densities."""
     pp.subspots(section.adata)
-    picture = section.image.copy()
-    picture[-picture.shape[0] // 8 :] = 250
-    density = -np.log10(np.maximum(picture, 1) / 255)
+    image = section.image.copy()
+    image[-image.shape[0] // 8 :] = 250
+    density = -np.log10(np.maximum(image, 1) / 255)
     other = 255 * 10 ** -(density * [0.6, 0.85, 0.7])
-    return section.adata, picture, other.round().astype(np.uint8)
+    return section.adata, image, other.round().astype(np.uint8)
 
 
 def means(adata, image):
@@ -27,29 +27,29 @@ def means(adata, image):
 
 
 def test_features_come_close_to_those_of_the_reference(stained):
-    adata, picture, other = stained
-    expected = means(adata, picture)
+    adata, image, other = stained
+    expected = means(adata, image)
     before = np.abs(means(adata, other) - expected).mean()
-    after = np.abs(means(adata, im.normalize_stain(other, picture)) - expected).mean()
+    after = np.abs(means(adata, im.normalize_stain(other, image)) - expected).mean()
     assert before > 10
     assert after < before / 5
 
 
 def test_the_reference_itself_hardly_changes(stained):
-    _, picture, _ = stained
-    height, width = picture.shape[:2]
-    read = im.normalize_stain(picture, picture).read(0, height, 0, width)
-    assert np.abs(read.astype(int) - picture).max() <= 1
+    _, image, _ = stained
+    height, width = image.shape[:2]
+    read = im.normalize_stain(image, image).read(0, height, 0, width)
+    assert np.abs(read.astype(int) - image).max() <= 1
 
 
 def test_it_is_read_lazily_and_known_to_the_cache(stained):
-    _, picture, other = stained
-    normalised = im.normalize_stain(other, picture)
+    _, image, other = stained
+    normalised = im.normalize_stain(other, image)
     whole = normalised.read(0, 60, 0, 60)
     np.testing.assert_array_equal(normalised.read(10, 30, 5, 45), whole[10:30, 5:45])
     assert normalised.pixels is other
     assert normalised.fingerprint() != im.open_image(other).fingerprint()
-    again = im.normalize_stain(normalised, picture)
+    again = im.normalize_stain(normalised, image)
     np.testing.assert_array_equal(again.read(0, 60, 0, 60), whole)
 
 
@@ -61,9 +61,9 @@ def test_colours_that_no_screen_shows_are_cut_off():
 
 
 def test_glass_alone_is_refused(stained):
-    _, picture, _ = stained
+    _, image, _ = stained
     glass = np.full((40, 50, 3), 250, dtype=np.uint8)
     with pytest.raises(ValueError, match="tissue in `reference`"):
-        im.normalize_stain(picture, glass)
+        im.normalize_stain(image, glass)
     with pytest.raises(ValueError, match="tissue in `image`"):
-        im.normalize_stain(glass, picture)
+        im.normalize_stain(glass, image)

@@ -10,38 +10,38 @@ from soscope_scverse import im, pp
 
 
 def slide(section, edge):
-    """The picture of the section with white glass to the left of an edge, in pixels."""
-    picture = section.image.copy()
-    picture[:, :edge] = 255
-    return picture
+    """The image of the section with white glass to the left of an edge, in pixels."""
+    image = section.image.copy()
+    image[:, :edge] = 255
+    return image
 
 
 @pytest.fixture
 def halved(section):
-    """Spots with subspots, and a picture with glass from the middle of a spot on."""
+    """Spots with subspots, and an image with glass from the middle of a spot on."""
     pp.subspots(section.adata)
     x = np.sort(np.unique(section.adata.obsm["spatial"][:, 0].round()))
     return section.adata, slide(section, int(x[len(x) // 2])), int(x[len(x) // 2])
 
 
 def test_the_mask_is_where_the_colour_is():
-    picture = np.full((300, 400, 3), 250, dtype=np.uint8)
-    picture[100:200, 150:250] = (180, 100, 160)
-    mask, scale = im.tissue_mask(picture, size=200)
+    image = np.full((300, 400, 3), 250, dtype=np.uint8)
+    image[100:200, 150:250] = (180, 100, 160)
+    mask, scale = im.tissue_mask(image, size=200)
     assert (scale, mask.shape) == (0.5, (150, 200))
     expected = np.zeros((150, 200), dtype=bool)
     expected[50:100, 75:125] = True
     assert (mask != expected).mean() < 0.02
-    grey = picture.mean(axis=2).astype(np.uint8)
+    grey = image.mean(axis=2).astype(np.uint8)
     np.testing.assert_array_equal(im.tissue_mask(grey, size=200)[0], expected)
     assert not im.tissue_mask(np.full((30, 40), 250, dtype=np.uint8))[0].any()
 
 
 def test_shares_go_to_the_subspots_on_tissue(halved):
-    adata, picture, edge = halved
+    adata, image, edge = halved
     before = adata.obsm["subspots"].copy()
     with pytest.warns(UserWarning, match="spots have no subspot on tissue"):
-        im.mask_subspots(adata, picture)
+        im.mask_subspots(adata, image)
     exposure, subspots = adata.obsm["subspot_exposure"], adata.obsm["subspots"]
     np.testing.assert_allclose(exposure.sum(axis=1), 1)
     np.testing.assert_array_equal(np.isnan(subspots).all(axis=2), exposure == 0)
@@ -55,12 +55,12 @@ def test_shares_go_to_the_subspots_on_tissue(halved):
 
 
 def test_the_model_trains_on_what_is_left(halved):
-    adata, picture, _ = halved
+    adata, image, _ = halved
     with pytest.warns(UserWarning, match="no subspot on tissue"):
-        im.mask_subspots(adata, picture)
+        im.mask_subspots(adata, image)
     n_left = int((adata.obsm["subspot_exposure"] > 0).sum())
     assert n_left < adata.obsm["subspot_exposure"].size
-    im.features(adata, picture)
+    im.features(adata, image)
     pp.spot_graph(adata)
     sos.SoScope.setup_anndata(adata)
     model = sos.SoScope(adata)
@@ -72,7 +72,7 @@ def test_the_model_trains_on_what_is_left(halved):
     assert np.isfinite(enhanced.X).all()
 
 
-@pytest.mark.filterwarnings("ignore:.*no subspot on tissue")  # The picture has no glass.
+@pytest.mark.filterwarnings("ignore:.*no subspot on tissue")  # The image has no glass.
 def test_the_order_of_steps_is_checked(section):
     with pytest.raises(ValueError, match=r"`pp.subspots`, `im.mask_subspots` and `im.features`"):
         im.mask_subspots(section.adata, section.image)

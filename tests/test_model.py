@@ -11,12 +11,12 @@ from soscope_scverse import SoScope, pp
 QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
 
 
-def train(adata, max_epochs=20, seed=0, train_options=None, test_picture=False, **options):
-    """A model after a few steps; eight genes on 60 spots are no evidence for a picture, so it is not tested."""
+def train(adata, max_epochs=20, seed=0, train_options=None, test_image=False, **options):
+    """A model after a few steps; eight genes on 60 spots are no evidence for an image, so it is not tested."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         SoScope.setup_anndata(adata)
-        model = SoScope(adata, test_picture=test_picture, **options)
+        model = SoScope(adata, test_image=test_image, **options)
         model.train(max_epochs, **QUIET | (train_options or {}))
     return model
 
@@ -49,7 +49,7 @@ def test_enhanced_counts_add_up_to_the_spots(trained):
 
 
 def test_prior_expectation_is_smooth_and_close_to_the_spots(trained):
-    prior = trained.get_enhanced(expectation="prior").X.reshape(60, 7, 8).sum(axis=1)
+    prior = trained.get_enhanced(expectation="decoded").X.reshape(60, 7, 8).sum(axis=1)
     observed = trained.adata.X.toarray()
     assert np.corrcoef(prior.ravel(), observed.ravel())[0, 1] > 0.8
     assert not np.allclose(prior, observed, rtol=0.01)
@@ -60,7 +60,7 @@ def test_draws_give_their_spread(trained):
         torch.manual_seed(0)
         enhanced = trained.get_enhanced(n_samples=60)
     layers = enhanced.layers
-    assert set(layers) - {None} == {"std", "q05", "q95", "counts"}
+    assert set(layers) - {None} == {"std", "q05", "q95", "sampled_counts"}
     assert (layers["q05"] <= layers["q95"]).all()
     assert (layers["std"] >= 0).all()
     inside = (enhanced.X >= layers["q05"] - 1) & (enhanced.X <= layers["q95"] + 1)
@@ -109,7 +109,7 @@ def test_moving_the_coordinates_changes_nothing(section, prepared, angle, shift)
     moved.obsm["spatial"] = moved.obsm["spatial"] @ np.array([[cos, sin], [-sin, cos]]) + shift
     pp.subspots(moved)
     pp.spot_graph(moved)
-    moved.obsm["subspot_features"] = prepared.obsm["subspot_features"]  # the picture moves along
+    moved.obsm["subspot_features"] = prepared.obsm["subspot_features"]  # the image moves along
     # few steps: what turned coordinates are rounded to grows with each
     expected = train(prepared.copy(), max_epochs=5).get_enhanced().X
     np.testing.assert_allclose(train(moved, max_epochs=5).get_enhanced().X, expected, rtol=1e-4, atol=1e-4)
@@ -140,7 +140,7 @@ def test_padding_makes_no_subspots(section):
         {"n_graph_samples": None},
         {"image_weight": 0.0},
         {"masked": 0.0, "image_shrinkage": 0.0},
-        {"depth_noise": 0.0},
+        {"library_size_noise": 0.0},
     ],
     ids=str,
 )
@@ -159,18 +159,18 @@ def shuffled(adata):
     return adata
 
 
-def test_a_picture_that_tells_nothing_changes_nothing(prepared, tmp_path):
+def test_a_image_that_tells_nothing_changes_nothing(prepared, tmp_path):
     without = prepared.copy()
     del without.obsm["subspot_features"]
-    with pytest.warns(UserWarning, match="picture is left out"):
-        model = train(shuffled(prepared), test_picture=True)
+    with pytest.warns(UserWarning, match="image is left out"):
+        model = train(shuffled(prepared), test_image=True)
     enhanced = model.get_enhanced().X
     np.testing.assert_array_equal(enhanced, train(without).get_enhanced().X)
     model.save(tmp_path / "model", save_anndata=True)
     np.testing.assert_array_equal(SoScope.load(tmp_path / "model", accelerator="cpu").get_enhanced().X, enhanced)
 
 
-def test_an_untested_picture_is_used(prepared):
+def test_an_untested_image_is_used(prepared):
     a, b = (train(adata).get_enhanced().X for adata in (prepared.copy(), shuffled(prepared)))
     assert not np.allclose(a, b, rtol=0.01)
 
@@ -187,7 +187,12 @@ def test_depth_noise_keeps_the_depth_of_a_spot_from_its_neighbours(prepared):
     towards = deep.obsm["spatial"][spot] - deep.obsm["spatial"][neighbours]
     slope = []
     for noise in (0.0, 1.0):
-        total = train(deep.copy(), max_epochs=100, depth_noise=noise).get_enhanced().X.sum(1).reshape(60, 7)[neighbours]
+        total = (
+            train(deep.copy(), max_epochs=100, library_size_noise=noise)
+            .get_enhanced()
+            .X.sum(1)
+            .reshape(60, 7)[neighbours]
+        )
         offset = deep.obsm["subspots"][neighbours] - deep.obsm["spatial"][neighbours][:, None]
         near = np.einsum("nkd,nd->nk", offset, towards)
         slope.append(np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(near, total, strict=True)]))
@@ -209,7 +214,7 @@ def test_held_out_molecules_are_scored(prepared):
     history = model.history
     assert len(history["reconstruction_loss_validation"]) == 4
     assert np.isfinite(history["reconstruction_loss_validation"].to_numpy(float)).all()
-    prior = model.get_enhanced(expectation="prior").X
+    prior = model.get_enhanced(expectation="decoded").X
     assert prior.sum() / prepared.X.sum() == pytest.approx(1, abs=0.1)  # back at the full depth
 
 
@@ -226,14 +231,14 @@ def test_early_stopping(prepared):
 
 def test_training_can_go_on(prepared):
     model = train(prepared, max_epochs=10)
-    before = model.get_enhanced(expectation="prior").X
+    before = model.get_enhanced(expectation="decoded").X
     model.train(5, **QUIET)
     assert "pretrain_train_loss" in model.history
     assert len(model.history["train_loss"]) == 5
-    assert not np.array_equal(before, model.get_enhanced(expectation="prior").X)
+    assert not np.array_equal(before, model.get_enhanced(expectation="decoded").X)
 
 
-def test_a_model_without_picture_ignores_it(prepared):
+def test_a_model_without_image_ignores_it(prepared):
     del prepared.obsm["subspot_features"]
     model = train(prepared, max_epochs=4)
     assert "image_features" not in model.get_enhanced().obsm
@@ -300,7 +305,9 @@ def test_slots_that_do_not_fit(prepared):
         SoScope.setup_anndata(other)
 
 
-@pytest.mark.parametrize("options", [{"image_shrinkage": -1}, {"depth_noise": "much"}, {"depth_noise": -0.1}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"image_shrinkage": -1}, {"library_size_noise": "much"}, {"library_size_noise": -0.1}], ids=str
+)
 def test_numbers_out_of_range_are_refused(prepared, options):
     SoScope.setup_anndata(prepared)
     with pytest.raises(ValueError, match=next(iter(options))):

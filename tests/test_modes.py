@@ -1,4 +1,4 @@
-"""The modes of the paper: picture alone, no picture, and noise in the place of a picture."""
+"""The modes of the paper: image alone, no image, and noise in the place of an image."""
 
 import numpy as np
 import pytest
@@ -22,28 +22,30 @@ def other_profiles(adata):
     return other
 
 
-def test_picture_alone_looks_at_no_profile_beyond_training(prepared):
-    model = trained(prepared, sources="picture")
-    prior = model.get_enhanced(expectation="prior").X
-    np.testing.assert_array_equal(model.get_enhanced(other_profiles(prepared), expectation="prior").X, prior)
+def test_image_alone_looks_at_no_profile_beyond_training(prepared):
+    model = trained(prepared, sources="image")
+    prior = model.get_enhanced(expectation="decoded").X
+    np.testing.assert_array_equal(model.get_enhanced(other_profiles(prepared), expectation="decoded").X, prior)
     assert not any(name.startswith("pretrain") for name in model.history)
 
     repainted = prepared.copy()
     repainted.obsm["subspot_features"] = prepared.obsm["subspot_features"][:, ::-1].copy()
     np.testing.assert_allclose(
-        model.get_enhanced(repainted, expectation="prior").X.reshape(60, 7, 8)[:, ::-1].reshape(-1, 8), prior, rtol=1e-5
+        model.get_enhanced(repainted, expectation="decoded").X.reshape(60, 7, 8)[:, ::-1].reshape(-1, 8),
+        prior,
+        rtol=1e-5,
     )
-    both = trained(prepared, test_picture=False)
-    profiles_matter = both.get_enhanced(other_profiles(prepared), expectation="prior").X
-    assert not np.allclose(profiles_matter, both.get_enhanced(expectation="prior").X)
+    both = trained(prepared, test_image=False)
+    profiles_matter = both.get_enhanced(other_profiles(prepared), expectation="decoded").X
+    assert not np.allclose(profiles_matter, both.get_enhanced(expectation="decoded").X)
 
 
-def test_picture_alone_conditions_on_the_spot(prepared):
-    enhanced = trained(prepared, sources="picture").get_enhanced()
+def test_image_alone_conditions_on_the_spot(prepared):
+    enhanced = trained(prepared, sources="image").get_enhanced()
     np.testing.assert_allclose(enhanced.X.reshape(60, 7, 8).sum(1), prepared.X.toarray(), rtol=1e-4, atol=1e-3)
 
 
-def test_positions_alone_ignore_the_picture(prepared):
+def test_positions_alone_ignore_the_image(prepared):
     bare = prepared.copy()
     del bare.obsm["subspot_features"]
     repainted = prepared.copy()
@@ -57,7 +59,7 @@ def test_positions_alone_ignore_the_picture(prepared):
     assert "image_features" not in results[0].obsm
 
 
-def test_noise_stands_in_for_a_picture(section):
+def test_noise_stands_in_for_a_image(section):
     adata = section.adata
     sos.pp.subspots(adata)
     im.features(adata, encoder="noise")
@@ -65,21 +67,21 @@ def test_noise_stands_in_for_a_picture(section):
     assert noise.shape == (60, 7, 128)
     assert abs(noise.mean()) < 0.02
     assert abs(noise.std() - 1) < 0.02
-    with pytest.warns(UserWarning, match="The picture is left out"):
+    with pytest.warns(UserWarning, match="The image is left out"):
         left_out = tl.enhance(section.adata, encoder="noise", max_epochs=3, train_kwargs=QUIET)
-    assert not left_out.uns["soscope"]["uses_picture"]
+    assert not left_out.uns["soscope"]["uses_image"]
     as_in_the_paper = tl.enhance(section.adata, encoder="noise", preset="paper", max_epochs=3, train_kwargs=QUIET)
-    assert as_in_the_paper.uns["soscope"]["uses_picture"]
+    assert as_in_the_paper.uns["soscope"]["uses_image"]
     within = as_in_the_paper.X.reshape(60, 7, 8).std(axis=1)
     assert (within > 0).all()  # the noise alone tells subspots apart there
 
 
 def test_faults_are_named(section, prepared):
-    with pytest.raises(ValueError, match="Expected a picture for sources='picture'"):
-        tl.enhance(section.adata, sources="picture")
+    with pytest.raises(ValueError, match="Expected an image for sources='image'"):
+        tl.enhance(section.adata, sources="image")
     with pytest.raises(ValueError, match="`sources` to be one of"):
         tl.enhance(section.adata, sources="image")
     del prepared.obsm["subspot_features"]
     sos.SoScope.setup_anndata(prepared)
-    with pytest.raises(ValueError, match="Expected image features for sources='picture'"):
-        sos.SoScope(prepared, sources="picture")
+    with pytest.raises(ValueError, match="Expected image features for sources='image'"):
+        sos.SoScope(prepared, sources="image")

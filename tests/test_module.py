@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from soscope_scverse.model.estimates.image_evidence import depth_noise, picture_evidence
+from soscope_scverse.model.estimates.image_evidence import image_evidence, library_size_noise
 from soscope_scverse.module.graph_encoder import GraphEncoder
 from soscope_scverse.module.image_regularizer import graph_bce
 from soscope_scverse.module.likelihoods import Spots
@@ -95,7 +95,7 @@ def test_edge_weights_matter():
     assert not torch.allclose(a, b)
 
 
-def test_the_picture_starts_without_effect_in_the_shift_decoder():
+def test_the_image_starts_without_effect_in_the_shift_decoder():
     z, y = torch.randn(7, 4), torch.randn(7, 2)
     shift, joint = DECODERS["shift"](4, 2, 3).eval(), DECODERS["joint"](4, 2, 3).eval()
     assert torch.equal(shift(z, y), shift(z, None))
@@ -103,13 +103,13 @@ def test_the_picture_starts_without_effect_in_the_shift_decoder():
 
 
 @pytest.mark.parametrize("decoder", ["shift", "joint"])
-def test_no_picture_is_a_picture_that_is_the_same_everywhere(decoder):
+def test_no_image_is_a_image_that_is_the_same_everywhere(decoder):
     decoder = DECODERS[decoder](4, 2, 3).eval()
     z = torch.randn(7, 4)
     assert torch.equal(decoder(z, None), decoder(z, torch.zeros(7, 2)))
 
 
-def test_the_picture_moves_the_latent_state():
+def test_the_image_moves_the_latent_state():
     decoder = DECODERS["shift"](4, 2, 3).eval()
     torch.nn.init.normal_(decoder.shift)
     z, y = torch.randn(7, 4), torch.randn(7, 2)
@@ -122,11 +122,11 @@ def test_depth_of_a_spot_is_absorbed():
     generative = module.eval()(tile)[1]
     spots = module.likelihood.aggregate(generative["subspots"])
     x = torch.poisson(spots.mean * torch.linspace(0.2, 5, 40).unsqueeze(1) * 20) / 20
-    unchanged, penalty = module.likelihood.absorb_depth(x, spots, module.depth_noise)
+    unchanged, penalty = module.likelihood.absorb_library_size(x, spots, module.library_size_noise)
     assert unchanged is spots
     assert (penalty == 0).all()
-    module.depth_noise.fill_(1e6)
-    absorbed, _ = module.likelihood.absorb_depth(x, spots, module.depth_noise)
+    module.library_size_noise.fill_(1e6)
+    absorbed, _ = module.likelihood.absorb_library_size(x, spots, module.library_size_noise)
     torch.testing.assert_close(absorbed.mean.sum(1), x.sum(1), rtol=0.05, atol=0.5)
     torch.testing.assert_close(
         absorbed.mean / absorbed.mean.sum(1, keepdim=True), spots.mean / spots.mean.sum(1, keepdim=True)
@@ -138,10 +138,12 @@ def test_depth_is_integrated_out():
     torch.manual_seed(1)
     noise, mean = 0.09, 20 * torch.rand(1, 30) + 5
     module = vae(chain(n_features=30), likelihood="poisson")
-    module.depth_noise.fill_(noise)
+    module.library_size_noise.fill_(noise)
     for surplus in (-0.5, 0.0, 0.7):
         x = torch.poisson(mean * np.exp(surplus))
-        spots, penalty = module.likelihood.absorb_depth(x, Spots(mean, torch.zeros(())), module.depth_noise)
+        spots, penalty = module.likelihood.absorb_library_size(
+            x, Spots(mean, torch.zeros(())), module.library_size_noise
+        )
         found = module.likelihood.log_prob(x, spots).sum() - penalty.sum()
         depth = torch.linspace(-2, 2, 4001)
         prior = torch.distributions.Normal(0.0, noise**0.5).log_prob(depth)
@@ -212,7 +214,7 @@ def test_scaling_the_depth_scales_the_counts():
     module = vae(tile).eval()
     z = module.inference(tile)["z"]
     before = module.likelihood.aggregate(module.generative(tile, z)["subspots"])
-    module.scale_depth(4.0)
+    module.scale_library_size(4.0)
     deeper = tile | {"x": tile["x"] * 4}
     torch.testing.assert_close(module.inference(deeper)["z"], z)
     after = module.likelihood.aggregate(module.generative(deeper, z)["subspots"])
@@ -229,8 +231,8 @@ def test_masking_happens_in_training_only():
 
 
 @pytest.fixture(scope="module")
-def pictured():
-    """Spots on a grid whose profiles are smooth in space and follow a picture, in equal parts."""
+def imaged():
+    """Spots on a grid whose profiles are smooth in space and follow an image, in equal parts."""
     rng = np.random.default_rng(0)
     n = 12
     spatial = np.stack(np.meshgrid(np.arange(n), np.arange(n)), axis=-1).reshape(-1, 2).astype(float)
@@ -240,44 +242,44 @@ def pictured():
     return profile, features, spatial
 
 
-def test_evidence_tells_a_picture_from_a_shuffled_one(pictured):
-    profile, features, spatial = pictured
-    assert picture_evidence(profile, features, spatial) > 30
+def test_evidence_tells_a_image_from_a_shuffled_one(imaged):
+    profile, features, spatial = imaged
+    assert image_evidence(profile, features, spatial) > 30
     shuffled = [features[np.random.default_rng(seed).permutation(len(features))] for seed in range(10)]
-    evidence = [picture_evidence(profile, picture, spatial) for picture in shuffled]
+    evidence = [image_evidence(profile, image, spatial) for image in shuffled]
     assert min(evidence) >= 0
     assert max(evidence) < 4
 
 
-def test_a_picture_that_is_merely_smooth_is_little_evidence(pictured):
+def test_a_image_that_is_merely_smooth_is_little_evidence(imaged):
     rng = np.random.default_rng(0)
     fields = gaussian_filter(rng.normal(size=(30, 30, 30)), (1.5, 1.5, 0))[9:21, 9:21].reshape(144, 30)
     fields /= fields.std(axis=0)
     profile, features = fields[:, :20] + 0.3 * rng.normal(size=(144, 20)), fields[:, 20:]
-    assert picture_evidence(profile, features, pictured[2]) < 4
-    assert picture_evidence(profile + features @ rng.normal(size=(10, 20)) / 10**0.5, features, pictured[2]) > 20
+    assert image_evidence(profile, features, imaged[2]) < 4
+    assert image_evidence(profile + features @ rng.normal(size=(10, 20)) / 10**0.5, features, imaged[2]) > 20
 
 
-def test_evidence_does_not_depend_on_pose_scale_or_order(pictured):
-    profile, features, spatial = pictured
+def test_evidence_does_not_depend_on_pose_scale_or_order(imaged):
+    profile, features, spatial = imaged
     turn = np.array([[0.6, -0.8], [0.8, 0.6]])
     rows = np.random.default_rng(0).permutation(len(profile))
-    moved = picture_evidence(3 * profile[rows] + 1, 5 * features[rows], 40 * spatial[rows] @ turn - 7)
-    assert moved == pytest.approx(picture_evidence(profile, features, spatial), rel=1e-3)
+    moved = image_evidence(3 * profile[rows] + 1, 5 * features[rows], 40 * spatial[rows] @ turn - 7)
+    assert moved == pytest.approx(image_evidence(profile, features, spatial), rel=1e-3)
 
 
-def test_no_evidence_where_nothing_can_be_learnt(pictured):
-    profile, features, spatial = pictured
-    assert picture_evidence(profile[:5], features[:5], spatial[:5]) == 0
-    assert picture_evidence(profile, np.ones_like(features), spatial) == 0
-    assert picture_evidence(np.ones_like(profile), features, spatial) == 0
+def test_no_evidence_where_nothing_can_be_learnt(imaged):
+    profile, features, spatial = imaged
+    assert image_evidence(profile[:5], features[:5], spatial[:5]) == 0
+    assert image_evidence(profile, np.ones_like(features), spatial) == 0
+    assert image_evidence(np.ones_like(profile), features, spatial) == 0
 
 
-def test_evidence_of_sections_adds_up(pictured):
-    profile, features, spatial = pictured
+def test_evidence_of_sections_adds_up(imaged):
+    profile, features, spatial = imaged
     twice = [np.concatenate([a, a]) for a in (profile, features, spatial)]
-    both = picture_evidence(*twice, np.repeat(["a", "b"], len(profile)))
-    assert both == pytest.approx(2 * picture_evidence(*pictured), rel=0.01)
+    both = image_evidence(*twice, np.repeat(["a", "b"], len(profile)))
+    assert both == pytest.approx(2 * image_evidence(*imaged), rel=0.01)
 
 
 @pytest.mark.parametrize("n", [12, 24])
@@ -287,21 +289,21 @@ def test_depth_noise_is_found(n):
     smooth = np.exp(0.5 * np.cos(spatial[:, 0] / 4) + 0.5 * np.sin(spatial[:, 1] / 4))
     technical = np.exp(0.4 * rng.normal(size=n * n))
     level = rng.uniform(50, 200, 30)
-    assert depth_noise(rng.poisson(np.outer(smooth, level)), spatial) == 0.01
-    found = depth_noise(rng.poisson(np.outer(smooth * technical, level)), spatial)
+    assert library_size_noise(rng.poisson(np.outer(smooth, level)), spatial) == 0.01
+    found = library_size_noise(rng.poisson(np.outer(smooth * technical, level)), spatial)
     assert found == pytest.approx(np.log(technical).var(), rel=0.3)
 
 
-def test_empty_spots_and_shared_positions_are_no_noise(pictured):
-    profile, features, spatial = pictured
+def test_empty_spots_and_shared_positions_are_no_noise(imaged):
+    profile, features, spatial = imaged
     counts = np.random.default_rng(0).poisson(np.full((144, 30), 20.0))
     counts[::20] = 0
-    assert depth_noise(counts, spatial) == 0.01
-    assert depth_noise(counts, np.repeat(spatial[::2], 2, axis=0)) == 0.01
-    assert np.isfinite(picture_evidence(profile, features, np.repeat(spatial[::2], 2, axis=0)))
-    assert np.isfinite(picture_evidence(profile, features, np.zeros((144, 2))))
+    assert library_size_noise(counts, spatial) == 0.01
+    assert library_size_noise(counts, np.repeat(spatial[::2], 2, axis=0)) == 0.01
+    assert np.isfinite(image_evidence(profile, features, np.repeat(spatial[::2], 2, axis=0)))
+    assert np.isfinite(image_evidence(profile, features, np.zeros((144, 2))))
 
 
 def test_depth_noise_of_next_to_nothing():
-    assert depth_noise(np.ones((3, 4)), np.arange(6).reshape(3, 2)) == 0.01
-    assert depth_noise(np.ones((20, 4)), np.arange(40).reshape(20, 2)) == 0.01
+    assert library_size_noise(np.ones((3, 4)), np.arange(6).reshape(3, 2)) == 0.01
+    assert library_size_noise(np.ones((20, 4)), np.arange(40).reshape(20, 2)) == 0.01

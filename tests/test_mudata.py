@@ -52,7 +52,7 @@ def test_a_joint_likelihood_is_its_parts_side_by_side(joint, values):
     subspots = likelihood.parameters(effect, start, exposure)
     spots = likelihood.aggregate(subspots)
     noise = torch.tensor([0.1, 0.0, 0.2])
-    absorbed, penalty = likelihood.absorb_depth(x, spots, noise)
+    absorbed, penalty = likelihood.absorb_library_size(x, spots, noise)
     for i, (part, columns) in enumerate(parts):
         own = part.parameters(effect[..., columns], start_of(start, columns), exposure)
         torch.testing.assert_close(part.start(x[:, columns]), start_of(start, columns))
@@ -63,7 +63,7 @@ def test_a_joint_likelihood_is_its_parts_side_by_side(joint, values):
         expected = part.log_prob(x[:, columns], own_spots)
         torch.testing.assert_close(expected, likelihood.log_prob(x, spots)[:, columns])
         torch.testing.assert_close(part.condition(x[:, columns], own), likelihood.condition(x, subspots)[..., columns])
-        own_absorbed, own_penalty = part.absorb_depth(x[:, columns], own_spots, noise[i])
+        own_absorbed, own_penalty = part.absorb_library_size(x[:, columns], own_spots, noise[i])
         torch.testing.assert_close(own_absorbed.mean, absorbed.mean[:, columns])
         torch.testing.assert_close(own_penalty[:, 0], penalty[:, i])
 

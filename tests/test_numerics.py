@@ -122,7 +122,7 @@ def enhanced(adata, likelihood, features=None):
     """Enhance, and hold the result to what every result has to be."""
     adata = add_features(divided(adata), features)
     kwargs = {"sources": "positions"} if features is None else {"encoder": "precomputed"}
-    kwargs["model_kwargs"] = {"test_picture": False}
+    kwargs["model_kwargs"] = {"test_image": False}
     result = tl.enhance(adata, likelihood=likelihood, **kwargs, **QUICK)
     x = adata.X.compute() if hasattr(adata.X, "compute") else adata.X
     x = x.toarray() if sparse.issparse(x) else np.asarray(x)
@@ -135,7 +135,7 @@ def enhanced(adata, likelihood, features=None):
         return result
     assert (result.X >= 0).all()
     np.testing.assert_allclose(of_spots.sum(axis=1), x, rtol=1e-5, atol=1e-6)
-    np.testing.assert_array_equal(result.layers["counts"].reshape(of_spots.shape).sum(axis=1), x)
+    np.testing.assert_array_equal(result.layers["sampled_counts"].reshape(of_spots.shape).sum(axis=1), x)
     assert (of_spots.transpose(0, 2, 1)[np.asarray(x) == 0] == 0).all()
     return result
 

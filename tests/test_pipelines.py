@@ -37,10 +37,10 @@ def enhanced(_enhanced):
 
 
 def test_counts_stay_beside_what_scanpy_makes_of_the_profiles(enhanced):
-    profiles, counts = enhanced.X.copy(), enhanced.layers["counts"].copy()
+    profiles, counts = enhanced.X.copy(), enhanced.layers["sampled_counts"].copy()
     enhanced.layers["enhanced"] = enhanced.X.copy()
     clustered(enhanced)
-    np.testing.assert_array_equal(enhanced.layers["counts"], counts)
+    np.testing.assert_array_equal(enhanced.layers["sampled_counts"], counts)
     np.testing.assert_array_equal(enhanced.layers["enhanced"], profiles)
     np.testing.assert_allclose(np.expm1(enhanced.X).sum(axis=1), 1e4, rtol=1e-3)
     assert (counts == counts.round()).all()

@@ -48,9 +48,9 @@ def spatialdata_of(section):
     table.obs["region"] = pd.Categorical(["spots"] * table.n_obs)
     table.obs["spot_id"] = np.arange(table.n_obs)
     circles = ShapesModel.parse(table.obsm["spatial"], geometry=0, radius=10, index=table.obs["spot_id"].copy())
-    picture = Image2DModel.parse(np.moveaxis(section.image, 2, 0), dims=("c", "y", "x"))
+    image = Image2DModel.parse(np.moveaxis(section.image, 2, 0), dims=("c", "y", "x"))
     return sd.SpatialData(
-        images={"visium_full_image": picture},
+        images={"visium_full_image": image},
         shapes={"spots": circles},
         tables={"table": TableModel.parse(table, region="spots", region_key="region", instance_key="spot_id")},
     )
@@ -122,6 +122,6 @@ def test_the_chain_of_scanpy(folder):
     enhanced = names["enhanced"]
     assert {"leiden", "spot"} <= set(enhanced.obs)
     assert {"rank_genes_groups", "moranI", "soscope"} <= set(enhanced.uns)
-    counts = enhanced.layers["counts"]
+    counts = enhanced.layers["sampled_counts"]
     np.testing.assert_array_equal(counts, np.round(counts))
     assert (folder / "report.html").exists()

@@ -74,7 +74,7 @@ def test_shapes_lie_on_the_spots_and_subspots(small):
     (left, right), (bottom, top) = axes[0, 0].get_xlim(), axes[0, 0].get_ylim()
     x, y = np.concatenate([polygon.exterior.coords for polygon in polygons(axes[0, 0])]).T
     assert left < x.min() < x.max() < right
-    assert top < y.min() < y.max() < bottom  # as in a picture
+    assert top < y.min() < y.max() < bottom  # as in an image
 
 
 @pytest.mark.parametrize("lattice", ["square", "hex"])
@@ -201,7 +201,7 @@ def test_any_values_can_be_drawn(small, values, tmp_path):
 
 @pytest.fixture(scope="module")
 def two_sections(small):
-    """Spots and subspots of two sections; the second is turned, has other profiles and another picture."""
+    """Spots and subspots of two sections; the second is turned, has other profiles and another image."""
     second = small.adata.copy()
     second.obsm["spatial"] = second.obsm["spatial"] @ [[0.8, 0.6], [-0.6, 0.8]] + [200, 0]
     second.X = second.X * 10
@@ -221,9 +221,9 @@ def test_sections_do_not_mix(two_sections):
         for ax, section in zip(axes[0], two_sections, strict=True):
             of_it = section[section.obs["library"] == name]
             np.testing.assert_array_equal(drawn(ax).get_offsets(), of_it.obsm["spatial"])
-            [picture] = ax.get_images()
-            assert (np.asarray(picture.get_array()) == shade).all()
-            assert picture.get_extent() == pytest.approx([0, 400, 240, 0])
+            [image] = ax.get_images()
+            assert (np.asarray(image.get_array()) == shade).all()
+            assert image.get_extent() == pytest.approx([0, 400, 240, 0])
         alone = spots[spots.obs["library"] == name].copy()
         np.testing.assert_allclose(drawn(axes[0, 0]).get_array(), alone[:, "region_1"].X.toarray().ravel())
         both = polygons(axes[0, 1])  # the lattice is that of the section
@@ -257,37 +257,37 @@ def test_a_section_has_to_be_chosen(two_sections, kwargs, message):
     assert not plt.get_fignums()
 
 
-def test_the_picture_below(small):
+def test_the_image_below(small):
     adata, image, truth = small
     assert not pl.compare(adata, truth, "region_1")[0, 0].get_images()
     for kwargs, scale in (({"image": image}, 1), ({"image": image[::2, ::2], "image_scale": 0.5}, 1)):
         for ax in pl.compare(adata, truth, "region_1", **kwargs)[0]:
-            [picture] = ax.get_images()
+            [drawn_image] = ax.get_images()
             height, width = image.shape[:2]
-            assert picture.get_extent() == pytest.approx([0, width * scale, height * scale, 0], abs=2)
-            assert picture.get_zorder() < drawn(ax).get_zorder()
+            assert drawn_image.get_extent() == pytest.approx([0, width * scale, height * scale, 0], abs=2)
+            assert drawn_image.get_zorder() < drawn(ax).get_zorder()
     # a crop lies where it was cut out
     crop = im.ImageSource(image[30:90, 50:150], "yxc", offset=(-50.0, -30.0))
-    [picture] = pl.compare(adata, truth, "region_1", image=crop)[0, 0].get_images()
-    assert picture.get_extent() == pytest.approx([50, 150, 90, 30])
-    np.testing.assert_array_equal(picture.get_array(), image[30:90, 50:150])
+    [drawn_image] = pl.compare(adata, truth, "region_1", image=crop)[0, 0].get_images()
+    assert drawn_image.get_extent() == pytest.approx([50, 150, 90, 30])
+    np.testing.assert_array_equal(drawn_image.get_array(), image[30:90, 50:150])
 
 
-def test_the_picture_within(small):
+def test_the_image_within(small):
     adata, image, truth = small
-    with_picture = truth.copy()
-    with_picture.uns["spatial"]["synthetic"]["images"] = {"hires": image}
-    assert pl.compare(adata, with_picture, "region_1")[0, 0].get_images()
-    assert not pl.compare(adata, with_picture, "region_1", image=False)[0, 0].get_images()
+    with_image = truth.copy()
+    with_image.uns["spatial"]["synthetic"]["images"] = {"hires": image}
+    assert pl.compare(adata, with_image, "region_1")[0, 0].get_images()
+    assert not pl.compare(adata, with_image, "region_1", image=False)[0, 0].get_images()
 
 
-def test_dicts_of_pictures(two_sections):
+def test_dicts_of_images(two_sections):
     spots, enhanced = two_sections
     images = {name: np.full((240, 400), shade, np.uint8) for name, shade in (("a", 1), ("b", 2))}
     options = {"library_key": "library", "library_id": "b"}
     axes = pl.compare(spots, enhanced, "region_1", image=images, **options)
     assert (np.asarray(axes[0, 0].get_images()[0].get_array()) == 2).all()
-    with pytest.raises(ValueError, match="Expected a picture of section 'b' in `image`, found only"):
+    with pytest.raises(ValueError, match="Expected an image of section 'b' in `image`, found only"):
         pl.compare(spots, enhanced, "region_1", image={"a": images["a"]}, **options)
 
 
@@ -498,7 +498,7 @@ def test_history_of_both_phases(of, tmp_path):
     titles = {ax.get_title(): ax for ax in axes.ravel() if ax.axison}
     assert list(titles) == [
         *(f"pretraining: {term}" for term in ("loss", "reconstruction", "spot graph")),
-        *(f"training: {term}" for term in ("loss", "reconstruction", "picture")),
+        *(f"training: {term}" for term in ("loss", "reconstruction", "image")),
     ]
     train, validation = titles["training: loss"].lines
     np.testing.assert_array_equal(train.get_xydata(), [[1, 2], [2, 1.5], [3, 1]])
@@ -527,17 +527,17 @@ def test_alignment_needs_axes_for_each_section(small):
 
 @pytest.mark.realdata
 @pytest.mark.parametrize(
-    ("folder", "name", "picture", "n_corners"),
+    ("folder", "name", "image", "n_corners"),
     [
         ("mouse_ob", "MOB1", "MOB1_HE.jpg", 4),
         ("her2st", "C2", "C2_HE.jpg", 4),
         ("embryo", "embryo", "colour_x5_from_lowres.jpg", 6),
     ],
 )
-def test_real_sections(folder, name, picture, n_corners, data_dir):
+def test_real_sections(folder, name, image, n_corners, data_dir):
     adata = ad.read_h5ad(data_dir / folder / f"{name}.h5ad")[:, :2].copy()
     enhanced = result(adata)
-    [[spots, subspots]] = pl.compare(adata, enhanced, adata.var_names[0], image=data_dir / folder / picture)
+    [[spots, subspots]] = pl.compare(adata, enhanced, adata.var_names[0], image=data_dir / folder / image)
     diameter = adata.uns["spatial"][name]["scalefactors"]["spot_diameter_fullres"]
     np.testing.assert_allclose(np.linalg.norm(corners(spots), axis=1), diameter / 2)
     assert len(corners(subspots)) == n_corners

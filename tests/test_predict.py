@@ -15,14 +15,14 @@ def train(adata, max_epochs=20, setup=None, **options):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         SoScope.setup_anndata(adata, **setup or {})
-        model = SoScope(adata, test_picture=False, **options)
+        model = SoScope(adata, test_image=False, **options)
         model.train(max_epochs, **QUIET)
     return model
 
 
 @pytest.fixture(scope="module")
 def square():
-    """A square section divided by four, its picture, and a model of it."""
+    """A square section divided by four, its image, and a model of it."""
     section = datasets.synthetic_section(64, lattice="square", n_subspots=4, n_genes=8)
     adata = section.adata
     pp.subspots(adata, 4)
@@ -39,7 +39,7 @@ def test_at_the_subspots_it_is_the_prior_expectation(square):
     model, _ = square
     adata = model.adata
     predicted = model.predict(flat(adata.obsm["subspots"]), flat(adata.obsm["subspot_features"]))
-    expected = model.get_enhanced(expectation="prior")
+    expected = model.get_enhanced(expectation="decoded")
     np.testing.assert_allclose(predicted.X, expected.X, rtol=1e-5)
     np.testing.assert_array_equal(predicted.obsm["spatial"], expected.obsm["spatial"])
     assert list(predicted.var_names) == list(adata.var_names)
@@ -69,7 +69,7 @@ def test_a_finer_division_agrees_with_the_one_trained_on(square):
     def agreement(a, b):
         return np.corrcoef(a.ravel(), b.ravel())[0, 1], np.abs(a - b).sum() / np.abs(a).sum()
 
-    prior = model.get_enhanced(expectation="prior").X.reshape(64, 4, -1)
+    prior = model.get_enhanced(expectation="decoded").X.reshape(64, 4, -1)
     predicted = model.predict(flat(fine.obsm["subspots"]), flat(fine.obsm["subspot_features"]), 1 / 16).X
     r, error = agreement(prior, pooled(predicted))
     assert r > 0.98
@@ -96,13 +96,13 @@ def test_features_of_positions_are_those_of_the_same_subspots(square):
 def test_features_of_positions_in_one_of_several_sections(section):
     two = ad.concat({"a": section.adata, "b": section.adata}, label="library", index_unique="-")
     pp.subspots(two, library_key="library")
-    pictures = {"a": section.image, "b": section.image[::-1].copy()}
-    im.features(two, pictures, library_key="library")
+    images = {"a": section.image, "b": section.image[::-1].copy()}
+    im.features(two, images, library_key="library")
     of_b = (two.obs["library"] == "b").to_numpy()
-    found = im.features_at(two, flat(two.obsm["subspots"][of_b]), pictures, library="b", library_key="library")
+    found = im.features_at(two, flat(two.obsm["subspots"][of_b]), images, library="b", library_key="library")
     np.testing.assert_array_equal(found, flat(two.obsm["subspot_features"][of_b]))
-    with pytest.raises(ValueError, match=r"`library` to be one of \['a', 'b'\]"):
-        im.features_at(two, [[0, 0]], pictures, library_key="library")
+    with pytest.raises(ValueError, match=r"`library_id` to be one of \['a', 'b'\]"):
+        im.features_at(two, [[0, 0]], images, library_key="library")
 
 
 def test_features_of_positions_need_a_record(section):
@@ -150,10 +150,10 @@ def test_positions_of_a_section(prepared):
     second.X = second.X[::-1]
     two = ad.concat({"a": prepared, "b": second}, label="library", index_unique="-", pairwise=True)
     model = train(two, setup={"library_key": "library", "batch_key": "library"})
-    prior = model.get_enhanced(expectation="prior")
+    prior = model.get_enhanced(expectation="decoded")
     for name in ("a", "b"):
         expected = prior[prior.obs["library"] == name]
-        predicted = model.predict(expected.obsm["spatial"], library=name)
+        predicted = model.predict(expected.obsm["spatial"], library_id=name)
         np.testing.assert_allclose(predicted.X, expected.X, rtol=1e-5)
         assert set(predicted.obs["library"]) == {name}
         assert set(predicted.uns["spatial"]) == {name}
@@ -165,7 +165,7 @@ def test_positions_of_a_section_that_was_not_trained_on(prepared):
     del prepared.obsm["subspot_features"]
     model = train(prepared.copy())
     prepared.X = prepared.X[::-1]
-    expected = model.get_enhanced(prepared, expectation="prior")
+    expected = model.get_enhanced(prepared, expectation="decoded")
     predicted = model.predict(expected.obsm["spatial"], adata=prepared)
     np.testing.assert_allclose(predicted.X, expected.X, rtol=1e-5)
 
@@ -173,7 +173,7 @@ def test_positions_of_a_section_that_was_not_trained_on(prepared):
 def test_without_interpolation_it_is_the_nearest_spot(prepared):
     del prepared.obsm["subspot_features"]
     model = train(prepared, max_epochs=4, interpolation="none")
-    expected = model.get_enhanced(expectation="prior")
+    expected = model.get_enhanced(expectation="decoded")
     np.testing.assert_allclose(model.predict(expected.obsm["spatial"]).X, expected.X, rtol=1e-5)
 
 
@@ -206,7 +206,7 @@ def test_written_piece_by_piece(square, tmp_path, name):
         ([[50.0, 50.0]], {"image_features": np.zeros((1, 3))}, r"shape \(1, 3\)"),
         ([[50.0, 50.0]], {"image_features": np.zeros((1, 76)), "exposure": 0}, "`exposure`"),
         ([[50.0, 50.0]], {"image_features": np.zeros((1, 76)), "exposure": [0.1, 0.2]}, "`exposure`"),
-        ([[50.0, 50.0]], {"library": "b"}, "'b'"),
+        ([[50.0, 50.0]], {"library_id": "b"}, "'b'"),
         ([[50.0, 50.0]], {"batch_size": 0}, "batch_size"),
     ],
 )

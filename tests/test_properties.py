@@ -26,8 +26,8 @@ from scipy.stats import kstest, nbinom
 
 from soscope_scverse import SoScope, bench, im, metrics, pp, tl
 from soscope_scverse._mudata import columns_apart
-from soscope_scverse.model._tiles import interpolation_weights
 from soscope_scverse.model import prediction
+from soscope_scverse.model._tiles import interpolation_weights
 from soscope_scverse.module.likelihoods import LIKELIHOODS, Start
 
 pytestmark = pytest.mark.slow
@@ -146,11 +146,11 @@ def _division(
     cells["library"] = adata.obs["library"].to_numpy()[spot]
     exposure: Any = rng.choice(["equal", "area"])
 
-    def divide_into_cells(spots: AnnData, move: Motion | None = None) -> None:
+    def partition_into_cells(spots: AnnData, move: Motion | None = None) -> None:
         cells[["x", "y"]] = places if move is None else move(places)
         pp.subspots(spots, cells=cells, exposure=exposure, library_key=library_key)
 
-    return divide_into_cells
+    return partition_into_cells
 
 
 @st.composite
@@ -195,7 +195,7 @@ def fitted(adata: AnnData, spots: Spots, *, max_steps: int = 2, **form: Any) -> 
     with torch.random.fork_rng():
         torch.manual_seed(0)
         SoScope.setup_anndata(adata, library_key=spots.library_key)
-        form = {"likelihood": spots.likelihood, "n_hidden": 8, "n_latent": 4, "test_picture": False, **form}
+        form = {"likelihood": spots.likelihood, "n_hidden": 8, "n_latent": 4, "test_image": False, **form}
         model = SoScope(adata, **form)
         model.train(max_steps=max_steps, pretrain_epochs=1, logger=False, enable_checkpointing=False, **QUIET)
     return model
@@ -362,12 +362,12 @@ def test_a_step_done_twice_is_done_once(spots):
     assert_same(adata, once)
 
 
-# -------------------------------------------------------------------------------------------------------- pictures
+# -------------------------------------------------------------------------------------------------------- images
 
 
 @st.composite
-def pictures(draw: st.DrawFn) -> tuple[AnnData, np.ndarray]:
-    """Spots with subspots in a picture."""
+def images(draw: st.DrawFn) -> tuple[AnnData, np.ndarray]:
+    """Spots with subspots in an image."""
     rng = np.random.default_rng(draw(SEEDS))
     pitch, side = draw(st.integers(6, 14)), draw(st.integers(3, 5))
     xy = pitch * (np.mgrid[:side, :side].reshape(2, -1).T + 1) + rng.uniform(-0.3, 0.3, 2)
@@ -386,7 +386,7 @@ def described(adata: AnnData, image: np.ndarray, **options: Any) -> np.ndarray:
     return im.features(adata, image, copy=True, **options).obsm["subspot_features"]
 
 
-@given(pictures())
+@given(images())
 def test_features_taken_twice_are_taken_once(pair):
     adata, image = pair
     before = adata.copy()
@@ -398,8 +398,8 @@ def test_features_taken_twice_are_taken_once(pair):
     assert_same(adata, before)
 
 
-@given(pictures(), st.integers(0, 7))
-def test_features_turn_and_mirror_with_the_picture(pair, turns):
+@given(images(), st.integers(0, 7))
+def test_features_turn_and_mirror_with_the_image(pair, turns):
     adata, image = pair
     moved, seen = adata.copy(), image
     for slot in ("spatial", "subspots"):
@@ -425,9 +425,9 @@ def test_features_turn_and_mirror_with_the_picture(pair, turns):
     )
 
 
-@given(pictures(), st.integers(0, 40), st.integers(0, 40))
-def test_features_move_with_the_picture(pair, right, down):
-    """By whole pixels, where the border of the picture is continued as the reader mirrors it."""
+@given(images(), st.integers(0, 40), st.integers(0, 40))
+def test_features_move_with_the_image(pair, right, down):
+    """By whole pixels, where the border of the image is continued as the reader mirrors it."""
     adata, image = pair
     reach = 60  # more than a patch
     seen = np.pad(image, ((reach + down, reach), (reach + right, reach), (0, 0)), mode="symmetric")
@@ -438,7 +438,7 @@ def test_features_move_with_the_picture(pair, right, down):
         assert_close(described(moved, seen, encoder=encoder), described(adata, image, encoder=encoder))
 
 
-@given(pictures(), SEEDS)
+@given(images(), SEEDS)
 def test_the_order_of_spots_and_subspots_does_not_matter_to_features(pair, seed):
     adata, image = pair
     rng = np.random.default_rng(seed)
@@ -461,11 +461,11 @@ def test_subspots_add_up_to_their_spot(drawn):
     if spots.likelihood == "gaussian":
         assert np.isfinite(enhanced.X).all()
         return
-    prior = model.get_enhanced(expectation="prior").X
+    prior = model.get_enhanced(expectation="decoded").X
     assert (prior >= 0).all()
     assert np.isfinite(prior).all()
     assert (enhanced.X >= 0).all()
-    counts = enhanced.layers["counts"]
+    counts = enhanced.layers["sampled_counts"]
     assert (counts == counts.round()).all()
     assert (counts >= 0).all()
     found, observed = totals(model, counts)
@@ -571,7 +571,7 @@ def test_modalities_add_up_to_their_spots(spots, form):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         SoScope.setup_mudata(mdata, {"rna": "nb", "prot": "gaussian"}, library_key=spots.library_key)
-        model = SoScope(mdata, n_hidden=8, n_latent=4, test_picture=False, aggregate="sum", **form)
+        model = SoScope(mdata, n_hidden=8, n_latent=4, test_image=False, aggregate="sum", **form)
         model.train(max_steps=2, logger=False, enable_checkpointing=False, **QUIET)
     enhanced = model.get_enhanced()
     spot = pd.Categorical(enhanced["rna"].obs["spot"], categories=adata.obs_names)

@@ -25,7 +25,7 @@ DOLLARS = "$\\frac{1$"
 pytestmark = [
     pytest.mark.usefixtures("closed_figures"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore:The picture is left out"),
+    pytest.mark.filterwarnings("ignore:The image is left out"),
 ]
 
 
@@ -81,9 +81,9 @@ def test_what_is_on_the_page(path):
     for heading in [*headings, "What was run"]:
         assert heading in page.texts
     # maps and uncertainty of two genes, training, alignment, calibration
-    pictures = page.all("img")
-    assert len(pictures) == 2 + 2 + 3
-    for attributes in pictures:
+    images = page.all("img")
+    assert len(images) == 2 + 2 + 3
+    for attributes in images:
         assert attributes["alt"].endswith(".")
         png = Image.open(BytesIO(base64.b64decode(attributes["src"].removeprefix("data:image/png;base64,"))))
         assert png.size == (int(attributes["width"]), int(attributes["height"]))
@@ -150,14 +150,14 @@ def test_what_a_run_warned_of(spots, tmp_path):
         result = tl.enhance(adata, **QUICK)
     said = [str(warning.message) for warning in shown if warning.category is UserWarning]
     recorded = list(result.uns["soscope"]["warnings"])
-    assert [message for message in said if "no counts" in message or "No picture" in message] == recorded
+    assert [message for message in said if "no counts" in message or "No image" in message] == recorded
     assert len(recorded) == 2
     result.write_h5ad(tmp_path / "result.h5ad")
     pl.report(ad.read_h5ad(tmp_path / "result.h5ad"), adata, tmp_path / "report.html")
     page = Page(tmp_path / "report.html")
     for message in recorded:
         assert message in page.texts
-    assert "The result carries no picture of the tissue." in page.texts
+    assert "The result carries no image of the tissue." in page.texts
     assert "No draws were made" in page.text
     # a run that warns of nothing the second time is told so
     with warnings.catch_warnings():
@@ -192,15 +192,15 @@ def test_files_give_the_same_page(spots, enhanced, path, tmp_path, suffix):
 def test_several_sections(tmp_path):
     parts = {name: datasets.synthetic_section(30, n_genes=4, seed=i) for i, name in enumerate("ab")}
     adata = ad.concat({name: part.adata for name, part in parts.items()}, label="section", index_unique="_")
-    pictures = {name: part.image for name, part in parts.items()}
-    result = tl.enhance(adata, image=pictures, library_key="section", **QUICK)
+    images = {name: part.image for name, part in parts.items()}
+    result = tl.enhance(adata, image=images, library_key="section", **QUICK)
     pl.report(result, adata, tmp_path / "report.html", n_genes=2)
     page = Page(tmp_path / "report.html")
     assert len(page.all("img")) == 2 * 2 + 2
     assert page.text.count("as given") == 2
 
 
-@pytest.mark.filterwarnings("ignore:No picture given")
+@pytest.mark.filterwarnings("ignore:No image given")
 def test_modalities(spots, tmp_path):
     prot = spots.adata[:, 2:4].copy()
     prot.var_names = ["CD4", "CD8"]
@@ -260,11 +260,11 @@ def browse(page, folder):
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium to open the page with")
-def test_a_browser_shows_all_pictures(path, tmp_path):
+def test_a_browser_shows_all_images(path, tmp_path):
     _, console = browse(path, tmp_path / "profile")
     assert console == []
 
-    # the same page, which lets a script measure the pictures
+    # the same page, which lets a script measure the images
     probe = """<script>addEventListener("load", () => {
       const shown = image => image.complete ? image.naturalWidth : 0;
       document.body.dataset.widths = [...document.images].map(shown).join(" ");

@@ -6,16 +6,16 @@ import pytest
 import torch
 
 from soscope_scverse import SoScope, bench, datasets, im, metrics, pp, tl
-from soscope_scverse.model.estimates.image_evidence import depth_noise, picture_evidence, within_sections
+from soscope_scverse.model.estimates.image_evidence import image_evidence, library_size_noise, within_sections
 
 QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
 
 
-def train(adata, max_epochs=20, seed=0, test_picture=False, setup=None, **options):
+def train(adata, max_epochs=20, seed=0, test_image=False, setup=None, **options):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         SoScope.setup_anndata(adata, **setup or {})
-        model = SoScope(adata, test_picture=test_picture, **options)
+        model = SoScope(adata, test_image=test_image, **options)
         model.train(max_epochs, **QUIET)
     return model
 
@@ -91,7 +91,7 @@ def test_missing_features_are_named(trained, other):
     [
         (lambda adata: adata.obsm.pop("subspots"), r"pp\.subspots"),
         (lambda adata: adata.obsp.pop("spot_graph"), r"pp\.spot_graph"),
-        (lambda adata: adata.obsm.pop("subspot_features"), "trained with a picture"),
+        (lambda adata: adata.obsm.pop("subspot_features"), "trained with an image"),
         (lambda adata: adata.obsm.update(subspot_features=adata.obsm["subspot_features"][..., :5]), "n_image_features"),
         (lambda adata: adata.uns["subspot_features"].update(encoder="inception_v3"), "encoder='texture'"),
         (lambda adata: adata.uns["subspot_features"].update(context=1.0), "`context`: 1.0 instead of"),
@@ -131,11 +131,11 @@ def test_a_finer_division_of_the_same_spots(trained, section):
     )
 
 
-def test_a_picture_that_was_left_out_is_not_needed(prepared, other):
+def test_a_image_that_was_left_out_is_not_needed(prepared, other):
     permuted = np.random.default_rng(0).permutation(prepared.obsm["subspot_features"].reshape(420, -1))
     prepared.obsm["subspot_features"] = permuted.reshape(60, 7, -1)
-    with pytest.warns(UserWarning, match="picture is left out"):
-        model = train(prepared, max_epochs=4, test_picture=True)
+    with pytest.warns(UserWarning, match="image is left out"):
+        model = train(prepared, max_epochs=4, test_image=True)
     expected = model.get_enhanced(other)
     del other.obsm["subspot_features"]
     enhanced = model.get_enhanced(other)
@@ -171,7 +171,7 @@ def test_training_on_sections_at_the_same_place(prepared):
         with torch.random.fork_rng():
             torch.manual_seed(0)
             SoScope.setup_anndata(two, library_key="library")
-            model = SoScope(two, test_picture=False)
+            model = SoScope(two, test_image=False)
             model.train(4, batch_size=60, **QUIET)
         runs.append(model.get_enhanced().X)
     np.testing.assert_allclose(runs[0], runs[1], rtol=1e-3, atol=1e-3)
@@ -214,9 +214,9 @@ def test_an_unknown_batch_counts_as_the_average(prepared, other):
     model = train(two, setup={"library_key": "library", "batch_key": "library"})
     other.obs["library"] = "s9"
     with pytest.warns(UserWarning, match=r"\['s9'\].*not trained on, only \['s0', 's1'\]"):
-        enhanced = model.get_enhanced(other, expectation="prior")
+        enhanced = model.get_enhanced(other, expectation="decoded")
     other.obs["library"] = "s0"
-    known = model.get_enhanced(other, expectation="prior")
+    known = model.get_enhanced(other, expectation="decoded")
     assert not np.allclose(enhanced.X, known.X, rtol=1e-3)
     with torch.no_grad():  # told apart no more: every batch is the average one
         module = model.module
@@ -224,7 +224,7 @@ def test_an_unknown_batch_counts_as_the_average(prepared, other):
         for layer in (module.encoder.layers[0],):
             for linear in (layer.lin_key, layer.lin_query, layer.lin_value, layer.lin_skip):
                 linear.weight[:, -2:] = linear.weight[:, -2:].mean(1, keepdim=True).clone()
-    np.testing.assert_allclose(model.get_enhanced(other, expectation="prior").X, enhanced.X, rtol=1e-4)
+    np.testing.assert_allclose(model.get_enhanced(other, expectation="decoded").X, enhanced.X, rtol=1e-4)
 
 
 def test_batches_are_saved(prepared, tmp_path):
@@ -274,11 +274,11 @@ def test_a_real_section_is_enhanced_unseen(data_dir):
         spots = ad.concat({name: merged[name].adata[:, genes] for name in names}, label="library", index_unique="-")
         spots.uns["spatial"] = {name: whole[name].uns["spatial"][name] for name in names}
         pp.spot_graph(spots, library_key="library")
-        pictures = {name: data_dir / "her2st" / f"{name}_HE.jpg" for name in names}
-        im.features(spots, pictures, library_key="library")
+        images = {name: data_dir / "her2st" / f"{name}_HE.jpg" for name in names}
+        im.features(spots, images, library_key="library")
         return spots
 
-    model = train(prepared_sections("C2", "C3"), 150, test_picture=True, setup={"library_key": "library"})
+    model = train(prepared_sections("C2", "C3"), 150, test_image=True, setup={"library_key": "library"})
     truth = merged["C4"].truth[:, genes]
     unseen = model.get_enhanced(prepared_sections("C4")).X
     linear = bench.BASELINES["linear"](merged["C4"].adata[:, genes].copy())
@@ -288,7 +288,7 @@ def test_a_real_section_is_enhanced_unseen(data_dir):
 
 
 def test_what_sections_differ_by_is_no_noise_and_no_evidence(prepared):
-    """Another stain and another depth hide neither the picture nor how even the depth is."""
+    """Another stain and another depth hide neither the image nor how even the depth is."""
     rng = np.random.default_rng(0)
     features, x = prepared.obsm["subspot_features"].mean(axis=1), np.log1p(prepared.X.toarray())
     sections = np.repeat(["a", "b"], 60)
@@ -297,13 +297,13 @@ def test_what_sections_differ_by_is_no_noise_and_no_evidence(prepared):
     def evidence(shift):
         offset = shift * np.repeat([0, 1], 60)[:, None]
         profile = np.tile(x, (2, 1)) + offset * rng.normal(size=8)
-        picture = np.tile(features, (2, 1)) + offset * features.std(axis=0) * rng.normal(size=features.shape[1])
-        return picture_evidence(within_sections(profile, sections), within_sections(picture, sections), xy, sections)
+        image = np.tile(features, (2, 1)) + offset * features.std(axis=0) * rng.normal(size=features.shape[1])
+        return image_evidence(within_sections(profile, sections), within_sections(image, sections), xy, sections)
 
     assert evidence(5.0) == pytest.approx(evidence(0.0), rel=1e-3)
     counts = np.tile(prepared.X.toarray(), (2, 1)).astype(float)
     deep = counts * np.repeat([1, 50], 60)[:, None]
-    assert depth_noise(deep, xy, sections) == pytest.approx(depth_noise(counts, xy, sections), abs=0.02)
+    assert library_size_noise(deep, xy, sections) == pytest.approx(library_size_noise(counts, xy, sections), abs=0.02)
     np.testing.assert_array_equal(within_sections(x, sections[:60]), x)
 
 

@@ -21,7 +21,7 @@ from soscope_scverse import SoScope, bench, datasets, im, pp, tl
 QUICK = {"max_epochs": 2, "accelerator": "cpu", "train_kwargs": {"enable_progress_bar": False}}
 
 
-def picture(image, **kwargs):
+def image(image, **kwargs):
     return Image2DModel.parse(np.moveaxis(np.asarray(image), 2, 0), dims=("c", "y", "x"), **kwargs)
 
 
@@ -68,7 +68,7 @@ def test_visium_goes_in_and_comes_out(section, sdata):
     assert left["visium"].equals(before["visium"])
 
 
-def test_a_smaller_picture_is_found_through_its_coordinate_system(section, sdata):
+def test_a_smaller_image_is_found_through_its_coordinate_system(section, sdata):
     tl.enhance(sdata, image_key="visium_hires_image", **QUICK)
     pp.subspots(section.adata)
     hires = sdata["visium_hires_image"].to_numpy().transpose(1, 2, 0)
@@ -113,7 +113,7 @@ def test_squares_lie_in_their_bins_under_any_affine(angle):
     pitch = np.diff(np.unique(xy[:, 0].round(6))).min()
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     place = Affine(np.vstack([np.column_stack([3 * turn, [40, -7]]), [0, 0, 1]]), ("x", "y"), ("x", "y"))
-    # bins of Visium HD are polygons; the picture is in the coordinate system alone
+    # bins of Visium HD are polygons; the image is in the coordinate system alone
     bins = gpd.GeoDataFrame(
         geometry=[box(x - pitch / 2, y - pitch / 2, x + pitch / 2, y + pitch / 2) for x, y in xy],
         index=np.arange(100, 149),
@@ -122,7 +122,7 @@ def test_squares_lie_in_their_bins_under_any_affine(angle):
     table.obs["location_id"], table.obs["region"] = bins.index.to_numpy(), pd.Categorical(["bins"] * 49)
     del table.obsm["spatial"]
     sdata = sd.SpatialData(
-        images={"he": picture(section.image, transformations={"global": place})},
+        images={"he": image(section.image, transformations={"global": place})},
         shapes={"bins": ShapesModel.parse(bins, transformations={"global": place})},
         tables={
             "square_008um": TableModel.parse(table, region="bins", region_key="region", instance_key="location_id")
@@ -135,18 +135,18 @@ def test_squares_lie_in_their_bins_under_any_affine(angle):
     holder = around.geometry.iloc[rows].buffer(1e-6).to_numpy()
     assert shapely.contains(holder, inside.geometry.to_numpy()).all()
     assert inside.area.sum() == pytest.approx(around.area.sum())
-    # the picture is seen as it is without transformations
+    # the image is seen as it is without transformations
     pp.subspots(section.adata, 4)
     im.features(section.adata, section.image)
     expected = section.adata.obsm["subspot_features"].reshape(196, -1)
     np.testing.assert_allclose(sdata["enhanced"].obsm["image_features"], expected, rtol=1e-3, atol=1e-3)
 
 
-def test_a_turned_picture_is_seen_where_it_is(section, sdata):
-    # the picture is mirrored at the diagonal and halved; its transformation puts it back
+def test_a_turned_image_is_seen_where_it_is(section, sdata):
+    # the image is mirrored at the diagonal and halved; its transformation puts it back
     pixels = np.asarray(section.image)
     turned = Affine(np.array([[0.0, 1, 0], [1, 0, 0], [0, 0, 1]]), ("x", "y"), ("x", "y"))
-    sdata["turned"] = picture(pixels.transpose(1, 0, 2), transformations={"visium": turned})
+    sdata["turned"] = image(pixels.transpose(1, 0, 2), transformations={"visium": turned})
     tl.enhance(sdata, image_key="turned", **QUICK)
     tl.enhance(sdata, image_key="visium_full_image", key_added="upright", **QUICK)
     a, b = (sdata[name].obsm["image_features"] for name in ("enhanced", "upright"))
@@ -165,7 +165,7 @@ def test_coordinates_may_be_negative(section, sdata):
     shift = Affine(np.array([[1.0, 0, -5000], [0, 1, -5000], [0, 0, 1]]), ("x", "y"), ("x", "y"))
     index, moved = sdata["visium"].index, section.adata.obsm["spatial"] - 5000
     sdata["visium"] = ShapesModel.parse(moved, geometry=0, radius=10.0, index=index)
-    sdata["he"] = picture(section.image, transformations={"global": shift})
+    sdata["he"] = image(section.image, transformations={"global": shift})
     tl.enhance(sdata, **QUICK)
     pp.subspots(section.adata)
     im.features(section.adata, section.image)
@@ -240,7 +240,7 @@ def test_all_elements_of_a_table_are_sections(two, tmp_path):
         uns_merge="unique",
     )
     images = {name: section.image for name, section in sections.items()}
-    options = {"model_kwargs": {"test_picture": False}, **QUICK}
+    options = {"model_kwargs": {"test_image": False}, **QUICK}
     expected = tl.enhance(adata, image=images, library_key="region", **options)
     sdata.write(tmp_path / "two.zarr")
     tl.enhance(sdata, image_key={name: f"{name}_full_image" for name in images}, **options)
@@ -411,7 +411,7 @@ def test_steps_write_to_the_table(section, sdata):
     model = SoScope(table)
     model.train(max_epochs=2, accelerator="cpu", enable_progress_bar=False)
     assert model.get_enhanced().n_obs == 420
-    # what is done already is not done again, so no picture has to be chosen
+    # what is done already is not done again, so no image has to be chosen
     tl.enhance(sdata, **QUICK)
     assert "encoder" in sdata["enhanced"].uns["soscope"]
     at = pd.DataFrame(expected.obsm["spatial"][:5], columns=["x", "y"])
@@ -449,10 +449,10 @@ def test_what_is_deleted_is_deleted_in_the_table(section, sdata):
     pp.subspots(sdata, cells=cells)
     pp.subspots(sdata, cells=cells.iloc[::2])
     expected = pp.subspots(section.adata, cells=cells.iloc[::2], copy=True)
-    pd.testing.assert_series_equal(sdata["table"].obs["spot_size"], expected.obs["spot_size"])
+    pd.testing.assert_series_equal(sdata["table"].obs["relative_cell_number"], expected.obs["relative_cell_number"])
     pp.subspots(sdata)
     assert "subspot_names" not in sdata["table"].obsm
-    assert "spot_size" not in sdata["table"].obs
+    assert "relative_cell_number" not in sdata["table"].obs
 
 
 def test_what_asks_of_the_spots_takes_spatialdata(section, sdata):
@@ -462,7 +462,7 @@ def test_what_asks_of_the_spots_takes_spatialdata(section, sdata):
     given = (slice(None), "as given")
     np.testing.assert_allclose(there.table.loc[given, "on_tissue"], here.table.loc[given, "on_tissue"])
 
-    # the task is in the coordinates of the spots, and so is the picture
+    # the task is in the coordinates of the spots, and so is the image
     low, truth = bench.simulate_low_resolution(sdata)
     expected = bench.simulate_low_resolution(section.adata)
     np.testing.assert_array_equal(low.X.toarray(), expected.adata.X.toarray())
@@ -479,7 +479,7 @@ def test_what_asks_of_the_spots_takes_spatialdata(section, sdata):
 
 
 @pytest.mark.parametrize("size", ["full", "hires"])
-def test_spatialdata_plot_draws_the_table_over_the_picture(sdata, size):
+def test_spatialdata_plot_draws_the_table_over_the_image(sdata, size):
     pytest.importorskip("spatialdata_plot")
     tl.enhance(sdata, sources="positions", **QUICK)
     gene = sdata["enhanced"].var_names[0]
@@ -510,7 +510,7 @@ def test_anndata_becomes_spatialdata(section, tmp_path):
     sdata.write(tmp_path / "b.zarr")
     assert sd.read_zarr(tmp_path / "b.zarr")["enhanced"].n_obs == 415
 
-    # the small picture within is taken where none is given, and lies over the subspots
+    # the small image within is taken where none is given, and lies over the subspots
     small = tl.to_spatialdata(enhanced, key_added="fine")
     extent = sd.get_extent(small["fine_image"])
     assert extent["x"][1] == pytest.approx(section.image.shape[1], rel=0.05)

@@ -42,7 +42,7 @@ def write_counts(path, adata):
 
 
 def write_spatial(folder, section, **scales):
-    """Pictures, scale factors, and what both kinds of Visium call the places of spots."""
+    """Images, scale factors, and what both kinds of Visium call the places of spots."""
     folder.mkdir(parents=True)
     image = Image.fromarray(np.asarray(section.image))
     for name, scale in (("hires", HIRES), ("lowres", LOWRES)):
@@ -79,7 +79,7 @@ def test_visium(section, visium, tmp_path):
     again = sd.read_zarr(tmp_path / "a.zarr")
     np.testing.assert_allclose(again["full"].X, expected.X, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(features["full"], expected.obsm["image_features"], rtol=1e-4, atol=1e-4)
-    # smaller pictures show the same tissue
+    # smaller images show the same tissue
     mean = [i for i, name in enumerate(expected.uns["soscope"]["encoder"]["feature_names"]) if "mean" in name]
     assert np.corrcoef(features["hires"][:, mean].ravel(), features["full"][:, mean].ravel())[0, 1] > 0.95
     systems = {"mouse", "mouse_downscaled_hires", "mouse_downscaled_lowres"}

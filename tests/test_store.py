@@ -34,7 +34,7 @@ def trained(_section, _prepared):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         SoScope.setup_anndata(adata)
-        model = SoScope(adata, test_picture=False)
+        model = SoScope(adata, test_image=False)
         model.train(6, **QUIET)
     return model
 
@@ -60,7 +60,7 @@ def test_what_is_written_is_what_is_returned(trained, tmp_path, name, n_samples)
     for result in (lazy, read):
         assert result.shape == expected.shape == (360, 8)
         np.testing.assert_array_equal(np.asarray(result.X), expected.X)
-        layers = {"std", "q05", "q95", "counts"} if n_samples else set()
+        layers = {"std", "q05", "q95", "sampled_counts"} if n_samples else set()
         assert set(result.layers) - {None} == set(expected.layers) - {None} == layers
         for layer in layers:
             np.testing.assert_array_equal(np.asarray(result.layers[layer]), expected.layers[layer])
@@ -118,7 +118,7 @@ def test_an_interrupted_run_leaves_nothing(trained, tmp_path, monkeypatch, name,
     calls.clear()
     monkeypatch.setattr(prediction, "_decoded", broken)
     with pytest.raises(BaseException, match=str(fault)):
-        trained.get_enhanced(out=tmp_path / name, batch_size=10, overwrite=True, expectation="prior")
+        trained.get_enhanced(out=tmp_path / name, batch_size=10, overwrite=True, expectation="decoded")
     assert names(tmp_path) == [name]
     np.testing.assert_array_equal(store.open_lazily(tmp_path / name).X.compute(), before)
 
@@ -128,8 +128,8 @@ def test_overwriting(trained, tmp_path, name):
     trained.get_enhanced(out=tmp_path / name)
     with pytest.raises(ValueError, match="overwrite=True"):
         trained.get_enhanced(out=tmp_path / name)
-    prior = trained.get_enhanced(out=tmp_path / name, overwrite=True, expectation="prior")
-    np.testing.assert_array_equal(prior.X.compute(), trained.get_enhanced(expectation="prior").X)
+    prior = trained.get_enhanced(out=tmp_path / name, overwrite=True, expectation="decoded")
+    np.testing.assert_array_equal(prior.X.compute(), trained.get_enhanced(expectation="decoded").X)
     assert names(tmp_path) == [name]
 
 
@@ -160,8 +160,8 @@ def test_one_call_from_file_to_file(section, tmp_path):
         expected = tl.enhance(adata, layer=layer, **options)
         np.testing.assert_array_equal(enhanced.X.compute(), expected.X)
         assert enhanced.uns["soscope"]["arguments"] == expected.uns["soscope"]["arguments"]
-        picture = enhanced.uns["spatial"]["synthetic"]["images"]["hires"]
-        np.testing.assert_array_equal(picture, expected.uns["spatial"]["synthetic"]["images"]["hires"])
+        image = enhanced.uns["spatial"]["synthetic"]["images"]["hires"]
+        np.testing.assert_array_equal(image, expected.uns["spatial"]["synthetic"]["images"]["hires"])
 
 
 def test_scanpy_goes_on_without_reading_everything(trained, tmp_path):

@@ -3,9 +3,9 @@ import pytest
 import torch
 from scipy.sparse import csr_matrix
 
+from soscope_scverse.model._tiles import Section, Tiles, contiguous_groups, interpolation_weights, thin_counts
 from soscope_scverse.model.training import datamodule as splitter
 from soscope_scverse.model.training.datamodule import TileDataModule
-from soscope_scverse.model._tiles import Section, Tiles, contiguous_groups, interpolation_weights, thin_counts
 from soscope_scverse.module.image_regularizer import graph_bce
 from soscope_scverse.module.vae import GraphAutoencoder, SoScopeVAE
 
@@ -197,7 +197,7 @@ def test_the_losses_of_the_tiles_average_to_that_of_the_section(tiles):
     module, auto = models(tiles)
     groups = contiguous_groups(tiles.section.spatial, tiles.section.sections, 50)
     assert len(groups) == 4
-    module.depth_noise.fill_(0.05)
+    module.library_size_noise.fill_(0.05)
     whole = module(tiles.tile())[2].loss
     parts = [module(tiles.tile(own))[2].loss * len(own) / 196 for own in groups]
     torch.testing.assert_close(sum(parts), whole)

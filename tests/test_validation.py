@@ -95,7 +95,7 @@ def test_the_comparison_sees_a_change(prepared):
 
 
 @pytest.fixture(scope="module")
-def picture(_section):
+def image(_section):
     return _section.image
 
 
@@ -114,7 +114,7 @@ def enhanced(model):
 
 
 @pytest.fixture
-def entries(picture, model, enhanced, _section, _prepared):
+def entries(image, model, enhanced, _section, _prepared):
     """Every function of spots, as called with them alone."""
     gene, places = _section.adata.var_names[:1].tolist(), _section.adata.obsm["spatial"][:3]
     features = np.zeros((3, _prepared.obsm["subspot_features"].shape[2]))
@@ -127,21 +127,21 @@ def entries(picture, model, enhanced, _section, _prepared):
         if isinstance(adata, ad.AnnData) and "subspot_features" in adata.obsm:
             adata = adata.copy()
             del adata.obsm["subspot_features"]
-        im.mask_subspots(adata, picture)
+        im.mask_subspots(adata, image)
 
     return {
         "pp.subspots": pp.subspots,
         "pp.spot_graph": pp.spot_graph,
         "pp.spatial_genes": pp.spatial_genes,
-        "im.features": lambda a: im.features(a, picture),
+        "im.features": lambda a: im.features(a, image),
         "im.features(precomputed)": lambda a: im.features(a, encoder="precomputed"),
         "im.features(noise)": lambda a: im.features(a, encoder="noise"),
-        "im.features_at": lambda a: im.features_at(a, places, picture),
+        "im.features_at": lambda a: im.features_at(a, places, image),
         "im.mask_subspots": mask_subspots,
-        "im.check_alignment": lambda a: im.check_alignment(a, picture),
-        "im.check_coordinates": lambda a: im.check_coordinates(a, picture),
+        "im.check_alignment": lambda a: im.check_alignment(a, image),
+        "im.check_coordinates": lambda a: im.check_coordinates(a, image),
         "im.embedded_image": im.embedded_image,
-        "tl.enhance": lambda a: tl.enhance(a, image=picture),
+        "tl.enhance": lambda a: tl.enhance(a, image=image),
         "tl.to_spatialdata": tl.to_spatialdata,
         "SoScope": setup,
         "get_enhanced": model.get_enhanced,
@@ -277,9 +277,9 @@ BAD_SPOTS = {
     "negative exposures": (with_slot("subspot_exposure", np.negative), "non-negative with rows that sum to 1", DIVIDED),
     "NaN in exposures": (with_slot("subspot_exposure", first(np.nan)), "rows that sum to 1", DIVIDED),
     "exposures of words": (with_slot("subspot_exposure", words), "real numbers", DIVIDED),
-    "sizes of 0": (lambda a: a.obs.insert(0, "spot_size", 0) or a, "above 0 for every spot", DIVIDED),
-    "NaN in sizes": (lambda a: a.obs.insert(0, "spot_size", np.nan) or a, "above 0 for every spot", DIVIDED),
-    "sizes of words": (lambda a: a.obs.insert(0, "spot_size", "a") or a, "real numbers", DIVIDED),
+    "sizes of 0": (lambda a: a.obs.insert(0, "relative_cell_number", 0) or a, "above 0 for every spot", DIVIDED),
+    "NaN in sizes": (lambda a: a.obs.insert(0, "relative_cell_number", np.nan) or a, "above 0 for every spot", DIVIDED),
+    "sizes of words": (lambda a: a.obs.insert(0, "relative_cell_number", "a") or a, "real numbers", DIVIDED),
     "a division that is a list": (with_uns(subspots=[1]), r"uns\['subspots'\]` to be a dict", DIVIDED),
     "no graph": (without("obsp", "spot_graph"), r"pp\.spot_graph", RESULTS),
     "NaN in the graph": (with_slot("spot_graph", lambda g: g * np.nan, "obsp"), "finite weights", COUNTS),
@@ -300,7 +300,7 @@ BAD_SPOTS = {
         (*COUNTS, "im.features(precomputed)", "bench.baselines.image_linear"),
     ),
     "no image features left": (with_slot("subspot_features", lambda x: x[..., :0]), r"\(60, 7, 0\)", COUNTS),
-    "pictures that are no dict": (
+    "images that are no dict": (
         with_uns(spatial=np.zeros(3)),
         r"uns\['spatial'\]` to be a dict",
         ("tl.enhance", "im.features", "im.embedded_image", "im.check_alignment", "bench.simulate_low_resolution"),
@@ -339,7 +339,7 @@ def task():
 
 
 @pytest.fixture
-def calls(_section, _prepared, picture, model, enhanced, task):
+def calls(_section, _prepared, image, model, enhanced, task):
     """Every public function with arguments that it takes, to be replaced by bad ones."""
     adata, gene = _section.adata, _section.adata.var_names[:1].tolist()
     places = adata.obsm["spatial"][:3]
@@ -358,19 +358,19 @@ def calls(_section, _prepared, picture, model, enhanced, task):
 
     low, truth = task
     return {
-        "tl.enhance": called(tl.enhance, adata, image=picture),
+        "tl.enhance": called(tl.enhance, adata, image=image),
         "tl.to_spatialdata": called(tl.to_spatialdata, enhanced),
         "pp.subspots": lambda **kwargs: pp.subspots(adata.copy(), **kwargs),
         "pp.spot_graph": lambda **kwargs: pp.spot_graph(adata.copy(), **kwargs),
         "pp.spatial_genes": called(pp.spatial_genes, adata),
-        "im.features": lambda **kwargs: im.features(_prepared.copy(), **{"image": picture, **kwargs}),
-        "im.features_at": called(im.features_at, _prepared, positions=places, image=picture),
-        "im.mask_subspots": lambda **kwargs: im.mask_subspots(low.copy(), **{"image": picture, **kwargs}),
-        "im.check_alignment": called(im.check_alignment, adata, image=picture),
-        "im.check_coordinates": called(im.check_coordinates, adata, image=picture),
-        "im.open_image": called(im.open_image, image=picture),
-        "im.thumbnail": called(im.thumbnail, source=im.open_image(picture)),
-        "im.tissue_mask": called(im.tissue_mask, image=picture),
+        "im.features": lambda **kwargs: im.features(_prepared.copy(), **{"image": image, **kwargs}),
+        "im.features_at": called(im.features_at, _prepared, positions=places, image=image),
+        "im.mask_subspots": lambda **kwargs: im.mask_subspots(low.copy(), **{"image": image, **kwargs}),
+        "im.check_alignment": called(im.check_alignment, adata, image=image),
+        "im.check_coordinates": called(im.check_coordinates, adata, image=image),
+        "im.open_image": called(im.open_image, image=image),
+        "im.thumbnail": called(im.thumbnail, source=im.open_image(image)),
+        "im.tissue_mask": called(im.tissue_mask, image=image),
         "SoScope": make,
         "train": lambda **kwargs: make().train(**{**QUIET, **kwargs}),
         "get_enhanced": model.get_enhanced,
@@ -434,7 +434,7 @@ BAD_ARGUMENTS = {
     ("tl.enhance", "encoder"): [("resnet", "texture"), (5, "encoder")],
     ("tl.enhance", "image"): [
         ("nowhere.tif", "nowhere.tif"),
-        (5, "Expected a picture"),
+        (5, "Expected an image"),
         ({"a": 1}, "library_key"),
         (np.zeros((5, 5, 5, 5)), "2 or 3 dimensions"),
         (np.zeros((0, 5, 3), np.uint8), "shape"),
@@ -502,7 +502,7 @@ BAD_ARGUMENTS = {
         (f"{__file__}/model", "to be a folder, found .* is a file"),
         (5, "to be a path"),
     ],
-    ("tl.to_spatialdata", "image"): [(5, "Expected a picture")],
+    ("tl.to_spatialdata", "image"): [(5, "Expected an image")],
     ("pp.subspots", "geometry"): [("triangle", "`geometry` to be one of")],
     ("pp.subspots", "exposure"): [("size", "`exposure` to be one of")],
     ("pp.subspots", "spot_diameter"): [(-1, "above 0"), ("a", NUMBER), (5, "`cells` with")],
@@ -522,7 +522,7 @@ BAD_ARGUMENTS = {
     ("pp.spatial_genes", "n_genes"): [(0, "at least 1"), (2.5, WHOLE)],
     ("pp.spatial_genes", "n_candidates"): [(0, "at least 1")],
     ("im.features", "image"): [
-        (5, "Expected a picture"),
+        (5, "Expected an image"),
         (str(Path(__file__).parent), "found the folder"),
         ("nowhere.png", "nowhere.png"),
     ],
@@ -530,7 +530,7 @@ BAD_ARGUMENTS = {
     ("im.features", "mode"): [("fast", "`mode` to be one of")],
     ("im.features", "batch_size"): [(0, "at least 1"), ("a", WHOLE)],
     ("im.features", "context"): [
-        (1e9, "times as wide as the picture"),
+        (1e9, "times as wide as the image"),
         (-1, "positive `context`"),
         (np.nan, "positive `context`"),
         ("a", "real numbers"),
@@ -546,7 +546,7 @@ BAD_ARGUMENTS = {
         (cells(a=[1]), "columns 'x' and 'y'"),
         ("a", "real numbers"),
     ],
-    ("im.features_at", "library"): [("nope", "`library` to be one of")],
+    ("im.features_at", "library_id"): [("nope", "`library_id` to be one of")],
     ("im.features_at", "key"): [("nope", "noted encoder")],
     ("im.mask_subspots", "image_scale"): [(0, "above 0")],
     ("im.check_alignment", "image_scale"): [(0, "above 0")],
@@ -564,7 +564,7 @@ BAD_ARGUMENTS = {
     ("SoScope", "sigma"): [(-1, "at least 0")],
     ("SoScope", "masked"): [(2, "at least 0 and at most 1")],
     ("SoScope", "image_shrinkage"): [(-1, "at least 0"), ("strong", "number or 'auto'")],
-    ("SoScope", "depth_noise"): [(-1, "at least 0"), ("none", "number or 'auto'")],
+    ("SoScope", "library_size_noise"): [(-1, "at least 0"), ("none", "number or 'auto'")],
     ("SoScope", "similarity_strength"): [(1, "above 1")],
     ("SoScope", "n_graph_samples"): [(1, "at least 2")],
     ("SoScope", "aggregate"): [("max", "`aggregate` to be one of")],
@@ -592,7 +592,7 @@ BAD_ARGUMENTS = {
     ("sample_enhanced", "out"): [("x.h5ad", "to end in '.zarr'")],
     ("predict", "positions"): [(np.zeros(3), "finite `positions`"), (5, "finite `positions`")],
     ("predict", "exposure"): [(0, "positive"), ("a", "real numbers"), ([1, 2], "positive, one number or 3")],
-    ("predict", "library"): [("nope", "`library` to be the section")],
+    ("predict", "library_id"): [("nope", "`library_id` to be the section")],
     ("bench.simulate_low_resolution", "factor"): [(7, "left at 2"), ("a", "left at 2")],
     ("bench.simulate_low_resolution", "lattice"): [("cubic", "`lattice` to be one of")],
     ("bench.simulate_low_resolution", "aggregate"): [("max", "`aggregate` to be one of")],
@@ -665,23 +665,23 @@ def test_bad_arguments_are_refused_before_any_work(calls, function, name, value,
     assert not list(tmp_path.iterdir())
 
 
-# ---- pictures -------------------------------------------------------------------------------------------------------
+# ---- images -------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def files(tmp_path, picture):
-    """Writes pictures that are damaged or strange; returns their path."""
+def files(tmp_path, image):
+    """Writes images that are damaged or strange; returns their path."""
 
     def make(kind, how):
         path = tmp_path / f"section.{kind}"
         if kind == "tif":
-            tifffile.imwrite(path, picture, tile=(64, 64), compression="zlib")
+            tifffile.imwrite(path, image, tile=(64, 64), compression="zlib")
         else:
-            Image.fromarray(picture).save(path)
+            Image.fromarray(image).save(path)
         content = path.read_bytes()
         damage = {
             "empty": b"",
-            "text": b"no picture",
+            "text": b"no image",
             "only its first bytes": content[:12],
             "half of it": content[: len(content) // 2],
             "all but its end": content[:-2000],
@@ -698,7 +698,7 @@ DAMAGE = ("empty", "text", "only its first bytes", "half of it", "all but its en
 
 @pytest.mark.parametrize("kind", ["png", "jpg", "tif"])
 @pytest.mark.parametrize("how", DAMAGE)
-def test_damaged_pictures_name_their_file(prepared, files, kind, how):
+def test_damaged_images_name_their_file(prepared, files, kind, how):
     if (kind, how) == ("jpg", "zeros in the middle"):
         pytest.skip("a JPEG without part of its data decodes to grey")
     path = files(kind, how)
@@ -717,7 +717,7 @@ def test_damaged_pictures_name_their_file(prepared, files, kind, how):
         ((3, 9, 8), np.float64),
     ],
 )
-def test_small_pictures_of_all_types_are_read(shape, dtype):
+def test_small_images_of_all_types_are_read(shape, dtype):
     source = im.open_image(np.ones(shape, dtype))
     pixels = source.read(-3, source.height + 3, -3, source.width + 3)
     assert pixels.dtype == np.uint8
@@ -738,7 +738,7 @@ def test_small_pictures_of_all_types_are_read(shape, dtype):
         (np.ones((0, 9), np.uint8), r"shape \(0, 9\)"),
     ],
 )
-def test_arrays_that_are_no_pictures(pixels, message):
+def test_arrays_that_are_no_images(pixels, message):
     with pytest.raises(ValueError, match=message):
         im.open_image(pixels).read(0, 9, 0, 9)
 
@@ -785,8 +785,8 @@ def mdata(prepared):
         ({"likelihood": {"rna": "nb"}, "out": "x.zarr"}, "`out` with AnnData only"),
     ],
 )
-def test_bad_mudata_are_refused_and_left_alone(mdata, picture, options, message):
-    as_before(lambda data: tl.enhance(data, image=picture, **options), mdata, message)
+def test_bad_mudata_are_refused_and_left_alone(mdata, image, options, message):
+    as_before(lambda data: tl.enhance(data, image=image, **options), mdata, message)
 
 
 def test_modalities_have_the_same_spots(prepared):
@@ -881,14 +881,14 @@ def test_every_row_of_the_reliability_page_names_a_test():
         lambda n: None,
     ],
 )
-def test_what_an_encoder_returns_is_checked(prepared, picture, returned):
+def test_what_an_encoder_returns_is_checked(prepared, image, returned):
     class Own(im.Encoder):
         name = "own"
 
         def encode(self, source, centres, width):
             return returned(len(centres))
 
-    as_before(lambda a: im.features(a, picture, encoder=Own()), prepared, "encoder 'own' to return finite features")
+    as_before(lambda a: im.features(a, image, encoder=Own()), prepared, "encoder 'own' to return finite features")
 
 
 def test_a_method_cannot_spoil_the_next_one():
@@ -919,7 +919,7 @@ def test_metrics_take_lists():
     np.testing.assert_array_equal(metrics.pit(rows, [rows, rows]), metrics.pit(values, np.stack([values, values])))
 
 
-def test_a_long_thin_picture_has_a_thumbnail():
+def test_a_long_thin_image_has_a_thumbnail():
     small, scale = im.thumbnail(im.open_image(np.zeros((1, 3000, 3), np.uint8)))
     assert small.shape == (1, 3000, 3)
     assert scale == 1

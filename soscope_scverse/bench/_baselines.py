@@ -1,14 +1,14 @@
 """The simple answers that every claim of quality has to beat.
 
 A baseline takes a low-resolution AnnData with ``obsm["spatial"]``, ``obsm["subspots"]``, ``obsm["subspot_exposure"]``
-and, if it uses the picture, ``obsm["subspot_features"]``. It returns an n_targets x n_features array, in the C order of
+and, if it uses the image, ``obsm["subspot_features"]``. It returns an n_targets x n_features array, in the C order of
 the valid subspots. All but :func:`repeat` learn the profile of a spot from its position or from the mean image feature
 of its subspots and apply that to the subspots.
 
 Where ``uns["subspots"]["aggregate"]`` is ``"mean"``, as :func:`~soscope_scverse.bench.simulate_low_resolution` writes
 it, that is the prediction. Otherwise spots are sums of counts: it is clipped at 0 and multiplied by the share of the
 spot that a subspot covers.
-``obs["spot_size"]``, if there, tells how much tissue is in a spot: counts are learnt per mean spot.
+``obs["relative_cell_number"]``, if there, tells how much tissue is in a spot: counts are learnt per mean spot.
 """
 
 from __future__ import annotations
@@ -337,8 +337,8 @@ def _task(adata: AnnData) -> _Task:
     _validation.finite(x)
     profiles = dense(x).astype(float)
     is_mean = adata.uns.get(keys.SUBSPOTS, {}).get("aggregate") == "mean"
-    if keys.SPOT_SIZE in adata.obs and not is_mean:
-        size = adata.obs[keys.SPOT_SIZE].to_numpy(float)[:, None]
+    if keys.RELATIVE_CELL_NUMBER in adata.obs and not is_mean:
+        size = adata.obs[keys.RELATIVE_CELL_NUMBER].to_numpy(float)[:, None]
         profiles, exposure = profiles / size, exposure * size
     return _Task(profiles, spot, subspot, exposure[spot, subspot][:, None], is_mean)
 

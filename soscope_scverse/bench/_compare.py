@@ -40,7 +40,7 @@ IMAGE_BASELINES: tuple[Run, ...] = (
 )
 _OF_FEATURES = ("encoder", "image_scale", "library_key")  # arguments that `tl.enhance` hands on to `im.features`
 _NOT_COMPARED = ("adata", "return_model", "save_model", "out")
-_OF_PICTURE = ("image", "encoder", "image_scale", "features_kwargs")
+_OF_IMAGE = ("image", "encoder", "image_scale", "features_kwargs")
 
 
 def compare(
@@ -56,7 +56,7 @@ def compare(
 ) -> pd.DataFrame:
     """Run methods on a section whose subspots are known and score each gene.
 
-    Image features are computed once and shared by all methods. Without a picture, the baselines that need one are left
+    Image features are computed once and shared by all methods. Without an image, the baselines that need one are left
     out.
 
     Parameters
@@ -65,14 +65,14 @@ def compare(
         Spots and their true subspots, as :func:`~soscope_scverse.bench.simulate_low_resolution` returns them, with the
         same features. ``X`` of both is used. They are not changed.
     image
-        Picture of the tissue, of any kind that :func:`~soscope_scverse.im.open_image` takes. None takes the features in
-        ``low.obsm["subspot_features"]`` or the picture in ``low.uns["spatial"]``, if there is one.
+        Image of the tissue, of any kind that :func:`~soscope_scverse.im.open_image` takes. None takes the features in
+        ``low.obsm["subspot_features"]`` or the image in ``low.uns["spatial"]``, if there is one.
     methods
         Names out of :data:`~soscope_scverse.bench.BASELINES` and ``"soscope"``; None is all of them. Or a mapping from
         a name of your choice to a function of the spots that returns n_targets x n_features (rows in the order of
         `truth`), or to a dict of arguments of :func:`~soscope_scverse.tl.enhance`, ``{}`` for the defaults. A dict
         with ``"image"``, ``"encoder"``, ``"image_scale"`` or ``"features_kwargs"`` does not share the features, but
-        computes its own; ``{"image": None}`` does without a picture.
+        computes its own; ``{"image": None}`` does without an image.
     seeds
         soScope, and every function with an argument ``seed``, is run once for each of them; other methods run once.
     task
@@ -114,7 +114,7 @@ def compare(
     Examples
     --------
     >>> low, truth = simulate_low_resolution(adata)  # doctest: +SKIP
-    >>> variants = {"soscope": {}, "no picture": {"image": None}, "linear": BASELINES["linear"]}  # doctest: +SKIP
+    >>> variants = {"soscope": {}, "no image": {"image": None}, "linear": BASELINES["linear"]}  # doctest: +SKIP
     >>> df = compare(low, truth, "section.tif", methods=variants)  # doctest: +SKIP
     """
     for adata in (low, truth):
@@ -135,7 +135,7 @@ def compare(
     if not _has_features(spots, image, shared):
         left_out = [name for name, run in runs.items() if run in IMAGE_BASELINES]
         runs = {name: run for name, run in runs.items() if name not in left_out}
-        logger.info("Without a picture there are no %s.", left_out)
+        logger.info("Without an image there are no %s.", left_out)
     jobs = [(name, seed) for name, run in runs.items() for seed in (seeds if _takes_seed(run) else [None])]
     if not jobs:
         msg = f"Expected something to run, found methods {list(runs)} and seeds {list(seeds)}. Name one of each."
@@ -201,12 +201,12 @@ def _enhancer(arguments: Mapping[str, Any], shared: Mapping[str, Any], image: An
 
     validation.keywords("methods", arguments, tl.enhance, without=_NOT_COMPARED)
     validation.keywords("train_kwargs", arguments.get("train_kwargs") or {}, SoScope.train)
-    own_picture = any(name in arguments for name in _OF_PICTURE)
-    merged = {**shared, **({"image": image} if own_picture else {}), **arguments}
+    own_image = any(name in arguments for name in _OF_IMAGE)
+    merged = {**shared, **({"image": image} if own_image else {}), **arguments}
     merged["train_kwargs"] = {"enable_progress_bar": False, **(merged.get("train_kwargs") or {})}
 
     def run(adata: AnnData, seed: int) -> Matrix:
-        if own_picture and keys.FEATURES in adata.obsm:
+        if own_image and keys.FEATURES in adata.obsm:
             adata = adata.copy()
             del adata.obsm[keys.FEATURES]
         return tl.enhance(adata, **{**merged, "seed": seed}).X

@@ -62,7 +62,7 @@ def simulate_low_resolution(
         ``"sum"`` for counts, ``"mean"`` for principal components and intensities.
     table_key, shapes_key
         Of a SpatialData, as of :func:`~soscope_scverse.tl.enhance`; the result
-        is in the coordinates of its spots, where ``im.open_image(sdata)`` is the picture.
+        is in the coordinates of its spots, where ``im.open_image(sdata)`` is the image.
 
     Returns
     -------
@@ -72,8 +72,8 @@ def simulate_low_resolution(
         ``obsm["subspot_exposure"]`` (1 / number of the spot's subspots, 0 = padding), ``uns["subspots"]``, whose
         ``"aggregate"`` tells the baselines what a spot is, ``uns["spatial"]`` with the larger spot diameter and
         ``obs["array_row"]``, ``obs["array_col"]`` of the coarse lattice; where spots are sums of different numbers of
-        cells, ``obs["spot_size"]`` (number relative to the mean spot). ``truth``: the original rows, with their
-        ``obs["spot"]`` and ``obs["subspot"]``.
+        cells, ``obs["relative_cell_number"]`` (number relative to the mean spot). ``truth``: the original rows, with
+        their ``obs["spot"]`` and ``obs["subspot"]``.
 
     Raises
     ------
@@ -256,7 +256,7 @@ def _merge(
     low.uns[keys.SUBSPOTS] = {"geometry": "positions", "n_subspots": members.shape[1], "aggregate": aggregate}
     n_members = valid.sum(axis=1)
     if aggregate == "sum" and np.ptp(n_members):
-        low.obs[keys.SPOT_SIZE] = n_members / n_members.mean()
+        low.obs[keys.RELATIVE_CELL_NUMBER] = n_members / n_members.mean()
     return low
 
 

@@ -44,8 +44,8 @@ out_option = click.option("--out", required=True, type=NEW, help="File or store 
 force_option = click.option("--force", is_flag=True, help="Replace files that are there.")
 library_option = click.option("--library-key", help="Column of obs that tells the sections.")
 image_options = options(
-    click.option("--image", type=EXISTING, help="Picture (JPEG, PNG, TIFF, SVS, ...)."),
-    click.option("--image-scale", type=float, help="Coordinates times this are pixels of the picture."),
+    click.option("--image", type=EXISTING, help="Image (JPEG, PNG, TIFF, SVS, ...)."),
+    click.option("--image-scale", type=float, help="Coordinates times this are pixels of the image."),
     click.option("--encoder", default="texture", show_default=True, help="texture, inception_v3, timm:NAME, ..."),
     click.option("--weights", type=click.Path(exists=True, dir_okay=False), help="Weights of the encoder."),
     click.option("--cache", type=click.Path(file_okay=False), help="Folder that keeps image features."),
@@ -62,7 +62,7 @@ table_option = click.option("--table-key", help="Table of a SpatialData that hol
 key_added_option = click.option("--key-added", help="Table of a SpatialData for the result; default enhanced.")
 element_options = options(
     table_option,
-    click.option("--image-key", help="Picture of a SpatialData; default: the only one over the spots."),
+    click.option("--image-key", help="Image of a SpatialData; default: the only one over the spots."),
     click.option("--shapes-key", help="Spots of a SpatialData; default: all that its table annotates."),
     click.option("--coordinate-system", help="Of a SpatialData, where its elements lie over each other in several."),
 )

@@ -17,7 +17,7 @@ _SCORES = ("pearson", "within_r", "mse", "normalized_pearson")
 @common.command
 @click.argument("source", metavar="IN", type=common.STORE)
 @click.option("--out", required=True, type=common.NEW, help="CSV file to write: a row for each run, gene and metric.")
-@click.option("--figure", type=common.NEW, help="Picture of the scores to write (.png, .pdf, .svg).")
+@click.option("--figure", type=common.NEW, help="Image of the scores to write (.png, .pdf, .svg).")
 @common.image_options
 @click.option(
     "--factor", type=float, default=2, show_default=True, help="How many spots a side to merge, on a square lattice."

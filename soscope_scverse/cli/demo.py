@@ -30,7 +30,7 @@ def demo(out: Path, n_spots: int, lattice: str, seed: int, max_epochs: int | Non
     enhanced = tl.enhance(adata, image=image, seed=seed, max_epochs=max_epochs, train_kwargs=progress())
     for name, section in (("spots", adata), ("enhanced", enhanced), ("truth", truth)):
         write(section, out / f"{name}.h5ad")
-    genes = [adata.var_names[adata.var["kind"] == kind][0] for kind in ("region", "gradient", "picture")]
+    genes = [adata.var_names[adata.var["kind"] == kind][0] for kind in ("region", "gradient", "image")]
     pl.compare(adata, enhanced, genes, truth=truth, truth_layer="mean", save=out / "compare.png")
     pl.report(enhanced, adata, out / "report.html")
 

@@ -25,7 +25,7 @@ from soscope_scverse.cli._kinds import by_modality, elements, formats, kind, pai
 @click.option("--likelihood", multiple=True, help="nb (default), poisson or gaussian.")
 @click.option(
     "--sources",
-    type=click.Choice(["both", "picture", "positions"]),
+    type=click.Choice(["both", "image", "positions"]),
     default="both",
     show_default=True,
     help="What tells subspots apart.",
@@ -35,7 +35,7 @@ from soscope_scverse.cli._kinds import by_modality, elements, formats, kind, pai
 @click.option("--preset", type=click.Choice(["default", "paper"]), default="default", show_default=True)
 @click.option(
     "--expectation",
-    type=click.Choice(["conditional", "prior"]),
+    type=click.Choice(["conditional", "decoded"]),
     help="Given the observed spots or not; default conditional, with --preset paper prior.",
 )
 @click.option(

@@ -1,4 +1,4 @@
-"""``soscope-scverse features``: the picture, described around every subspot."""
+"""``soscope-scverse features``: the image, described around every subspot."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Synthetic tissue sections with an H&E-like picture: spots whose subspots are known, and fine beads to merge."""
+"""Synthetic tissue sections with an H&E-like image: spots whose subspots are known, and fine beads to merge."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from soscope_scverse.pp._lattice import Lattice, LatticeKind
 PITCH = 36.0
 """Distance of neighbouring spots in pixels."""
 
-KINDS = {"region": 0.5, "gradient": 0.25, "picture": 0.15, "noise": 0.1}
+KINDS = {"region": 0.5, "gradient": 0.25, "image": 0.15, "noise": 0.1}
 """What a gene follows, and the share of the genes that do."""
 
-FOLD = {"region": (3.0, 8.0), "gradient": (3.0, 8.0), "picture": (3.0, 6.0), "noise": (1.0, 1.0)}
+FOLD = {"region": (3.0, 8.0), "gradient": (3.0, 8.0), "image": (3.0, 6.0), "noise": (1.0, 1.0)}
 """Range of a gene's fold change F_g: how far apart the extremes of its pattern lie."""
 
 REGION_SCALE, REGION_BORDER = 2.5, 0.05
 """Smoothing of the region fields in spot pitches, and the softmax temperature that sets how wide borders are."""
 
 CELLULARITY_SCALE = 0.3
-"""Smoothing of the fine field that the picture shows, in spot pitches: it varies inside a spot."""
+"""Smoothing of the fine field that the image shows, in spot pitches: it varies inside a spot."""
 
 DEPTH_SD = 0.35
 """Standard deviation of a spot's log depth."""
@@ -58,7 +58,7 @@ class SyntheticSection(NamedTuple):
     """The spots: n_spots x n_genes counts, what an experiment would give."""
 
     image: np.ndarray
-    """The picture: height x width x 3, uint8, RGB. Its pixels are the unit of all positions."""
+    """The image: height x width x 3, uint8, RGB. Its pixels are the unit of all positions."""
 
     truth: AnnData
     """The subspots: (n_spots * n_subspots) x n_genes; row ``n * n_subspots + k`` is subspot k of spot n."""
@@ -71,11 +71,11 @@ class SyntheticComponents(NamedTuple):
     """The beads: n_beads x n_components."""
 
     image: np.ndarray
-    """The picture: height x width x 3, uint8, RGB. Its pixels are the unit of all positions."""
+    """The image: height x width x 3, uint8, RGB. Its pixels are the unit of all positions."""
 
 
 class _Tissue(NamedTuple):
-    """What lies under the section, as maps over the pixels of its picture."""
+    """What lies under the section, as maps over the pixels of its image."""
 
     regions: np.ndarray  # N_REGIONS x height x width memberships, sum to 1
     cellularity: np.ndarray  # height x width, mean 0, standard deviation 1
@@ -97,7 +97,7 @@ def synthetic_section(
     n_genes: int = 50,
     seed: int = 0,
 ) -> SyntheticSection:
-    r"""Make a tissue section with an H&E-like picture and known subspots.
+    r"""Make a tissue section with an H&E-like image and known subspots.
 
     Parameters
     ----------
@@ -121,10 +121,10 @@ def synthetic_section(
 
         ``adata``, the spots: ``X`` (integer counts, CSR), ``obs["in_tissue"]``, ``obs["array_row"]``,
         ``obs["array_col"]``, ``obs["region"]`` (the region of most of its subspots), ``obsm["spatial"]`` (x, y in
-        pixels of the picture), ``uns["spatial"]["synthetic"]`` (no picture, but ``scalefactors``), ``var["kind"]``
-        (``"region"``, ``"gradient"``, ``"picture"`` or ``"noise"``) and ``var["dispersion"]`` (phi).
+        pixels of the image), ``uns["spatial"]["synthetic"]`` (no image, but ``scalefactors``), ``var["kind"]``
+        (``"region"``, ``"gradient"``, ``"image"`` or ``"noise"``) and ``var["dispersion"]`` (phi).
 
-        ``image``, the picture: height x width x 3, uint8. Neighbouring spots are 36 pixels apart and the picture
+        ``image``, the image: height x width x 3, uint8. Neighbouring spots are 36 pixels apart and the image
         reaches one such pitch beyond the outermost spots.
 
         ``truth``, the subspots: ``X``, ``obsm["spatial"]``, ``uns["spatial"]`` and ``var`` as above, ``layers["mean"]``
@@ -143,7 +143,7 @@ def synthetic_section(
     variance 1) make regions with soft borders, :math:`m_r(p) = \mathrm{softmax}_r(h_r(p) / 0.05)` at pixel p. A fifth,
     fine field u(p) (0.3 pitches), the cellularity, is independent of the regions and varies inside a spot.
 
-    *Picture.* Nuclei fall as a Poisson process of intensity :math:`e^{0.7 u - 0.245} \sum_r m_r \lambda_r`. They are
+    *Image.* Nuclei fall as a Poisson process of intensity :math:`e^{0.7 u - 0.245} \sum_r m_r \lambda_r`. They are
     ellipses whose size, elongation and staining depend on the region; staining also rises with u. The cytoplasm takes
     eosin by region and a little hematoxylin by u. With the amounts H(p) and E(p) of the two stains and their optical
     densities, a pixel is :math:`255 \exp(-H s_H - E s_E)` (Beer-Lambert).
@@ -160,8 +160,8 @@ def synthetic_section(
     kind     share fold    pattern
     ======== ===== ======= =====================================================================================
     region   50 %  3 to 8  :math:`\sum_r m_r(p) e_{gr}`; e_g: a random order of -1/2, -1/6, 1/6, 1/2
-    gradient 25 %  3 to 8  :math:`\pm (|p - c_g| / \mathrm{diagonal} - 1/2)`; source c_g: anywhere in the picture
-    picture  15 %  3 to 6  :math:`\pm u(p) / 2`, so fold F_g between one standard deviation below and above
+    gradient 25 %  3 to 8  :math:`\pm (|p - c_g| / \mathrm{diagonal} - 1/2)`; source c_g: anywhere in the image
+    image  15 %  3 to 6  :math:`\pm u(p) / 2`, so fold F_g between one standard deviation below and above
     noise    10 %  1       0
     ======== ===== ======= =====================================================================================
 
@@ -182,7 +182,7 @@ def synthetic_section(
     subspots = (spots[:, None] + offsets).reshape(-1, 2)
     height, width = _extent(spots)
     tissue = _tissue(rng, (height, width))
-    image = _picture(rng, tissue)
+    image = _image(rng, tissue)
 
     var = _genes(rng, n_genes)
     here = tissue.at(subspots)
@@ -204,7 +204,7 @@ def synthetic_components(
     r"""Make a section of fine square beads with principal components instead of counts, as of slide-DNA-seq.
 
     Beads are to be merged by their mean, ``bench.simulate_low_resolution(adata, factor, aggregate="mean")``, with
-    factors of 2 to 6. The picture is that of :func:`synthetic_section`, whose spots have the size of 6 x 6 beads.
+    factors of 2 to 6. The image is that of :func:`synthetic_section`, whose spots have the size of 6 x 6 beads.
 
     Parameters
     ----------
@@ -222,7 +222,7 @@ def synthetic_components(
     SyntheticComponents
         A named tuple ``(adata, image)``. ``adata``, the beads: ``X`` (float32), ``layers["mean"]`` (without the
         noise), ``obs["array_row"]``, ``obs["array_col"]``, ``obs["region"]`` (the clone), ``obsm["spatial"]`` (x, y in
-        pixels of the picture) and ``uns["spatial"]["synthetic"]`` (no picture, but ``scalefactors``).
+        pixels of the image) and ``uns["spatial"]["synthetic"]`` (no image, but ``scalefactors``).
 
     Raises
     ------
@@ -231,7 +231,7 @@ def synthetic_components(
 
     Notes
     -----
-    Clones are the regions :math:`m_r(p)` of :func:`synthetic_section`, with soft borders; the picture shows them.
+    Clones are the regions :math:`m_r(p)` of :func:`synthetic_section`, with soft borders; the image shows them.
     With a level :math:`e_{cr} \sim \mathcal N(0, 1)` for each and a direction :math:`v_c` of unit length,
 
     .. math:: x_c(p) \sim \mathcal N\big(\mu_c(p), \mathrm{noise}^2\big), \qquad
@@ -250,7 +250,7 @@ def synthetic_components(
     rows, cols, spots = _spots(n_beads, "square")
     beads = PITCH + (spots - PITCH) * BEAD_PITCH / PITCH
     tissue = _tissue(rng, _extent(beads))
-    image = _picture(rng, tissue)
+    image = _image(rng, tissue)
 
     here = tissue.at(beads)
     clones = here.regions.T @ rng.standard_normal((N_REGIONS, n_components))
@@ -278,7 +278,7 @@ def _standardised(columns: np.ndarray) -> np.ndarray:
 
 
 def _extent(positions: np.ndarray) -> tuple[int, int]:
-    """Height and width of the picture, which reaches one spot beyond the outermost positions."""
+    """Height and width of the image, which reaches one spot beyond the outermost positions."""
     width, height = (int(extent) + 1 for extent in positions.max(axis=0) + PITCH)
     return height, width
 
@@ -321,7 +321,7 @@ def _tissue(rng: np.random.Generator, shape: tuple[int, int]) -> _Tissue:
     return _Tissue(weights / weights.sum(axis=0), _field(rng, shape, CELLULARITY_SCALE * PITCH))
 
 
-def _picture(rng: np.random.Generator, tissue: _Tissue) -> np.ndarray:
+def _image(rng: np.random.Generator, tissue: _Tissue) -> np.ndarray:
     """Stain the tissue with hematoxylin and eosin and photograph it: height x width x 3, uint8."""
     u = tissue.cellularity
     nuclei = _nuclei(rng, tissue)
@@ -384,7 +384,7 @@ def _patterns(
             patterns[:, g] = (orders[g][:, None] * here.regions).sum(axis=0)
         elif kind == "gradient":
             patterns[:, g] = signs[g] * (np.hypot(*(xy - sources[g]).T) / np.hypot(*shape) - 0.5)
-        elif kind == "picture":
+        elif kind == "image":
             patterns[:, g] = signs[g] * here.cellularity / 2
     return patterns
 

@@ -1,4 +1,4 @@
-"""Do the spots lie on the tissue that they were measured on? Figures and a picture that tell."""
+"""Do the spots lie on the tissue that they were measured on? Figures and an image that tell."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from scipy.ndimage import map_coordinates, uniform_filter
 from soscope_scverse import _validation as validation
 from soscope_scverse._arrays import row_chunks, spread
 from soscope_scverse._spatialdata import accepts_spatialdata
+from soscope_scverse.im._tissue import darkness, is_tissue
 from soscope_scverse.im.reading.embedded import library_entry
 from soscope_scverse.im.reading.opening import open_image
 from soscope_scverse.im.reading.sections import Section, open_sections, spot_radius
 from soscope_scverse.im.reading.source import ImageSource
 from soscope_scverse.im.reading.thumbnails import thumbnail
-from soscope_scverse.im._tissue import darkness, is_tissue
 
 _GIVEN = "as given"
 _THUMBNAIL = 1000
 _MOST_SPOTS = 20_000
 _INSIDE = 0.95
-"""A placement counts if at least this share of the spots is in the picture."""
+"""A placement counts if at least this share of the spots is in the image."""
 _CLEARLY = 0.15
 """A placement is suspected if its score, share on tissue plus correlation, is better by more than this ..."""
 _CORRELATED, _ON_TISSUE, _COVERED = 0.1, 0.75, 0.5
@@ -53,11 +53,11 @@ class Alignment:
     ----------
     table
         One row for each section and placement: "scale" (from coordinates to pixels), "inside" (share of the spots in
-        the picture), "on_tissue" (share of the spots on tissue), "covered" (share of the tissue in the rectangle of the
-        spots), "correlation" (of the darkness of the picture at a
+        the image), "on_tissue" (share of the spots on tissue), "covered" (share of the tissue in the rectangle of the
+        spots), "correlation" (of the darkness of the image at a
         spot with the logarithm of its total count) and "suspected" (whether it fits clearly better than as given).
     thumbnails
-        Of each section: the small picture, and in its pixels the positions of the spots, n_spots x 2, and their
+        Of each section: the small image, and in its pixels the positions of the spots, n_spots x 2, and their
         diameter.
     """
 
@@ -74,9 +74,9 @@ def check_alignment(
     library_key: str | None = None,
     layer: str | None = None,
 ) -> Alignment:
-    """Compare the spots with the tissue under them: is the picture mirrored, turned, or of another scale?
+    """Compare the spots with the tissue under them: is the image mirrored, turned, or of another scale?
 
-    Tissue is told from glass by Otsu's threshold of the saturation (of the darkness, if the picture is grey). More
+    Tissue is told from glass by Otsu's threshold of the saturation (of the darkness, if the image is grey). More
     tissue under a spot means darker pixels and more counts, so that the right placement has most spots on tissue and
     the highest correlation of darkness with depth. Made for stained sections in bright field; in fluorescence tissue
     is bright.
@@ -100,13 +100,13 @@ def check_alignment(
     Raises
     ------
     TypeError, ValueError
-        If coordinates or counts are missing, or as for :func:`features` if there is no picture.
+        If coordinates or counts are missing, or as for :func:`features` if there is no image.
 
     Warns
     -----
     UserWarning
         If another placement fits clearly better. A symmetric section may fit as well in several ways: look at the
-        picture.
+        image.
     """
     validation.given(check_alignment, locals())
     xy = validation.positions(validation.anndata(adata))
@@ -116,11 +116,11 @@ def check_alignment(
     depth = np.log1p(np.maximum(total, 0))
     tables, thumbnails = {}, {}
     for section in open_sections(adata, image, image_scale, library_key):
-        name = section.library or ""
+        name = section.library_id or ""
         origin = np.minimum(section.source.extent[0], 0)  # a thumbnail begins where coordinates do
         small, scale = thumbnail(section.source.counted_from(origin), _THUMBNAIL)
         radius = spot_radius(adata, section)
-        # Its own scale beside that of the picture, whose pixels the table is about.
+        # Its own scale beside that of the image, whose pixels the table is about.
         tissue = _Tissue.of(open_image(small, scale=scale), radius)
         rows, zoom = np.flatnonzero(section.rows), section.source.scale / scale
         sampled = rows[spread(len(rows), _MOST_SPOTS)]
@@ -133,7 +133,7 @@ def check_alignment(
 
 @dataclass(frozen=True, eq=False)
 class _Tissue:
-    """A small picture: where there is tissue, and how dark it is over the width of a spot."""
+    """A small image: where there is tissue, and how dark it is over the width of a spot."""
 
     source: ImageSource
     mask: np.ndarray
@@ -169,7 +169,7 @@ class _Tissue:
 
 
 def _compare(tissue: _Tissue, xy: np.ndarray, depth: np.ndarray, named: dict[str, float]) -> pd.DataFrame:
-    """Figures of all placements; scales are those to the small picture."""
+    """Figures of all placements; scales are those to the small image."""
     source = tissue.source
     size = np.array([source.width, source.height]) / source.scale
     rows = {_GIVEN: tissue.fit(xy, depth, source.scale)}
@@ -201,15 +201,15 @@ def _turned(xy: np.ndarray, size: np.ndarray) -> Iterator[tuple[str, np.ndarray]
 
 
 def _named_scales(adata: AnnData, section: Section, zoom: float) -> dict[str, float]:
-    """The scale factors that came with the section, as scales to the small picture."""
-    factors = library_entry(adata, section.library).get("scalefactors", {})
+    """The scale factors that came with the section, as scales to the small image."""
+    factors = library_entry(adata, section.library_id).get("scalefactors", {})
     return {name: float(value) / zoom for name, value in factors.items() if name.startswith("tissue_")}
 
 
 def _warn(table: pd.DataFrame, section: Section) -> None:
     given = table.loc[_GIVEN]
     for placement, better in table[table["suspected"]].iterrows():
-        where = "" if section.library is None else f" of section {section.library!r}"
+        where = "" if section.library_id is None else f" of section {section.library_id!r}"
         what = (
             f"`image_scale={better['scale']:.3g}`"
             if better["scale"] != given["scale"]

@@ -18,16 +18,16 @@ from soscope_scverse.im.reading.source import ImageSource
 
 
 class FeatureCache:
-    """Features of one picture by one encoder in a folder: one zarr array for each band of positions.
+    """Features of one image by one encoder in a folder: one zarr array for each band of positions.
 
-    A band is found by a hash of the package's version, the picture, the encoder with its weights, the width of the
+    A band is found by a hash of the package's version, the image, the encoder with its weights, the width of the
     patch and the positions. It is written beside its place and then moved there, so that an interrupted run leaves
     whole bands only, and the next one goes on from them.
 
     Parameters
     ----------
     folder
-        Is made if it does not exist. Any number of pictures and encoders can share it.
+        Is made if it does not exist. Any number of images and encoders can share it.
     source, model, width
         As for :meth:`Encoder.encode`.
     """
@@ -43,7 +43,7 @@ class FeatureCache:
         Parameters
         ----------
         centres
-            n_targets x 2 positions (x, y) in pixels of the picture.
+            n_targets x 2 positions (x, y) in pixels of the image.
 
         Returns
         -------
@@ -62,7 +62,7 @@ class FeatureCache:
         Parameters
         ----------
         centres
-            n_targets x 2 positions (x, y) in pixels of the picture.
+            n_targets x 2 positions (x, y) in pixels of the image.
         features, names
             n_targets x n_image_features, and the names of the features.
 

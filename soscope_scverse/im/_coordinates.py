@@ -21,7 +21,7 @@ def features_at(
     positions: Any,
     image: Any = None,
     *,
-    library: str | None = None,
+    library_id: str | None = None,
     library_key: str | None = None,
     encoder: Any = None,
     key: str = keys.FEATURES,
@@ -41,7 +41,7 @@ def features_at(
         with ``obsm["spatial"]``.
     image
         As for :func:`features`.
-    library, library_key
+    library_id, library_key
         Section of the positions, and the column of ``obs`` that tells it, where there are several.
     encoder
         The encoder, where its name alone does not make it: functions, modules, objects.
@@ -63,7 +63,7 @@ def features_at(
     ValueError
         If ``uns[key]`` does not tell how the features were made, or as for :func:`features`.
     TypeError
-        If `image` is no picture that :func:`open_image` takes.
+        If `image` is no image that :func:`open_image` takes.
     """
     adata = spots_of(validation.spots(adata))
     made = adata.uns.get(key, {})
@@ -75,9 +75,9 @@ def features_at(
         raise ValueError(msg)
     xy = validation.xy(positions)
     sections = validation.sections(adata, library_key)
-    spots = np.arange(adata.n_obs) if library is None else np.flatnonzero(sections == library)
+    spots = np.arange(adata.n_obs) if library_id is None else np.flatnonzero(sections == library_id)
     if len(np.unique(sections[spots])) != 1:
-        msg = f"Expected `library` to be one of {np.unique(sections).tolist()}, found {library!r}."
+        msg = f"Expected `library_id` to be one of {np.unique(sections).tolist()}, found {library_id!r}."
         raise ValueError(msg)
 
     # the positions as subspots of the section's own spots, whichever: sizes then are measured as they were

@@ -1,4 +1,4 @@
-"""Image features of every subspot, and the check that coordinates and picture belong together."""
+"""Image features of every subspot, and the check that coordinates and image belong together."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from soscope_scverse import _validation as validation
 from soscope_scverse._mudata import accepts_mudata
 from soscope_scverse._spatialdata import accepts_spatialdata
 from soscope_scverse.im._cache import FeatureCache
-from soscope_scverse.im.reading.embedded import library_entry
 from soscope_scverse.im.encoders.base import Encoder, TileFunction, get_encoder
+from soscope_scverse.im.reading.embedded import library_entry
 from soscope_scverse.im.reading.sections import Section, open_sections, pitch, spot_radius
 from soscope_scverse.im.reading.source import ImageSource
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _PRECOMPUTED = "precomputed"
 _NOISE, _N_NOISE = "noise", 128
 _PATCH_IN_PITCHES = 4
-_MOST_PICTURES = 10
+_MOST_IMAGES = 10
 _BAND_IN_PATCHES = 8
 """Height of a band in widths of the patch. Neighbouring bands both read the patch width between them."""
 
@@ -61,23 +61,23 @@ def features(
         Spots with their subspots in ``obsm["subspots"]`` (n_spots x n_subspots x 2 positions (x, y) in full-resolution
         pixels, NaN = padding), as written by ``pp.subspots``.
     image
-        Picture of any kind that :func:`open_image` takes, a dict of one picture for each section of ``library_key``, or
-        None for the picture in ``uns["spatial"]`` ("hires", else "lowres", with its scale factor).
+        Image of any kind that :func:`open_image` takes, a dict of one image for each section of ``library_key``, or
+        None for the image in ``uns["spatial"]`` ("hires", else "lowres", with its scale factor).
     encoder
         What describes a patch:
 
         - "texture": colour, stain and texture statistics, without weights;
         - "inception_v3": the network of the paper, 2,048 features, see :class:`InceptionV3`;
-        - "timm:NAME": a network of timm, see :class:`Timm`;
+        - "timm:NAME": a network of timm, see :class:`TimmEncoder`;
         - another registered name, or an :class:`Encoder`;
         - a function of uint8 RGB tiles (n_tiles x height x width x 3) that returns n_tiles x n_image_features, or a
           ``torch.nn.Module``, see :class:`ModuleEncoder`;
-        - "noise": 128 numbers from a standard normal for every subspot, the paper's stand-in for a picture
-          (Supplementary Note 6); no picture and no other argument is used;
+        - "noise": 128 numbers from a standard normal for every subspot, the paper's stand-in for an image
+          (Supplementary Note 6); no image and no other argument is used;
         - "precomputed": nothing is computed. The features that lie in ``obsm[key_added]`` already are checked and
-          recorded; no picture and no other argument is used.
+          recorded; no image and no other argument is used.
     mode
-        "patch": every patch by itself. "dense": a convolutional network runs once over large strips of the picture, and
+        "patch": every patch by itself. "dense": a convolutional network runs once over large strips of the image, and
         its feature map is averaged over every patch; faster where patches overlap, with features of its own. For
         "inception_v3" and a ``torch.nn.Module`` that returns a feature map (n x n_image_features x h x w), see
         :class:`DenseEncoder`.
@@ -91,9 +91,9 @@ def features(
         the median distance of neighbouring spots. Of several widths the features are concatenated.
     context_um
         The same in micrometres, instead of ``context``. The size of a pixel is ``microns_per_pixel`` (of full
-        resolution) among the scale factors in ``uns["spatial"]``, or what the picture tells (OME-TIFF, SVS).
+        resolution) among the scale factors in ``uns["spatial"]``, or what the image tells (OME-TIFF, SVS).
     image_scale
-        Coordinates times ``image_scale`` are pixels of the picture. Default: the scale that the picture carries,
+        Coordinates times ``image_scale`` are pixels of the image. Default: the scale that the image carries,
         else 1.
     key_added
         Where to write.
@@ -103,9 +103,9 @@ def features(
         ``distributed.Client`` of the Dask cluster that computes the features. Positions are encoded in bands of eight
         patch widths, each of which is one task; the result is the same with and without a cluster. Files are opened by
         the workers, so their paths must lead to them there. JPEG and PNG files are decoded by every worker as a whole;
-        for large pictures a tiled TIFF or a chunked array is the better choice.
+        for large images a tiled TIFF or a chunked array is the better choice.
     cache
-        Folder that keeps the features of every band, found again by picture, positions, patch, encoder and weights; see
+        Folder that keeps the features of every band, found again by image, positions, patch, encoder and weights; see
         :class:`FeatureCache`. An interrupted run goes on where it was. Not with functions as encoders. A zarr array
         that was edited in its place may pass for the old one: then use another folder.
     copy
@@ -121,7 +121,7 @@ def features(
         n_spots x n_subspots x n_image_features float32, not standardised, 0 for padded subspots.
     ``uns[key_added]``
         "encoder" (name), "context" (spot radii) or "context_um", "feature_names", "patch_pixels" (width of the patch in
-        pixels of the picture or of the level that was read, one for each section), "mode", with ``library_key``
+        pixels of the image or of the level that was read, one for each section), "mode", with ``library_key``
         "sections" (their names), and with ``weights`` "weights". With several widths "patch_pixels" is n_sections x
         n_contexts, and names of features end with "@" and the width.
         With "precomputed" only "encoder" and "feature_names".
@@ -131,17 +131,17 @@ def features(
     FileNotFoundError
         If the weights of the encoder are nowhere and cannot be downloaded.
     TypeError, ValueError
-        If slots, pictures or the encoder are missing or of a wrong form, or if coordinates leave the picture, see
+        If slots, images or the encoder are missing or of a wrong form, or if coordinates leave the image, see
         :func:`check_coordinates`.
 
     Warns
     -----
     UserWarning
-        If a network that was trained on colours gets a grey picture.
+        If a network that was trained on colours gets a grey image.
 
     Notes
     -----
-    Tissue beyond the border of the picture is mirrored. The reader takes only the part of the picture that holds
+    Tissue beyond the border of the image is mirrored. The reader takes only the part of the image that holds
     subspots, and files other than JPEG and PNG are never loaded as a whole.
     """
     validation.given(features, locals())
@@ -186,12 +186,12 @@ def features(
     if weights is not None:
         adata.uns[key_added]["weights"] = fspath(weights)
     if library_key is not None:
-        adata.uns[key_added]["sections"] = np.array([section.library for section in sections])
+        adata.uns[key_added]["sections"] = np.array([section.library_id for section in sections])
     return adata if copy else None
 
 
-def needs_picture(encoder: Any) -> bool:
-    """Whether an encoder, or its name, looks at a picture."""
+def needs_image(encoder: Any) -> bool:
+    """Whether an encoder, or its name, looks at an image."""
     return not (isinstance(encoder, str) and encoder in (_NOISE, _PRECOMPUTED))
 
 
@@ -205,8 +205,8 @@ def _dense(model: Encoder, batch_size: int | None) -> Encoder:
 def _warn_grey(model: Encoder, sections: list[Section]) -> None:
     if model.needs_colour and any(section.source.is_grey for section in sections):
         warnings.warn(
-            f"Encoder {model.name!r} was trained on pictures in colour, and this one is grey: its features may tell "
-            "little. Pass the picture in colour if there is one, or compare with `encoder='texture'`.",
+            f"Encoder {model.name!r} was trained on images in colour, and this one is grey: its features may tell "
+            "little. Pass the image in colour if there is one, or compare with `encoder='texture'`.",
             UserWarning,
             stacklevel=3,
         )
@@ -277,12 +277,12 @@ def _positive_widths(name: str, unit: str, context: float | Sequence[float]) -> 
 
 def _microns_per_pixel(adata: AnnData, section: Section) -> float:
     """Size of a full-resolution pixel."""
-    factors = library_entry(adata, section.library).get("scalefactors", {})
+    factors = library_entry(adata, section.library_id).get("scalefactors", {})
     if "microns_per_pixel" in factors:
         return float(factors["microns_per_pixel"])
     if section.source.microns is None:
         msg = (
-            "Expected a pixel size for `context_um`, found none in the picture and only "
+            "Expected a pixel size for `context_um`, found none in the image and only "
             f"{sorted(factors)} in `adata.uns['spatial'][library]['scalefactors']`. Store the micrometres of a "
             "full-resolution pixel there as 'microns_per_pixel', or use `context`."
         )
@@ -294,16 +294,16 @@ def _check_widths(sections: list[Section], widths: np.ndarray) -> None:
     """Raise where patches are so wide that they cannot be meant."""
     for section, of_section in zip(sections, widths, strict=True):
         side, widest = max(section.source.height, section.source.width), of_section.max() * section.source.scale
-        if widest > _MOST_PICTURES * side:
+        if widest > _MOST_IMAGES * side:
             msg = (
-                f"Expected patches at most {_MOST_PICTURES} times as wide as the picture, found {widest:.3g} pixels "
-                f"for a picture of {side}. Choose a smaller `context`, or check `image_scale`."
+                f"Expected patches at most {_MOST_IMAGES} times as wide as the image, found {widest:.3g} pixels "
+                f"for an image of {side}. Choose a smaller `context`, or check `image_scale`."
             )
             raise ValueError(msg)
 
 
 def _level(source: ImageSource, width: float, model: Encoder) -> ImageSource:
-    """The level of a picture that suffices for patches of a width in full-resolution pixels."""
+    """The level of an image that suffices for patches of a width in full-resolution pixels."""
     return source.coarsened(width * source.scale / model.pixels)
 
 
@@ -340,7 +340,7 @@ def _encode(
             centres = level.to_pixels(subspots[inside])
             values, names = _encode_section(model, level, centres, width * level.scale, client, cache)
             parts.append(values)
-        section.source.release()  # One decoded picture at a time, however many sections there are.
+        section.source.release()  # One decoded image at a time, however many sections there are.
         if not encoded.size:
             encoded = np.zeros((*valid.shape, len(parts) * len(names)), dtype=np.float32)
         encoded[inside] = np.concatenate(parts, axis=1)
@@ -431,10 +431,10 @@ def check_coordinates(
     image_scale: float | None = None,
     library_key: str | None = None,
 ) -> None:
-    """Check that coordinates and picture belong together, before any long work; no pixel is read.
+    """Check that coordinates and image belong together, before any long work; no pixel is read.
 
     Checks the subspots in ``obsm["subspots"]`` if there are any, else the spots in ``obsm["spatial"]``. They may leave
-    the picture by up to the distance of neighbouring spots, as subspots of spots at its border do.
+    the image by up to the distance of neighbouring spots, as subspots of spots at its border do.
 
     Parameters
     ----------
@@ -444,7 +444,7 @@ def check_coordinates(
     Raises
     ------
     TypeError, ValueError
-        If positions leave the picture. The message says how many, names the scale factor that would fit, if one does,
+        If positions leave the image. The message says how many, names the scale factor that would fit, if one does,
         and whether exchanging x and y would.
     """
     validation.given(check_coordinates, locals())
@@ -490,14 +490,14 @@ def _check_section(adata: AnnData, section: Section) -> None:
     pixels = source.to_pixels(xy)
     (left, top), (right, bottom) = pixels.min(axis=0), pixels.max(axis=0)
     moved = f" plus {source.offset}" if any(source.offset) else ""
-    where = "" if section.library is None else f" of section {section.library!r}"
+    where = "" if section.library_id is None else f" of section {section.library_id!r}"
     hints = _hints(adata, section, xy, margin) or [
-        "check that the picture belongs to these coordinates, or drop the spots"
+        "check that the image belongs to these coordinates, or drop the spots"
     ]
     msg = (
-        f"Expected all positions{where} in the picture, found {n_outside} of {len(xy)} outside: coordinates times "
+        f"Expected all positions{where} in the image, found {n_outside} of {len(xy)} outside: coordinates times "
         f"{source.scale:g}{moved} run over x = {left:.0f} to {right:.0f} and y = {top:.0f} to {bottom:.0f}, "
-        f"the picture is {source.width} wide and {source.height} high. What to do: {'; '.join(hints)}."
+        f"the image is {source.width} wide and {source.height} high. What to do: {'; '.join(hints)}."
     )
     raise ValueError(msg)
 
@@ -510,7 +510,7 @@ def _section_positions(adata: AnnData, section: Section) -> np.ndarray:
 
 
 def _margin(adata: AnnData, section: Section) -> float:
-    """How far positions may leave the picture, in full-resolution pixels: one distance of spots."""
+    """How far positions may leave the image, in full-resolution pixels: one distance of spots."""
     if keys.SPATIAL in adata.obsm:
         distance = pitch(validation.positions(adata)[section.rows])
     else:
@@ -528,7 +528,7 @@ def _hints(adata: AnnData, section: Section, xy: np.ndarray, margin: float) -> l
     hints = []
     if not _n_outside(xy[:, ::-1], source, margin):
         hints.append("exchange x and y, which would fit")
-    factors = library_entry(adata, section.library).get("scalefactors", {})
+    factors = library_entry(adata, section.library_id).get("scalefactors", {})
     named = {
         name: float(factor) for name, factor in factors.items() if name.startswith("tissue_") and float(factor) > 0
     }
@@ -546,7 +546,7 @@ def _hints(adata: AnnData, section: Section, xy: np.ndarray, margin: float) -> l
 
 
 def _general_fit(xy: np.ndarray, source: ImageSource) -> list[str]:
-    """A scale by which both axes would just fill the picture, if they agree on one."""
+    """A scale by which both axes would just fill the image, if they agree on one."""
     extent = xy.max(axis=0)
     if (extent <= 0).any():
         return []
@@ -554,5 +554,5 @@ def _general_fit(xy: np.ndarray, source: ImageSource) -> list[str]:
     if factors.max() > 1.3 * factors.min():
         return []
     return [
-        f"pass `image_scale`, the pixels of this picture for one of the coordinates, here at most {factors.min():.3g}"
+        f"pass `image_scale`, the pixels of this image for one of the coordinates, here at most {factors.min():.3g}"
     ]

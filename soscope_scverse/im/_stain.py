@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 from skimage.color import rgb2lab
 
+from soscope_scverse.im._tissue import is_tissue
 from soscope_scverse.im.reading.opening import open_image
 from soscope_scverse.im.reading.source import ImageSource, Recolouring
 from soscope_scverse.im.reading.thumbnails import thumbnail
-from soscope_scverse.im._tissue import is_tissue
 
 
 def normalize_stain(image: Any, reference: Any) -> ImageSource:
-    """Give the tissue of a picture the colours of a reference, pixel by pixel as it is read.
+    """Give the tissue of an image the colours of a reference, pixel by pixel as it is read.
 
     Mean and standard deviation of the tissue become those of the reference in each channel of the CIELAB colour space,
     as told by thumbnails and :func:`tissue_mask` (Reinhard et al., Color transfer between images, IEEE Computer
@@ -29,17 +29,17 @@ def normalize_stain(image: Any, reference: Any) -> ImageSource:
     Returns
     -------
     ImageSource
-        The picture, to be passed to :func:`features` or again to :func:`open_image`.
+        The image, to be passed to :func:`features` or again to :func:`open_image`.
 
     Raises
     ------
     TypeError, ValueError
-        If a picture cannot be opened, see :func:`open_image`, or has no tissue.
+        If an image cannot be opened, see :func:`open_image`, or has no tissue.
 
     Examples
     --------
-    >>> pictures = {name: im.normalize_stain(path, paths["A"]) for name, path in paths.items()}
-    >>> im.features(adata, pictures, library_key="section")
+    >>> images = {name: im.normalize_stain(path, paths["A"]) for name, path in paths.items()}
+    >>> im.features(adata, images, library_key="section")
     """
     source = replace(open_image(image), recolouring=None)
     mean, deviation = _colours(source, "image")
@@ -54,7 +54,7 @@ def _colours(source: ImageSource, name: str) -> tuple[np.ndarray, np.ndarray]:
     small, _ = thumbnail(source)
     tissue = is_tissue(small)
     if not tissue.any():
-        msg = f"Expected tissue in `{name}`, found one colour only. Pass the picture of a stained section."
+        msg = f"Expected tissue in `{name}`, found one colour only. Pass the image of a stained section."
         raise ValueError(msg)
     colours = rgb2lab(small)[tissue]
     return colours.mean(axis=0), colours.std(axis=0)

@@ -19,19 +19,19 @@ from soscope_scverse.im.reading.thumbnails import thumbnail
 
 _THUMBNAIL = 1000
 _COLOURED = 0.05
-"""Least range of the saturation of a picture in colour."""
+"""Least range of the saturation of an image in colour."""
 
 
 def tissue_mask(image: Any, *, size: int = _THUMBNAIL) -> tuple[np.ndarray, float]:
-    """Tell tissue from glass in a small copy of a picture, by Otsu's threshold of the saturation.
+    """Tell tissue from glass in a small copy of an image, by Otsu's threshold of the saturation.
 
-    Of a grey picture it is the threshold of the darkness. Made for stained sections in bright field with some glass
+    Of a grey image it is the threshold of the darkness. Made for stained sections in bright field with some glass
     around them.
 
     Parameters
     ----------
     image
-        Picture of any kind that :func:`open_image` takes.
+        Image of any kind that :func:`open_image` takes.
     size
         Longest side of the mask in pixels, at most.
 
@@ -43,26 +43,26 @@ def tissue_mask(image: Any, *, size: int = _THUMBNAIL) -> tuple[np.ndarray, floa
     Raises
     ------
     TypeError, ValueError
-        If the picture cannot be opened, see :func:`open_image`.
+        If the image cannot be opened, see :func:`open_image`.
     """
     validation.given(tissue_mask, locals())
     small, scale = thumbnail(open_image(image), size)
     return is_tissue(small), scale
 
 
-def is_tissue(picture: np.ndarray) -> np.ndarray:
-    """Mask (height x width bool) of a small picture in memory, height x width x 3 uint8."""
-    brightest = picture.max(axis=2).astype(np.float32)
-    saturation = uniform_filter((brightest - picture.min(axis=2)) / np.maximum(brightest, 1), 3)
-    told = saturation if np.ptp(saturation) > _COLOURED else darkness(picture)
+def is_tissue(image: np.ndarray) -> np.ndarray:
+    """Mask (height x width bool) of a small image in memory, height x width x 3 uint8."""
+    brightest = image.max(axis=2).astype(np.float32)
+    saturation = uniform_filter((brightest - image.min(axis=2)) / np.maximum(brightest, 1), 3)
+    told = saturation if np.ptp(saturation) > _COLOURED else darkness(image)
     if not np.ptp(told):
         return np.zeros(told.shape, dtype=bool)
     return told > threshold_otsu(told)
 
 
-def darkness(picture: np.ndarray) -> np.ndarray:
-    """Mean optical density (height x width) of a picture, height x width x 3 uint8."""
-    return -np.log10(np.maximum(picture.astype(np.float32), 1) / 255).mean(axis=2)
+def darkness(image: np.ndarray) -> np.ndarray:
+    """Mean optical density (height x width) of an image, height x width x 3 uint8."""
+    return -np.log10(np.maximum(image.astype(np.float32), 1) / 255).mean(axis=2)
 
 
 def mask_subspots(
@@ -76,7 +76,7 @@ def mask_subspots(
     """Drop the subspots off the tissue, and give their share of the spot to those on it.
 
     To be called after ``pp.subspots`` and before :func:`features`. A spot without any subspot on tissue keeps all.
-    The picture must show some glass: without it the threshold tells dark tissue from pale.
+    The image must show some glass: without it the threshold tells dark tissue from pale.
 
     Parameters
     ----------
@@ -138,7 +138,7 @@ def mask_subspots(
 
 
 def _on_tissue(source: ImageSource, positions: np.ndarray) -> np.ndarray:
-    """Whether positions (... x 2, NaN = padding) lie on tissue; beyond the picture there is none."""
+    """Whether positions (... x 2, NaN = padding) lie on tissue; beyond the image there is none."""
     mask, scale = tissue_mask(source)
     at = np.floor(np.nan_to_num(positions, nan=-1) * scale).astype(int)
     inside = ((at >= 0) & (at < mask.shape[::-1])).all(axis=-1)

@@ -132,7 +132,7 @@ class SavedModel(BaseModelClass):
         if keys.FEATURES in registry["field_registries"] and keys.FEATURES not in model.adata_manager.data_registry:
             msg = (
                 f"Expected image features in `adata.obsm[{registry['setup_args']['features_key']!r}]`, as the model "
-                "was trained with a picture, found none. Call `im.features(adata, image)` with the same encoder."
+                "was trained with an image, found none. Call `im.features(adata, image)` with the same encoder."
             )
             raise ValueError(msg)
         model.module.load_state_dict(saved["module"])

@@ -111,8 +111,8 @@ def read_section(
     get, setup = manager.get_from_registry, manager.registry["setup_args"]
     spots = spots_of(manager.adata)
     exposure = np.asarray(get(keys.EXPOSURE), dtype=np.float32)
-    if keys.SPOT_SIZE in spots.obs:
-        exposure = exposure * spots.obs[keys.SPOT_SIZE].to_numpy(np.float32)[:, None]
+    if keys.RELATIVE_CELL_NUMBER in spots.obs:
+        exposure = exposure * spots.obs[keys.RELATIVE_CELL_NUMBER].to_numpy(np.float32)[:, None]
     labels = check.labels(spots, "batch_key", setup["batch_key"], "batch") if len(batches) else None
     return Section(
         x=_side_by_side(profiles(manager))[rows],

@@ -22,9 +22,20 @@ from soscope_scverse import _keys as keys
 from soscope_scverse import _validation as check
 from soscope_scverse._mudata import split, spots_of
 from soscope_scverse._spatialdata import SpatialSpots
-from soscope_scverse.model.training.datamodule import HeldOut, TileDataModule
+from soscope_scverse.model._files import SavedModel
+from soscope_scverse.model._inputs import (
+    check_profiles,
+    modalities_of,
+    profile_fields,
+    profiles,
+    read_section,
+    spot_fields,
+)
+from soscope_scverse.model._serialization import tables
 from soscope_scverse.model._tiles import Section, Tiles, thin_counts
 from soscope_scverse.model._transfer import like_trained
+from soscope_scverse.model.estimates.image_projection import Projection, fit_projection
+from soscope_scverse.model.estimates.initialise import set_start, set_variation
 from soscope_scverse.model.inference.at_positions import (
     Positions,
     block_positions,
@@ -36,34 +47,23 @@ from soscope_scverse.model.inference.at_positions import (
     table,
     warn_far,
 )
-from soscope_scverse.model.training.checkpoints import Checkpoints, describe_run
-from soscope_scverse.model.inference.sampler import Sampler
-from soscope_scverse.model._inputs import (
-    check_profiles,
-    modalities_of,
-    profile_fields,
-    profiles,
-    read_section,
-    spot_fields,
-)
-from soscope_scverse.model._serialization import tables
+from soscope_scverse.model.inference.processes import Processes
 from soscope_scverse.model.inference.result import (
     SomeRows,
     block_spots,
-    fill_draws,
     fill_profiles,
+    fill_samples,
     latent_states,
     places,
     result_frame,
     result_rows,
-    with_draws,
     with_profiles,
+    with_samples,
 )
-from soscope_scverse.model.inference.processes import Processes
-from soscope_scverse.model.estimates.image_projection import Projection, fit_projection
-from soscope_scverse.model._files import SavedModel
-from soscope_scverse.model.estimates.initialise import set_start, set_variation
+from soscope_scverse.model.inference.sampler import Sampler
 from soscope_scverse.model.inference.store import Arrays
+from soscope_scverse.model.training.checkpoints import Checkpoints, describe_run
+from soscope_scverse.model.training.datamodule import HeldOut, TileDataModule
 from soscope_scverse.model.training.runner import TRAINER, Training, check_training
 from soscope_scverse.module.likelihoods import LIKELIHOODS
 from soscope_scverse.module.vae import SoScopeVAE
@@ -71,11 +71,11 @@ from soscope_scverse.module.vae import SoScopeVAE
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
-_SHRINKAGE = 40.0  # of the effect of the picture, in spots
+_SHRINKAGE = 40.0  # of the effect of the image, in spots
 
 
 class SoScope(SavedModel):
-    """soScope: subspot profiles from spot profiles, spatial graph and picture (Li et al., Nature Communications 2024).
+    """soScope: subspot profiles from spot profiles, spatial graph and image (Li et al., Nature Communications 2024).
 
     Parameters
     ----------
@@ -87,11 +87,11 @@ class SoScope(SavedModel):
     n_latent, n_hidden, n_layers
         Dimensions of the latent state, width of the networks, graph-transformer layers of the encoder.
     sources
-        ``"both"`` spots and picture; ``"picture"``: profiles of subspots follow from the picture alone, as in the
-        paper's image soScope (Supplementary Note 5), the latent states are not looked at; ``"positions"``: the picture
+        ``"both"`` spots and image; ``"image"``: profiles of subspots follow from the image alone, as in the
+        paper's image soScope (Supplementary Note 5), the latent states are not looked at; ``"positions"``: the image
         is not looked at (Supplementary Note 6).
     decoder
-        ``"shift"``: the picture shifts the latent state; ``"joint"``: one network over both, as in the paper.
+        ``"shift"``: the image shifts the latent state; ``"joint"``: one network over both, as in the paper.
     interpolation
         ``"gaussian"``: latent states are interpolated to the subspots; ``"none"``: a subspot has that of its spot, as
         in the paper.
@@ -108,16 +108,16 @@ class SoScope(SavedModel):
     aggregate
         Whether a spot is the ``"sum"`` of its subspots (default for counts) or their ``"mean"`` (default for Gaussian).
     image_shrinkage
-        How strongly the effect of the picture is held back, in spots: a share ``image_shrinkage / (image_shrinkage +
+        How strongly the effect of the image is held back, in spots: a share ``image_shrinkage / (image_shrinkage +
         n_spots)`` of the image features is dropped at every training step, which acts as a ridge penalty of the same
         strength for every size of section. ``"auto"``: 40; without any counts 40 times the subspots of a spot, since
         what is dropped for each subspot by itself averages out over a spot.
     n_image_components
         Image features that are wider, as those of deep encoders are, are reduced to this many principal components.
-    test_picture
-        Leave the picture out, with a warning, where the spots give no evidence that it tells of the profiles (a log
+    test_image
+        Leave the image out, with a warning, where the spots give no evidence that it tells of the profiles (a log
         likelihood ratio of at most 4). False always uses it.
-    depth_noise
+    library_size_noise
         Variance of the log depth of a spot that its place does not explain; ``"auto"`` estimates it from the spots.
         0 takes every difference in depth for tissue, as the paper does.
     masked
@@ -159,7 +159,7 @@ class SoScope(SavedModel):
         n_latent: int = 32,
         n_hidden: int = 128,
         n_layers: int = 3,
-        sources: Literal["both", "picture", "positions"] = "both",
+        sources: Literal["both", "image", "positions"] = "both",
         decoder: Literal["shift", "joint"] = "shift",
         interpolation: Literal["gaussian", "none"] = "gaussian",
         bandwidth: float = 0.5,
@@ -169,8 +169,8 @@ class SoScope(SavedModel):
         aggregate: Literal["sum", "mean"] | None = None,
         image_shrinkage: float | Literal["auto"] = "auto",
         n_image_components: int = 128,
-        test_picture: bool = True,
-        depth_noise: float | Literal["auto"] = "auto",
+        test_image: bool = True,
+        library_size_noise: float | Literal["auto"] = "auto",
         masked: float = 0.3,
         image_weight: float = 1.0,
         similarity_strength: float = 2.0,
@@ -192,14 +192,14 @@ class SoScope(SavedModel):
             n_subspots = np.shape(self.adata_manager.get_from_registry(keys.EXPOSURE))[1]
             image_shrinkage = _SHRINKAGE if counts else _SHRINKAGE * n_subspots
         self._sources = sources
-        if sources == "picture" and not self._features_key:
-            msg = "Expected image features for sources='picture', found none. Call `im.features(adata, image)` first."
+        if sources == "image" and not self._features_key:
+            msg = "Expected image features for sources='image', found none. Call `im.features(adata, image)` first."
             raise ValueError(msg)
         self._interpolation = interpolation
         self._bandwidth = bandwidth
         self._similarity_strength = similarity_strength if image_weight else None
-        self._test_picture = test_picture and sources == "both"
-        self._depth_noise = depth_noise
+        self._test_image = test_image and sources == "both"
+        self._library_size_noise = library_size_noise
         self._n_image_components = n_image_components
         self.module = SoScopeVAE(
             modalities,
@@ -213,7 +213,7 @@ class SoScope(SavedModel):
             n_hidden=n_hidden,
             n_layers=n_layers,
             decoder=decoder,
-            uses_latent=sources != "picture",
+            uses_latent=sources != "image",
             feature_dropout=image_shrinkage / (image_shrinkage + adata.n_obs),
             masked=masked,
             image_weight=image_weight,
@@ -223,7 +223,7 @@ class SoScope(SavedModel):
         self._model_summary_string = (
             f"SoScope with {', '.join(self._likelihoods)} likelihood, {decoder} decoder, "
             f"{n_latent} latent dimensions, "
-            f"{'a picture' if self._features_key else 'no picture'}."
+            f"{'an image' if self._features_key else 'no image'}."
         )
         self.init_params_ = self._get_init_params(locals())
         self._seed: int | None = None  # of `tl.enhance`; by hand the state of torch's generator is taken as it is
@@ -244,11 +244,11 @@ class SoScope(SavedModel):
         ----------
         adata
             Spots after :func:`~soscope_scverse.pp.subspots`, :func:`~soscope_scverse.pp.spot_graph` and, with a
-            picture, :func:`~soscope_scverse.im.features`.
+            image, :func:`~soscope_scverse.im.features`.
         layer
             Layer that holds the profiles; None is ``X``.
         features_key
-            Slot of ``obsm`` with the image features; None, or a slot that is not there, for a model without a picture.
+            Slot of ``obsm`` with the image features; None, or a slot that is not there, for a model without an image.
         library_key
             Column of ``obs`` that tells the sections.
         batch_key
@@ -282,7 +282,7 @@ class SoScope(SavedModel):
         ----------
         mdata
             Spots after :func:`~soscope_scverse.pp.subspots`, :func:`~soscope_scverse.pp.spot_graph` and, with a
-            picture, :func:`~soscope_scverse.im.features`, whose slots are at the top of it or in a modality.
+            image, :func:`~soscope_scverse.im.features`, whose slots are at the top of it or in a modality.
         modalities
             Likelihood of each modality to model, as ``{"rna": "nb", "prot": "poisson"}``.
         layer
@@ -305,7 +305,7 @@ class SoScope(SavedModel):
         ----------
         sdata
             SpatialData after :func:`~soscope_scverse.pp.subspots`, :func:`~soscope_scverse.pp.spot_graph` and, with a
-            picture, :func:`~soscope_scverse.im.features`.
+            image, :func:`~soscope_scverse.im.features`.
         table_key
             The table with the profiles.
         **kwargs
@@ -417,9 +417,9 @@ class SoScope(SavedModel):
             kept, rest = thin_counts(section.x, train_size, seed=int(torch.randint(2**31, (1,))))
             section, held_out = section._replace(x=kept), HeldOut(rest, (1 - train_size) / train_size)
         if starting:
-            set_start(module, section, self._depth_noise, test_picture=self._test_picture)
-        # W is part of the loss alone, and only with a picture that is used
-        tiles = self._tiles(section, self._similarity_strength if module.uses_picture else None)
+            set_start(module, section, self._library_size_noise, test_image=self._test_image)
+        # W is part of the loss alone, and only with an image that is used
+        tiles = self._tiles(section, self._similarity_strength if module.uses_image else None)
         data = TileDataModule(tiles, batch_size, held_out, seed=torch.initial_seed(), n_processes=asked.world_size)
         plan = {"lr": lr, "weight_decay": weight_decay, "kl_weight": kl_weight}
         trainer_kwargs = {**TRAINER, "accelerator": accelerator, "devices": devices} | trainer_kwargs
@@ -432,7 +432,7 @@ class SoScope(SavedModel):
         if asked.world_size > 1:  # scvi-tools would put the models of all processes on the first device
             self.to_device(self.trainer.strategy.root_device)
         if held_out is not None:
-            module.scale_depth(1 / train_size)
+            module.scale_library_size(1 / train_size)
         if checkpoints is not None and not self.trainer.interrupted and self.trainer.is_global_zero:
             checkpoints.finish(module, self.history_ or {})
 
@@ -483,7 +483,7 @@ class SoScope(SavedModel):
         self,
         adata: AnnData | MuData | None = None,
         *,
-        expectation: Literal["conditional", "prior"] = "conditional",
+        expectation: Literal["conditional", "decoded"] = "conditional",
         n_samples: int = 0,
         batch_size: int | None = None,
         out: str | PathLike | None = None,
@@ -499,7 +499,7 @@ class SoScope(SavedModel):
             features are found by name, and the spots may be divided otherwise. None takes the spots of the model.
         expectation
             ``"conditional"``: expected subspots given the observed spot; they add up to it (Gaussian data as far as
-            `sigma` is 0). ``"prior"``: expected subspots given the latent state alone (soScope, Eq. 7); smoother, as
+            `sigma` is 0). ``"decoded"``: expected subspots given the latent state alone (soScope, Eq. 7); smoother, as
             the noise of the spot is not kept.
         n_samples
             Draws of :meth:`sample_enhanced` for the layers ``std``, ``q05``, ``q95`` and ``counts``; 0 leaves them out.
@@ -525,10 +525,10 @@ class SoScope(SavedModel):
             ``spot``, ``subspot``, the library column, and ``array_col``, ``array_row`` on the fine lattice. Names are
             those of spot and subspot, or of the cells; spots without cells are left out.
         ``obsm["spatial"]``, ``obsm["image_features"]``
-            Positions in pixels; features with a picture.
+            Positions in pixels; features with an image.
         ``layers["std"]``, ``layers["q05"]``, ``layers["q95"]``
             Standard deviation and quantiles of the draws, with `n_samples`.
-        ``layers["counts"]``
+        ``layers["sampled_counts"]``
             The first draw given the observed spots, with `n_samples` and counts: integers (as float32) that add up
             exactly to the counts of the spots, for methods that model counts, such as tests of differential expression.
         ``uns["spatial"]``
@@ -561,7 +561,7 @@ class SoScope(SavedModel):
             fill_profiles(kept_rows, sampler, size, processes)
 
         chunk_rows = size * tiles.section.exposure.shape[1]
-        filled = places(n_samples, counts=sampler.draws_counts)
+        filled = places(n_samples, counts=sampler.samples_counts)
         result = with_profiles(frame, path, filled, chunk_rows, fill, processes)
         return _as_given(result, manager)
 
@@ -571,7 +571,7 @@ class SoScope(SavedModel):
         image_features: np.ndarray | None = None,
         exposure: float | np.ndarray | None = None,
         *,
-        library: str | None = None,
+        library_id: str | None = None,
         adata: AnnData | MuData | None = None,
         batch_size: int | None = None,
         out: str | PathLike | None = None,
@@ -579,7 +579,7 @@ class SoScope(SavedModel):
     ) -> AnnData | MuData:
         """Expected profiles at any positions of a section: cells, a finer division, the gaps between the spots.
 
-        The latent states are interpolated there and, with the picture, decoded to the prior expectation (soScope,
+        The latent states are interpolated there and, with the image, decoded to the prior expectation (soScope,
         Eq. 7). Nothing is observed at a position, so nothing adds up to a spot; for that, divide the spots otherwise
         (:func:`~soscope_scverse.pp.subspots`) and give them to :meth:`get_enhanced`.
 
@@ -590,12 +590,12 @@ class SoScope(SavedModel):
             or an AnnData with ``obsm["spatial"]``, whose names and other columns are kept.
         image_features
             n_positions x n_image_features of the kind that the model was trained on, as
-            :func:`~soscope_scverse.im.features_at` makes them. Needed where the model uses a picture.
+            :func:`~soscope_scverse.im.features_at` makes them. Needed where the model uses an image.
         exposure
             Share of a spot that a position stands for, one for all or n_positions: counts are those that a piece of
             that share of a spot would have. Default: the mean exposure of the subspots of the section, 1 / K of a
             regular division. Means (``aggregate="mean"``) do not depend on it.
-        library
+        library_id
             Section that the positions are in; needed where `library_key` tells several.
         adata
             Spots of another section that holds the positions, as for :meth:`get_enhanced`; None takes the spots of the
@@ -609,7 +609,7 @@ class SoScope(SavedModel):
         -------
         AnnData or MuData
             n_positions x n_features: ``X``, the expected profiles, float32; ``obs`` as given, and the library column;
-            ``obsm["spatial"]``, ``var``, ``uns["spatial"]``, and in ``uns["soscope"]`` the version and the library.
+            ``obsm["spatial"]``, ``var``, ``uns["spatial"]``, and in ``uns["soscope"]`` the version and ``library_id``.
             Positions belong to the batch of their nearest spot.
 
         Raises
@@ -631,8 +631,8 @@ class SoScope(SavedModel):
         manager = self._registered(adata)
         spots = spots_of(manager.adata, modalities_of(manager) or None)
         sections = check.sections(spots, self._library_key)
-        rows = section_rows(sections, library)
-        width = len(self.module.image_mean) if self.module.uses_picture else 0
+        rows = section_rows(sections, library_id)
+        width = len(self.module.image_mean) if self.module.uses_image else 0
         features = checked_features(image_features, len(xy), width)
         tiles = self._tiles(self._section(manager))
         trained = tiles.section.exposure[rows]
@@ -660,14 +660,14 @@ class SoScope(SavedModel):
         n_samples: int,
         adata: AnnData | MuData | None = None,
         *,
-        expectation: Literal["conditional", "prior"] = "conditional",
+        expectation: Literal["conditional", "decoded"] = "conditional",
         batch_size: int | None = None,
         out: str | PathLike | None = None,
         overwrite: bool = False,
     ) -> np.ndarray | zarr.Array:
         """Draws of the profiles of all subspots, in memory or written to disk piece by piece.
 
-        A draw is one of the latent states of all spots, of the residuals that neither the neighbours nor the picture
+        A draw is one of the latent states of all spots, of the residuals that neither the neighbours nor the image
         tell, and then of the subspots: given the observed spots exactly (Dirichlet-multinomial, multinomial, Gaussian)
         or from the prior. It is one draw of the whole section. The state of torch's global generator decides it
         (``scvi.settings.seed``); the order of the spots and `batch_size` do not matter.
@@ -679,7 +679,7 @@ class SoScope(SavedModel):
         adata
             As for :meth:`get_enhanced`.
         expectation
-            ``"conditional"``: subspots given the observed spots, to which they add up; ``"prior"``: given the latent
+            ``"conditional"``: subspots given the observed spots, to which they add up; ``"decoded"``: given the latent
             states alone, with a depth of every spot.
         batch_size
             Spots drawn at once; default as many as make 50 million values with all draws.
@@ -713,10 +713,10 @@ class SoScope(SavedModel):
         sampler = self._sampler(manager, tiles, expectation, n_samples, processes)
 
         def fill(array: Any) -> None:
-            fill_draws(SomeRows(array, kept), sampler, size, processes)
+            fill_samples(SomeRows(array, kept), sampler, size, processes)
 
         shape = n_samples, int(kept.sum()), self.module.n_features
-        return with_draws(shape, path, size * tiles.section.exposure.shape[1], fill, processes)
+        return with_samples(shape, path, size * tiles.section.exposure.shape[1], fill, processes)
 
     def _sampler(
         self, manager: AnnDataManager, tiles: Tiles, expectation: str, n_samples: int, processes: Processes
@@ -784,7 +784,7 @@ class SoScope(SavedModel):
             self._validate_anndata(self.adata)
             return self.adata_manager
         setup = self.registry["setup_args"]
-        spots = like_trained(adata, self.adata, setup, needs_features=bool(self.module.uses_picture))
+        spots = like_trained(adata, self.adata, setup, needs_features=bool(self.module.uses_image))
         fields = [*profile_fields(spots, setup), *spot_fields(spots, setup)]
         trained_on = {field.registry_key for field in self.adata_manager.fields}
         fields = [field for field in fields if field.registry_key in trained_on]
@@ -802,7 +802,7 @@ class SoScope(SavedModel):
         """What the model knows of the spots, in this order; image features as the networks see them."""
         manager = self.adata_manager if manager is None else manager
         rows = np.arange(manager.adata.n_obs) if order is None else order
-        # a section needs no image features where the picture was left out
+        # a section needs no image features where the image was left out
         seen = self._features_key is not None and keys.FEATURES in manager.data_registry
         return read_section(manager, rows, self._projection() if seen else None, self._batches)
 

@@ -127,12 +127,12 @@ class Tiles:
         ``valid``
             Numbers of the subspots that are not padding, counted through n_own x n_subspots.
         ``features``
-            n_own x n_subspots x n_image_components, with a picture.
+            n_own x n_subspots x n_image_components, with an image.
         ``input_batch``, ``batch``
             n_inputs x n_batches and n_own x n_batches shares, with a batch covariate.
         ``image_edge_index``, ``image_edge_weight``, ``image_edge_density``
             2 x n_pairs and n_pairs: W, every touching pair of valid own subspots once; share of all pairs of subspots
-            of the section that W joins. With a picture.
+            of the section that W joins. With an image.
         """
         section = self.section
         own = np.arange(self.n_spots) if own is None else np.sort(own)

@@ -28,7 +28,7 @@ def like_trained(
     setup
         Arguments of ``setup_anndata`` or ``setup_mudata``.
     needs_features
-        Whether the model looks at the picture.
+        Whether the model looks at the image.
 
     Raises
     ------
@@ -46,7 +46,7 @@ def like_trained(
     if needs_features and setup["features_key"] not in found:
         msg = (
             f"Expected image features in `adata.obsm[{setup['features_key']!r}]`, as the model was trained with a "
-            f"picture, found {sorted(found)}. Call `im.features(adata, image)` with the encoder of the training."
+            f"image, found {sorted(found)}. Call `im.features(adata, image)` with the encoder of the training."
         )
         raise ValueError(msg)
     return like

@@ -119,7 +119,7 @@ class Likelihood(ABC):
         """Mean that a whole spot like the subspot would have, comparable between subspots of any exposure."""
         return subspots.mean if self.is_mean else subspots.mean / subspots.exposure.clamp(min=_TINY)
 
-    def absorb_depth(self, x: Tensor, spots: Spots, noise: Tensor) -> tuple[Spots, Tensor]:
+    def absorb_library_size(self, x: Tensor, spots: Spots, noise: Tensor) -> tuple[Spots, Tensor]:
         """Let every spot have a depth of its own before features are compared; only counts have one.
 
         Parameters
@@ -173,14 +173,14 @@ class _Counts(Likelihood):
         # relative to the feature's mean, so that depth stays in and no feature drowns the others
         return torch.log1p(x / unit)
 
-    def absorb_depth(self, x: Tensor, spots: Spots, noise: Tensor) -> tuple[Spots, Tensor]:
+    def absorb_library_size(self, x: Tensor, spots: Spots, noise: Tensor) -> tuple[Spots, Tensor]:
         """A log-normal depth, integrated out by Laplace's approximation.
 
         A spot that is deeper than its place explains one number, its depth, and not all features at once; so the latent
         states, which are carried from spot to spot, need not follow it.
         """
         if not noise.item() > 0:
-            return super().absorb_depth(x, spots, noise)
+            return super().absorb_library_size(x, spots, noise)
         total = spots.mean.sum(dim=1)
         counting = self.variance(spots).sum(dim=1) / total.clamp(min=_TINY) ** 2
         surplus = torch.log1p(x.sum(dim=1)) - torch.log1p(total)
@@ -362,8 +362,8 @@ class JointLikelihood(Likelihood):
     def rate(self, subspots: Subspots) -> Tensor:
         return _joined(self._each("rate", self._split_subspots(subspots)))
 
-    def absorb_depth(self, x: Tensor, spots: Spots, noise: Tensor) -> tuple[Spots, Tensor]:
-        parts = self._each("absorb_depth", self._split(x), map(Spots, *map(self._split, spots)), noise)
+    def absorb_library_size(self, x: Tensor, spots: Spots, noise: Tensor) -> tuple[Spots, Tensor]:
+        parts = self._each("absorb_library_size", self._split(x), map(Spots, *map(self._split, spots)), noise)
         own, penalty = zip(*parts, strict=True)
         mean, dispersion = (_joined(values) for values in zip(*own, strict=True))
         return Spots(mean, dispersion), torch.cat(penalty, dim=1)

@@ -28,7 +28,7 @@ class JointDecoder(nn.Module):
     Parameters
     ----------
     n_latent, n_image_features, n_outputs, n_hidden
-        Widths; without a picture `n_image_features` is 0.
+        Widths; without an image `n_image_features` is 0.
     dropout
         Share of the image features that is dropped at every step of the training.
     """
@@ -45,22 +45,22 @@ class JointDecoder(nn.Module):
     def forward(self, z: Tensor, features: Tensor | None) -> Tensor:
         """Effects, n_targets x n_outputs, from z (n_targets x n_latent) and features (n_targets x n_image_features).
 
-        `features` None stands for a picture that is the same everywhere.
+        `features` None stands for an image that is the same everywhere.
         """
         features = z.new_zeros(len(z), self.n_image_features) if features is None else self.dropout(features)
         return self.head(self.trunk(torch.cat([z, features], dim=1)))
 
 
 class ShiftDecoder(nn.Module):
-    """The picture shifts the latent state, and one network reads the shifted state: effect = f(z + B y).
+    """The image shifts the latent state, and one network reads the shifted state: effect = f(z + B y).
 
-    What f learns of how features vary together between spots holds for the variation that the picture shows, too; so
-    the picture has n_latent numbers to tell, not n_outputs. B starts at 0.
+    What f learns of how features vary together between spots holds for the variation that the image shows, too; so
+    the image has n_latent numbers to tell, not n_outputs. B starts at 0.
 
     Parameters
     ----------
     n_latent, n_image_features, n_outputs, n_hidden
-        Widths; without a picture `n_image_features` is 0.
+        Widths; without an image `n_image_features` is 0.
     dropout
         Share of the image features that is dropped at every step of the training.
     """
@@ -76,7 +76,7 @@ class ShiftDecoder(nn.Module):
     def forward(self, z: Tensor, features: Tensor | None) -> Tensor:
         """Effects, n_targets x n_outputs, from z (n_targets x n_latent) and features (n_targets x n_image_features).
 
-        `features` None stands for a picture that is the same everywhere.
+        `features` None stands for an image that is the same everywhere.
         """
         if features is None:
             # the processes of a distributed training wait for a gradient of every parameter

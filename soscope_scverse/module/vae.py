@@ -75,7 +75,7 @@ class _GraphModule(BaseModuleClass):
         self.log_dispersion = nn.Parameter(torch.zeros(n_features), requires_grad=likelihood.has_dispersion)
         self.batch_effect = nn.Parameter(torch.zeros(n_batches, n_features)) if n_batches else None
         self.register_buffer("modality_weight", modality_weights(sizes))
-        self.register_buffer("depth_noise", torch.zeros(len(sizes)))
+        self.register_buffer("library_size_noise", torch.zeros(len(sizes)))
         self.register_buffer("unit", torch.ones(n_features))
         self.register_buffer("input_mean", torch.zeros(n_features))
         self.register_buffer("input_scale", torch.ones(n_features))
@@ -114,7 +114,7 @@ class _GraphModule(BaseModuleClass):
         return self.likelihood.transform(x, self.unit)
 
     @torch.no_grad()
-    def scale_depth(self, factor: float) -> None:
+    def scale_library_size(self, factor: float) -> None:
         """Move the parameters of counts to profiles `factor` times as deep."""
         self.baseline.add_(math.log(factor))
         self.log_dispersion.add_(math.log(factor))
@@ -213,7 +213,9 @@ class GraphAutoencoder(_GraphModule):
     ) -> LossOutput:
         """Negative log likelihood of profiles and graph plus divergence from the prior."""
         own = tensors["own"]
-        spots, depth = self.likelihood.absorb_depth(tensors["x"], generative_outputs["spots"], self.depth_noise)
+        spots, depth = self.likelihood.absorb_library_size(
+            tensors["x"], generative_outputs["spots"], self.library_size_noise
+        )
         nll = -self.likelihood.log_prob(tensors["x"], spots)
         z = inference_outputs["z"] / inference_outputs["z"].shape[1] ** 0.5
         graph = graph_bce(
@@ -243,7 +245,7 @@ class SoScopeVAE(_GraphModule):
     modalities
         Name of the likelihood and number of features of every modality; a profile has them side by side.
     n_image_features
-        Width of the image features; 0 without a picture.
+        Width of the image features; 0 without an image.
     n_image_components
         Most image features that the networks see; wider ones are projected before they get here.
     aggregate, sigma, dispersion, observation
@@ -253,7 +255,7 @@ class SoScopeVAE(_GraphModule):
     decoder
         ``"shift"`` or ``"joint"``.
     uses_latent
-        False leaves the latent states out of the decoder: the picture alone tells the subspots apart.
+        False leaves the latent states out of the decoder: the image alone tells the subspots apart.
     feature_dropout
         Share of the image features dropped at every step.
     masked
@@ -303,10 +305,10 @@ class SoScopeVAE(_GraphModule):
         n_outputs = self.n_features * (2 if self.per_subspot_dispersion else 1)
         n_seen = min(n_image_features, n_image_components)
         self.decoder = DECODERS[decoder](n_latent, n_seen, n_outputs, n_hidden, feature_dropout)
-        self.register_buffer("uses_picture", torch.tensor(bool(n_image_features)))
+        self.register_buffer("uses_image", torch.tensor(bool(n_image_features)))
         self.register_buffer("image_mean", torch.zeros(n_image_features))
         self.register_buffer("image_projection", torch.eye(n_image_features, n_seen))
-        # what latent states and picture do not tell of the subspots of a spot; it has no part in the training
+        # what latent states and image do not tell of the subspots of a spot; it has no part in the training
         self.register_buffer("residual_loadings", torch.zeros(N_RESIDUALS, self.n_features))
         self.register_buffer("residual_length", torch.ones(len(modalities)))
 
@@ -323,7 +325,7 @@ class SoScopeVAE(_GraphModule):
         )
         if not self.uses_latent:
             z_k = torch.zeros_like(z_k)
-        features = tensors["features"].flatten(0, 1) if self.uses_picture else None
+        features = tensors["features"].flatten(0, 1) if self.uses_image else None
         effect = self.decoder(z_k, features).float().view(n_spots, n_subspots, -1)
         start = self.feature_parameters()
         if self.per_subspot_dispersion:
@@ -342,7 +344,7 @@ class SoScopeVAE(_GraphModule):
         if self.image_weight and "image_edge_index" in tensors:
             terms["image_loss"] = self.image_weight * self._image_loss(subspots, spots, tensors)
         x = tensors["x"][tensors["own"]]
-        spots, depth = self.likelihood.absorb_depth(x, spots, self.depth_noise)
+        spots, depth = self.likelihood.absorb_library_size(x, spots, self.library_size_noise)
         if "x_held_out" in tensors:
             odds = tensors["held_out_odds"]  # of a molecule to be held out: counts scale, and so does phi
             x, spots = tensors["x_held_out"], Spots(spots.mean * odds, spots.dispersion * odds)

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 _WIDTH = 6
 """Of a panel, in inches."""
 _MARGIN = 0.2
-"""Of the picture around the spots, as share of their extent."""
+"""Of the image around the spots, as share of their extent."""
 
 
 def alignment(
     alignment: Alignment, *, ax: np.ndarray | Axes | None = None, save: str | PathLike | None = None
 ) -> np.ndarray:
-    """Draw the spots of every section over the part of its picture around them, with the figures of their fit.
+    """Draw the spots of every section over the part of its image around them, with the figures of their fit.
 
     Parameters
     ----------
@@ -49,9 +49,9 @@ def alignment(
         raise TypeError(msg)
     sections = alignment.thumbnails
     axes = panels(ax, (len(sections),), (_WIDTH, _WIDTH), f"one for each of the sections {list(sections)}")
-    for panel, (section, (picture, xy, diameter)) in zip(axes, sections.items(), strict=True):
+    for panel, (section, (image, xy, diameter)) in zip(axes, sections.items(), strict=True):
         given = alignment.table.loc[section].iloc[0]
-        panel.imshow(picture)
+        panel.imshow(image)
         size = np.full(len(xy), diameter)
         outlines = EllipseCollection(size, size, np.zeros(len(xy)), units="xy", offsets=xy, facecolors="none")
         margin = _MARGIN * np.ptp(xy, axis=0).max() + diameter

@@ -15,7 +15,7 @@ from matplotlib.patches import Patch
 
 from soscope_scverse import _validation as check
 from soscope_scverse.pl._figures import panels, save_figure
-from soscope_scverse.pl._sections import draw_places, frame, panel_size, picture, places, set_up
+from soscope_scverse.pl._sections import background_image, draw_positions, frame, panel_size, places, set_up
 
 
 def spatial_clusters(
@@ -69,7 +69,7 @@ def spatial_clusters(
     for name in reversed(maps):
         colours = _colours(maps[name], key, labels[name].categories) | colours
     shown = {name: places(section, library_key, library_id) for name, section in maps.items()}
-    under = picture(list(maps.values()), image, image_scale, library_key, library_id)
+    under = background_image(list(maps.values()), image, image_scale, library_key, library_id)
     limits = frame(list(shown.values()))
     axes = panels(ax, (len(maps),), panel_size(limits, 4.5), "one for each of " + " and ".join(maps))
     names, of_code = list(colours), ListedColormap(list(colours.values()))
@@ -77,7 +77,7 @@ def spatial_clusters(
         set_up(panel, limits, under, image_alpha, f"{key}: {name}")
         code = pd.Index(names).get_indexer(labels[name].astype(object)[drawn.rows]).astype(float)
         code[code < 0] = np.nan
-        draw_places(panel, drawn, code, alpha=alpha, cmap=of_code, clim=(-0.5, len(names) - 0.5))
+        draw_positions(panel, drawn, code, alpha=alpha, cmap=of_code, clim=(-0.5, len(names) - 0.5))
     handles = [Patch(color=colours[name], label=name) for name in names]
     options = {"frameon": False, "fontsize": 8, "ncols": 1 + (len(names) - 1) // 18}
     axes[-1].legend(handles=handles, loc="upper left", bbox_to_anchor=(1, 1), **options)

@@ -24,7 +24,7 @@ _TERMS = {
     "reconstruction_loss": "reconstruction",
     "kl_local": "KL divergence",
     "graph_loss": "spot graph",
-    "image_loss": "picture",
+    "image_loss": "image",
 }
 """What is drawn: names in the history, and titles."""
 
@@ -49,7 +49,7 @@ def history(
     numpy.ndarray of Axes
         n_phases x n_terms; those that a phase with fewer terms does not need are empty. Phases are the pretraining, if
         there was any, and the training; terms the loss, the reconstruction, the KL divergence of the latent states from
-        their prior, and what the graph of spots (pretraining) or the picture (training) adds.
+        their prior, and what the graph of spots (pretraining) or the image (training) adds.
 
     Raises
     ------

@@ -14,7 +14,7 @@ from soscope_scverse import _keys as keys
 from soscope_scverse import _validation as check
 from soscope_scverse._arrays import columns, dense, layers_of
 from soscope_scverse.pl._figures import panels, save_figure
-from soscope_scverse.pl._sections import Places, draw_places, frame, panel_size, picture, places, set_up
+from soscope_scverse.pl._sections import Outlines, background_image, draw_positions, frame, panel_size, places, set_up
 
 
 def compare(
@@ -60,14 +60,14 @@ def compare(
     library_key, library_id
         Column of ``obs`` that tells the sections, and the section to draw; needed where there are several.
     image, image_scale
-        Picture to draw below the maps, as of :func:`~soscope_scverse.tl.enhance`. None takes the one in
+        Image to draw below the maps, as of :func:`~soscope_scverse.tl.enhance`. None takes the one in
         ``uns["spatial"]`` of `adata` or `enhanced`, if there is any; False draws none.
     image_alpha
-        Opacity of the picture over white, 0 to 1: the colours of the maps are told apart more easily over a pale one.
+        Opacity of the image over white, 0 to 1: the colours of the maps are told apart more easily over a pale one.
     cmap
         Colour map.
     alpha
-        Opacity of the maps over the picture, 0 to 1.
+        Opacity of the maps over the image, 0 to 1.
     ax
         n_genes x 2 (with truth 3) Axes to draw on.
     save
@@ -95,7 +95,7 @@ def compare(
     shown = [places(section, library_key, library_id) for _, section, _ in maps]
     if truth is not None and not (shown[1].tile or shown[2].tile):
         shown[2] = shown[2]._replace(corners=shown[1].corners)  # true cells as wide as enhanced ones
-    under = picture([adata, enhanced], image, image_scale, library_key, library_id)
+    under = background_image([adata, enhanced], image, image_scale, library_key, library_id)
     limits = frame(shown)
     axes = panels(ax, (len(names), len(maps)), panel_size(limits), "a row for each gene")
     values = [
@@ -106,7 +106,7 @@ def compare(
         clim = _colour_limits([of_map[:, i] for of_map in values])
         for panel, (title, *_), drawn, of_map in zip(row, maps, shown, values, strict=True):
             set_up(panel, limits, under, image_alpha, f"{gene}: {title}")
-            mapped = draw_places(panel, drawn, of_map[:, i], alpha=alpha, cmap=cmap, clim=clim)
+            mapped = draw_positions(panel, drawn, of_map[:, i], alpha=alpha, cmap=cmap, clim=clim)
         panel.figure.colorbar(mapped, ax=list(row), shrink=0.8, pad=0.01, label=f"{aggregate} over a spot")
     save_figure(axes[0, 0], save)
     return axes
@@ -169,7 +169,7 @@ def uncertainty(
     names = check.genes(check.anndata(enhanced), genes, of="enhanced")
     _check_draws(enhanced)
     drawn = places(enhanced, library_key, library_id)
-    under = picture([enhanced], image, image_scale, library_key, library_id)
+    under = background_image([enhanced], image, image_scale, library_key, library_id)
     limits = frame([drawn])
     axes = panels(ax, (len(names), 2), panel_size(limits), "a row for each gene")
     expected = _values(enhanced, drawn, names, None)
@@ -187,7 +187,7 @@ def uncertainty(
             row, ("expected", what), units, (expected[:, i], spread[:, i]), (cmap, "viridis"), strict=True
         ):
             set_up(panel, limits, under, image_alpha, f"{gene}: {title}")
-            mapped = draw_places(panel, drawn, values, alpha=alpha, cmap=colours, clim=_colour_limits([values]))
+            mapped = draw_positions(panel, drawn, values, alpha=alpha, cmap=colours, clim=_colour_limits([values]))
             panel.figure.colorbar(mapped, ax=panel, shrink=0.8, pad=0.01, label=unit)
     save_figure(axes[0, 0], save)
     return axes
@@ -203,13 +203,13 @@ def _check_draws(enhanced: AnnData) -> None:
         raise ValueError(msg)
 
 
-def _values(adata: AnnData, drawn: Places, genes: list[str], layer: str | None) -> np.ndarray:
+def _values(adata: AnnData, drawn: Outlines, genes: list[str], layer: str | None) -> np.ndarray:
     """Profiles of the places that are drawn, n_places x n_genes."""
     x = columns(check.profiles(adata, layer), adata.var_names.get_indexer(genes))
     return dense(x[drawn.rows]).astype(float)
 
 
-def _parts(adata: AnnData, drawn: Places, aggregate: str) -> np.ndarray | float:
+def _parts(adata: AnnData, drawn: Outlines, aggregate: str) -> np.ndarray | float:
     """How many subspots the spot of every subspot has, where they add up; n_places x 1."""
     if aggregate == "mean" or keys.SPOT not in adata.obs:
         return 1.0

@@ -1,4 +1,4 @@
-"""HTML of one self-contained page: elements that escape what they are given, pictures inside, style from a file."""
+"""HTML of one self-contained page: elements that escape what they are given, images inside, style from a file."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str) -> E
     )
 
 
-def picture(ax: Axes, alt: str, *caption: Element | str) -> Element:
-    """The figure that `ax` is part of as a picture within the page."""
+def image(ax: Axes, alt: str, *caption: Element | str) -> Element:
+    """The figure that `ax` is part of as an image within the page."""
     file = BytesIO()
     cast("Figure", ax.figure).savefig(file, format="png", dpi=_DPI, facecolor="white", bbox_inches="tight")
     png = file.getvalue()

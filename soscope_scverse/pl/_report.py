@@ -23,12 +23,12 @@ from soscope_scverse import _keys as keys
 from soscope_scverse import _validation as check
 from soscope_scverse._files import completed
 from soscope_scverse._mudata import modality, spots_of
-from soscope_scverse.pl._page import element, page, picture, section, table
-from soscope_scverse.pl._run import Part, Record, run_parts
 from soscope_scverse.pl._alignment import alignment
 from soscope_scverse.pl._calibration import calibration
 from soscope_scverse.pl._history import history
 from soscope_scverse.pl._maps import compare, uncertainty
+from soscope_scverse.pl._page import element, image, page, section, table
+from soscope_scverse.pl._run import Part, Record, run_parts
 
 _TITLE = "soScope report"
 _MOST_SECTIONS = 4
@@ -114,13 +114,13 @@ def _figures_apart() -> Iterator[None]:
 
 def _header(parts: Sequence[Part], record: Record) -> Element:
     spots, subspots = parts[0].spots, parts[0].subspots
-    uses_picture = record.entries.get("uses_picture")
+    uses_image = record.entries.get("uses_image")
     tiles = {
         "Spots": f"{subspots.obs[keys.SPOT].nunique():,}",
         "Subspots": f"{subspots.n_obs:,}",
         "Features": f"{sum(part.n_features for part in parts):,}",
         "Sections": f"{len(np.unique(check.sections(spots, record.library_key))):,}",
-        "Picture": "unknown" if uses_picture is None else "used" if uses_picture else "not used",
+        "Image": "unknown" if uses_image is None else "used" if uses_image else "not used",
         "Warnings": f"{len(record.warnings)}",
     }
     facts = (element("div", element("dt", name), element("dd", value)) for name, value in tiles.items())
@@ -174,18 +174,18 @@ def _uncertainty(parts: Sequence[Part], record: Record) -> Element:
 def _by_feature(
     parts: Sequence[Part], record: Record, drawn: Callable[[Part, str, Mapping[str, Any]], Axes], what: str
 ) -> list[Element]:
-    """A picture for each feature and section; `what` it shows, with a place for its name."""
+    """An image for each feature and section; `what` it shows, with a place for its name."""
     key = record.library_key
     names = [None] if key is None else np.unique(check.sections(parts[0].spots, key)).tolist()
-    pictures = []
+    images = []
     for part in parts:
         for gene in part.subspots.var_names:
             for name in names[:_MOST_SECTIONS]:
                 ax = drawn(part, gene, {} if name is None else {"library_key": key, "library_id": name})
                 of = ", ".join(filter(None, (part.name, name)))
-                pictures.append(picture(ax, what.format(gene), element("strong", gene), f" {of}"))
+                images.append(image(ax, what.format(gene), element("strong", gene), f" {of}"))
                 plt.close(cast("Figure", ax.figure))
-    shown = element("div", *pictures, class_="maps")
+    shown = element("div", *images, class_="maps")
     if len(names) <= _MOST_SECTIONS:
         return [shown]
     return [shown, element("p", f"Of the {len(names)} sections the first {_MOST_SECTIONS} are shown.", class_="faint")]
@@ -198,18 +198,18 @@ def _training(enhanced: AnnData | MuData, record: Record) -> Element:
     text = "The loss should have levelled off; single terms of it may rise."
     if any("validation" in name for name in curves):
         text += " The validation is on counts that the training did not see; it should not rise again."
-    drawn = picture(history(enhanced)[0, 0], "The loss and its terms over the epochs, a row for each phase.")
+    drawn = image(history(enhanced)[0, 0], "The loss and its terms over the epochs, a row for each phase.")
     return section("Training", "training", element("p", text), drawn)
 
 
 def _alignment(enhanced: AnnData | MuData, adata: AnnData | MuData, record: Record) -> Element:
-    """Spots over the picture that the result carries, which is there when the file of the run is not."""
-    pictures = _pictures(spots_of(enhanced), record.library_key)
-    if pictures is None:
-        return section("Alignment", "alignment", element("p", "The result carries no picture of the tissue."))
+    """Spots over the image that the result carries, which is there when the file of the run is not."""
+    images = _images(spots_of(enhanced), record.library_key)
+    if images is None:
+        return section("Alignment", "alignment", element("p", "The result carries no image of the tissue."))
     name = "" if isinstance(adata, AnnData) else next(iter(adata.mod))
     spots = adata if isinstance(adata, AnnData) else modality(adata, name)
-    found = im.check_alignment(spots, pictures, library_key=record.library_key, layer=record.of_modality("layer", name))
+    found = im.check_alignment(spots, images, library_key=record.library_key, layer=record.of_modality("layer", name))
     rows = [
         (
             str(section_name or "all"),
@@ -221,7 +221,7 @@ def _alignment(enhanced: AnnData | MuData, adata: AnnData | MuData, record: Reco
         for (section_name, placement), row in found.table.iterrows()
         if placement == "as given" or row["suspected"]
     ]
-    head = ("Section", "Placement", "Spots in the picture", "Spots on tissue", "Darkness and depth, r")
+    head = ("Section", "Placement", "Spots in the image", "Spots on tissue", "Darkness and depth, r")
     text = (
         "Spots should lie on tissue, and darker tissue should hold more counts. A placement that fits clearly better "
         "than the one given is listed below it."
@@ -231,27 +231,27 @@ def _alignment(enhanced: AnnData | MuData, adata: AnnData | MuData, record: Reco
         "alignment",
         element("p", text),
         table(head, rows, "Fit of spots and tissue"),
-        picture(alignment(found)[0], "The spots as circles over the picture of the tissue."),
+        image(alignment(found)[0], "The spots as circles over the image of the tissue."),
     )
 
 
-def _pictures(enhanced: AnnData, library_key: str | None) -> Any:
-    """The pictures in a result: one, or by section; None if one of them is missing."""
+def _images(enhanced: AnnData, library_key: str | None) -> Any:
+    """The images in a result: one, or by section; None if one of them is missing."""
     libraries = [None] if library_key is None else np.unique(check.sections(enhanced, library_key)).tolist()
     if library_key is None and len(enhanced.uns.get(keys.SPATIAL, {})) > 1:
         return None
     opened = {}
-    for library in libraries:
-        embedded = im.embedded_image(enhanced, library)
+    for library_id in libraries:
+        embedded = im.embedded_image(enhanced, library_id)
         if embedded is None:
             return None
-        opened[library] = im.open_image(embedded[0], scale=embedded[1])
+        opened[library_id] = im.open_image(embedded[0], scale=embedded[1])
     return opened[None] if library_key is None else opened
 
 
 def _calibration(pit: Any) -> Element:
     text = "Share of the truth that the central intervals of the draws hold; on the diagonal they hold what they say."
-    drawn = picture(calibration(pit), "Observed against nominal share of the truth in central intervals.")
+    drawn = image(calibration(pit), "Observed against nominal share of the truth in central intervals.")
     return section("Calibration", "calibration", element("p", text), drawn)
 
 
@@ -278,8 +278,8 @@ def _run(record: Record) -> Element:
     made = {"soscope_scverse": entries.get("version", "not recorded"), "Seed": entries.get("seed", "not recorded")}
     tables = [table(("Name", "Value"), _rows(made | dict(entries.get("versions", {}))), "Versions and seed")]
     for name, title in (
-        ("geometry", "Division of the spots"),
-        ("encoder", "Encoder of the picture"),
+        ("geometry", "Partition of the spots"),
+        ("encoder", "Encoder of the image"),
         ("spatialdata", "Elements of the SpatialData"),
     ):
         if name in entries:

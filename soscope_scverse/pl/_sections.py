@@ -1,4 +1,4 @@
-"""One section as it is drawn: its places in their true shape, over its picture."""
+"""One section as it is drawn: its places in their true shape, over its image."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _THUMBNAIL = 2000
 _CIRCLE = np.linspace(0, 2 * np.pi, 32, endpoint=False)
 
 
-class Places(NamedTuple):
+class Outlines(NamedTuple):
     """Spots or subspots of one section."""
 
     rows: np.ndarray
@@ -36,8 +36,8 @@ class Places(NamedTuple):
     """Whether the outlines meet, as cells of a lattice do."""
 
 
-class Picture(NamedTuple):
-    """A small picture and where it lies."""
+class Image(NamedTuple):
+    """A small image and where it lies."""
 
     pixels: np.ndarray
     """height x width x 3 uint8."""
@@ -45,36 +45,36 @@ class Picture(NamedTuple):
     """Left, right, bottom and top in full-resolution pixels."""
 
 
-def places(adata: AnnData, library_key: str | None, library_id: str | None) -> Places:
+def places(adata: AnnData, library_key: str | None, library_id: str | None) -> Outlines:
     """The spots or, where ``obs`` tells their spot, subspots of the section to draw."""
     is_shown = check.section_rows(check.anndata(adata), library_key, library_id)
     shown = adata if is_shown.all() else adata[is_shown]
     if keys.SPOT in adata.obs:
         corners, diameter = subspot_outline(shown)
     else:
-        library = library_entry(adata, _library(adata, library_key, library_id))
-        corners, diameter = spot_outline(shown, library.get("scalefactors", {}).get("spot_diameter_fullres"))
+        entry = library_entry(adata, _library(adata, library_key, library_id))
+        corners, diameter = spot_outline(shown, entry.get("scalefactors", {}).get("spot_diameter_fullres"))
     tile = corners is not None
     if corners is None:
         corners = float(diameter) / 2 * np.column_stack([np.cos(_CIRCLE), np.sin(_CIRCLE)])
-    return Places(np.flatnonzero(is_shown), check.positions(shown), corners, tile)
+    return Outlines(np.flatnonzero(is_shown), check.positions(shown), corners, tile)
 
 
-def picture(
+def background_image(
     sections: Sequence[AnnData], image: Any, image_scale: float | None, library_key: str | None, library_id: str | None
-) -> Picture | None:
-    """The picture given by the user, or that in ``uns["spatial"]`` of the first section that has one."""
+) -> Image | None:
+    """The image given by the user, or that in ``uns["spatial"]`` of the first section that has one."""
     if image is False:
         return None
-    library = _library(sections[0], library_key, library_id)
-    holder = next((section for section in sections if embedded_image(section, library) is not None), None)
+    library_id = _library(sections[0], library_key, library_id)
+    holder = next((section for section in sections if embedded_image(section, library_id) is not None), None)
     if image is None and holder is None:
         return None
-    source = section_image(sections[0] if holder is None else holder, image, image_scale, library)
+    source = section_image(sections[0] if holder is None else holder, image, image_scale, library_id)
     left, top = source.extent[0]
     pixels, scale = thumbnail(source.counted_from(source.extent[0]), _THUMBNAIL)
     height, width = pixels.shape[:2]
-    return Picture(pixels, (left, left + width / scale, top + height / scale, top))
+    return Image(pixels, (left, left + width / scale, top + height / scale, top))
 
 
 def _library(adata: AnnData, library_key: str | None, library_id: str | None) -> str | None:
@@ -82,7 +82,7 @@ def _library(adata: AnnData, library_key: str | None, library_id: str | None) ->
     return library_id if library_key is None or library_id is not None else str(adata.obs[library_key].iloc[0])
 
 
-def draw_places(ax: Axes, drawn: Places, values: np.ndarray, *, alpha: float, **colours: Any) -> PolyCollection:
+def draw_positions(ax: Axes, drawn: Outlines, values: np.ndarray, *, alpha: float, **colours: Any) -> PolyCollection:
     """Draw every place in its shape, coloured by its value; NaN is left out.
 
     One outline is drawn at all positions, as pixels even in vector files, so that 10^6 places take seconds.
@@ -94,7 +94,7 @@ def draw_places(ax: Axes, drawn: Places, values: np.ndarray, *, alpha: float, **
         transform=AffineDeltaTransform(cast("Affine2DBase", ax.transData)),
         array=np.ma.masked_invalid(values),
         linewidth=0,
-        antialiased=not drawn.tile,  # else the picture shines through where outlines meet
+        antialiased=not drawn.tile,  # else the image shines through where outlines meet
         rasterized=True,
         **colours,
     )
@@ -109,7 +109,7 @@ def _translucent(pixels: np.ndarray, dpi: float, alpha: float) -> tuple[np.ndarr
     return pixels * (1, 1, 1, alpha), 0, 0
 
 
-def frame(shown: Sequence[Places]) -> tuple[np.ndarray, np.ndarray]:
+def frame(shown: Sequence[Outlines]) -> tuple[np.ndarray, np.ndarray]:
     """Least and greatest (x, y) of what is shown, with a margin."""
     low = np.min([drawn.xy.min(axis=0) + drawn.corners.min(axis=0) for drawn in shown], axis=0)
     high = np.max([drawn.xy.max(axis=0) + drawn.corners.max(axis=0) for drawn in shown], axis=0)
@@ -124,9 +124,9 @@ def panel_size(limits: tuple[np.ndarray, np.ndarray], width: float = 3.6) -> tup
 
 
 def set_up(
-    ax: Axes, limits: tuple[np.ndarray, np.ndarray], under: Picture | None, image_alpha: float, title: str
+    ax: Axes, limits: tuple[np.ndarray, np.ndarray], under: Image | None, image_alpha: float, title: str
 ) -> None:
-    """Give the Axes their limits, y pointing down as in a picture, and the picture."""
+    """Give the Axes their limits, y pointing down as in an image, and the image."""
     if under is not None:
         ax.imshow(under.pixels, extent=under.extent, alpha=image_alpha, zorder=0)
     (left, top), (right, bottom) = limits

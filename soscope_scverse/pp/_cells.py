@@ -18,7 +18,7 @@ from soscope_scverse.pp._lattice import Lattice, lattice_or_none
 _SLACK = 1.05  # spots lie off their lattice by some per cent: the cells between them still belong to the nearest
 
 
-class Division(NamedTuple):
+class Partition(NamedTuple):
     """Spots divided into subspots."""
 
     positions: np.ndarray
@@ -33,14 +33,14 @@ class Division(NamedTuple):
     """n_spots amounts of tissue relative to the mean spot."""
 
 
-def divide_into_cells(
+def partition_into_cells(
     adata: AnnData,
     cells: Any,
     *,
     exposure: Literal["equal", "area"],
     spot_diameter: float | None,
     library_key: str | None,
-) -> Division:
+) -> Partition:
     """Give every cell to the spot that holds it; arguments as of :func:`~soscope_scverse.pp.subspots`.
 
     A spot without cells has itself as its one subspot, without a name, and the size of one cell.
@@ -80,7 +80,7 @@ def divide_into_cells(
         "exposure": exposure,
         "cells_outside": table[holder < 0],
     }
-    return Division(positions, share / total[:, None], info, names.astype(str), total / total.mean())
+    return Partition(positions, share / total[:, None], info, names.astype(str), total / total.mean())
 
 
 def cell_table(cells: Any, library_key: str | None) -> pd.DataFrame:

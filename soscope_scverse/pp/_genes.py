@@ -9,7 +9,7 @@ from soscope_scverse import _validation as check
 from soscope_scverse._arrays import columns, row_chunks
 from soscope_scverse._spatialdata import accepts_spatialdata
 from soscope_scverse.metrics import morans_i
-from soscope_scverse.pp._graphs import equal_depth
+from soscope_scverse.pp._graphs import equal_library_size
 
 
 @accepts_spatialdata
@@ -73,7 +73,7 @@ def spatial_genes(
         return adata.var_names[candidates[:n_genes]].tolist()
     profiles = columns(x, candidates)
     if counts:
-        profiles = equal_depth(profiles, np.concatenate(depth))
+        profiles = equal_library_size(profiles, np.concatenate(depth))
     scores = np.stack([morans_i(profiles[rows], xy[rows], n_neighbors=min(6, len(rows) - 1)) for rows in groups])
     constant = np.isnan(scores).all(axis=0)
     scores = np.where(constant, -np.inf, np.average(np.nan_to_num(scores), axis=0, weights=[*map(len, groups)]))

@@ -12,7 +12,7 @@ from soscope_scverse import _keys as keys
 from soscope_scverse import _validation as check
 from soscope_scverse._mudata import accepts_mudata
 from soscope_scverse._spatialdata import accepts_spatialdata
-from soscope_scverse.pp._cells import Division, divide_into_cells
+from soscope_scverse.pp._cells import Partition, partition_into_cells
 from soscope_scverse.pp._graphs import nearest_distance
 from soscope_scverse.pp._lattice import Lattice, LatticeKind, find_lattice
 
@@ -85,7 +85,7 @@ def subspots(
         ``geometry``, ``n_subspots`` (with cells the most of a spot), ``pitch`` of the spots and ``subspot_diameter`` in
         pixels, ``basis`` of the lattice and, with array indices, ``array_steps``; with cells, ``exposure`` and
         ``cells_outside``, a table of those that no spot holds.
-    ``obsm["subspot_names"]``, ``obs["spot_size"]``
+    ``obsm["subspot_names"]``, ``obs["relative_cell_number"]``
         With cells: n_spots x n_subspots names, ``""`` where there is none, and the number or area of the cells of a
         spot relative to the mean spot, where a spot without cells counts as one cell. Spots of larger size are expected
         to have more counts.
@@ -106,7 +106,7 @@ def subspots(
         raise ValueError(msg)
     sections = check.sections(adata, library_key)
     if cells is not None:
-        division = divide_into_cells(
+        division = partition_into_cells(
             adata, cells, exposure=exposure, spot_diameter=spot_diameter, library_key=library_key
         )
     elif positions is not None:
@@ -120,11 +120,11 @@ def subspots(
     adata.obsm[keys.EXPOSURE] = division.exposure
     adata.uns[keys.SUBSPOTS] = division.info
     adata.obsm.pop(keys.SUBSPOT_NAMES, None)
-    if keys.SPOT_SIZE in adata.obs:
-        del adata.obs[keys.SPOT_SIZE]
+    if keys.RELATIVE_CELL_NUMBER in adata.obs:
+        del adata.obs[keys.RELATIVE_CELL_NUMBER]
     if division.names is not None:
         adata.obsm[keys.SUBSPOT_NAMES] = division.names
-        adata.obs[keys.SPOT_SIZE] = division.size
+        adata.obs[keys.RELATIVE_CELL_NUMBER] = division.size
     return adata if copy else None
 
 
@@ -135,7 +135,7 @@ def subspot_offsets(lattice: Lattice, n_subspots: int) -> np.ndarray:
 
 
 def unit_subspots(kind: LatticeKind, basis: np.ndarray, n_subspots: int) -> tuple[np.ndarray, np.ndarray]:
-    """Places of the subspots of a spot on the fine lattice, n_subspots x 2, and its vectors, rows in pixels."""
+    """Positions_ of the subspots of a spot on the fine lattice, n_subspots x 2, and its vectors, rows in pixels."""
     return _fine_index(kind, n_subspots), _fine_basis(kind, basis, n_subspots)
 
 
@@ -171,7 +171,7 @@ def _divide(
     sections: np.ndarray,
     n_subspots: int | str,
     geometry: Literal["auto", "square", "hex"],
-) -> Division:
+) -> Partition:
     """Subspots of all sections and what to note of their lattices."""
     array = check.array_index(adata)
     lattices = {}
@@ -200,12 +200,12 @@ def _divide(
     return _equal_parts(xy[:, None] + offsets, info)
 
 
-def _equal_parts(positions: np.ndarray, info: dict[str, Any]) -> Division:
+def _equal_parts(positions: np.ndarray, info: dict[str, Any]) -> Partition:
     """Subspots that share their spot equally; `info` has geometry and pitch."""
     n_subspots = positions.shape[1]
     valid = np.isfinite(positions[..., 0])
     info |= {"n_subspots": n_subspots, "subspot_diameter": info["pitch"] / math.sqrt(n_subspots)}
-    return Division(positions, valid / valid.sum(axis=1, keepdims=True), info)
+    return Partition(positions, valid / valid.sum(axis=1, keepdims=True), info)
 
 
 def _check_one_division(

@@ -168,10 +168,10 @@ def nearest_distance(xy: np.ndarray) -> float:
 
 def comparable_profiles(x: Matrix) -> Matrix:
     """Profiles whose Euclidean distance means something: counts at equal depth and log1p, anything else as it is."""
-    return equal_depth(x, np.asarray(x.sum(axis=1))) if check.is_counts(x) else x
+    return equal_library_size(x, np.asarray(x.sum(axis=1))) if check.is_counts(x) else x
 
 
-def equal_depth(x: Matrix, depth: np.ndarray) -> Matrix:
+def equal_library_size(x: Matrix, depth: np.ndarray) -> Matrix:
     """log1p of counts brought to the mean depth; `depth` is the total of every row over all its features."""
     depth = np.asarray(depth, dtype=float).reshape(-1, 1)
     scale = depth.mean() / np.maximum(depth, 1)

@@ -151,7 +151,7 @@ def _reduce(basis: np.ndarray, key: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 
 def _orient(basis: np.ndarray, key: np.ndarray, kind: str, *, has_index: bool) -> Lattice:
-    """Order and sign the basis: the first vector nearest to +x (of the array, else the picture), the second left of it.
+    """Order and sign the basis: the first vector nearest to +x (of the array, else the image), the second left of it.
 
     With array indices the result turns with the coordinates; without, a lattice turned onto itself keeps its basis.
     """

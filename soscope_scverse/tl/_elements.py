@@ -16,8 +16,8 @@ from anndata import AnnData
 from soscope_scverse import _keys as keys
 from soscope_scverse import _validation as check
 from soscope_scverse._spatialdata import SpatialSpots, is_spatialdata, take_options, with_options
+from soscope_scverse.im._features import needs_image
 from soscope_scverse.im.reading.embedded import embedded_image
-from soscope_scverse.im._features import needs_picture
 from soscope_scverse.im.reading.opening import open_image
 from soscope_scverse.pp._outlines import subspot_outline
 
@@ -31,19 +31,19 @@ _REGION_KEY, _INSTANCE_KEY = "region", "subspot_id"
 def to_spatialdata(
     enhanced: AnnData, image: Any = None, *, image_scale: float | None = None, key_added: str = "enhanced"
 ) -> SpatialData:
-    """SpatialData of an enhanced section: the profiles, the shapes of the subspots and the picture.
+    """SpatialData of an enhanced section: the profiles, the shapes of the subspots and the image.
 
     Parameters
     ----------
     enhanced
         Subspots of one section, as :func:`~soscope_scverse.tl.enhance` returns them, or some of them.
     image
-        Picture, see :func:`~soscope_scverse.im.open_image`; it is taken as it is stored, piece by piece when needed.
-        None takes the picture in ``uns["spatial"]``, if there is one.
+        Image, see :func:`~soscope_scverse.im.open_image`; it is taken as it is stored, piece by piece when needed.
+        None takes the image in ``uns["spatial"]``, if there is one.
     image_scale
-        Coordinates times this are pixels of `image`. Default: the scale that the picture carries, else 1.
+        Coordinates times this are pixels of `image`. Default: the scale that the image carries, else 1.
     key_added
-        Name of the table; the shapes are ``"{key_added}_subspots"`` and the picture ``"{key_added}_image"``.
+        Name of the table; the shapes are ``"{key_added}_subspots"`` and the image ``"{key_added}_image"``.
 
     Returns
     -------
@@ -97,7 +97,7 @@ def enhances_spatialdata(function: Callable[..., Any]) -> Callable[..., Any]:
         names = _shapes_names(key_added, spots)
         _check_names(adata, key_added, names.values(), overwrite=overwrite)
         table = spots.adata()
-        looks = image_key is not None or looks_at_picture(table, kwargs.get("encoder"), kwargs.get("sources"))
+        looks = image_key is not None or needs_image_features(table, kwargs.get("encoder"), kwargs.get("sources"))
         kwargs = spots.complete(kwargs, image_key=image_key, looks=looks)
         enhanced, model = function(table, **kwargs, return_model=True)
         enhanced.uns[keys.RESULT]["spatialdata"] = {
@@ -122,9 +122,9 @@ def _elements(
     return shapes, _table(enhanced, regions)
 
 
-def looks_at_picture(spots: AnnData, encoder: Any, sources: str | None) -> bool:
-    """Whether the picture still has to be described."""
-    return sources != "positions" and needs_picture(encoder) and keys.FEATURES not in spots.obsm
+def needs_image_features(spots: AnnData, encoder: Any, sources: str | None) -> bool:
+    """Whether the image still has to be described."""
+    return sources != "positions" and needs_image(encoder) and keys.FEATURES not in spots.obsm
 
 
 def _shapes_name(key_added: str, section: str | None = None) -> str:

@@ -1,4 +1,4 @@
-"""From spots and picture to enhanced subspots in one call."""
+"""From spots and image to enhanced subspots in one call."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from soscope_scverse import _validation as check
 from soscope_scverse import im, pp
 from soscope_scverse._mudata import joined, modality
 from soscope_scverse._warnings import recorded_warnings
-from soscope_scverse.model._transfer import with_features
-from soscope_scverse.im._features import needs_picture
+from soscope_scverse.im._features import needs_image
 from soscope_scverse.model import SoScope
+from soscope_scverse.model._transfer import with_features
 from soscope_scverse.model.training.runner import check_training
 from soscope_scverse.module.likelihoods import LIKELIHOODS
-from soscope_scverse.tl._elements import enhances_spatialdata, looks_at_picture
+from soscope_scverse.tl._elements import enhances_spatialdata, needs_image_features
 from soscope_scverse.tl._presets import PRESETS
 
 logger = logging.getLogger(__name__)
@@ -50,11 +50,11 @@ def enhance(
     genes: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
     likelihood: str | Mapping[str, str] = "nb",
     encoder: Any = "texture",
-    sources: Literal["both", "picture", "positions"] = "both",
+    sources: Literal["both", "image", "positions"] = "both",
     library_key: str | None = None,
     batch_key: str | None = None,
     preset: Literal["default", "paper"] = "default",
-    expectation: Literal["conditional", "prior"] | None = None,
+    expectation: Literal["conditional", "decoded"] | None = None,
     n_samples: int = 0,
     seed: int = 0,
     max_epochs: int | None = None,
@@ -80,15 +80,15 @@ def enhance(
     ----------
     adata
         Spots, with positions in ``obsm["spatial"]``; a view counts as the spots in it. Of a file-backed one the chosen
-        genes are read. In a MuData, positions, picture and other slots of the spots are at the top or in a
+        genes are read. In a MuData, positions, image and other slots of the spots are at the top or in a
         modality, and `layer`, `genes` and `likelihood` are dicts by modality. To a SpatialData the result is added:
-        the spots are shapes (or labels) that a table annotates, positions are their centroids, pictures are found
+        the spots are shapes (or labels) that a table annotates, positions are their centroids, images are found
         through the transformations, `cells` may be the name of shapes, and several elements of one table are sections.
     image
-        Picture of the tissue: path, array, squidpy ``ImageContainer``, SpatialData image element, or a dict of them by
-        section. None takes the picture in ``uns["spatial"]``; without any, positions alone are used.
+        Image of the tissue: path, array, squidpy ``ImageContainer``, SpatialData image element, or a dict of them by
+        section. None takes the image in ``uns["spatial"]``; without any, positions alone are used.
     image_scale
-        Coordinates times this are pixels of `image`. Default: the scale that the picture carries, else 1.
+        Coordinates times this are pixels of `image`. Default: the scale that the image carries, else 1.
     n_subspots
         Subspots of a spot, see :func:`~soscope_scverse.pp.subspots`.
     cells
@@ -102,10 +102,10 @@ def enhance(
         ``"nb"`` or ``"poisson"`` for counts, ``"gaussian"`` for anything else. Of a MuData, the likelihood of each
         modality to model together, as ``{"rna": "nb", "prot": "poisson"}``.
     encoder
-        Of the picture, see :func:`~soscope_scverse.im.features`; ``"precomputed"`` for features that are in `adata`,
-        ``"noise"`` for the paper's stand-in where there is no picture.
+        Of the image, see :func:`~soscope_scverse.im.features`; ``"precomputed"`` for features that are in `adata`,
+        ``"noise"`` for the paper's stand-in where there is no image.
     sources
-        What tells the subspots apart: ``"both"`` spots and picture, ``"picture"`` or ``"positions"`` alone; see
+        What tells the subspots apart: ``"both"`` spots and image, ``"image"`` or ``"positions"`` alone; see
         :class:`~soscope_scverse.model.SoScope`.
     library_key
         Column of ``obs`` that tells the sections.
@@ -114,7 +114,7 @@ def enhance(
     preset
         ``"paper"``: architecture, likelihood and prediction as published; arguments given beside it win.
     expectation
-        See :meth:`~soscope_scverse.model.SoScope.get_enhanced`. Default: ``"conditional"``; ``"prior"`` with
+        See :meth:`~soscope_scverse.model.SoScope.get_enhanced`. Default: ``"conditional"``; ``"decoded"`` with
         ``preset="paper"``.
     n_samples
         See :meth:`~soscope_scverse.model.SoScope.get_enhanced`.
@@ -142,13 +142,13 @@ def enhance(
     table_key
         Of a SpatialData: the table with the profiles.
     image_key
-        Its picture, a dict by element where the table annotates several. Default: the only one in a coordinate system
+        Its image, a dict by element where the table annotates several. Default: the only one in a coordinate system
         of the spots; without any, positions alone are used.
     shapes_key
         Its spots: the one of the elements that the table annotates to enhance. Default: all, each as a section, with
         the column of the table that tells them as `library_key`.
     coordinate_system
-        In which spots, picture and cells lie over each other. Needed where the answer is not the same in all that they
+        In which spots, image and cells lie over each other. Needed where the answer is not the same in all that they
         share.
     key_added
         Name of the table to add; its shapes are ``"{key_added}_subspots"``, of several elements
@@ -158,9 +158,9 @@ def enhance(
     -------
     AnnData or MuData
         The subspots, see :meth:`~soscope_scverse.model.SoScope.get_enhanced`, with ``uns["soscope"]``: version, those
-        of the packages below, arguments (JSON), geometry, encoder, whether the picture was used, what was warned of,
+        of the packages below, arguments (JSON), geometry, encoder, whether the image was used, what was warned of,
         and training history. ``enhance(adata, **json.loads(enhanced.uns["soscope"]["arguments"]))`` makes the result
-        again; what was given as objects (pictures, cells, encoders) is listed under ``"inputs"`` and has to be passed
+        again; what was given as objects (images, cells, encoders) is listed under ``"inputs"`` and has to be passed
         again. With `return_model` a tuple of this and the model.
     SpatialData
         Of a SpatialData the same object, with ``shapes["{key_added}_subspots"]``, the outlines of the subspots (squares
@@ -219,21 +219,21 @@ def enhance(
         training |= {"checkpoint_dir": checkpoint_dir, "resume": resume}
         _check_training(training, likelihood)
         name = encoder if isinstance(encoder, str) else type(encoder).__name__
-        picture = {"image": image, "image_scale": image_scale, "library_key": library_key}
-        looks = looks_at_picture(spots, encoder, sources) and _find_picture(
-            spots, **picture, needed=sources == "picture"
+        located = {"image": image, "image_scale": image_scale, "library_key": library_key}
+        looks = needs_image_features(spots, encoder, sources) and _has_image(
+            spots, **located, needed=sources == "image"
         )
         if looks and (counts := _first_counts(adata, layer, likelihood)) is not None:
-            im.check_alignment(counts[0], **picture, layer=counts[1])
+            im.check_alignment(counts[0], **located, layer=counts[1])
 
         _divide(spots, n_subspots, cells, library_key)
         if keys.SPOT_GRAPH not in spots.obsp:
             pp.spot_graph(spots, layer=layer, library_key=library_key)
-        if looks or not needs_picture(encoder):
+        if looks or not needs_image(encoder):
             logger.info("Extracting image features (encoder=%s).", name)
-            im.features(spots, **{**picture, "encoder": encoder, **arguments["features_kwargs"]})
+            im.features(spots, **{**located, "encoder": encoder, **arguments["features_kwargs"]})
         if image is not None and sources != "positions" and name != "noise":
-            _embed_thumbnails(spots, **picture)
+            _embed_thumbnails(spots, **located)
 
         with torch.random.fork_rng():
             torch.manual_seed(seed)
@@ -317,7 +317,7 @@ def _checked_spots(
     else:
         chosen = pp.spatial_genes(adata, _N_GENES, layer=layer, library_key=library_key)
     spots = with_features(adata, chosen)
-    spots.uns = deepcopy(dict(spots.uns))  # small pictures are put there
+    spots.uns = deepcopy(dict(spots.uns))  # small images are put there
     x = check.matrix(spots, layer)
     if LIKELIHOODS[likelihood].is_counts:
         check.counts(x, likelihood)
@@ -326,19 +326,19 @@ def _checked_spots(
     return spots
 
 
-def _find_picture(
+def _has_image(
     spots: AnnData | MuData, image: Any, image_scale: float | None, library_key: str | None, *, needed: bool
 ) -> bool:
-    """Whether there is a picture; raises if coordinates leave it, warns if there is none."""
+    """Whether there is an image; raises if coordinates leave it, warns if there is none."""
     if image is None:
         libraries = [None] if library_key is None else np.unique(check.sections(spots, library_key)).tolist()
-        embedded = [im.embedded_image(spots, library) for library in libraries]
-        if any(picture is None for picture in embedded):
+        embedded = [im.embedded_image(spots, library_id) for library_id in libraries]
+        if any(found is None for found in embedded):
             if needed:
-                msg = "Expected a picture for sources='picture', found none. Pass it with `image=`."
+                msg = "Expected an image for sources='image', found none. Pass it with `image=`."
                 raise ValueError(msg)
             warnings.warn(
-                "No picture given and none in `adata.uns['spatial']`: enhancing from positions alone.",
+                "No image given and none in `adata.uns['spatial']`: enhancing from positions alone.",
                 UserWarning,
                 stacklevel=3,
             )
@@ -363,17 +363,17 @@ def _divide(spots: AnnData | MuData, n_subspots: int | Literal["auto"], cells: A
 
 
 def _embed_thumbnails(spots: AnnData | MuData, image: Any, image_scale: float | None, library_key: str | None) -> None:
-    """Put a small picture next to the spots, so that plots of them and of their subspots show the tissue."""
+    """Put a small image next to the spots, so that plots of them and of their subspots show the tissue."""
     libraries = spots.uns.setdefault(keys.SPATIAL, {})
     for section in np.unique(check.sections(spots, library_key)):
-        library = next(iter(libraries), section) if library_key is None else section
-        one = image[library] if isinstance(image, Mapping) and library_key is not None else image
+        library_id = next(iter(libraries), section) if library_key is None else section
+        one = image[library_id] if isinstance(image, Mapping) and library_key is not None else image
         source = im.open_image(one, scale=image_scale)
         if (source.extent[1] <= 0).any():
-            continue  # plots take pictures from 0 on
-        picture, scale = im.thumbnail(source)
-        entry = libraries.setdefault(library, {})
-        entry["images"] = {"hires": picture}
+            continue  # plots take images from 0 on
+        pixels, scale = im.thumbnail(source)
+        entry = libraries.setdefault(library_id, {})
+        entry["images"] = {"hires": pixels}
         entry.setdefault("scalefactors", {})["tissue_hires_scalef"] = scale
 
 
@@ -387,7 +387,7 @@ def _save(model: SoScope, path: str | PathLike) -> None:
 def _record(spots: AnnData | MuData, model: SoScope, arguments: dict[str, Any], warned: list[str]) -> dict[str, Any]:
     """Everything needed to make the result again, in types that h5ad and zarr can hold.
 
-    Arguments that a file cannot hold, such as the pixels of a picture, are told in a few words under ``"inputs"``.
+    Arguments that a file cannot hold, such as the pixels of an image, are told in a few words under ``"inputs"``.
     """
     stored, inputs = _storable(arguments)
     record: dict[str, Any] = {
@@ -396,7 +396,7 @@ def _record(spots: AnnData | MuData, model: SoScope, arguments: dict[str, Any], 
         "seed": arguments["seed"],
         "arguments": json.dumps(stored),
         "inputs": json.dumps(inputs),
-        "uses_picture": bool(model.module.uses_picture),
+        "uses_image": bool(model.module.uses_image),
         "warnings": np.array(warned, dtype=str),
         "history": {name: frame.to_numpy(float).ravel() for name, frame in (model.history or {}).items()},
     }
@@ -427,7 +427,7 @@ def _names(genes: Any) -> Any:
 
 
 def _describe(thing: Any) -> Any:
-    """A picture, cells or an encoder in a few words."""
+    """An image, cells or an encoder in a few words."""
     if isinstance(thing, Mapping):
         return {str(name): _describe(value) for name, value in thing.items()}
     shape = getattr(thing, "shape", None)

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 class Preset(NamedTuple):
     """What a preset fills in where the user says nothing."""
 
-    expectation: Literal["conditional", "prior"]
+    expectation: Literal["conditional", "decoded"]
     model_kwargs: Mapping[str, Any]
 
 
@@ -17,7 +17,7 @@ PRESETS = {
     "default": Preset("conditional", {}),
     # the published model with our training: Li et al. 2024, Eqs. 1 to 7 and the authors' code
     "paper": Preset(
-        "prior",
+        "decoded",
         {
             "decoder": "joint",
             "interpolation": "none",
@@ -25,8 +25,8 @@ PRESETS = {
             "dispersion": "subspot",
             "image_shrinkage": 0.0,
             "n_image_components": 2048,
-            "test_picture": False,
-            "depth_noise": 0.0,
+            "test_image": False,
+            "library_size_noise": 0.0,
             "masked": 0.0,
             "n_graph_samples": None,
         },

@@ -18,7 +18,7 @@ adata, image, _ = datasets.synthetic_section(60, n_genes=8)
 enhanced = tl.enhance(adata, image=image, out=out / "enhanced.zarr", save_model=out / "saved", train_kwargs=two)
 np.save(out / f"lazy_{rank}.npy", np.asarray(enhanced.X))
 
-# by hand, in memory; without picture, whose parameters then have no gradient
+# by hand, in memory; without image, whose parameters then have no gradient
 pp.subspots(adata)
 pp.spot_graph(adata)
 im.features(adata, image)
@@ -29,7 +29,7 @@ SoScope.setup_anndata(adata)
 model = SoScope(adata)
 model.train(20, train_size=0.9, early_stopping=True, **two)
 np.save(out / f"memory_{rank}.npy", model.get_enhanced(batch_size=7).X)
-np.save(out / f"prior_{rank}.npy", model.get_enhanced(expectation="prior", n_samples=4).layers["q95"])
+np.save(out / f"prior_{rank}.npy", model.get_enhanced(expectation="decoded", n_samples=4).layers["q95"])
 np.save(out / f"weights_{rank}.npy", model.module.decoder.effect[1].weight.detach().numpy())
 if rank == "0":
     assert len(model.history["train_loss"]) == 20

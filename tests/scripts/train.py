@@ -10,8 +10,8 @@ import torch
 from lightning.pytorch import Callback
 
 from soscope_scverse import SoScope, datasets, im, pp
-from soscope_scverse.model.training import datamodule as splitter
 from soscope_scverse.model.training import checkpoints
+from soscope_scverse.model.training import datamodule as splitter
 
 CASES = {
     "whole": {"max_epochs": 12},
@@ -61,7 +61,7 @@ def trained(adata, case, folder=None, *, seed=0, **options):
     checkpoints._SECONDS = 0
     SoScope.setup_anndata(adata)
     torch.manual_seed(seed)
-    model = SoScope(adata, test_picture=False)
+    model = SoScope(adata, test_image=False)
     run = {"checkpoint_dir": folder, "resume": folder is not None}
     model.train(accelerator="cpu", enable_progress_bar=False, **CASES[case], **run, **options)
     return model
@@ -74,7 +74,7 @@ def bits(model):
         f"history {name}": np.c_[table.index.to_numpy(float), table.to_numpy(float)]
         for name, table in model.history.items()
     }
-    return weights | curves | {"draws": model.get_enhanced(n_samples=2).layers["counts"]}
+    return weights | curves | {"draws": model.get_enhanced(n_samples=2).layers["sampled_counts"]}
 
 
 if __name__ == "__main__":

@@ -29,11 +29,11 @@ _TIMM = "timm:"
 
 
 class Encoder(ABC):
-    """Turns the tissue around positions of a picture into features."""
+    """Turns the tissue around positions of an image into features."""
 
     name: str
     needs_colour: bool = False
-    """Whether it was made for pictures in colour, so that grey ones are worth a warning."""
+    """Whether it was made for images in colour, so that grey ones are worth a warning."""
 
     @property
     def pixels(self) -> float:
@@ -47,11 +47,11 @@ class Encoder(ABC):
         Parameters
         ----------
         source
-            The picture.
+            The image.
         centres
-            n_targets x 2 positions (x, y) in pixels of the picture; pixel i covers i to i + 1.
+            n_targets x 2 positions (x, y) in pixels of the image; pixel i covers i to i + 1.
         width
-            Width of the patch in pixels of the picture.
+            Width of the patch in pixels of the image.
 
         Returns
         -------
@@ -70,7 +70,7 @@ class Encoder(ABC):
         Returns
         -------
         Encoder
-            The encoder itself, unless it lays a grid over the picture: then one whose grid starts at ``origin``.
+            The encoder itself, unless it lays a grid over the image: then one whose grid starts at ``origin``.
         """
         return self
 
@@ -203,7 +203,7 @@ def _maker(encoder: Any) -> tuple[Callable[..., Encoder], tuple[Any, ...]]:
         return lambda: encoder, ()
     if isinstance(encoder, str):
         if encoder.startswith(_TIMM):
-            return networks.Timm, (encoder.removeprefix(_TIMM),)
+            return networks.TimmEncoder, (encoder.removeprefix(_TIMM),)
         if encoder not in _ENCODERS:
             msg = (
                 f"Expected one of the encoders {encoder_names()}, found {encoder!r}. Use one of them, 'timm:NAME', or "
@@ -214,13 +214,13 @@ def _maker(encoder: Any) -> tuple[Callable[..., Encoder], tuple[Any, ...]]:
     if "torch" in sys.modules and isinstance(encoder, sys.modules["torch"].nn.Module):
         return networks.ModuleEncoder, (encoder,)
     if callable(encoder):
-        return TileEncoder, (encoder,)
+        return FunctionEncoder, (encoder,)
     msg = f"Expected the name of an encoder ({encoder_names()}) or a function of tiles, found {type(encoder).__name__}."
     raise TypeError(msg)
 
 
-class TiledEncoder(Encoder):
-    """Features of whole patches, cut as tiles; tiles are mirrored at the border of the picture.
+class PatchEncoder(Encoder):
+    """Features of whole patches, cut as tiles; tiles are mirrored at the border of the image.
 
     Parameters
     ----------
@@ -260,7 +260,7 @@ class TiledEncoder(Encoder):
         Parameters
         ----------
         tile
-            size x size x 3, uint8, RGB, as wide as the patch in pixels of the picture.
+            size x size x 3, uint8, RGB, as wide as the patch in pixels of the image.
 
         Returns
         -------
@@ -303,14 +303,14 @@ class TiledEncoder(Encoder):
         return features
 
 
-class TileEncoder(TiledEncoder):
+class FunctionEncoder(PatchEncoder):
     """Features of whole patches from a function of tiles.
 
     Parameters
     ----------
     function
         Maps uint8 RGB tiles (n_tiles x size x size x 3) to n_tiles x n_image_features; ``size`` is the width of the
-        patch in whole pixels, the same for all tiles of a section. Tiles are mirrored at the border of the picture.
+        patch in whole pixels, the same for all tiles of a section. Tiles are mirrored at the border of the image.
     batch_size
         Tiles that are passed to the function at once.
     """
@@ -321,7 +321,7 @@ class TileEncoder(TiledEncoder):
         self.name = getattr(function, "__name__", type(function).__name__)
 
     def describe(self, tiles: np.ndarray) -> np.ndarray:
-        """Call the function; see :meth:`TiledEncoder.describe`."""
+        """Call the function; see :meth:`PatchEncoder.describe`."""
         return self.function(tiles)
 
     def fingerprint(self) -> str:
@@ -334,13 +334,13 @@ class TileEncoder(TiledEncoder):
         """
         msg = (
             f"Expected an encoder whose features can be kept in a cache, found the function {self.name!r}, which may "
-            "change unnoticed. Leave `cache` out, or derive from `im.TiledEncoder` with a `fingerprint`."
+            "change unnoticed. Leave `cache` out, or derive from `im.PatchEncoder` with a `fingerprint`."
         )
         raise ValueError(msg)
 
 
 def _tiles(source: ImageSource, corners: np.ndarray, size: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield (index, tile) square by square of the picture, so that overlapping tiles are read about once."""
+    """Yield (index, tile) square by square of the image, so that overlapping tiles are read about once."""
     _, square = np.unique(corners // max(size, _SQUARE_PIXELS), axis=0, return_inverse=True)
     for members in np.split(np.argsort(square.ravel(), kind="stable"), np.cumsum(np.bincount(square.ravel()))[:-1]):
         (x0, y0), (x1, y1) = corners[members].min(axis=0), corners[members].max(axis=0) + size
@@ -368,7 +368,7 @@ _STAINS = (3, 5)
 _WINDOWS = (0.125, 0.25, 0.5, 1.0)
 """Widths of the windows in widths of the patch: half a subspot to four subspots by default."""
 _BLOCKS = 64
-"""The patch is at least this many and less than twice as many blocks wide, where the picture is fine enough."""
+"""The patch is at least this many and less than twice as many blocks wide, where the image is fine enough."""
 _COARSE = (1, 5)
 """Smoothing in blocks before the coarse gradients."""
 _MARGIN = 4
@@ -393,9 +393,9 @@ class Texture(Encoder):
     optical density); mean gradient of the darkness between pixels; mean gradients and standard deviation of
     haematoxylin and darkness over blocks of pixels. 76 features, not standardised.
 
-    The picture is read once. Statistics of single pixels are averaged over blocks of 1/64 to 1/128 patch (never less
+    The image is read once. Statistics of single pixels are averaged over blocks of 1/64 to 1/128 patch (never less
     than a pixel), and windows are exact sums of blocks from summed-area tables. The grid of blocks starts at the
-    positions, not at the corner of the picture, so a shift of both by whole pixels changes nothing.
+    positions, not at the corner of the image, so a shift of both by whole pixels changes nothing.
     """
 
     def __init__(self, origin: np.ndarray | None = None) -> None:
@@ -458,7 +458,7 @@ def _block_maps(source: ImageSource, corner: np.ndarray, shape: np.ndarray, bloc
 def _strips(
     source: ImageSource, corner: np.ndarray, n_rows: int, n_columns: int, block: int
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the picture as (first row of blocks, pixels with one more row and column for the gradient).
+    """Yield the image as (first row of blocks, pixels with one more row and column for the gradient).
 
     Large pieces are read, so that the chunks of a file are decoded about once, and small ones handed out, so that
     their floats stay small.
@@ -523,7 +523,7 @@ def _window_means(field: np.ndarray, positions: np.ndarray, width: float) -> np.
     np.cumsum(table[1:, 1:], axis=1, out=table[1:, 1:])
 
     def upto(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        # Linear between the corners of blocks: the table of a picture that is constant in each block.
+        # Linear between the corners of blocks: the table of an image that is constant in each block.
         return map_coordinates(table, [y, x], order=1)
 
     sizes = width * np.array(_WINDOWS)[:, None]

@@ -1,4 +1,4 @@
-"""Features from one run of a convolutional network over large strips of the picture, instead of one for each patch."""
+"""Features from one run of a convolutional network over large strips of the image, instead of one for each patch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from soscope_scverse.im.encoders.base import Encoder
 from soscope_scverse.im.reading.source import ImageSource
 
 _PROBE = 256
-"""Width in pixels of the picture that tells how far the cells of a map lie apart."""
+"""Width in pixels of the image that tells how far the cells of a map lie apart."""
 _STRIP_PIXELS = 1536
 """Width and height over which the subspots of a strip lie, at most, in pixels of the network's input."""
 _MARGIN = 8
@@ -34,23 +34,23 @@ class MappingEncoder(Protocol):
     def fingerprint(self) -> str:
         """As of :class:`Encoder`."""
 
-    def feature_map(self, pictures: np.ndarray) -> np.ndarray:
-        """Return n x n_image_features x h x w of uint8 pictures of any size, n x height x width x 3."""
+    def feature_map(self, images: np.ndarray) -> np.ndarray:
+        """Return n x n_image_features x h x w of uint8 images of any size, n x height x width x 3."""
 
 
 @dataclass(frozen=True)
 class _Grid:
-    """How the cells of a map lie in the picture that the network was given."""
+    """How the cells of a map lie in the image that the network was given."""
 
     stride: int
     """Pixels from cell to cell."""
     cells: int
     smallest: int
-    """Pixels of the smallest picture with so many ``cells``: it is used to the last pixel, so the map is centred."""
+    """Pixels of the smallest image with so many ``cells``: it is used to the last pixel, so the map is centred."""
 
     @property
     def first(self) -> float:
-        """Where the first cell begins, in strides; before the picture if the network pads."""
+        """Where the first cell begins, in strides; before the image if the network pads."""
         return (self.smallest / self.stride - self.cells) / 2
 
     def window(self, pixels: float) -> float:
@@ -72,8 +72,8 @@ class DenseEncoder(Encoder):
     encoder
         Has a method ``feature_map``.
     resize
-        Whether the picture is resized so that a patch has the width of the network's input, ``encoder.pixels``. The
-        distance of cells becomes a whole number of pixels of the picture, the closest.
+        Whether the image is resized so that a patch has the width of the network's input, ``encoder.pixels``. The
+        distance of cells becomes a whole number of pixels of the image, the closest.
     origin
         Pixel (x, y) at which the grid of cells starts. Default: the least position that is encoded.
     """
@@ -102,7 +102,7 @@ class DenseEncoder(Encoder):
         Raises
         ------
         ValueError
-            If the encoder gives no map that grows with the picture, or values that are not finite.
+            If the encoder gives no map that grows with the image, or values that are not finite.
         """
         stride = self._grid.stride
         cell = max(1, round(width * stride / self.encoder.pixels)) if self.resize else stride
@@ -137,38 +137,38 @@ class DenseEncoder(Encoder):
 
     @cached_property
     def _grid(self) -> _Grid:
-        """Told by pictures of several sizes."""
+        """Told by images of several sizes."""
         few, many = self._n_cells(_PROBE), self._n_cells(2 * _PROBE)
         stride, rest = divmod(_PROBE, many - few) if many > few else (0, 1)
         if rest:
             msg = (
                 f"Expected encoder {self.name!r} to give a feature map whose cells lie 1, 2, 4, ... pixels apart with "
-                f"`mode='dense'`, found {few} and {many} across pictures of {_PROBE} and {2 * _PROBE} pixels. Leave "
-                "out what resizes the picture or averages the map, or use `mode='patch'`."
+                f"`mode='dense'`, found {few} and {many} across images of {_PROBE} and {2 * _PROBE} pixels. Leave "
+                "out what resizes the image or averages the map, or use `mode='patch'`."
             )
             raise ValueError(msg)
         sizes = range(_PROBE + 1)
         return _Grid(stride, few, bisect_left(sizes, few, lo=_PROBE - stride + 1, key=self._n_cells))
 
     def _n_cells(self, size: int) -> int:
-        """Cells across the map of a square picture."""
+        """Cells across the map of a square image."""
         shape = np.shape(self.encoder.feature_map(np.zeros((1, size, size, 3), dtype=np.uint8)))
         if len(shape) != 4 or shape[0] != 1:
             msg = (
                 f"Expected encoder {self.name!r} to return a feature map, n x n_image_features x h x w, with "
-                f"`mode='dense'`, found shape {shape} for one picture. Use `mode='patch'`, or leave out what pools it."
+                f"`mode='dense'`, found shape {shape} for one image. Use `mode='patch'`, or leave out what pools it."
             )
             raise ValueError(msg)
         return shape[3]
 
 
-def resized(picture: np.ndarray, size: tuple[int, int], interpolation: str = "bilinear") -> np.ndarray:
-    """Resize a picture (height x width x 3 uint8) to another height and width, without aliasing."""
+def resized(image: np.ndarray, size: tuple[int, int], interpolation: str = "bilinear") -> np.ndarray:
+    """Resize an image (height x width x 3 uint8) to another height and width, without aliasing."""
     import torch
     from torchvision.transforms import InterpolationMode
     from torchvision.transforms.functional import resize
 
-    channels_first = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)
+    channels_first = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
     small = resize(channels_first, list(size), InterpolationMode(interpolation), antialias=True)
     return small.permute(1, 2, 0).numpy()
 

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from dask.base import tokenize
 
+from soscope_scverse.im.encoders.base import PatchEncoder, register_encoder
 from soscope_scverse.im.encoders.dense import DenseEncoder, resized
-from soscope_scverse.im.encoders.base import TiledEncoder, register_encoder
 
 if TYPE_CHECKING:
     import torch
@@ -41,8 +41,8 @@ class _Network:
     interpolation: str = "bilinear"
 
 
-class NetworkEncoder(TiledEncoder):
-    """Features of whole patches from a pretrained network that takes pictures of one size.
+class NetworkEncoder(PatchEncoder):
+    """Features of whole patches from a pretrained network that takes images of one size.
 
     A patch is resized to the input of the network, whatever its width, and normalised as the network was trained.
 
@@ -76,7 +76,7 @@ class NetworkEncoder(TiledEncoder):
         Returns
         -------
         Network without its head
-            With the size of its input and the mean and standard deviation of the pictures that it was trained on.
+            With the size of its input and the mean and standard deviation of the images that it was trained on.
 
         Raises
         ------
@@ -105,18 +105,18 @@ class NetworkEncoder(TiledEncoder):
         return tokenize(self.name, _hash(self.network.module))
 
     def prepare(self, tile: np.ndarray) -> np.ndarray:
-        """Resize a tile to the input of the network; see :meth:`TiledEncoder.prepare`."""
+        """Resize a tile to the input of the network; see :meth:`PatchEncoder.prepare`."""
         return resized(tile, self.network.size, self.network.interpolation)
 
     def describe(self, tiles: np.ndarray) -> np.ndarray:
-        """Normalise the tiles and run the network on them; see :meth:`TiledEncoder.describe`."""
+        """Normalise the tiles and run the network on them; see :meth:`PatchEncoder.describe`."""
         return self._run(self.network.module, tiles)
 
-    def _run(self, module: torch.nn.Module, pictures: np.ndarray) -> np.ndarray:
-        """Normalise the pictures and run the network, or a part of it, on them."""
+    def _run(self, module: torch.nn.Module, images: np.ndarray) -> np.ndarray:
+        """Normalise the images and run the network, or a part of it, on them."""
         import torch
 
-        pixels = _on_device(pictures, self.device)
+        pixels = _on_device(images, self.device)
         mean, std = (torch.tensor(v, device=pixels.device).view(3, 1, 1) for v in (self.network.mean, self.network.std))
         return _run(module, (pixels / 255 - mean) / std)
 
@@ -125,7 +125,7 @@ class NetworkEncoder(TiledEncoder):
 class InceptionV3(NetworkEncoder):
     """Inception v3 of torchvision with ImageNet weights: the 2,048 features of the last pooling, as in the paper.
 
-    Patches are resized to 299 x 299. With ``mode="dense"`` the picture is resized so that a patch is about 299 pixels
+    Patches are resized to 299 x 299. With ``mode="dense"`` the image is resized so that a patch is about 299 pixels
     wide, and the last map of convolutions (8 x 8 cells of a patch) is averaged, see :class:`DenseEncoder`.
 
     Parameters
@@ -138,12 +138,12 @@ class InceptionV3(NetworkEncoder):
         """Return the encoder that averages the map before the last pooling; see :meth:`Encoder.dense`."""
         return DenseEncoder(self, resize=True)
 
-    def feature_map(self, pictures: np.ndarray) -> np.ndarray:
+    def feature_map(self, images: np.ndarray) -> np.ndarray:
         """Run the network up to its last map of convolutions.
 
         Parameters
         ----------
-        pictures
+        images
             n x height x width x 3, uint8, of at least 75 x 75 pixels.
 
         Returns
@@ -151,7 +151,7 @@ class InceptionV3(NetworkEncoder):
         numpy.ndarray
             n x 2048 x h x w.
         """
-        return self._run(self._convolutions, pictures)
+        return self._run(self._convolutions, images)
 
     @cached_property
     def _convolutions(self) -> torch.nn.Module:
@@ -173,7 +173,7 @@ class InceptionV3(NetworkEncoder):
         return _Network(module, (_INCEPTION_PIXELS, _INCEPTION_PIXELS), _IMAGENET_MEAN, _IMAGENET_STD)
 
 
-class Timm(NetworkEncoder):
+class TimmEncoder(NetworkEncoder):
     """A network of timm without its head, by ``encoder="timm:NAME"``; needs the extra ``timm``.
 
     Parameters
@@ -214,7 +214,7 @@ class Timm(NetworkEncoder):
         return _Network(module, config["input_size"][1:], config["mean"], config["std"], config["interpolation"])
 
 
-class ModuleEncoder(TiledEncoder):
+class ModuleEncoder(PatchEncoder):
     """Features of whole patches from a ``torch.nn.Module`` of the user.
 
     Parameters
@@ -239,7 +239,7 @@ class ModuleEncoder(TiledEncoder):
         return tokenize(type(self.module).__module__, repr(self.module), _hash(self.module))
 
     def describe(self, tiles: np.ndarray) -> np.ndarray:
-        """Run the module on the tiles; see :meth:`TiledEncoder.describe`."""
+        """Run the module on the tiles; see :meth:`PatchEncoder.describe`."""
         features = self.feature_map(tiles)
         return features.mean(axis=(2, 3)) if features.ndim == 4 else features
 
@@ -247,12 +247,12 @@ class ModuleEncoder(TiledEncoder):
         """Return the encoder that averages the map which the module returns; see :meth:`Encoder.dense`."""
         return DenseEncoder(self, resize=False)
 
-    def feature_map(self, pictures: np.ndarray) -> np.ndarray:
+    def feature_map(self, images: np.ndarray) -> np.ndarray:
         """Run the module.
 
         Parameters
         ----------
-        pictures
+        images
             n x height x width x 3, uint8.
 
         Returns
@@ -260,7 +260,7 @@ class ModuleEncoder(TiledEncoder):
         numpy.ndarray
             What the module returns: n x n_image_features, or a map n x n_image_features x h x w.
         """
-        return _run(self.module.eval(), _on_device(pictures, self.device))
+        return _run(self.module.eval(), _on_device(images, self.device))
 
 
 def read_weights(path: str | PathLike) -> Mapping[str, torch.Tensor]:

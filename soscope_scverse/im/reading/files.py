@@ -28,7 +28,7 @@ _MOST_COMPRESSED = 2000
 """Bytes of pixels in a byte of a PNG or JPEG file, at most: one holds 1,032 of deflate, or six blocks of JPEG."""
 
 
-class PictureFile(NamedTuple):
+class FileLevels(NamedTuple):
     """What a file holds; pixels are read when they are asked for."""
 
     levels: list[Any]
@@ -39,19 +39,19 @@ class PictureFile(NamedTuple):
     """Width of a pixel of the finest in micrometres, if it is told."""
 
 
-def read_file(path: Path) -> PictureFile:
-    """Find out what a picture file holds; raises if it is of none of the kinds that are known."""
+def read_file(path: Path) -> FileLevels:
+    """Find out what an image file holds; raises if it is of none of the kinds that are known."""
     if path.is_dir():
-        msg = f"Expected a picture file, found the folder {str(path)!r}. Name a file in it."
+        msg = f"Expected an image file, found the folder {str(path)!r}. Name a file in it."
         raise ValueError(msg)
     with path.open("rb") as file:
         magic = file.read(8)
     if path.suffix.lower() in slides.SUFFIXES:
         levels, microns = slides.slide_levels(path)
-        return PictureFile(levels, "yxc", microns)
+        return FileLevels(levels, "yxc", microns)
     if magic.startswith(_TIFF_MAGIC):
         return _read_tiff(path)
-    # The classes of the formats, not PIL.Image.open: whole-slide pictures are larger than the limit of that function.
+    # The classes of the formats, not PIL.Image.open: whole-slide images are larger than the limit of that function.
     if magic.startswith(b"\xff\xd8\xff"):
         return _read_decoded(DecodedFile(JpegImageFile, path))
     if magic.startswith(b"\x89PNG"):
@@ -60,11 +60,11 @@ def read_file(path: Path) -> PictureFile:
     raise ValueError(msg)
 
 
-def _read_decoded(pixels: DecodedFile) -> PictureFile:
-    return PictureFile([pixels], "yxc" if len(pixels.shape) == 3 else "yx")
+def _read_decoded(pixels: DecodedFile) -> FileLevels:
+    return FileLevels([pixels], "yxc" if len(pixels.shape) == 3 else "yx")
 
 
-def _read_tiff(path: Path) -> PictureFile:
+def _read_tiff(path: Path) -> FileLevels:
     with _decoding(path), tifffile.TiffFile(path) as file:
         series = file.series[0]
         axes = series.axes.lower().replace("s", "c")
@@ -73,11 +73,11 @@ def _read_tiff(path: Path) -> PictureFile:
         microns = _tiff_microns(file)
     if sorted(axes.replace("c", "")) != ["x", "y"] or axes.count("c") > 1 or colours not in _TIFF_COLOURS:
         msg = (
-            f"Expected a TIFF with one grey, RGB or RGBA picture, found axes {series.axes!r}, shape {series.shape} and "
+            f"Expected a TIFF with one grey, RGB or RGBA image, found axes {series.axes!r}, shape {series.shape} and "
             f"colours {colours} in {path}. Convert it, or pass the plane to use as an array."
         )
         raise ValueError(msg)
-    return PictureFile(levels, axes, microns)
+    return FileLevels(levels, axes, microns)
 
 
 def _tiff_microns(file: tifffile.TiffFile) -> float | None:
@@ -100,24 +100,24 @@ class DecodedFile:
     def __init__(self, file_type: Callable[[Path], ImageFile], path: Path) -> None:
         self._file_type, self._path = file_type, path.absolute()
         self._array: np.ndarray | None = None
-        with _decoding(path), file_type(path) as picture:
-            bands = {"L": 1, "I;16": 1, "I": 1, "RGB": 3}.get(picture.mode)
-            self._convert_to = None if bands else "RGBA" if _is_transparent(picture) else "RGB"
+        with _decoding(path), file_type(path) as image:
+            bands = {"L": 1, "I;16": 1, "I": 1, "RGB": 3}.get(image.mode)
+            self._convert_to = None if bands else "RGBA" if _is_transparent(image) else "RGB"
             n_channels = bands or len(self._convert_to or "")
-            self.shape = (picture.height, picture.width) + ((n_channels,) if n_channels > 1 else ())
-            self.dtype = np.dtype(np.uint16 if picture.mode.startswith("I") else np.uint8)
+            self.shape = (image.height, image.width) + ((n_channels,) if n_channels > 1 else ())
+            self.dtype = np.dtype(np.uint16 if image.mode.startswith("I") else np.uint8)
         size = path.stat().st_size
         if math.prod(self.shape) * self.dtype.itemsize > _MOST_COMPRESSED * size:
             msg = (
-                f"Expected a whole picture, found {path} of {size} bytes, which cannot hold the {self.shape[0]} x "
+                f"Expected a whole image, found {path} of {size} bytes, which cannot hold the {self.shape[0]} x "
                 f"{self.shape[1]} pixels that it promises. Copy or export it again."
             )
             raise ValueError(msg)
 
     def __getitem__(self, window: Any) -> np.ndarray:
         if self._array is None:
-            with _decoding(self._path), self._file_type(self._path) as picture:
-                decoded = np.asarray(picture.convert(self._convert_to) if self._convert_to else picture)
+            with _decoding(self._path), self._file_type(self._path) as image:
+                decoded = np.asarray(image.convert(self._convert_to) if self._convert_to else image)
             self._array = decoded.astype(self.dtype, copy=False)
         return self._array[window]
 
@@ -132,8 +132,8 @@ class DecodedFile:
         self._array = None
 
 
-def _is_transparent(picture: ImageFile) -> bool:
-    return "A" in picture.getbands() or "transparency" in picture.info
+def _is_transparent(image: ImageFile) -> bool:
+    return "A" in image.getbands() or "transparency" in image.info
 
 
 class TiffLevel:
@@ -165,5 +165,5 @@ def _decoding(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        msg = f"Expected a whole picture, found {path} that cannot be decoded: {error}. Copy or export it again."
+        msg = f"Expected a whole image, found {path} that cannot be decoded: {error}. Copy or export it again."
         raise ValueError(msg) from error

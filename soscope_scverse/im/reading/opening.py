@@ -1,4 +1,4 @@
-"""Opens every kind of picture: arrays, files, squidpy containers and SpatialData elements."""
+"""Opens every kind of image: arrays, files, squidpy containers and SpatialData elements."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _STRETCH = (0.001, 0.999)
 
 @opens_spatialdata
 def open_image(image: Any, *, scale: float | None = None, channels: Sequence[int] | None = None) -> ImageSource:
-    """Open a picture of any supported kind; pixels are read when they are asked for.
+    """Open an image of any supported kind; pixels are read when they are asked for.
 
     Parameters
     ----------
@@ -30,13 +30,13 @@ def open_image(image: Any, *, scale: float | None = None, channels: Sequence[int
         lazily, and of a pyramid the level that suffices) or of a slide of MIRAX, Hamamatsu or DICOM (extra
         ``openslide``), squidpy ``ImageContainer`` (its first layer, with its scale
         and its place if it is a crop), SpatialData image element (with its levels, and its transformation to "global"
-        if it has one), or an :class:`ImageSource`. Of a whole SpatialData the picture over the spots of a table, placed
+        if it has one), or an :class:`ImageSource`. Of a whole SpatialData the image over the spots of a table, placed
         where these are in their own coordinates.
     scale
-        Full-resolution coordinates times ``scale`` are pixels of the picture. Default: the scale and the place that
-        the picture carries, 1 and the corner if it has none.
+        Full-resolution coordinates times ``scale`` are pixels of the image. Default: the scale and the place that
+        the image carries, 1 and the corner if it has none.
     channels
-        Of a fluorescence picture: the numbers of the one to three channels to show, as grey, or as red, green and
+        Of a fluorescence image: the numbers of the one to three channels to show, as grey, or as red, green and
         blue. Each is stretched so that 1 in 1,000 of its pixels are black and as many white, as told by parts of
         its coarsest level.
     table_key, image_key, shapes_key, coordinate_system
@@ -45,14 +45,14 @@ def open_image(image: Any, *, scale: float | None = None, channels: Sequence[int
     Returns
     -------
     ImageSource
-        The opened picture; where a table annotates several elements of a SpatialData, a dict of them.
+        The opened image; where a table annotates several elements of a SpatialData, a dict of them.
 
     Raises
     ------
     TypeError
         If ``image`` is none of the above.
     ValueError
-        If the file is of another kind, the picture is not grey, RGB or RGBA of a supported data type, or it has no such
+        If the file is of another kind, the image is not grey, RGB or RGBA of a supported data type, or it has no such
         channels.
     """
     validation.given(open_image, locals())
@@ -66,7 +66,7 @@ def open_image(image: Any, *, scale: float | None = None, channels: Sequence[int
 
 
 def _open(image: Any, *, placed: bool) -> ImageSource:
-    """Open a picture, with the place that a SpatialData element has if it is to be ``placed``."""
+    """Open an image, with the place that a SpatialData element has if it is to be ``placed``."""
     if isinstance(image, ImageSource):
         return image
     if isinstance(image, str | os.PathLike):
@@ -83,7 +83,7 @@ def _open(image: Any, *, placed: bool) -> ImageSource:
     if hasattr(image, "shape") and hasattr(image, "dtype"):
         return ImageSource(image, _guess_axes(tuple(image.shape)))
     msg = (
-        "Expected a picture as array, xarray.DataArray, path, squidpy ImageContainer or SpatialData image element "
+        "Expected an image as array, xarray.DataArray, path, squidpy ImageContainer or SpatialData image element "
         f"(`sdata.images[...]`), found {type(image).__name__}."
     )
     raise TypeError(msg)
@@ -93,13 +93,13 @@ def _check(source: ImageSource) -> None:
     shape, dtype = tuple(source.pixels.shape), np.dtype(source.pixels.dtype)
     if 0 in shape or (source.n_channels not in (1, 3, 4) and not source.stretches):
         msg = (
-            f"Expected a grey (1 channel), RGB (3) or RGBA (4) picture, found shape {shape} with axes "
+            f"Expected a grey (1 channel), RGB (3) or RGBA (4) image, found shape {shape} with axes "
             f"{tuple(source.axes)}: {source.n_channels} channels. Select the channels to use first, of a fluorescence "
-            "picture with `im.open_image(..., channels=[0])`."
+            "image with `im.open_image(..., channels=[0])`."
         )
         raise ValueError(msg)
     if dtype not in (np.uint8, np.uint16, np.bool_) and dtype.kind != "f" and not source.stretches:
-        msg = f"Expected a picture of uint8, uint16 or float in 0..1, found {dtype}. Convert it to uint8 first."
+        msg = f"Expected an image of uint8, uint16 or float in 0..1, found {dtype}. Convert it to uint8 first."
         raise ValueError(msg)
     if not 0 < source.scale < np.inf:
         msg = f"Expected a positive scale from full-resolution coordinates to pixels, found {source.scale}."
@@ -107,7 +107,7 @@ def _check(source: ImageSource) -> None:
 
 
 def _stretched(source: ImageSource, channels: Sequence[int]) -> ImageSource:
-    """The picture with these channels stretched over black to white."""
+    """The image with these channels stretched over black to white."""
     channels = np.atleast_1d(np.asarray(channels)).tolist()
     if not 1 <= len(channels) <= 3 or not all(channel in range(source.n_channels) for channel in channels):
         msg = (
@@ -122,7 +122,7 @@ def _stretched(source: ImageSource, channels: Sequence[int]) -> ImageSource:
 
 
 def _limits(source: ImageSource, channel: int) -> tuple[float, float]:
-    """The values of a channel that become black and white, from parts of the picture that lie evenly over it."""
+    """The values of a channel that become black and white, from parts of the image that lie evenly over it."""
     parts = [part.ravel() for part in source.sample(slice(channel, channel + 1))]
     black, white = (float(value) for value in np.quantile(np.concatenate(parts), _STRETCH))
     return black, white if white > black else black + 1
@@ -132,7 +132,7 @@ def _guess_axes(shape: tuple[int, ...]) -> str:
     if len(shape) == 2:
         return "yx"
     if len(shape) != 3:
-        msg = f"Expected a picture of 2 or 3 dimensions, found shape {shape}. Select one plane first."
+        msg = f"Expected an image of 2 or 3 dimensions, found shape {shape}. Select one plane first."
         raise ValueError(msg)
     # Channels come last unless they are known, or fewer, in front.
     first = shape[2] not in (1, 3, 4) and (shape[0] in (1, 3, 4) or shape[0] < shape[2])
@@ -140,7 +140,7 @@ def _guess_axes(shape: tuple[int, ...]) -> str:
 
 
 def _open_xarray(image: Any, levels: Sequence[Any] = (), *, placed: bool) -> ImageSource:
-    """Open a picture with its coarser levels."""
+    """Open an image with its coarser levels."""
     transformation = image.attrs.get("transform", {}).get("global") if placed else None
     image, *levels = (_plane(level) for level in (image, *levels))
     axes = "".join(dim if dim in ("y", "x") else "c" for dim in map(str, image.dims))
@@ -155,7 +155,7 @@ def _plane(image: Any) -> Any:
     others = [dim for dim in image.dims if dim not in ("y", "x")]
     if len(image.dims) - len(others) != 2 or len(others) > 1 or {"z", "t"}.intersection(others):
         msg = (
-            "Expected a picture with the dimensions 'y', 'x' and at most one for the channels, "
+            "Expected an image with the dimensions 'y', 'x' and at most one for the channels, "
             f"found {dict(image.sizes)}. Select one plane, or rename the dimensions."
         )
         raise ValueError(msg)

@@ -1,4 +1,4 @@
-"""Every section with its picture."""
+"""Every section with its image."""
 
 from __future__ import annotations
 
@@ -18,48 +18,46 @@ from soscope_scverse.im.reading.source import ImageSource
 
 @dataclass(frozen=True, eq=False)
 class Section:
-    """Spots of one section and their picture."""
+    """Spots of one section and their image."""
 
-    library: str | None
+    library_id: str | None
     rows: np.ndarray
     source: ImageSource
 
 
 def open_sections(adata: AnnData, image: Any, image_scale: float | None, library_key: str | None) -> list[Section]:
-    """Open the picture of every section; arguments as for :func:`features`."""
+    """Open the image of every section; arguments as for :func:`features`."""
     if library_key is None:
         return [Section(None, np.ones(adata.n_obs, dtype=bool), section_image(adata, image, image_scale, None))]
     labels = validation.sections(adata, library_key)
     return [
-        Section(library, labels == library, section_image(adata, image, image_scale, library))
-        for library in np.unique(labels)
+        Section(library_id, labels == library_id, section_image(adata, image, image_scale, library_id))
+        for library_id in np.unique(labels)
     ]
 
 
-def section_image(adata: AnnData, image: Any, image_scale: float | None, library: str | None) -> ImageSource:
-    """Open the picture of one section; arguments as for :func:`features`."""
+def section_image(adata: AnnData, image: Any, image_scale: float | None, library_id: str | None) -> ImageSource:
+    """Open the image of one section; arguments as for :func:`features`."""
     if isinstance(image, Mapping) and not _is_element(image):
-        if library is None:
-            msg = f"Expected `library_key`, the column of `obs`, with a dict of pictures ({sorted(image)}), found None."
+        if library_id is None:
+            msg = f"Expected `library_key`, the column of `obs`, with a dict of images ({sorted(image)}), found None."
             raise ValueError(msg)
-        if library not in image:
-            msg = (
-                f"Expected a picture of section {library!r} in `image`, found only {sorted(image)}. Add it to the dict."
-            )
+        if library_id not in image:
+            msg = f"Expected an image of section {library_id!r} in `image`, found only {sorted(image)}. Add it there."
             raise ValueError(msg)
-        image = image[library]
+        image = image[library_id]
     if image is not None:
         return open_image(image, scale=image_scale)
-    embedded = embedded_image(adata, library)
+    embedded = embedded_image(adata, library_id)
     if embedded is None:
-        name = "" if library is None else f" of section {library!r}"
+        name = "" if library_id is None else f" of section {library_id!r}"
         msg = (
-            f"Expected a picture{name}, found `image` None and no 'hires' or 'lowres' picture with its scale factor in "
-            "`adata.uns['spatial']`. Pass the picture as `image`."
+            f"Expected an image{name}, found `image` None and no 'hires' or 'lowres' image with its scale factor in "
+            "`adata.uns['spatial']`. Pass the image as `image`."
         )
         raise ValueError(msg)
-    picture, scale = embedded
-    return open_image(picture, scale=scale if image_scale is None else image_scale)
+    pixels, scale = embedded
+    return open_image(pixels, scale=scale if image_scale is None else image_scale)
 
 
 def _is_element(image: Any) -> bool:
@@ -69,7 +67,7 @@ def _is_element(image: Any) -> bool:
 
 def spot_radius(adata: AnnData, section: Section) -> float:
     """Radius of the spots of a section in full-resolution pixels."""
-    diameter = library_entry(adata, section.library).get("scalefactors", {}).get("spot_diameter_fullres")
+    diameter = library_entry(adata, section.library_id).get("scalefactors", {}).get("spot_diameter_fullres")
     if diameter is None:
         radius = pitch(validation.positions(adata)[section.rows]) / 4
     else:

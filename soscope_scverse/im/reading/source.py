@@ -1,4 +1,4 @@
-"""A picture that is read in part: its pixels, where it lies, and its coarser levels."""
+"""An image that is read in part: its pixels, where it lies, and its coarser levels."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Recolouring:
 
 @dataclass(frozen=True, eq=False)
 class ImageSource:
-    """A picture that is read piece by piece, as 8-bit RGB whatever it is stored as.
+    """An image that is read piece by piece, as 8-bit RGB whatever it is stored as.
 
     Made by :func:`open_image`.
 
@@ -50,23 +50,23 @@ class ImageSource:
     pixels
         Anything with ``shape``, ``dtype`` and slicing: numpy, dask or zarr array. uint8, uint16, bool or float in 0..1.
     axes
-        The axes of ``pixels`` in their order: "y", "x" and, unless the picture is grey, "c".
+        The axes of ``pixels`` in their order: "y", "x" and, unless the image is grey, "c".
     scale
-        Full-resolution coordinates times ``scale``, plus ``offset``, are pixels of this picture.
+        Full-resolution coordinates times ``scale``, plus ``offset``, are pixels of this image.
     offset
-        Pixel (x, y) of the picture at which full-resolution coordinates are 0; negative in a crop.
+        Pixel (x, y) of the image at which full-resolution coordinates are 0; negative in a crop.
     levels
-        The same picture at coarser resolutions, finest first, each as ``pixels``.
+        The same image at coarser resolutions, finest first, each as ``pixels``.
     stretches
-        Of a fluorescence picture, for the one to three channels to show: the channel, and the values that become black
+        Of a fluorescence image, for the one to three channels to show: the channel, and the values that become black
         and white. Any data type will do then.
     microns
-        Width of a pixel of this picture in micrometres, None if it is not known.
+        Width of a pixel of this image in micrometres, None if it is not known.
     recolouring
         Change of the colours as they are read, see :func:`normalize_stain`.
     turn
-        2 x 2 matrix of determinant 1 or -1 that coordinates are multiplied with before ``scale``, of a picture that is
-        rotated, mirrored or sheared against them. Patches lie along the axes of the picture.
+        2 x 2 matrix of determinant 1 or -1 that coordinates are multiplied with before ``scale``, of an image that is
+        rotated, mirrored or sheared against them. Patches lie along the axes of the image.
     """
 
     pixels: Any
@@ -100,7 +100,7 @@ class ImageSource:
         return (len(self.stretches) or self.n_channels) == 1
 
     def to_pixels(self, xy: np.ndarray) -> np.ndarray:
-        """Positions in pixels of this picture.
+        """Positions in pixels of this image.
 
         Parameters
         ----------
@@ -123,19 +123,19 @@ class ImageSource:
 
     @property
     def extent(self) -> np.ndarray:
-        """Least and greatest (x, y) of the picture in full-resolution coordinates, 2 x 2."""
+        """Least and greatest (x, y) of the image in full-resolution coordinates, 2 x 2."""
         corners = (
             np.array([[x, y, 1] for x in (0, self.width) for y in (0, self.height)]) @ np.linalg.inv(self.matrix).T
         )
         return np.stack([corners[:, :2].min(axis=0), corners[:, :2].max(axis=0)])
 
     def placed(self, matrix: np.ndarray) -> ImageSource:
-        """Return the picture in another place.
+        """Return the image in another place.
 
         Parameters
         ----------
         matrix
-            3 x 3, takes (x, y, 1) of full-resolution coordinates to pixels of the picture.
+            3 x 3, takes (x, y, 1) of full-resolution coordinates to pixels of the image.
 
         Returns
         -------
@@ -149,7 +149,7 @@ class ImageSource:
         return replace(self, scale=scale, offset=(float(x), float(y)), turn=turn)
 
     def counted_from(self, origin: np.ndarray) -> ImageSource:
-        """Return the picture in coordinates that begin elsewhere.
+        """Return the image in coordinates that begin elsewhere.
 
         Parameters
         ----------
@@ -166,17 +166,17 @@ class ImageSource:
         return self.placed(self.matrix @ shift)
 
     def coarsened(self, factor: float) -> ImageSource:
-        """Return the coarsest level of the picture that is fine enough.
+        """Return the coarsest level of the image that is fine enough.
 
         Parameters
         ----------
         factor
-            How many times as wide as those of the picture its pixels may be.
+            How many times as wide as those of the image its pixels may be.
 
         Returns
         -------
         ImageSource
-            The level, or the picture itself.
+            The level, or the image itself.
         """
         size = max(self.height, self.width)
         for n, level in reversed(list(enumerate(self.levels, start=1))):
@@ -191,7 +191,7 @@ class ImageSource:
     def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
         """Read the pixel rows ``y0:y1`` and columns ``x0:x1`` as uint8 (y1 - y0) x (x1 - x0) x 3.
 
-        Parts outside the picture are mirrored at its border, RGBA is laid over white, grey becomes three equal
+        Parts outside the image are mirrored at its border, RGBA is laid over white, grey becomes three equal
         channels.
 
         Parameters
@@ -207,7 +207,7 @@ class ImageSource:
         Raises
         ------
         ValueError
-            If a float picture holds values outside 0..1 or NaN.
+            If a float image holds values outside 0..1 or NaN.
         """
         if 0 <= y0 and y1 <= self.height and 0 <= x0 and x1 <= self.width:
             return self._read_inside(y0, y1, x0, x1)
@@ -233,21 +233,21 @@ class ImageSource:
             self.pixels.release()
 
     def for_tasks(self) -> ImageSource:
-        """Return the picture as the tasks of a cluster read it: dask arrays are computed in the task that asks.
+        """Return the image as the tasks of a cluster read it: dask arrays are computed in the task that asks.
 
         A file travels as its path, which all workers must reach; an array in memory travels as it is.
 
         Returns
         -------
         ImageSource
-            The same picture without its coarser levels.
+            The same image without its coarser levels.
         """
         return replace(
             self, pixels=_InTask(self.pixels) if hasattr(self.pixels, "__dask_graph__") else self.pixels, levels=()
         )
 
     def fingerprint(self) -> str:
-        """Return a hash that tells this picture from others: its pixels in memory, or its file with size and date.
+        """Return a hash that tells this image from others: its pixels in memory, or its file with size and date.
 
         Of dask and zarr arrays it is what they are made of and a sample of their pixels.
 
@@ -262,7 +262,7 @@ class ImageSource:
         return tokenize(*told)
 
     def sample(self, channels: slice) -> Iterator[np.ndarray]:
-        """Read parts of the picture that lie evenly over it, as stored.
+        """Read parts of the image that lie evenly over it, as stored.
 
         Parameters
         ----------
@@ -335,10 +335,10 @@ def _to_uint8(block: np.ndarray) -> np.ndarray:
         return ((block.astype(np.uint32) + 128) // 257).astype(np.uint8)
     if block.dtype == np.bool_:
         return block.astype(np.uint8) * np.uint8(255)
-    # Resampled pictures overshoot a little; anything more is another range.
+    # Resampled images overshoot a little; anything more is another range.
     if not (block.min() >= -0.01 and block.max() <= 1.01):
         msg = (
-            f"Expected a float picture in 0..1, found values from {block.min():g} to {block.max():g}. "
+            f"Expected a float image in 0..1, found values from {block.min():g} to {block.max():g}. "
             "Scale it to 0..1, or convert it to uint8."
         )
         raise ValueError(msg)

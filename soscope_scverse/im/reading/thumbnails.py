@@ -1,4 +1,4 @@
-"""Small pictures for plots and overviews."""
+"""Small images for plots and overviews."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ _STRIP_PIXELS = 8_000_000
 
 
 def thumbnail(source: ImageSource, size: int = 1000) -> tuple[np.ndarray, float]:
-    """Shrink a picture by an integer factor, strip by strip.
+    """Shrink an image by an integer factor, strip by strip.
 
     Parameters
     ----------
     source
-        Opened picture.
+        Opened image.
     size
-        Longest side of the result in pixels, at most; more of a picture that would be left without a row or column.
+        Longest side of the result in pixels, at most; more of an image that would be left without a row or column.
 
     Returns
     -------
     tuple
-        The small picture, height x width x 3 uint8, and the factor from full-resolution coordinates to its pixels. A
-        picture that is turned against the coordinates is turned back, over white.
+        The small image, height x width x 3 uint8, and the factor from full-resolution coordinates to its pixels. A
+        image that is turned against the coordinates is turned back, over white.
 
     Raises
     ------
     TypeError, ValueError
-        If `source` is no opened picture, or `size` is below 1.
+        If `source` is no opened image, or `size` is below 1.
     """
     validation.given(thumbnail, locals())
     if not isinstance(source, ImageSource):
-        msg = f"Expected a picture opened by `im.open_image`, found {type(source).__name__}."
+        msg = f"Expected an image opened by `im.open_image`, found {type(source).__name__}."
         raise TypeError(msg)
     if source.turn is not None:
         return _turned_back(source, size)
@@ -55,7 +55,7 @@ def thumbnail(source: ImageSource, size: int = 1000) -> tuple[np.ndarray, float]
 
 
 def _turned_back(source: ImageSource, size: int) -> tuple[np.ndarray, float]:
-    """Thumbnail along the axes of the coordinates, of a picture that is turned against them."""
+    """Thumbnail along the axes of the coordinates, of an image that is turned against them."""
     small, shrunk = thumbnail(source.placed(np.eye(3)), size)
     to_small = np.diag([shrunk, shrunk, 1.0]) @ source.matrix
     extent = source.extent[1]  # it begins where coordinates do
@@ -68,7 +68,7 @@ def _turned_back(source: ImageSource, size: int) -> tuple[np.ndarray, float]:
 
 
 def _read_over_white(source: ImageSource, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
-    """Read pixels that may begin before the picture, which is white there."""
+    """Read pixels that may begin before the image, which is white there."""
     block = np.full((y1 - y0, x1 - x0, 3), 255, dtype=np.uint8)
     top, left = max(y0, 0), max(x0, 0)
     if top < y1 and left < x1:

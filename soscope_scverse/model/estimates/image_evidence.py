@@ -1,6 +1,6 @@
-"""Which share of the spots' variation is smooth in space, follows the picture, or is noise of the single spot.
+"""Which share of the spots' variation is smooth in space, follows the image, or is noise of the single spot.
 
-Two decisions are made from it before the training: whether the picture tells anything of the profiles, and how much of
+Two decisions are made from it before the training: whether the image tells anything of the profiles, and how much of
 a spot's depth is technical.
 """
 
@@ -24,7 +24,7 @@ _BLOCK_SPOTS = 200
 _MAX_BLOCKS = 4
 _MIN_SPOTS = 8
 _MOST_COMPARED = 5_000
-_LEAST_DEPTH_NOISE = 0.01  # a tenth more or less: no two spots are captured equally well
+_LEAST_NOISE = 0.01  # a tenth more or less: no two spots are captured equally well
 _ROUGH, _SMOOTH = 1.0, 1.9  # powers of the distance: exponential covariance, and nearly Gaussian
 # log of: variance and length (in spot distances) of the part that is smooth in space, with covariance
 # exp(-(distance / length) ** power); variance of the noise; variance of the part linear in the image features.
@@ -46,17 +46,17 @@ class _Block(NamedTuple):
 
     rows: np.ndarray
     distance: np.ndarray
-    picture: np.ndarray | None
+    image: np.ndarray | None
 
 
-def picture_evidence(
+def image_evidence(
     profile: np.ndarray, features: np.ndarray, spatial: np.ndarray, sections: np.ndarray | None = None
 ) -> float:
-    """Log likelihood ratio of a picture that tells of the profiles to one that does not.
+    """Log likelihood ratio of an image that tells of the profiles to one that does not.
 
     The first two principal components of the profiles are modelled as smooth in space plus noise, without and with a
     part that is linear in the image features. A feature that is merely smooth gains little, as the smooth part, rough
-    or very smooth, explains it too. With the pictures of six real sections permuted, the ratio exceeded 4 once in 268
+    or very smooth, explains it too. With the images of six real sections permuted, the ratio exceeded 4 once in 268
     times.
 
     Parameters
@@ -89,12 +89,12 @@ def picture_evidence(
 
 def _with_and_without(blocks: Sequence[_Block], y: np.ndarray, power: float) -> tuple[float, float]:
     """Log likelihoods with and without a part that is linear in the image features."""
-    without = _fit([block._replace(picture=None) for block in blocks], y, power, [_START])
-    seen = _fit(blocks, y, power, [np.r_[without.theta[:3], picture] for picture in (-3.0, -0.5)])
+    without = _fit([block._replace(image=None) for block in blocks], y, power, [_START])
+    seen = _fit(blocks, y, power, [np.r_[without.theta[:3], image] for image in (-3.0, -0.5)])
     return seen.log_likelihood, without.log_likelihood
 
 
-def depth_noise(
+def library_size_noise(
     x: Matrix, spatial: np.ndarray, sections: np.ndarray | None = None, size: np.ndarray | float = 1.0
 ) -> float:
     """Variance of the log depth that belongs to the single spot instead of being smooth in space.
@@ -122,10 +122,10 @@ def depth_noise(
     if sections is not None:
         depth = within_sections(depth, sections[seen])
     if len(depth) < _MIN_SPOTS or depth.std() < 1e-6:
-        return _LEAST_DEPTH_NOISE
+        return _LEAST_NOISE
     blocks = _blocks(spatial[seen], None if sections is None else sections[seen], None)
     noise = np.exp(_fit(blocks, _standardised(depth), _ROUGH, [_START]).theta[2]) * depth.var()
-    return max(_LEAST_DEPTH_NOISE, float(noise - (1 / total[seen]).mean()))  # less the noise of counting
+    return max(_LEAST_NOISE, float(noise - (1 / total[seen]).mean()))  # less the noise of counting
 
 
 def within_sections(values: np.ndarray, sections: np.ndarray) -> np.ndarray:
@@ -178,12 +178,12 @@ def _fit(blocks: Sequence[_Block], y: np.ndarray, power: float, starts: Sequence
 def _loss(theta: np.ndarray, blocks: Sequence[_Block], y: np.ndarray, power: float) -> tuple[float, np.ndarray]:
     """Negative log likelihood without its constant, and its gradient, at log parameters."""
     loss, gradient = 0.0, np.zeros(4)
-    smooth, length, noise, picture = np.exp(theta)
+    smooth, length, noise, strength = np.exp(theta)
     for rows, distance, image in blocks:
         decay = (distance / length) ** power
         space = smooth * np.exp(-decay)
         by_length = space * power * decay
-        seen = np.zeros_like(space) if image is None else picture * image
+        seen = np.zeros_like(space) if image is None else strength * image
         try:
             factor = cho_factor(space + seen + noise * np.eye(len(rows)), lower=True)
         except LinAlgError:
@@ -219,8 +219,8 @@ def _blocks(spatial: np.ndarray, sections: np.ndarray | None, features: np.ndarr
     blocks = []
     for rows in (sampled[number == i] for i in range(number.max() + 1)):
         pitch = nearest_distance(np.unique(spatial[rows], axis=0))
-        picture = None if features is None else features[rows] @ features[rows].T / features.shape[1]
-        blocks.append(_Block(rows, cdist(spatial[rows], spatial[rows]) / pitch, picture))
+        image = None if features is None else features[rows] @ features[rows].T / features.shape[1]
+        blocks.append(_Block(rows, cdist(spatial[rows], spatial[rows]) / pitch, image))
     return blocks
 
 

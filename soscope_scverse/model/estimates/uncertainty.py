@@ -61,7 +61,7 @@ def feature_variation(
     size: np.ndarray | float = 1.0,
     *,
     is_counts: bool = True,
-    depth_noise: float = 0.0,
+    library_size_noise: float = 0.0,
 ) -> Variation:
     """Variances of every feature: smooth in space, and noise of the single spot beyond that of counting.
 
@@ -81,7 +81,7 @@ def feature_variation(
         Sizes of the spots, n_spots x 1.
     is_counts
         Whether features are counts.
-    depth_noise
+    library_size_noise
         Variance of the log depth of the single spot, which is not dispersion.
 
     Returns
@@ -101,7 +101,7 @@ def feature_variation(
     fitted, others, variance = _predictions(blocks, deviation, fit)
     dispersion = np.maximum(fit.noise, _TINY)
     if is_counts:
-        typical, log_variance = size * np.exp(y - deviation + others), variance + depth_noise
+        typical, log_variance = size * np.exp(y - deviation + others), variance + library_size_noise
         parts = [slice(start, start + _CHUNK_FEATURES) for start in range(0, x.shape[1], _CHUNK_FEATURES)]
         dispersion = np.concatenate([_dispersion(x[:, p], typical[:, p], log_variance[:, p]) for p in parts])
     return Variation(dispersion, _loadings(fitted) * fit.smooth**0.5, fit.length)

@@ -15,9 +15,9 @@ from scipy.spatial import cKDTree
 from soscope_scverse import _keys as keys
 from soscope_scverse import _validation as check
 from soscope_scverse.model._tiles import Section, Tiles, weights_at
-from soscope_scverse.model.inference.result import latent_states, spatial_uns
-from soscope_scverse.model.inference.processes import Processes
 from soscope_scverse.model.estimates.image_projection import Projection
+from soscope_scverse.model.inference.processes import Processes
+from soscope_scverse.model.inference.result import latent_states, spatial_uns
 from soscope_scverse.model.inference.store import Arrays
 from soscope_scverse.module.vae import SoScopeVAE
 from soscope_scverse.pp._graphs import nearest_distance
@@ -58,15 +58,17 @@ def table(positions: np.ndarray | pd.DataFrame | AnnData, n_positions: int) -> p
     return pd.DataFrame(index=[f"position_{i}" for i in range(n_positions)])
 
 
-def section_rows(sections: np.ndarray, library: str | None) -> np.ndarray:
-    """Spots of one section; `library` may be left out where there is no other."""
+def section_rows(sections: np.ndarray, library_id: str | None) -> np.ndarray:
+    """Spots of one section; `library_id` may be left out where there is no other."""
     names = np.unique(sections)
-    if library is None and len(names) == 1:
-        library = names[0]
-    if library not in names:
-        msg = f"Expected `library` to be the section of the positions, one of {names.tolist()}; found {library!r}."
+    if library_id is None and len(names) == 1:
+        library_id = names[0]
+    if library_id not in names:
+        msg = (
+            f"Expected `library_id` to be the section of the positions, one of {names.tolist()}; found {library_id!r}."
+        )
         raise ValueError(msg)
-    return np.flatnonzero(sections == library)
+    return np.flatnonzero(sections == library_id)
 
 
 def checked_features(features: np.ndarray | None, n_positions: int, width: int) -> np.ndarray | None:
@@ -101,8 +103,8 @@ def positions_frame(xy: np.ndarray, obs: pd.DataFrame, spots: AnnData, library_k
     spatial = spatial_uns(spots, frame, library_key)
     record = {"version": version("soscope-scverse")}
     if library_key is not None:
-        record["library"] = obs[library_key].iloc[0]
-        spatial = {record["library"]: spatial[record["library"]]}
+        record["library_id"] = obs[library_key].iloc[0]
+        spatial = {record["library_id"]: spatial[record["library_id"]]}
     frame.uns |= {keys.SPATIAL: spatial, keys.RESULT: record}
     return frame
 

@@ -18,8 +18,8 @@ from tqdm.auto import tqdm
 from soscope_scverse import _keys as keys
 from soscope_scverse import _validation as check
 from soscope_scverse.model._tiles import Tiles, contiguous_groups
-from soscope_scverse.model.inference.sampler import LatentStates, Sampler
 from soscope_scverse.model.inference.processes import Processes
+from soscope_scverse.model.inference.sampler import LatentStates, Sampler
 from soscope_scverse.model.inference.store import Arrays, new_array, new_store, open_lazily
 from soscope_scverse.module.vae import SoScopeVAE
 from soscope_scverse.pp._geometry import fine_array_index
@@ -49,7 +49,7 @@ def latent_states(module: SoScopeVAE, tiles: Tiles, processes: Processes) -> Lat
 
 def places(n_samples: int, *, counts: bool = False) -> list[str]:
     """Where the result has arrays of subspots x features; `counts` is one draw that adds up to observed counts."""
-    drawn = [keys.STD, *_QUANTILES, *([keys.COUNTS] if counts else [])]
+    drawn = [keys.STD, *_QUANTILES, *([keys.SAMPLED_COUNTS] if counts else [])]
     return ["X", *(f"layers/{name}" for name in drawn if n_samples)]
 
 
@@ -73,7 +73,7 @@ def fill_profiles(arrays: Arrays, sampler: Sampler, batch_size: int, processes: 
     processes
         Who takes part.
     """
-    names = places(sampler.n_samples, counts=sampler.draws_counts)
+    names = places(sampler.n_samples, counts=sampler.samples_counts)
 
     def write(rows: slice, values: np.ndarray) -> None:
         for name, value in zip(names, values, strict=True):
@@ -82,7 +82,7 @@ def fill_profiles(arrays: Arrays, sampler: Sampler, batch_size: int, processes: 
     _in_blocks(sampler.tiles, batch_size, len(names), lambda spots: _decoded(sampler, spots), write, processes)
 
 
-def fill_draws(array: Any, sampler: Sampler, batch_size: int, processes: Processes) -> None:
+def fill_samples(array: Any, sampler: Sampler, batch_size: int, processes: Processes) -> None:
     """Write all draws, n_samples x n_targets x n_features; parameters as of :func:`fill_profiles`."""
 
     def write(rows: slice, values: np.ndarray) -> None:
@@ -100,7 +100,7 @@ def _decoded(sampler: Sampler, spots: np.ndarray) -> Tensor:
     if sampler.n_samples:
         draws = sampler.draw(spots)
         values += [draws.std(dim=0, correction=0), *(draws.quantile(q, dim=0) for q in _QUANTILES.values())]
-        values += [draws[0]] if sampler.draws_counts else []
+        values += [draws[0]] if sampler.samples_counts else []
     valid = torch.as_tensor(sampler.tiles.section.exposure[spots] > 0)
     return torch.stack([value[valid] for value in values])
 
@@ -226,7 +226,7 @@ def with_profiles(
     return open_lazily(out)
 
 
-def with_draws(
+def with_samples(
     shape: tuple[int, int, int], out: Path | None, chunk_rows: int, fill: Callable[[Any], None], who: Processes
 ) -> np.ndarray | zarr.Array:
     """Fill an array of draws in memory, or a zarr array if `out` is given; all processes get it."""
@@ -250,8 +250,8 @@ def spatial_uns(adata: AnnData, frame: AnnData, library_key: str | None) -> dict
     sections = check.sections(frame, library_key)
     for section in np.unique(sections):
         # without a library_key there is one section, whatever name it has in uns
-        library = next(iter(spatial), section) if library_key is None else section
-        entry = spatial.setdefault(library, {"images": {}})
+        library_id = next(iter(spatial), section) if library_key is None else section
+        entry = spatial.setdefault(library_id, {"images": {}})
         diameter = nearest_distance(frame.obsm[keys.SPATIAL][sections == section])
         entry.setdefault("scalefactors", {"tissue_hires_scalef": 1.0})["spot_diameter_fullres"] = diameter
     return spatial

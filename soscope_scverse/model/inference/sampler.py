@@ -72,7 +72,7 @@ class Sampler:
         return _pitch(self.tiles.section)
 
     @property
-    def draws_counts(self) -> bool:
+    def samples_counts(self) -> bool:
         """Whether a draw has integers that add up to the observed spots."""
         return self.given and self.module.likelihood.is_counts
 
@@ -135,7 +135,7 @@ class Sampler:
         parts = []
         loadings = self.module.residual_loadings.split(self.module.sizes, dim=1)
         for part, root, pattern, noise in zip(
-            self.module.likelihood.parts, roots, loadings, self.module.depth_noise, strict=True
+            self.module.likelihood.parts, roots, loadings, self.module.library_size_noise, strict=True
         ):
             change = root @ torch.randn(self.n_samples, len(root), len(pattern), device=root.device) @ pattern
             if part.is_counts:  # a log-normal factor of mean 1

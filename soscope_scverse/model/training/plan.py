@@ -28,7 +28,7 @@ class CosineTrainingPlan(TrainingPlan):
     kl_weight
         Weight of the divergence from the prior.
     resumed
-        States of optimiser and schedule to go on from, see :class:`~soscope_scverse.model.training.checkpoints.Checkpoints`.
+        States of optimiser and schedule to go on from, see :class:`.Checkpoints`.
     """
 
     def __init__(

@@ -19,11 +19,11 @@ from scvi.model._utils import parse_device_args
 from scvi.train import Trainer as ScviTrainer
 from scvi.train import TrainRunner
 
-from soscope_scverse.model.training.datamodule import TileDataModule
-from soscope_scverse.model.training.checkpoints import Checkpoints, CheckpointWriter, check_checkpoint
 from soscope_scverse.model._serialization import tables
-from soscope_scverse.model.training.plan import CosineTrainingPlan
 from soscope_scverse.model.estimates.initialise import sampled
+from soscope_scverse.model.training.checkpoints import Checkpoints, CheckpointWriter, check_checkpoint
+from soscope_scverse.model.training.datamodule import TileDataModule
+from soscope_scverse.model.training.plan import CosineTrainingPlan
 from soscope_scverse.module.vae import GraphAutoencoder
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class Training:
             n_batches=0 if module.batch_effect is None else len(module.batch_effect),
         )
         autoencoder.start_from(*sampled(self.data.tiles.section, is_counts=module.likelihood.is_counts))
-        autoencoder.depth_noise.copy_(module.depth_noise)
+        autoencoder.library_size_noise.copy_(module.library_size_noise)
         kwargs = {**self.trainer_kwargs, "check_val_every_n_epoch": None}
         if self._fit(_PRETRAIN, autoencoder, self.data.without_validation(), n_steps, kwargs):
             self.model.is_trained_ = False
