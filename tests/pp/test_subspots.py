@@ -1,77 +1,30 @@
-"""Divisions, graphs and choice of genes on lattices made by hand, against closed forms and dense computations."""
+"""Divisions of lattices made by hand, against closed forms."""
 
 import warnings
 
 import anndata as ad
 import numpy as np
-import pandas as pd
 import pytest
-from scipy.sparse import csr_matrix
 from scipy.spatial import Voronoi, cKDTree
 
+from lattices import (
+    CONVENTIONS,
+    DIVISIONS,
+    KIND,
+    LATTICES,
+    PITCH,
+    central,
+    divided,
+    hexagonal,
+    random_xy,
+    rotation,
+    spots,
+    square,
+)
 from soscope_scverse import pp
 from soscope_scverse.pp._geometry import fine_array_index
-from soscope_scverse.pp._graphs import image_similarity
 
-PITCH = 10.0
 SLOTS = ("subspots", "subspot_exposure")
-DIVISIONS = [*(("square", k) for k in (4, 9, 16, 25, 36)), *(("hex", k) for k in (7, 19, 37))]
-CONVENTIONS = {
-    "plain": lambda array: array,
-    "swapped": lambda array: array[:, ::-1],
-    "offset": lambda array: array - np.array([41, -7]),
-    "mirrored": lambda array: array * [-1, 1],
-    "turned": lambda array: array[:, ::-1] * [1, -1] + [3, 8],
-}
-
-
-def square(n_rows=9, n_cols=10):
-    """Positions and (array_col, array_row)."""
-    row, col = np.indices((n_rows, n_cols)).reshape(2, -1)
-    return PITCH * np.column_stack([col, row]), np.column_stack([col, row])
-
-
-def hexagonal(n_rows=10, n_cols=9):
-    """Visium: doubled columns, the sum of row and column is even."""
-    row, col = np.indices((n_rows, n_cols)).reshape(2, -1)
-    col = 2 * col + row % 2
-    return PITCH * np.column_stack([col / 2, row * np.sqrt(0.75)]), np.column_stack([col, row])
-
-
-def quincunx(n_rows=12, n_cols=8):
-    """A square lattice that stands on a corner, numbered like Visium's."""
-    row, col = np.indices((n_rows, n_cols)).reshape(2, -1)
-    col = 2 * col + row % 2
-    return PITCH * np.sqrt(0.5) * np.column_stack([col, row]), np.column_stack([col, row])
-
-
-LATTICES = {"square": square, "hex": hexagonal, "quincunx": quincunx}
-KIND = {"square": "square", "hex": "hex", "quincunx": "square"}
-
-
-def rotation(degrees):
-    cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-    return np.array([[cos, sin], [-sin, cos]])
-
-
-def spots(xy, array=None, x=None, **obs):
-    """Spots at given positions; one constant gene unless profiles are given."""
-    names = [f"s{i}" for i in range(len(xy))]
-    adata = ad.AnnData(np.ones((len(xy), 1)) if x is None else x, obs=pd.DataFrame(obs, index=names))
-    adata.obsm["spatial"] = np.asarray(xy, dtype=float)
-    if array is not None:
-        adata.obs["array_col"], adata.obs["array_row"] = np.asarray(array).T
-    return adata
-
-
-def divided(xy, array=None, n_subspots="auto", **kwargs):
-    return pp.subspots(spots(xy, array), n_subspots, copy=True, **kwargs)
-
-
-def central(points, share=0.5):
-    """Rows of the points in the middle of the patch."""
-    distance = np.linalg.norm(points - (points.min(axis=0) + points.max(axis=0)) / 2, axis=1)
-    return np.flatnonzero(distance < share * np.ptp(points, axis=0).min() / 2)
 
 
 def voronoi_areas(points, rows):
@@ -92,7 +45,7 @@ def same_points(a, b):
     return len(a) == len(b) == len(np.unique(match)) and distance.max() < 1e-6
 
 
-# ------------------------------------------------------------------------------------------- subspots: lattices
+# ------------------------------------------------------------------------------------------------------------- lattices
 
 
 @pytest.mark.parametrize("indexed", [True, False])
@@ -163,7 +116,7 @@ def test_the_lattice_can_be_named():
         np.testing.assert_allclose(areas, areas[0])
 
 
-# --------------------------------------------------------------------------------------------- subspots: tiling
+# --------------------------------------------------------------------------------------------------------------- tiling
 
 
 @pytest.mark.parametrize("transform", [np.eye(2), np.diag([1.2, 1]) @ rotation(28), [[1, 0.1], [-0.05, 1.1]]])
@@ -205,7 +158,7 @@ def test_four_squares_in_closed_form():
     np.testing.assert_allclose(adata.obsm["subspots"][0], [[-2, -2], [2, -2], [-2, 2], [2, 2]])
 
 
-# ---------------------------------------------------------------------------------- subspots: moves and order
+# ------------------------------------------------------------------------------------------------------ moves and order
 
 
 @pytest.mark.parametrize("degrees", [13, 45, 60, 90, 179, 271])
@@ -245,7 +198,7 @@ def test_permuting_the_spots_permutes_the_subspots(name, indexed):
     np.testing.assert_allclose(permuted, straight[order], atol=1e-6)
 
 
-# ------------------------------------------------------------------------------------ subspots: what is written
+# ------------------------------------------------------------------------------------------------------ what is written
 
 
 def test_written_slots_survive_a_file(tmp_path):
@@ -336,11 +289,7 @@ def test_positions_in_sections():
     assert adata.uns["subspots"]["pitch"] == pytest.approx(spacing)
 
 
-# ----------------------------------------------------------------------------------------------- subspots: errors
-
-
-def random_xy():
-    return np.random.default_rng(0).random((200, 2))
+# --------------------------------------------------------------------------------------------------------------- errors
 
 
 @pytest.mark.parametrize(
@@ -432,7 +381,7 @@ def test_sections_on_different_lattices():
         pp.subspots(adata, library_key="section")
 
 
-# ----------------------------------------------------------------------------------------- indices of the subspots
+# ---------------------------------------------------------------------------------------------- indices of the subspots
 
 
 @pytest.mark.parametrize("convention", CONVENTIONS)
@@ -469,392 +418,7 @@ def test_fine_indices_are_those_of_a_finer_lattice():
     np.testing.assert_array_equal(fine.uns["subspots"]["array_steps"], [[2, 0], [1, 1]])
 
 
-# -------------------------------------------------------------------------------------------------- graph of spots
-
-
-def profiles(n_spots, n_genes=6, seed=0):
-    return np.random.default_rng(seed).poisson(5, (n_spots, n_genes)).astype(float)
-
-
-def graph_of(xy, array=None, x=None, **kwargs):
-    adata = spots(xy, array, profiles(len(xy)) if x is None else x)
-    return pp.spot_graph(adata, copy=True, **kwargs).obsp["spot_graph"].toarray()
-
-
-def dense_graph(adjacent, x, strength):
-    """The formula, pair by pair; profiles as they are."""
-    distance = np.linalg.norm(x[:, None] - x[None], axis=2)
-    edges = distance[np.triu(adjacent)]
-    delta = (np.median(edges) - edges.min()) / np.log(strength)
-    return np.where(adjacent, np.exp(-(distance - edges.min()) / delta), 0)
-
-
-def near(xy, reach):
-    distance = np.linalg.norm(xy[:, None] - xy[None], axis=2)
-    return (distance > 0) & (distance < reach)
-
-
-@pytest.mark.parametrize("indexed", [True, False])
-@pytest.mark.parametrize(("name", "n_neighbors"), [("square", 4), ("quincunx", 4), ("hex", 6)])
-def test_neighbours_are_those_of_the_lattice(name, n_neighbors, indexed):
-    xy, array = LATTICES[name]()
-    sides = near(xy, 1.05 * PITCH)
-    for moved in (xy, xy @ rotation(33) + 50, xy + np.random.default_rng(0).normal(0, 0.3, xy.shape)):
-        found = graph_of(moved, array if indexed else None)
-        np.testing.assert_array_equal(found > 0, sides)
-    assert ((found > 0).sum(axis=1)[central(xy)] == n_neighbors).all()
-
-
-def test_graph_is_symmetric_with_weights_up_to_one():
-    adata = spots(*hexagonal(), profiles(90))
-    assert pp.spot_graph(adata) is None
-    graph = adata.obsp["spot_graph"]
-    assert graph.format == "csr"
-    assert graph.dtype == np.float32
-    assert abs(graph - graph.T).max() == 0
-    assert graph.diagonal().max() == 0
-    assert graph.data.min() > 0
-    assert graph.data.max() == 1
-
-
-@pytest.mark.parametrize("strength", [1.5, 2, 5])
-@pytest.mark.parametrize("name", ["square", "hex"])
-def test_weights_against_a_dense_computation(name, strength):
-    xy, array = LATTICES[name](4, 5)
-    sides = near(xy, 1.05 * PITCH)
-    values = np.random.default_rng(0).normal(size=(20, 7))
-    expected = dense_graph(sides, values, strength)
-    np.testing.assert_allclose(graph_of(xy, array, values, strength=strength), expected, rtol=1e-5)
-    counts = profiles(20)
-    depth = counts.sum(axis=1, keepdims=True)
-    expected = dense_graph(sides, np.log1p(counts / depth * depth.mean()), strength)
-    found = graph_of(xy, array, counts, strength=strength)
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
-    weights = found[np.triu(found > 0)]
-    assert weights.max() == 1
-    assert np.exp(np.median(np.log(weights))) == pytest.approx(1 / strength, rel=1e-5)
-
-
-def test_counts_are_compared_at_equal_depth():
-    xy, array = hexagonal()
-    counts = profiles(90)
-    counts[0] = [4, 6, 2, 8, 0, 10]
-    counts[50] = [8, 2, 12, 10, 16, 12]  # depth 30 and 60
-    traded = counts.copy()
-    traded[0] *= 2
-    traded[50] /= 2
-    expected = graph_of(xy, array, counts)
-    np.testing.assert_allclose(graph_of(xy, array, traded), expected, atol=1e-6)  # the mean depth is the same
-    deep = counts.copy()
-    deep[7] *= 8
-    np.testing.assert_allclose(graph_of(xy, array, deep), expected, atol=0.05)
-    other = graph_of(xy, array, deep + 0.5)  # no counts: taken as they are
-    assert abs(other - expected).max() > 0.3
-
-
-def test_sparse_profiles_give_the_same_graph():
-    xy, array = square()
-    counts = np.random.default_rng(0).poisson(0.7, (90, 12))
-    for x in (counts, counts * 0.25):
-        np.testing.assert_allclose(graph_of(xy, array, csr_matrix(x)), graph_of(xy, array, x), rtol=1e-5)
-
-
-@pytest.mark.parametrize("n_neighbors", [1, 3, 8])
-def test_nearest_neighbours_on_request(n_neighbors):
-    xy = random_xy()
-    found = graph_of(xy, n_neighbors=n_neighbors) > 0
-    distance = np.linalg.norm(xy[:, None] - xy[None], axis=2)
-    nearest = np.argsort(np.argsort(distance, axis=1), axis=1)
-    directed = (nearest >= 1) & (nearest <= n_neighbors)
-    np.testing.assert_array_equal(found, directed | directed.T)
-
-
-def test_nearest_neighbours_also_on_a_lattice():
-    xy, array = square()
-    found = graph_of(xy, array, n_neighbors=8) > 0
-    assert (found | ~near(xy, 1.5 * PITCH)).all()  # with the diagonals
-
-
-def lattice_steps(index, kind):
-    """Fewest lattice steps between all pairs of spots, from their indices along the two lattice vectors."""
-    a, b = (index[:, None] - index[None]).transpose(2, 0, 1)
-    return abs(a) + abs(b) if kind == "square" else np.max([abs(a), abs(b), abs(a + b)], axis=0)
-
-
-def axial(array):
-    """Visium's indices as steps along two lattice vectors at 60 degrees."""
-    return np.column_stack([(array[:, 0] - array[:, 1]) // 2, array[:, 1]])
-
-
-@pytest.mark.parametrize("indexed", [True, False])
-@pytest.mark.parametrize("n_rings", [1, 2, 3, 5])
-@pytest.mark.parametrize("kind", ["square", "hex"])
-def test_rings_of_a_lattice(kind, n_rings, indexed):
-    xy, array = square() if kind == "square" else hexagonal()
-    steps = lattice_steps(array if kind == "square" else axial(array), kind)
-    found = graph_of(xy, array if indexed else None, n_rings=n_rings)
-    np.testing.assert_array_equal(found > 0, (steps >= 1) & (steps <= n_rings))
-
-
-def test_rings_go_around_holes():
-    """Steps lead over spots that are there."""
-    xy, array = square(3, 7)
-    kept = ~((array[:, 0] == 3) & (array[:, 1] < 2))  # a wall with one opening
-    found = graph_of(xy[kept], array[kept], n_rings=2)
-    assert not (found > 0)[(xy[kept] == [20, 0]).all(axis=1)][:, (xy[kept] == [40, 0]).all(axis=1)].any()
-    assert (found > 0)[(xy[kept] == [20, 20]).all(axis=1)][:, (xy[kept] == [40, 20]).all(axis=1)].all()
-
-
-@pytest.mark.parametrize("radius", [0.5, 1, 1.5, 2, 4.2, 8, 100])
-@pytest.mark.parametrize("kind", ["square", "hex"])
-@pytest.mark.filterwarnings("ignore:90 of 90 spots have no neighbour")
-def test_radius_in_units_of_the_pitch(kind, radius):
-    xy, array = square() if kind == "square" else hexagonal()
-    turn = np.array([[np.cos(0.3), np.sin(0.3)], [-np.sin(0.3), np.cos(0.3)]])
-    distance = np.linalg.norm(xy[:, None] - xy[None], axis=2)
-    expected = (distance > 0) & (distance <= radius * PITCH + 1e-6)
-    for scale in (1, 37.5):
-        for indices in (array, None):
-            np.testing.assert_array_equal(graph_of(scale * xy @ turn, indices, radius=radius) > 0, expected)
-
-
-def test_radius_and_rings_without_a_lattice():
-    xy = random_xy()
-    distance = np.linalg.norm(xy[:, None] - xy[None], axis=2)
-    reach = 3 * np.median(np.sort(distance, axis=1)[:, 1])
-    np.testing.assert_array_equal(graph_of(xy, radius=3) > 0, (distance > 0) & (distance <= 1.001 * reach))
-    step = (graph_of(xy) > 0).astype(int)
-    expected = (step + step @ step + step @ step @ step) > 0
-    np.fill_diagonal(expected, False)
-    np.testing.assert_array_equal(graph_of(xy, n_rings=3) > 0, expected)
-
-
-def test_weights_of_a_wide_range_have_the_same_form():
-    xy, array = hexagonal()
-    x = profiles(90)
-    found = graph_of(xy, array, x, radius=2.5, strength=3)
-    edges = found[found > 0]
-    assert edges.max() == 1
-    assert np.median(edges) == pytest.approx(1 / 3)
-    np.testing.assert_array_equal(found, found.T)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"n_rings": 0}, "`n_rings` to be at least 1, found 0"),
-        ({"radius": 0}, "`radius` to be above 0, found 0"),
-        ({"radius": np.nan}, "`radius` to be above 0, found nan"),
-        ({"radius": 2, "n_rings": 1}, "one of `n_neighbors`, `n_rings` and `radius`, found"),
-        ({"radius": 2, "n_neighbors": 4}, "one of `n_neighbors`, `n_rings` and `radius`, found"),
-    ],
-)
-def test_one_range_of_the_graph(options, message):
-    with pytest.raises(ValueError, match=message):
-        graph_of(*square(), **options)
-
-
-def test_irregular_positions_fall_back_to_the_six_nearest():
-    xy = random_xy()
-    np.testing.assert_array_equal(graph_of(xy), graph_of(xy, n_neighbors=6))
-
-
-def test_no_edge_joins_two_sections():
-    (a, a_array), (b, b_array) = square(), square(7, 5)
-    order = np.random.default_rng(0).permutation(len(a) + len(b))
-    section = np.repeat(["a", "b"], [len(a), len(b)])[order]
-    xy = np.vstack([a, b + 0.5])[order]
-    x = profiles(len(xy))
-    for array in (np.vstack([a_array, b_array])[order], None):
-        for options in ({}, {"n_neighbors": 6}, {"n_rings": 2}, {"radius": 2.5}):
-            adata = spots(xy, array, x, section=section)
-            pp.spot_graph(adata, library_key="section", **options)
-            found = adata.obsp["spot_graph"].toarray() > 0
-            assert not found[section == "a"][:, section == "b"].any()
-            for name in "ab":
-                rows = section == name
-                alone = graph_of(xy[rows], None if array is None else array[rows], **options) > 0
-                np.testing.assert_array_equal(found[rows][:, rows], alone)
-
-
-def test_an_isolated_spot_has_no_edge_and_a_warning():
-    xy, array = square()
-    xy, array = np.vstack([xy, [400.0, 400.0]]), np.vstack([array, [40, 40]])
-    for indices in (array, None):
-        with pytest.warns(UserWarning, match=r"1 of 91 spots have no neighbour \(first: 's90'\)"):
-            found = graph_of(xy, indices)
-        assert (found[90] == 0).all()
-        assert (found[:90].sum(axis=1) > 0).all()
-
-
-def test_identical_profiles_weigh_one():
-    xy, array = hexagonal()
-    found = graph_of(xy, array, np.ones((90, 3)))
-    assert set(np.unique(found)) == {0, 1}
-    # all edges equal but one: the median is the minimum
-    x = np.zeros((90, 3))
-    x[0] = 0.5
-    assert set(np.unique(graph_of(xy, array, x))) == {0, 1}
-
-
-@pytest.mark.parametrize("x", [np.zeros((90, 3)), np.eye(90, 3)], ids=["empty", "almost empty"])
-def test_empty_spots_do_not_break_the_graph(x):
-    for values in (x, csr_matrix(x)):
-        found = graph_of(*square(), values)
-        assert np.isfinite(found).all()
-        np.testing.assert_array_equal(found > 0, near(square()[0], 1.05 * PITCH))
-
-
-@pytest.mark.parametrize("n_spots", [1, 2, 3])
-@pytest.mark.parametrize("n_neighbors", [None, 4])
-@pytest.mark.filterwarnings("ignore:1 of 1 spots have no neighbour")
-def test_very_few_spots_do_not_break_the_graph(n_spots, n_neighbors):
-    found = graph_of(np.array([[0, 0], [1, 0], [5, 7.0]])[:n_spots], n_neighbors=n_neighbors)
-    np.testing.assert_array_equal(found > 0, ~np.eye(n_spots, dtype=bool))
-    assert found.max() == (1 if n_spots > 1 else 0)
-
-
-def test_the_graph_of_a_layer_under_another_name():
-    adata = spots(*square(), profiles(90))
-    adata.layers["other"] = profiles(90, seed=1)
-    result = pp.spot_graph(adata, layer="other", key_added="mine", copy=True)
-    assert set(result.obsp) == {"mine"}
-    assert not set(adata.obsp)
-    np.testing.assert_array_equal(result.obsp["mine"].toarray(), graph_of(*square(), adata.layers["other"]))
-    with pytest.raises(ValueError, match=r"`layer` to be one of \['other'\], found 'counts'"):
-        pp.spot_graph(adata, layer="counts")
-    adata.X = None
-    with pytest.raises(ValueError, match="Name the layer"):
-        pp.spot_graph(adata)
-
-
-def test_the_graph_of_a_view():
-    view = spots(*square(), profiles(90))[:30]
-    with pytest.warns(UserWarning, match="view"):
-        pp.spot_graph(view)
-    assert view.obsp["spot_graph"].shape == (30, 30)
-
-
-@pytest.mark.parametrize("strength", [1, 0.5, -2, np.nan])
-def test_strength_must_be_above_one(strength):
-    with pytest.raises(ValueError, match="`strength` to be above 1"):
-        graph_of(*square(), strength=strength)
-
-
-@pytest.mark.parametrize("n_neighbors", [0, -1])
-def test_number_of_neighbours_must_be_positive(n_neighbors):
-    with pytest.raises(ValueError, match="`n_neighbors` to be at least 1"):
-        graph_of(*square(), n_neighbors=n_neighbors)
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_profiles_must_be_finite(bad):
-    x = profiles(90)
-    x[4, 2] = bad
-    with pytest.raises(ValueError, match="finite profiles, found 1"):
-        graph_of(*square(), x)
-
-
-# ----------------------------------------------------------------------------------------------- graph of subspots
-
-
-@pytest.mark.parametrize(
-    ("name", "n_subspots"), [("square", 4), ("square", 9), ("quincunx", 9), ("hex", 7), ("hex", 19)]
-)
-@pytest.mark.parametrize("size", [2, 6])
-def test_touching_subspots_are_those_that_share_a_side(name, n_subspots, size):
-    xy, array = LATTICES[name](size, size)
-    points = divided(xy, array, n_subspots).obsm["subspots"].reshape(-1, 2)
-    i, j, weight = image_similarity(points, np.ones((len(points), 2)), np.zeros(len(points)))
-    expected = np.argwhere(np.triu(near(points, 1.05 * PITCH / np.sqrt(n_subspots))))
-    assert (i < j).all()
-    assert set(zip(i, j, strict=True)) == set(map(tuple, expected))
-    assert len(i) == len(expected)
-    np.testing.assert_array_equal(weight, 1)
-
-
-@pytest.mark.parametrize("strength", [2, 4])
-def test_weights_of_touching_subspots(strength):
-    points = divided(*square(5, 5), 4).obsm["subspots"].reshape(-1, 2)
-    features = np.random.default_rng(0).normal(size=(len(points), 8)).astype(np.float32)
-    i, j, weight = image_similarity(points, features, np.zeros(len(points)), strength)
-    expected = dense_graph(near(points, 1.05 * PITCH / 2), features, strength)
-    np.testing.assert_allclose(weight, expected[i, j], rtol=1e-4)
-    assert weight.max() == 1
-    assert np.exp(np.median(np.log(weight))) == pytest.approx(1 / strength)
-
-
-def test_no_similarity_across_sections():
-    points = divided(*square(5, 5), 4).obsm["subspots"].reshape(-1, 2)
-    n = len(points)
-    order = np.random.default_rng(0).permutation(2 * n)
-    section = np.repeat(["a", "b"], n)[order]
-    both = np.vstack([points, points + 0.1])[order]
-    features = np.random.default_rng(1).normal(size=(2 * n, 3))
-    i, j, weight = image_similarity(both, features, section)
-    expected = dense_graph(near(both, 1.05 * PITCH / 2) & (section[:, None] == section), features, 2)
-    assert len(weight) == np.triu(expected > 0).sum()
-    np.testing.assert_allclose(weight, expected[i, j])
-
-
-def test_similarity_of_a_single_subspot():
-    assert [len(part) for part in image_similarity(np.zeros((1, 2)), np.ones((1, 3)), np.zeros(1))] == [0, 0, 0]
-
-
-# ------------------------------------------------------------------------------------------------- choice of genes
-
-
-def test_smooth_genes_come_before_noise():
-    xy, _ = hexagonal(14, 14)
-    rng = np.random.default_rng(0)
-    smooth = 20 * np.exp(np.column_stack([np.sin(xy[:, 0] / 25), np.cos(xy[:, 1] / 30), xy.sum(axis=1) / 150]))
-    depth = np.exp(xy[:, :1] / 60)  # a pattern of the depth alone, shared by all genes
-    x = rng.poisson(depth * np.column_stack([np.full((len(xy), 20), 20.0), smooth]))
-    adata = spots(xy, x=x)
-    adata.var_names = [f"noise{i}" for i in range(20)] + ["sine", "cosine", "slope"]
-    assert set(pp.spatial_genes(adata, 3)) == {"sine", "cosine", "slope"}
-    assert len(pp.spatial_genes(adata)) == 23
-    assert pp.spatial_genes(adata, 23) == pp.spatial_genes(adata)
-    adata.X = csr_matrix(x)
-    assert set(pp.spatial_genes(adata, 3)) == {"sine", "cosine", "slope"}
-    adata.layers["counts"], adata.X = x, rng.poisson(20, x.shape)
-    assert set(pp.spatial_genes(adata, 3, layer="counts")) == {"sine", "cosine", "slope"}
-
-
-def test_only_the_most_counted_genes_are_candidates():
-    xy, _ = square()
-    noise = 100 + np.random.default_rng(0).poisson(5, (90, 4))
-    x = np.column_stack([noise, 1 + (xy[:, 0] > 40)])
-    adata = spots(xy, x=x.astype(float))
-    assert pp.spatial_genes(adata, 1) == ["4"]
-    assert "4" not in pp.spatial_genes(adata, n_candidates=4)
-
-
-def test_ties_go_to_the_more_counted_gene_and_constant_genes_come_last():
-    xy, _ = square()
-    pattern = np.random.default_rng(0).random(90)
-    adata = spots(xy, x=np.column_stack([pattern, 4 * pattern, np.full(90, 9.5), 2 * pattern]))
-    assert pp.spatial_genes(adata) == ["1", "3", "0", "2"]
-
-
-@pytest.mark.parametrize("n_spots", [1, 2, 3, 6])
-def test_genes_of_very_few_spots(n_spots):
-    xy, _ = square()
-    adata = spots(xy[:n_spots], x=profiles(n_spots, 5) * [1, 3, 9, 27, 81] + [0, 1, 2, 3, 4])
-    names = pp.spatial_genes(adata, 4)
-    assert len(set(names)) == 4
-    if n_spots < 3:
-        assert names == ["4", "3", "2", "1"]
-
-
-def test_genes_need_coordinates():
-    adata = spots(square()[0])
-    del adata.obsm["spatial"]
-    with pytest.raises(ValueError, match="Expected spot coordinates"):
-        pp.spatial_genes(adata)
-
-
-# ------------------------------------------------------------------------------------------------------- real data
+# ------------------------------------------------------------------------------------------------------------ real data
 
 
 @pytest.mark.realdata
