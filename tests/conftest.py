@@ -5,12 +5,14 @@ before numpy and torch are imported, and the processes that tests start inherit 
 """
 
 import os
+import sys
 
 for _threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ[_threads] = "1"
+if "numba" in sys.modules:  # imported by a plugin of pytest; its threads would set those of torch
+    sys.modules["numba"].config.reload_config()
 os.environ.setdefault("MPLBACKEND", "agg")
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +43,7 @@ def pytest_configure(config):
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
-    """Also where a library has set the number of threads itself."""
+    """Of torch, which does not follow the environment everywhere."""
     import torch
 
     torch.set_num_threads(1)
@@ -186,3 +188,11 @@ def inception(tmp_path_factory):
     torch.save(network.state_dict(), path)
     network.fc = torch.nn.Identity()
     return network.eval(), path
+
+
+@pytest.fixture(scope="session")
+def as_visium():
+    """A function that makes of a section what `spatialdata_io.visium` makes of its files."""
+    from helpers import as_visium
+
+    return as_visium
