@@ -1,8 +1,5 @@
 """Merged sections on small lattices made by hand, and the baselines against closed forms and scikit-learn."""
 
-import os
-from pathlib import Path
-
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -13,8 +10,6 @@ from scipy.stats import multivariate_normal
 from soscope_scverse import _keys as keys
 from soscope_scverse import bench, metrics, pp
 from soscope_scverse.bench import _baselines as baselines
-
-DATA = Path(os.environ.get("SOSCOPE_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
 def section(lattice, positions, columns=("array_row", "array_col"), n_genes=3) -> ad.AnnData:
@@ -407,10 +402,8 @@ README = {  # file: spots, parts, Pearson of the repeated spot, of linear, of th
 
 @pytest.mark.realdata
 @pytest.mark.parametrize("name", README)
-def test_real_sections_give_the_tasks_and_figures_of_the_readme(name):
-    path = DATA / f"{name}.h5ad"
-    if not path.exists():
-        pytest.skip(f"no {path}: set SOSCOPE_TEST_DATA to the folder of the real sections")
+def test_real_sections_give_the_tasks_and_figures_of_the_readme(data_dir, name):
+    path = data_dir / f"{name}.h5ad"
     n_spots, n_parts, *expected = README[name]
     low, truth = bench.simulate_low_resolution(ad.read_h5ad(path))
     assert low.obsm["subspots"].shape[:2] == (n_spots, n_parts)
@@ -424,10 +417,8 @@ def test_real_sections_give_the_tasks_and_figures_of_the_readme(name):
 
 
 @pytest.mark.realdata
-def test_real_cells_are_merged_in_bins():
-    path = DATA / "osmfish" / "osmfish.h5ad"
-    if not path.exists():
-        pytest.skip(f"no {path}: set SOSCOPE_TEST_DATA to the folder of the real sections")
+def test_real_cells_are_merged_in_bins(data_dir):
+    path = data_dir / "osmfish" / "osmfish.h5ad"
     low, truth = bench.simulate_low_resolution(ad.read_h5ad(path), 1500, cells=True)
     assert 0.9 * 5328 < truth.n_obs <= 5328
     assert low.X.sum() == truth.X.sum()

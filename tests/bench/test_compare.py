@@ -1,8 +1,6 @@
 """The table of a comparison against scores made by hand, and its plot."""
 
 import importlib
-import subprocess
-import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -222,11 +220,6 @@ def without(adata, slot, key):
     adata = adata.copy()
     del getattr(adata, slot)[key]
     return adata
-
-
-def test_importing_bench_does_not_import_torch():
-    code = "import sys, soscope_scverse.bench, soscope_scverse.pl; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 # ------------------------------------------------------------------------------------------------------------- the plot

@@ -115,7 +115,7 @@ def test_peaks_run_and_add_up():
 @pytest.fixture
 def gamma(monkeypatch):
     """The class on the page, registered by the page's own line."""
-    page = (Path(__file__).parents[1] / "docs" / "likelihoods.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "likelihoods.md").read_text()
     (code,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "class " in block]
     assert 10 < len(code[code.index("class ") :].splitlines()) < 40
     monkeypatch.setitem(likelihoods.LIKELIHOODS, "gamma", None)  # taken out again after the test
