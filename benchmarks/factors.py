@@ -73,7 +73,7 @@ def report(df: pd.DataFrame) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--factors", nargs="+", type=int, default=[2, 3, 4, 5, 6])
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1], help="random seeds of the section and of the training")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1], help="seeds of simulation and training")
     parser.add_argument("--n-beads", type=int, default=3600)
     parser.add_argument("--noise", type=float, default=1.0)
     parser.add_argument("--max-steps", type=int, help="training steps of soScope; default: the default of the model")

@@ -1,4 +1,4 @@
-"""Kills training runs with SIGKILL at random times, resumes them, and compares them bit for bit with uninterrupted runs.
+"""Kills training runs with SIGKILL at random times, resumes them, and compares all bits with uninterrupted runs.
 
     python benchmarks/kills.py [--n 20] [--seed 0]
 

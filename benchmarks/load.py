@@ -73,13 +73,13 @@ def processes(n: int) -> None:
         sums = {process.communicate()[0].strip() for process in running}
         seconds = time.perf_counter() - start
         assert all(process.returncode == 0 for process in running), "a process failed"
-        single = subprocess.run([*command, str(folder / "single.zarr")], capture_output=True, text=True, env=environment)
-        remaining = sorted(path.name for path in folder.iterdir() if path.name.startswith("."))
+        alone = subprocess.run([*command, str(folder / "alone.zarr")], capture_output=True, text=True, env=environment)
+        left = sorted(path.name for path in folder.iterdir() if path.name.startswith("."))
         hidden = sorted(path.name for path in (folder / "cache").iterdir() if path.name.startswith("."))
         print(
-            f"{n} concurrent processes: {seconds:.0f} s; results {'equal' if sums == {single.stdout.strip()} else 'DIFFER'}"
+            f"{n} processes: {seconds:.0f} s; results {'equal' if sums == {alone.stdout.strip()} else 'DIFFER'}"
         )
-        print(f"bands in the cache: {len(list((folder / 'cache').iterdir()))}; remaining temporary files: {remaining + hidden}")
+        print(f"bands in the cache: {len(list((folder / 'cache').iterdir()))}; temporary files left: {left + hidden}")
 
 
 def main() -> None:

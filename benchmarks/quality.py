@@ -316,7 +316,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--max-epochs", type=int, help="training epochs of soScope; default: the default of the model")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "benchmarks.md", help="report to write")
     parser.add_argument("--csv", type=Path, help="CSV for all scores, updated after every task")
-    parser.add_argument("--resume", type=Path, help="CSV of an earlier run; its tasks are reported without running them again")
+    parser.add_argument("--resume", type=Path, help="CSV of an earlier run; its tasks are not run again")
     return parser.parse_args()
 
 

@@ -16,8 +16,8 @@ Each measurement runs in a separate process, so that its peak memory (resident s
 libraries) is its own. A GPU is used if available.
 
 The efficiency of a step is estimated from operation counts and from the speed of a large matrix product and of a large
-copy on the same device. With M subspots, G genes, D latent dimensions, H hidden units, and n input spots with e edges, a
-step (forward, and twice that backward) takes about
+copy on the same device. With M subspots, G genes, D latent dimensions, H hidden units, and n input spots with e edges,
+a step (forward, and twice that backward) takes about
 
 - operations: 3 x 2 x [M (D H + 4 H^2 + H G) + 4 n (G H + 2 H^2) + 2 D M];
 - bytes: 4 x [42 M G + 60 M H + 3 (12 n + 10 e) H]: 14 passes over subspots x genes forward (bounding, exponential,
