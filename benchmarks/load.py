@@ -76,9 +76,7 @@ def processes(n: int) -> None:
         alone = subprocess.run([*command, str(folder / "alone.zarr")], capture_output=True, text=True, env=environment)
         left = sorted(path.name for path in folder.iterdir() if path.name.startswith("."))
         hidden = sorted(path.name for path in (folder / "cache").iterdir() if path.name.startswith("."))
-        print(
-            f"{n} processes: {seconds:.0f} s; results {'equal' if sums == {alone.stdout.strip()} else 'DIFFER'}"
-        )
+        print(f"{n} processes: {seconds:.0f} s; results {'equal' if sums == {alone.stdout.strip()} else 'DIFFER'}")
         print(f"bands in the cache: {len(list((folder / 'cache').iterdir()))}; temporary files left: {left + hidden}")
 
 

@@ -64,7 +64,9 @@ def merged_sections(*, normalized: bool) -> dict[str, Merged]:
 def spots_of(names: Iterable[str], merged: Mapping[str, Merged], *, image: bool) -> ad.AnnData:
     """Merged spots of the named sections with all slots required by the model."""
     chosen = {name: merged[name] for name in names}
-    spots = ad.concat({name: one.low for name, one in chosen.items()}, label=LIBRARY_KEY, index_unique="-", merge="same")
+    spots = ad.concat(
+        {name: one.low for name, one in chosen.items()}, label=LIBRARY_KEY, index_unique="-", merge="same"
+    )
     spots.uns["spatial"] = {name: next(iter(one.low.uns["spatial"].values())) for name, one in chosen.items()}
     pp.spot_graph(spots, library_key=LIBRARY_KEY)
     if image:
