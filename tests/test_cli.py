@@ -21,7 +21,7 @@ from spatialdata.models import Image2DModel, ShapesModel, TableModel
 
 import soscope_scverse
 from soscope_scverse import metrics
-from soscope_scverse._mudata import columns_apart
+from soscope_scverse._containers.mudata import columns_apart
 from soscope_scverse.cli import main
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

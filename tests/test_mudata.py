@@ -10,7 +10,7 @@ from scipy.sparse import csr_matrix
 
 import soscope_scverse as sos
 from soscope_scverse import bench, datasets, metrics, pp, tl
-from soscope_scverse._mudata import columns_apart
+from soscope_scverse._containers.mudata import columns_apart
 from soscope_scverse.module.likelihoods import (
     GaussianLikelihood,
     JointLikelihood,

@@ -16,7 +16,7 @@ from matplotlib import pyplot as plt
 from PIL import Image
 
 from soscope_scverse import datasets, metrics, pl, tl
-from soscope_scverse._mudata import columns_apart
+from soscope_scverse._containers.mudata import columns_apart
 
 QUICK = {"max_epochs": 2, "accelerator": "cpu", "train_kwargs": {"enable_progress_bar": False}}
 EVIL = "<script>alert(1)</script>"

@@ -19,7 +19,7 @@ from scipy import sparse
 
 from soscope_scverse import SoScope, bench, datasets, im, metrics, pl, pp, tl
 from soscope_scverse import _validation as check
-from soscope_scverse._mudata import columns_apart
+from soscope_scverse._containers.mudata import columns_apart
 from soscope_scverse.model.training.runner import Training
 
 pytestmark = pytest.mark.filterwarnings("ignore:Observation names", "ignore:Variable names", "ignore:Transforming")

@@ -15,7 +15,7 @@ from scipy.sparse import csr_matrix
 from soscope_scverse import _keys as keys
 from soscope_scverse import _validation
 from soscope_scverse._arrays import in_memory
-from soscope_scverse._spatialdata import accepts_spatialdata
+from soscope_scverse._containers.dispatch import accepts_containers
 
 FLOWER = 7  # a spot of a hexagonal lattice and its six neighbours
 
@@ -30,7 +30,7 @@ class LowResolution(NamedTuple):
     """n_targets x n_features, the original rows, in the C order of the valid entries of ``adata.obsm["subspots"]``."""
 
 
-@accepts_spatialdata
+@accepts_containers()
 def simulate_low_resolution(
     adata: AnnData,
     factor: float = 2,
@@ -38,6 +38,8 @@ def simulate_low_resolution(
     lattice: Literal["auto", "square", "hex"] = "auto",
     cells: bool = False,
     aggregate: Literal["sum", "mean"] = "sum",
+    table_key: str = "table",
+    shapes_key: str | None = None,
 ) -> LowResolution:
     """Merge neighbouring spots or cells into larger spots whose subspots are known.
 

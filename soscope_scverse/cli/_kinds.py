@@ -63,7 +63,7 @@ def pair(enhanced: Any, data: Any, named: dict[str, Any]) -> tuple[Any, Any]:
     """Subspots and spots, of a SpatialData those in its tables; `named` as of :func:`elements`."""
     if kind(enhanced) != "SpatialData":
         return enhanced, data
-    from soscope_scverse._spatialdata import SpatialSpots
+    from soscope_scverse._containers.spatialdata import SpatialSpots
 
     of_spots = {name: named[name] for name in ("table_key", "shapes_key", "coordinate_system") if name in named}
     spots = SpatialSpots(enhanced, **of_spots).adata()

@@ -103,7 +103,7 @@ def enhance(
     )
     if not streams:
         files.write(enhanced, out)
-    from soscope_scverse._mudata import spots_of
+    from soscope_scverse._containers.mudata import spots_of
 
     subspots, spots = pair(enhanced, data, named)
     if report_path is not None:

@@ -14,7 +14,7 @@ from scipy.ndimage import map_coordinates, uniform_filter
 
 from soscope_scverse import _validation as validation
 from soscope_scverse._arrays import row_chunks, spread
-from soscope_scverse._spatialdata import accepts_spatialdata
+from soscope_scverse._containers.dispatch import accepts_containers
 from soscope_scverse.im._tissue import darkness, is_tissue
 from soscope_scverse.im.reading.embedded import library_entry
 from soscope_scverse.im.reading.opening import open_image
@@ -65,7 +65,7 @@ class Alignment:
     thumbnails: dict[str, tuple[np.ndarray, np.ndarray, float]]
 
 
-@accepts_spatialdata
+@accepts_containers()
 def check_alignment(
     adata: AnnData,
     image: Any = None,
@@ -73,6 +73,10 @@ def check_alignment(
     image_scale: float | None = None,
     library_key: str | None = None,
     layer: str | None = None,
+    table_key: str = "table",
+    image_key: Any = None,
+    shapes_key: str | None = None,
+    coordinate_system: str | None = None,
 ) -> Alignment:
     """Compare the spots with the tissue under them: is the image mirrored, turned, or of another scale?
 

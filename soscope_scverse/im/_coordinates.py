@@ -10,12 +10,12 @@ from mudata import MuData
 
 from soscope_scverse import _keys as keys
 from soscope_scverse import _validation as validation
-from soscope_scverse._mudata import spots_of
-from soscope_scverse._spatialdata import accepts_spatialdata
-from soscope_scverse.im._features import features
+from soscope_scverse._containers.dispatch import accepts_containers
+from soscope_scverse._containers.mudata import spots_of
+from soscope_scverse.im._features import features, needs_image
 
 
-@accepts_spatialdata
+@accepts_containers(needs_image=lambda arguments: needs_image(arguments.get("encoder")))
 def features_at(
     adata: AnnData | MuData,
     positions: Any,
@@ -25,6 +25,10 @@ def features_at(
     library_key: str | None = None,
     encoder: Any = None,
     key: str = keys.FEATURES,
+    table_key: str = "table",
+    image_key: Any = None,
+    shapes_key: str | None = None,
+    coordinate_system: str | None = None,
     **kwargs: Any,
 ) -> np.ndarray:
     """Describe the tissue around any positions as :func:`features` described it around the subspots.

@@ -13,8 +13,7 @@ from anndata import AnnData
 
 from soscope_scverse import _keys as keys
 from soscope_scverse import _validation as validation
-from soscope_scverse._mudata import accepts_mudata
-from soscope_scverse._spatialdata import accepts_spatialdata
+from soscope_scverse._containers.dispatch import accepts_containers
 from soscope_scverse.im._cache import FeatureCache
 from soscope_scverse.im.encoders.base import Encoder, TileFunction, get_encoder
 from soscope_scverse.im.reading.embedded import library_entry
@@ -33,8 +32,7 @@ _BAND_IN_PATCHES = 8
 """Height of a band in widths of the patch. Neighbouring bands both read the patch width between them."""
 
 
-@accepts_spatialdata
-@accepts_mudata
+@accepts_containers(mudata=True, needs_image=lambda arguments: needs_image(arguments.get("encoder")))
 def features(
     adata: AnnData,
     image: Any = None,
@@ -52,6 +50,10 @@ def features(
     client: Client | None = None,
     cache: str | PathLike | None = None,
     copy: bool = False,
+    table_key: str = "table",
+    image_key: Any = None,
+    shapes_key: str | None = None,
+    coordinate_system: str | None = None,
 ) -> AnnData | None:
     """Describe the tissue around every subspot.
 

@@ -16,7 +16,7 @@ from scvi.data.fields import BaseAnnDataField, MuDataWrapper
 from soscope_scverse import _keys as keys
 from soscope_scverse import _validation as check
 from soscope_scverse._arrays import Matrix, dense, in_memory
-from soscope_scverse._mudata import spots_of
+from soscope_scverse._containers.mudata import spots_of
 from soscope_scverse.model._fields import BatchField, FeaturesField, ProfileField, SlotField
 from soscope_scverse.model._tiles import Section, batch_shares
 from soscope_scverse.model.estimates.image_projection import Projection

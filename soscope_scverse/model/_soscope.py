@@ -20,8 +20,8 @@ from torch import distributed
 
 from soscope_scverse import _keys as keys
 from soscope_scverse import _validation as check
-from soscope_scverse._mudata import split, spots_of
-from soscope_scverse._spatialdata import SpatialSpots
+from soscope_scverse._containers.mudata import split, spots_of
+from soscope_scverse._containers.spatialdata import SpatialSpots
 from soscope_scverse.model._files import SavedModel
 from soscope_scverse.model._inputs import (
     check_profiles,

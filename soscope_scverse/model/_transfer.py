@@ -11,7 +11,7 @@ from mudata import MuData
 
 from soscope_scverse import _validation as check
 from soscope_scverse._arrays import columns, layers_of
-from soscope_scverse._mudata import joined, modality, spots_of
+from soscope_scverse._containers.mudata import joined, modality, spots_of
 
 
 def like_trained(

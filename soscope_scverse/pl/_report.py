@@ -21,8 +21,8 @@ from mudata import MuData
 from soscope_scverse import __version__, im
 from soscope_scverse import _keys as keys
 from soscope_scverse import _validation as check
+from soscope_scverse._containers.mudata import modality, spots_of
 from soscope_scverse._files import completed
-from soscope_scverse._mudata import modality, spots_of
 from soscope_scverse.pl._alignment import alignment
 from soscope_scverse.pl._calibration import calibration
 from soscope_scverse.pl._history import history

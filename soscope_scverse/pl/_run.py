@@ -14,7 +14,7 @@ from soscope_scverse import _keys as keys
 from soscope_scverse import _validation as check
 from soscope_scverse import pp
 from soscope_scverse._arrays import columns
-from soscope_scverse._mudata import modality
+from soscope_scverse._containers.mudata import modality
 
 _DRAWS = (keys.STD, keys.Q05, keys.Q95)
 

@@ -7,12 +7,12 @@ from anndata import AnnData
 
 from soscope_scverse import _validation as check
 from soscope_scverse._arrays import columns, row_chunks
-from soscope_scverse._spatialdata import accepts_spatialdata
+from soscope_scverse._containers.dispatch import accepts_containers
 from soscope_scverse.metrics import morans_i
 from soscope_scverse.pp._graphs import equal_library_size
 
 
-@accepts_spatialdata
+@accepts_containers()
 def spatial_genes(
     adata: AnnData,
     n_genes: int = 500,
@@ -20,6 +20,8 @@ def spatial_genes(
     layer: str | None = None,
     n_candidates: int = 2500,
     library_key: str | None = None,
+    table_key: str = "table",
+    shapes_key: str | None = None,
 ) -> list[str]:
     """Names of the spatially most variable genes: the highest Moran's I among the most counted.
 

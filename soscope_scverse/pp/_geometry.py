@@ -10,8 +10,7 @@ from anndata import AnnData
 
 from soscope_scverse import _keys as keys
 from soscope_scverse import _validation as check
-from soscope_scverse._mudata import accepts_mudata
-from soscope_scverse._spatialdata import accepts_spatialdata
+from soscope_scverse._containers.dispatch import accepts_containers
 from soscope_scverse.pp._cells import Partition, partition_into_cells
 from soscope_scverse.pp._graphs import nearest_distance
 from soscope_scverse.pp._lattice import Lattice, LatticeKind, find_lattice
@@ -19,8 +18,7 @@ from soscope_scverse.pp._lattice import Lattice, LatticeKind, find_lattice
 _DEFAULT_N_SUBSPOTS = {"square": 9, "hex": 7}
 
 
-@accepts_spatialdata
-@accepts_mudata
+@accepts_containers(mudata=True)
 def subspots(
     adata: AnnData,
     n_subspots: int | Literal["auto"] = "auto",
@@ -32,6 +30,9 @@ def subspots(
     spot_diameter: float | None = None,
     library_key: str | None = None,
     copy: bool = False,
+    table_key: str = "table",
+    shapes_key: str | None = None,
+    coordinate_system: str | None = None,
 ) -> AnnData | None:
     """Divide every spot into subspots: equal parts that tile the section without overlap, or the cells in it.
 

@@ -16,8 +16,8 @@ from scipy.spatial import cKDTree
 from soscope_scverse import _keys as keys
 from soscope_scverse import _validation as check
 from soscope_scverse._arrays import Matrix
-from soscope_scverse._mudata import modality, spots_of
-from soscope_scverse._spatialdata import accepts_spatialdata
+from soscope_scverse._containers.dispatch import accepts_containers
+from soscope_scverse._containers.mudata import modality, spots_of
 from soscope_scverse.pp._lattice import Lattice, lattice_or_none
 
 _CHUNK_VALUES = 500_000
@@ -25,7 +25,7 @@ _N_NEAREST = 6  # neighbours where there is no lattice
 _ROUNDING = 1.001  # a spot at the radius is within it
 
 
-@accepts_spatialdata
+@accepts_containers()
 def spot_graph(
     adata: AnnData | MuData,
     *,
@@ -37,6 +37,8 @@ def spot_graph(
     library_key: str | None = None,
     key_added: str = keys.SPOT_GRAPH,
     copy: bool = False,
+    table_key: str = "table",
+    shapes_key: str | None = None,
 ) -> AnnData | MuData | None:
     r"""Weighted neighbour graph of the spots, the A of soScope.
 

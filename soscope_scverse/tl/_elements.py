@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from functools import wraps
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from anndata import AnnData
 
 from soscope_scverse import _keys as keys
 from soscope_scverse import _validation as check
-from soscope_scverse._spatialdata import SpatialSpots, is_spatialdata, take_options, with_options
+from soscope_scverse._containers.spatialdata import SpatialSpots
 from soscope_scverse.im._features import needs_image
 from soscope_scverse.im.reading.embedded import embedded_image
 from soscope_scverse.im.reading.opening import open_image
@@ -77,37 +76,51 @@ def to_spatialdata(
     return SpatialData(images=images, shapes={name: shapes}, tables={key_added: table})
 
 
-def enhances_spatialdata(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Let :func:`~soscope_scverse.tl.enhance` take a SpatialData and put the result into it."""
+def enhance_elements(
+    sdata: SpatialData,
+    enhance: Callable[..., tuple[AnnData, Any]],
+    arguments: Mapping[str, Any],
+    *,
+    image_key: Any,
+    key_added: str,
+    overwrite: bool,
+    **elements: Any,
+) -> Any:
+    """Enhance the spots of a SpatialData and add the result to it.
 
-    @wraps(function)
-    def wrapper(adata: Any, **kwargs: Any) -> Any:
-        if not is_spatialdata(adata):
-            return function(adata, **kwargs)
-        options, image_key = take_options(function, kwargs)
-        key_added, overwrite = kwargs.pop("key_added", "enhanced"), kwargs.pop("overwrite", False)
-        returns_model = kwargs.pop("return_model", False)
-        if kwargs.get("out") is not None:
-            msg = (
-                f"Expected `out` with AnnData only, found {str(kwargs['out'])!r}. The result goes to `sdata`, on disk "
-                "if that is."
-            )
-            raise ValueError(msg)
-        spots = SpatialSpots(adata, **options)
-        names = _shapes_names(key_added, spots)
-        _check_names(adata, key_added, names.values(), overwrite=overwrite)
-        table = spots.adata()
-        looks = image_key is not None or needs_image_features(table, kwargs.get("encoder"), kwargs.get("sources"))
-        kwargs = spots.complete(kwargs, image_key=image_key, looks=looks)
-        enhanced, model = function(table, **kwargs, return_model=True)
-        enhanced.uns[keys.RESULT]["spatialdata"] = {
-            name: value for name, value in {**options, "image_key": image_key}.items() if value is not None
-        }
-        shapes, table = _elements(spots, enhanced, kwargs.get("cells"), names)
-        _add(adata, shapes, table, key_added)
-        return (adata, model) if returns_model else adata
+    Parameters
+    ----------
+    sdata
+        Gets the table and the shapes of the subspots.
+    enhance
+        Takes the spots as AnnData and `arguments`; returns the subspots and the model.
+    arguments
+        Those of :func:`~soscope_scverse.tl.enhance` that concern the spots.
+    image_key, key_added, overwrite, **elements
+        See :func:`~soscope_scverse.tl.enhance`.
 
-    return with_options(function, wrapper, key_added="enhanced")
+    Returns
+    -------
+    The trained model.
+    """
+    if arguments["out"] is not None:
+        msg = (
+            f"Expected `out` with AnnData only, found {str(arguments['out'])!r}. The result is added to `sdata`, and "
+            "written to its store if it has one."
+        )
+        raise ValueError(msg)
+    spots = SpatialSpots(sdata, **elements)
+    names = _shapes_names(key_added, spots)
+    _check_names(sdata, key_added, names.values(), overwrite=overwrite)
+    table = spots.adata()
+    looks = image_key is not None or needs_image_features(table, arguments["encoder"], arguments["sources"])
+    completed = spots.complete(dict(arguments), image_key=image_key, looks=looks)
+    enhanced, model = enhance(table, **completed)
+    recorded = {**elements, "image_key": image_key}
+    enhanced.uns[keys.RESULT]["spatialdata"] = {name: value for name, value in recorded.items() if value is not None}
+    shapes, table = _elements(spots, enhanced, completed["cells"], names)
+    _add(sdata, shapes, table, key_added)
+    return model
 
 
 def _elements(

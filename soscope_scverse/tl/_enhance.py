@@ -21,14 +21,16 @@ from mudata import MuData
 from soscope_scverse import _keys as keys
 from soscope_scverse import _validation as check
 from soscope_scverse import im, pp
-from soscope_scverse._mudata import joined, modality
+from soscope_scverse._containers.dispatch import ELEMENT_OPTIONS, check_no_element_options
+from soscope_scverse._containers.mudata import joined, modality
+from soscope_scverse._containers.spatialdata import is_spatialdata
 from soscope_scverse._warnings import recorded_warnings
 from soscope_scverse.im._features import needs_image
 from soscope_scverse.model import SoScope
 from soscope_scverse.model._transfer import with_features
 from soscope_scverse.model.training.runner import check_training
 from soscope_scverse.module.likelihoods import LIKELIHOODS
-from soscope_scverse.tl._elements import enhances_spatialdata, needs_image_features
+from soscope_scverse.tl._elements import enhance_elements, needs_image_features
 from soscope_scverse.tl._presets import PRESETS
 
 logger = logging.getLogger(__name__)
@@ -38,7 +40,6 @@ _PACKAGES = ("anndata", "lightning", "numpy", "scvi-tools", "torch", "torch-geom
 """Those whose versions are noted: what they do decides on the numbers of a result."""
 
 
-@enhances_spatialdata
 def enhance(
     adata: AnnData | MuData,
     *,
@@ -68,6 +69,11 @@ def enhance(
     return_model: bool = False,
     out: str | PathLike | None = None,
     overwrite: bool = False,
+    table_key: str = "table",
+    image_key: Any = None,
+    shapes_key: str | None = None,
+    coordinate_system: str | None = None,
+    key_added: str = "enhanced",
 ) -> Any:
     """Divide the spots of a section into subspots and infer their profiles with soScope.
 
@@ -180,6 +186,47 @@ def enhance(
     Li, Bao, Hou et al. Tissue characterization at an enhanced resolution across spatial omics platforms with deep
     generative model. Nature Communications 15, 6541 (2024).
     """
+    arguments = dict(locals())
+    del arguments["adata"], arguments["return_model"], arguments["key_added"]
+    elements = {name: arguments.pop(name) for name in ELEMENT_OPTIONS}
+    if is_spatialdata(adata):
+        model = enhance_elements(adata, _enhance, arguments, key_added=key_added, overwrite=overwrite, **elements)
+        return (adata, model) if return_model else adata
+    check_no_element_options(adata, elements)
+    enhanced, model = _enhance(adata, **arguments)
+    return (enhanced, model) if return_model else enhanced
+
+
+def _enhance(
+    adata: AnnData | MuData,
+    *,
+    image: Any,
+    image_scale: float | None,
+    n_subspots: int | Literal["auto"],
+    cells: Any,
+    layer: str | Mapping[str, str | None] | None,
+    genes: Sequence[str] | Mapping[str, Sequence[str]] | None,
+    likelihood: str | Mapping[str, str],
+    encoder: Any,
+    sources: Literal["both", "image", "positions"],
+    library_key: str | None,
+    batch_key: str | None,
+    preset: Literal["default", "paper"],
+    expectation: Literal["conditional", "decoded"] | None,
+    n_samples: int,
+    seed: int,
+    max_epochs: int | None,
+    accelerator: str,
+    features_kwargs: Mapping[str, Any] | None,
+    model_kwargs: Mapping[str, Any] | None,
+    train_kwargs: Mapping[str, Any] | None,
+    checkpoint_dir: str | PathLike | None,
+    resume: bool,
+    save_model: str | PathLike | None,
+    out: str | PathLike | None,
+    overwrite: bool,
+) -> tuple[AnnData | MuData, SoScope]:
+    """Subspots of the spots of an AnnData or MuData, and the trained model."""
     check.given(enhance, locals())
     _check_keywords(features_kwargs, model_kwargs, train_kwargs)
     if expectation is None:
@@ -249,7 +296,7 @@ def enhance(
             enhanced = model.get_enhanced(
                 expectation=expectation, n_samples=n_samples, out=out, overwrite=overwrite, uns=uns
             )
-    return (enhanced, model) if return_model else enhanced
+    return enhanced, model
 
 
 def _check_keywords(features_kwargs: Any, model_kwargs: Any, train_kwargs: Any) -> None:

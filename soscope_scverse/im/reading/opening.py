@@ -11,15 +11,24 @@ from typing import Any
 import numpy as np
 
 from soscope_scverse import _validation as validation
-from soscope_scverse._spatialdata import opens_spatialdata
+from soscope_scverse._containers.dispatch import check_no_element_options
+from soscope_scverse._containers.spatialdata import PlacedImage, SpatialSpots, is_spatialdata
 from soscope_scverse.im.reading.files import read_file
 from soscope_scverse.im.reading.source import ImageSource
 
 _STRETCH = (0.001, 0.999)
 
 
-@opens_spatialdata
-def open_image(image: Any, *, scale: float | None = None, channels: Sequence[int] | None = None) -> ImageSource:
+def open_image(
+    image: Any,
+    *,
+    scale: float | None = None,
+    channels: Sequence[int] | None = None,
+    table_key: str = "table",
+    image_key: Any = None,
+    shapes_key: str | None = None,
+    coordinate_system: str | None = None,
+) -> Any:
     """Open an image of any supported kind; pixels are read when they are asked for.
 
     Parameters
@@ -56,6 +65,10 @@ def open_image(image: Any, *, scale: float | None = None, channels: Sequence[int
         channels.
     """
     validation.given(open_image, locals())
+    elements = {"table_key": table_key, "shapes_key": shapes_key, "coordinate_system": coordinate_system}
+    if is_spatialdata(image):
+        return _open_over_spots(image, image_key, scale, channels, elements)
+    check_no_element_options(image, elements | {"image_key": image_key})
     source = _open(image, placed=scale is None)
     if channels is not None:
         source = _stretched(source, channels)
@@ -65,10 +78,28 @@ def open_image(image: Any, *, scale: float | None = None, channels: Sequence[int
     return source
 
 
+def _open_over_spots(
+    sdata: Any, image_key: Any, scale: float | None, channels: Sequence[int] | None, elements: dict[str, Any]
+) -> Any:
+    """Open the image over the spots of a SpatialData, of several elements a dict of them."""
+    if scale is not None:
+        msg = "Expected no `scale` with SpatialData, whose transformations define it. Omit it."
+        raise ValueError(msg)
+    found = SpatialSpots(sdata, **elements).image(image_key)
+    if found is None:
+        msg = f"Expected an image in a coordinate system of the spots, found none of {list(sdata.images)} there."
+        raise ValueError(msg)
+    if isinstance(found, dict):
+        return {name: open_image(image, channels=channels) for name, image in found.items()}
+    return open_image(found, channels=channels)
+
+
 def _open(image: Any, *, placed: bool) -> ImageSource:
     """Open an image, with the place that a SpatialData element has if it is to be ``placed``."""
     if isinstance(image, ImageSource):
         return image
+    if isinstance(image, PlacedImage):
+        return _open(image.element, placed=False).placed(image.matrix)
     if isinstance(image, str | os.PathLike):
         file = read_file(Path(image))
         return ImageSource(file.levels[0], file.axes, levels=tuple(file.levels[1:]), microns=file.microns)

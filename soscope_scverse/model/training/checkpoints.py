@@ -17,8 +17,8 @@ from lightning.pytorch import Callback
 
 from soscope_scverse import _keys as keys
 from soscope_scverse import _validation as check
+from soscope_scverse._containers.mudata import spots_of
 from soscope_scverse._files import completed, remove_unfinished
-from soscope_scverse._mudata import spots_of
 from soscope_scverse.model._inputs import read_section
 from soscope_scverse.model._serialization import curves, plain, tables
 
