@@ -2,8 +2,8 @@
 
 from soscope_scverse.im._alignment import Alignment, check_alignment
 from soscope_scverse.im._cache import FeatureCache
-from soscope_scverse.im._coordinates import features_at
-from soscope_scverse.im._features import check_coordinates, features
+from soscope_scverse.im._coordinates import check_coordinates
+from soscope_scverse.im._features import features, features_at
 from soscope_scverse.im._stain import normalize_stain
 from soscope_scverse.im._tissue import mask_subspots, tissue_mask
 from soscope_scverse.im.encoders.base import (
