@@ -15,7 +15,8 @@ from soscope_scverse import _keys as keys
 from soscope_scverse import _validation as validation
 from soscope_scverse._containers.dispatch import accepts_containers
 from soscope_scverse.im._cache import FeatureCache
-from soscope_scverse.im.encoders.base import Encoder, TileFunction, get_encoder
+from soscope_scverse.im.encoders.base import Encoder, PatchFunction
+from soscope_scverse.im.encoders.registry import get_encoder
 from soscope_scverse.im.reading.embedded import library_entry
 from soscope_scverse.im.reading.sections import Section, open_sections, pitch, spot_radius
 from soscope_scverse.im.reading.source import ImageSource
@@ -37,7 +38,7 @@ def features(
     adata: AnnData,
     image: Any = None,
     *,
-    encoder: str | Encoder | TileFunction | torch.nn.Module = "texture",
+    encoder: str | Encoder | PatchFunction | torch.nn.Module = "texture",
     mode: Literal["patch", "dense"] = "patch",
     weights: str | PathLike | None = None,
     device: str | torch.device | None = None,
