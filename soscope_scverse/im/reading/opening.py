@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dask.array import Array
     from xarray import DataArray
 
-    _Image: TypeAlias = str | os.PathLike[str] | np.ndarray | Array | DataArray | ImageSource | PlacedImage
+    ImageLike: TypeAlias = str | os.PathLike[str] | np.ndarray | Array | DataArray | ImageSource | PlacedImage
 
 _STRETCH = (0.001, 0.999)
 """Quantiles of a fluorescence channel that are mapped to black and white."""
@@ -28,7 +28,7 @@ _RULES: Rules = {"scale": POSITIVE.or_(None)}
 
 
 @overload
-def open_image(image: _Image, *, scale: float | None = None, channels: Sequence[int] | None = None) -> ImageSource: ...
+def open_image(image: ImageLike, *, scale: float | None = None, channels: Sequence[int] | None = None) -> ImageSource: ...
 @overload
 def open_image(
     image: Any,
