@@ -211,7 +211,7 @@ class TiffLevel:
 
 @contextmanager
 def _decoding(path: Path) -> Iterator[None]:
-    """Raise one error for a damaged file, whatever the decoder raises."""
+    """Raise the same ValueError for every error of a decoder."""
     try:
         yield
     except Exception as error:

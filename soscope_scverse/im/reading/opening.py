@@ -28,7 +28,9 @@ _RULES: Rules = {"scale": POSITIVE.or_(None)}
 
 
 @overload
-def open_image(image: ImageLike, *, scale: float | None = None, channels: Sequence[int] | None = None) -> ImageSource: ...
+def open_image(
+    image: ImageLike, *, scale: float | None = None, channels: Sequence[int] | None = None
+) -> ImageSource: ...
 @overload
 def open_image(
     image: Any,
