@@ -28,7 +28,8 @@ from soscope_scverse._validators import (
 from soscope_scverse.im._coordinates import check_inside
 from soscope_scverse.im._encoding import encode
 from soscope_scverse.im._widths import check_widths, micron_widths, patch_pixels, radius_widths
-from soscope_scverse.im.encoders.base import Encoder, TileFunction, get_encoder
+from soscope_scverse.im.encoders.base import Encoder, PatchFunction
+from soscope_scverse.im.encoders.registry import get_encoder
 from soscope_scverse.im.reading.sections import SectionImage, open_sections
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def features(
     adata: AnnData,
     image: Any = None,
     *,
-    encoder: str | Encoder | TileFunction | torch.nn.Module = "texture",
+    encoder: str | Encoder | PatchFunction | torch.nn.Module = "texture",
     mode: Literal["patch", "dense"] = "patch",
     weights: str | PathLike | None = None,
     device: str | torch.device | None = None,

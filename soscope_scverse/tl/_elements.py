@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from anndata import AnnData
 from soscope_scverse import _keys as keys
 from soscope_scverse import _read as read
 from soscope_scverse._containers.spatialdata import SpatialSpots
+from soscope_scverse._files import unfinished
 from soscope_scverse.im.reading.embedded import embedded_image
 from soscope_scverse.im.reading.opening import open_image
 from soscope_scverse.pp._outlines import subspot_outline
@@ -183,8 +183,8 @@ def _write(result: SpatialData, store: Path) -> None:
     A process that is killed leaves the store unchanged or, while elements are moved, without some of the result.
     """
     root = zarr.open_group(store, mode="r+", use_consolidated=False)
-    with TemporaryDirectory(prefix=f".{store.stem}.", suffix=".part", dir=store.parent) as folder:
-        new, old = Path(folder, "new"), Path(folder, "old")
+    with unfinished(store) as folder:
+        new, old = folder / "new", folder / "old"
         zarr.create_group(new, zarr_format=root.metadata.zarr_format, attributes=dict(root.attrs))
         result.path = new
         result.write_element([name for _, name, _ in result.gen_elements()])

@@ -123,6 +123,8 @@ def prepare(
         if options["image"] is not None:
             for section in images:
                 _embed_thumbnail(adata, section)
+                if len(images) > 1:
+                    section.source.release()
 
 
 def needs_image_features(spots: AnnData, encoder: Any, sources: str | None) -> bool:
