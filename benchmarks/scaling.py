@@ -205,7 +205,7 @@ def published(which: str) -> dict[str, float]:
     import torch
 
     import soscope_scverse as sos
-    from soscope_scverse.tl._presets import PRESETS
+    from soscope_scverse.tl._options import PRESETS
 
     adata = simulated("small_section")
     sos.pp.spot_graph(adata)
