@@ -90,7 +90,7 @@ def _draw_boxes(ax: Axes, values: dict[tuple[str, str], np.ndarray], tasks: np.n
     colours = plt.get_cmap("tab10" if len(methods) <= 10 else "tab20")
     centres = np.arange(len(tasks))
     for i, method in enumerate(methods):
-        drawn = ax.boxplot(
+        boxes = ax.boxplot(
             [values.get((task, method), np.empty(0)) for task in tasks],
             positions=centres + (i + 0.5) * width - _GROUP_WIDTH / 2,
             widths=0.85 * width,
@@ -102,7 +102,7 @@ def _draw_boxes(ax: Axes, values: dict[tuple[str, str], np.ndarray], tasks: np.n
             capprops={"linewidth": 0.6},
             flierprops={"marker": ".", "markersize": 2, "markeredgecolor": "grey"},
         )
-        drawn["boxes"][0].set_label(method)
+        boxes["boxes"][0].set_label(method)
     ax.set(xticks=centres, xticklabels=tasks, xlim=(-0.5, len(tasks) - 0.5))
     ax.grid(axis="y", linewidth=0.4)
     ax.set_axisbelow(True)
