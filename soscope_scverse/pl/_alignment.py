@@ -55,16 +55,28 @@ def alignment(
         panel.imshow(image)
         size = np.full(len(xy), diameter)
         outlines = EllipseCollection(size, size, np.zeros(len(xy)), units="xy", offsets=xy, facecolors="none")
-        margin = _MARGIN * np.ptp(xy, axis=0).max() + diameter
-        (left, top), (right, bottom) = xy.min(axis=0) - margin, xy.max(axis=0) + margin
+        (left, top), (right, bottom) = _limits(image, xy, diameter)
         panel.set(xlim=(left, right), ylim=(bottom, top))
         points = 72 * _WIDTH * diameter / (right - left)
         outlines.set(offset_transform=panel.transData, edgecolor="limegreen", rasterized=True)
         outlines.set_linewidth(min(1, points / 10))  # tissue stays visible between small spots
         panel.add_collection(outlines, autolim=False)
         name = f"{section}: " if section else ""
-        title = f"{name}{fit['on_tissue']:.0%} of the spots on tissue, r = {fit['correlation']:.2f}"
-        panel.set_title(title, parse_math=False)
+        title = (
+            f"{name}{fit['on_tissue']:.0%} of spots on tissue, r of darkness and library size {fit['correlation']:.2f}"
+        )
+        panel.set_title(title, fontsize=10, parse_math=False)
         panel.set_axis_off()
     save_figure(axes[0], save)
     return axes
+
+
+def _limits(image: np.ndarray, xy: np.ndarray, diameter: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the smallest and largest (x, y) to show: all spots, and a margin of the image around them."""
+    margin = _MARGIN * np.ptp(xy, axis=0).max() + diameter
+    size = np.array(image.shape[1::-1])
+    low, high = xy.min(axis=0), xy.max(axis=0)
+    return (
+        np.minimum(np.maximum(low - margin, -0.5), low - diameter),
+        np.maximum(np.minimum(high + margin, size - 0.5), high + diameter),
+    )

@@ -27,6 +27,8 @@ from soscope_scverse.pl._sections import (
 )
 
 _ROWS_OF_LEGEND = 18
+_COLUMN_OF_LEGEND, _LETTER = 0.5, 0.08
+"""Width of a column of the legend without its text, and of a letter, in inches."""
 _RULES: Rules = {"image_scale": POSITIVE.or_(None), "image_alpha": FRACTION, "alpha": FRACTION}
 
 
@@ -84,15 +86,18 @@ def spatial_clusters(
     sections = {name: shapes_of_section(adata, library_key, library_id) for name, adata in maps.items()}
     background = background_image(list(maps.values()), image, image_scale, library_key, library_id)
     limits = axis_limits(list(sections.values()))
-    axes = panels(ax, (len(maps),), panel_size(limits, 4.5), "one for each of " + " and ".join(maps))
     names, cmap = list(colours), ListedColormap(list(colours.values()))
+    n_columns = 1 + (len(names) - 1) // _ROWS_OF_LEGEND
+    width, height = panel_size(limits, 4.5)
+    width += (n_columns - 1) * (_COLUMN_OF_LEGEND + _LETTER * max(map(len, names))) / len(maps)
+    axes = panels(ax, (len(maps),), (width, height), "one for each of " + " and ".join(maps))
     for panel, (name, shapes) in zip(axes, sections.items(), strict=True):
         prepare_panel(panel, limits, background, image_alpha, f"{key}: {name}")
         code = pd.Index(names).get_indexer(labels[name].astype(object)[shapes.rows]).astype(float)
         code[code < 0] = np.nan
         draw_shapes(panel, shapes, code, alpha=alpha, cmap=cmap, clim=(-0.5, len(names) - 0.5))
     handles = [Patch(color=colours[name], label=name) for name in names]
-    options = {"frameon": False, "fontsize": 8, "ncols": 1 + (len(names) - 1) // _ROWS_OF_LEGEND}
+    options = {"frameon": False, "fontsize": 8, "ncols": n_columns}
     axes[-1].legend(handles=handles, loc="upper left", bbox_to_anchor=(1, 1), **options)
     save_figure(axes[0], save)
     return axes

@@ -74,6 +74,7 @@ def _draw_curves(ax: Axes, curves: Mapping[str, np.ndarray]) -> None:
         ax.plot(np.arange(1, len(values) + 1), values, linewidth=1, label=part)
     ax.set_xlabel("epoch", fontsize=8)
     ax.tick_params(labelsize=7)
+    ax.yaxis.get_offset_text().set_fontsize(7)
     ax.spines[["top", "right"]].set_visible(False)
     if len(curves) > 1:
         ax.legend(frameon=False, fontsize=7)
