@@ -166,6 +166,16 @@ def test_what_a_run_warned_of(spots, tmp_path):
             tl.enhance(adata, **QUICK)
 
 
+@pytest.mark.parametrize("uses_image", [True, False])
+def test_use_of_the_image(spots, enhanced, tmp_path, uses_image):
+    enhanced = enhanced.copy()
+    enhanced.uns["soscope"]["uses_image"] = uses_image
+    pl.report(enhanced, spots.adata, tmp_path / "report.html", n_genes=1)
+    page = Page(tmp_path / "report.html")
+    assert ("used" if uses_image else "ignored") in page.texts
+    assert ("The image was ignored" in page.text) == (not uses_image)
+
+
 def test_a_result_without_a_record(spots, enhanced, tmp_path):
     bare = enhanced.copy()
     del bare.uns["soscope"]

@@ -27,7 +27,7 @@ from soscope_scverse.pl._sections import (
 )
 
 _ROWS_OF_LEGEND = 18
-_COLUMN_OF_LEGEND, _LETTER = 0.5, 0.08
+_COLUMN_OF_LEGEND, _LETTER = 0.55, 0.08
 """Width of a column of the legend without its text, and of a letter, in inches."""
 _RULES: Rules = {"image_scale": POSITIVE.or_(None), "image_alpha": FRACTION, "alpha": FRACTION}
 
@@ -89,7 +89,8 @@ def spatial_clusters(
     names, cmap = list(colours), ListedColormap(list(colours.values()))
     n_columns = 1 + (len(names) - 1) // _ROWS_OF_LEGEND
     width, height = panel_size(limits, 4.5)
-    width += (n_columns - 1) * (_COLUMN_OF_LEGEND + _LETTER * max(map(len, names))) / len(maps)
+    if n_columns > 1:  # a legend of one column leaves the panels large enough
+        width += n_columns * (_COLUMN_OF_LEGEND + _LETTER * max(map(len, names))) / len(maps)
     axes = panels(ax, (len(maps),), (width, height), "one for each of " + " and ".join(maps))
     for panel, (name, shapes) in zip(axes, sections.items(), strict=True):
         prepare_panel(panel, limits, background, image_alpha, f"{key}: {name}")
