@@ -97,6 +97,8 @@ def spatial_clusters(
         code = pd.Index(names).get_indexer(labels[name].astype(object)[shapes.rows]).astype(float)
         code[code < 0] = np.nan
         draw_shapes(panel, shapes, code, alpha=alpha, cmap=cmap, clim=(-0.5, len(names) - 0.5))
+    if ax is None:
+        axes[-1].set_anchor("W")  # unused width of the panel is left to the legend
     handles = [Patch(color=colours[name], label=name) for name in names]
     options = {"frameon": False, "fontsize": 8, "ncols": n_columns}
     axes[-1].legend(handles=handles, loc="upper left", bbox_to_anchor=(1, 1), **options)
