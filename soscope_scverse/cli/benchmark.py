@@ -20,9 +20,15 @@ _SCORES = ("pearson", "within_r", "mse", "normalized_pearson")
 @click.option("--figure", type=common.NEW, help="Output figure of the scores (.png, .pdf, .svg).")
 @common.image_options
 @click.option(
-    "--factor", type=float, default=2, show_default=True, help="Spots per side that are merged, on a square lattice."
+    "--factor", type=float, default=2, show_default=True, help="Merge FACTOR x FACTOR spots of a square lattice."
 )
-@click.option("--lattice", type=click.Choice(["auto", "square", "hex"]), default="auto", show_default=True)
+@click.option(
+    "--lattice",
+    type=click.Choice(["auto", "square", "hex"]),
+    default="auto",
+    show_default=True,
+    help="Lattice of spots.",
+)
 @click.option("--layer", help="Layer with the profiles; default: X.")
 @click.option(
     "--n-genes",
@@ -61,8 +67,8 @@ def benchmark(
 ) -> str:
     """Merge neighbouring spots of IN (.h5ad) and score how well each method recovers the original spots.
 
-    On a square lattice 2 x 2 spots are merged, on a hexagonal lattice each spot with its six neighbours. Medians over
-    genes are printed, and the scores of every gene are written to a file.
+    On a square lattice, blocks of --factor x --factor spots are merged; on a hexagonal lattice, groups of one spot and
+    its six neighbours. Medians over genes are printed, and the scores of every gene are written to a file.
     """
     files.check_output_option("--out", out, [".csv"], force=force, inputs=[source])
     files.check_output_option("--figure", figure, [".png", ".pdf", ".svg"], force=force, inputs=[source])

@@ -28,7 +28,7 @@ from soscope_scverse.cli._kinds import by_modality, formats, kind, pop_elements,
     type=click.Choice(["both", "image", "positions"]),
     default="both",
     show_default=True,
-    help="Covariates that distinguish the subspots of a spot.",
+    help="Information that distinguishes the subspots of a spot.",
 )
 @common.library_option
 @click.option("--batch-key", help="Column of obs with the batches.")
@@ -42,8 +42,8 @@ from soscope_scverse.cli._kinds import by_modality, formats, kind, pop_elements,
 @click.option(
     "--expectation",
     type=click.Choice(["conditional", "decoded"]),
-    help="Expectation given the observed spots, or of the decoder alone; default: conditional, with --preset paper "
-    "decoded.",
+    help="Conditional on the observed spots, or decoded from the latent states; default: conditional, with --preset "
+    "paper decoded.",
 )
 @click.option(
     "--n-samples",
