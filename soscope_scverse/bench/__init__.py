@@ -1,4 +1,4 @@
-"""Tasks with a known answer, and the simple methods to beat on them."""
+"""Benchmark tasks with known subspots, and baseline methods."""
 
 from soscope_scverse.bench._baselines import BASELINES
 from soscope_scverse.bench._compare import compare

@@ -24,6 +24,7 @@ from soscope_scverse import im, pp
 from soscope_scverse._containers.dispatch import ELEMENT_OPTIONS, check_no_element_options
 from soscope_scverse._containers.mudata import joined, modality
 from soscope_scverse._containers.spatialdata import is_spatialdata
+from soscope_scverse._validators import POSITIVE, POSITIVE_INTEGER, SEED, Choice, Number, Rules
 from soscope_scverse._warnings import recorded_warnings
 from soscope_scverse.im._features import needs_image
 from soscope_scverse.model import SoScope
@@ -35,6 +36,15 @@ from soscope_scverse.tl._presets import PRESETS
 
 logger = logging.getLogger(__name__)
 
+ENHANCE_RULES: Rules = {
+    "image_scale": POSITIVE.or_(None),
+    "sources": Choice(("both", "image", "positions")),
+    "preset": Choice(("default", "paper")),
+    "expectation": Choice((None, "conditional", "decoded")),
+    "n_samples": Number(0, integer=True),
+    "seed": SEED,
+    "max_epochs": POSITIVE_INTEGER.or_(None),
+}
 _N_GENES = 500
 _PACKAGES = ("anndata", "lightning", "numpy", "scvi-tools", "torch", "torch-geometric")
 """Those whose versions are noted: what they do decides on the numbers of a result."""
