@@ -26,10 +26,9 @@ from scipy.spatial.distance import cdist
 from soscope_scverse import _keys as keys
 from soscope_scverse import _read as read
 from soscope_scverse._arrays import dense
-from soscope_scverse._gp import profile_log_likelihood, share_grid
+from soscope_scverse._gp import SpectralProcess
 from soscope_scverse._validators import check_finite
 
-TINY = np.finfo(float).tiny
 SIGNAL_SHARES = np.array([0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99])
 """Shares of the variance of a feature that its Gaussian process explains."""
 LENGTH_SCALES = np.geomspace(0.05, 5, 13)
@@ -292,15 +291,14 @@ def _fit_gaussian_process(inputs: np.ndarray, values: np.ndarray) -> Predictor:
     best, chosen_length = np.full(n_features, -np.inf), np.zeros(n_features)
     weights = np.zeros_like(values)  # of the RBF of every spot
     for length in LENGTH_SCALES * np.sqrt(inputs.shape[1]):
-        grid = share_grid(_rbf(inputs, inputs, length), values, SIGNAL_SHARES)
-        evidence = profile_log_likelihood(grid.square / n_spots + TINY, grid.log_determinant, n_spots)
+        process = SpectralProcess([_rbf(inputs, inputs, length)], [np.arange(n_spots)], values)
+        evidence = process.log_likelihood(SIGNAL_SHARES)[0]
         highest = evidence.max(axis=0)
         better = highest > best + SAME_EVIDENCE
         # the smallest of equal shares: for a very short length, signal and noise have the same covariance
-        share = (evidence >= highest - SAME_EVIDENCE).argmax(axis=0)[better]
+        share = SIGNAL_SHARES[(evidence >= highest - SAME_EVIDENCE).argmax(axis=0)]
         best[better], chosen_length[better] = highest[better], length
-        scaled = SIGNAL_SHARES[share] * grid.rotated[:, better] / grid.variances[share].T
-        weights[:, better] = grid.vectors @ scaled
+        weights[:, better] = (share * process.weights(share, 1 - share))[:, better]
 
     def predict(new: np.ndarray) -> np.ndarray:
         result = np.empty((len(new), n_features))
