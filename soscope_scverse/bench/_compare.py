@@ -120,7 +120,7 @@ def compare(
     for seed in seeds:
         SEED.check("seeds", seed)
     from soscope_scverse.tl import enhance  # imports torch
-    from soscope_scverse.tl._enhance import ENHANCE_RULES
+    from soscope_scverse.tl._options import ENHANCE_RULES
 
     check_keywords("enhance_kwargs", enhance_kwargs or {}, enhance, ENHANCE_RULES)
     shared = {"genes": low.var_names.tolist(), **(enhance_kwargs or {})}
@@ -194,12 +194,12 @@ def _named_methods(
 
 def _enhancer(arguments: Mapping[str, Any], shared: Mapping[str, Any], image: Any) -> Run:
     """Return a method that calls `tl.enhance` with these arguments."""
-    from soscope_scverse.model import SoScope  # imports torch
+    from soscope_scverse.model._soscope import TRAIN_RULES, SoScope  # imports torch
     from soscope_scverse.tl import enhance
-    from soscope_scverse.tl._enhance import ENHANCE_RULES
+    from soscope_scverse.tl._options import ENHANCE_RULES
 
     check_keywords("methods", arguments, enhance, ENHANCE_RULES, excluded=_EXCLUDED_ARGUMENTS)
-    check_keywords("train_kwargs", arguments.get("train_kwargs") or {}, SoScope.train, {})
+    check_keywords("train_kwargs", arguments.get("train_kwargs") or {}, SoScope.train, TRAIN_RULES)
     own_image = any(name in arguments for name in _IMAGE_ARGUMENTS)
     merged = {**shared, **({"image": image} if own_image else {}), **arguments}
     merged["train_kwargs"] = {"enable_progress_bar": False, **(merged.get("train_kwargs") or {})}

@@ -14,8 +14,8 @@ from matplotlib.transforms import Affine2DBase, AffineDeltaTransform
 
 from soscope_scverse import _keys as keys
 from soscope_scverse import _validation as check
+from soscope_scverse._read import library_entry
 from soscope_scverse.im import embedded_image, thumbnail
-from soscope_scverse.im.reading.embedded import library_entry
 from soscope_scverse.im.reading.sections import section_image
 from soscope_scverse.pp._outlines import spot_outline, subspot_outline
 
