@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from typing import Any
 import anndata as ad
 import numpy as np
 import tifffile
+from memory import peak_gb
 
 SIZE, N_LEVELS, TILE = 50_000, 5, 512
 N_SIDE, N_SUBSPOTS = 100, 2
@@ -100,7 +100,7 @@ def measure(path: Path, case: str) -> dict[str, float]:
         "seconds": seconds,
         "tiles per second": n_tiles / seconds,
         "encoder busy": busy[0] / seconds,
-        "peak GB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
+        "peak GB": peak_gb(),
     }
 
 

@@ -23,9 +23,10 @@ from typing import Any, NamedTuple
 import anndata as ad
 import numpy as np
 import pandas as pd
+from memory import PeakMemory
 
 from soscope_scverse import _keys as keys
-from soscope_scverse import bench, datasets, pp
+from soscope_scverse import bench, datasets, im, pp, tl
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("SOSCOPE_TEST_DATA", ROOT.parent / "shared" / "data"))
@@ -39,6 +40,7 @@ VARIANTS = {
     AS_PUBLISHED: 'architecture, likelihood and prediction of the paper (`preset="paper"`)',
 }
 METHODS = [*bench.BASELINES, SOSCOPE, *VARIANTS, ORACLE]
+IMAGE_BASELINES = ("image_linear", "image_gaussian_process", "image_mlp", "joint_mlp")
 METRICS = ("pearson", "within_r", "mse", "normalized_pearson")
 
 
@@ -101,8 +103,6 @@ TASKS: dict[str, Callable[[], Task]] = {
 
 def shuffled(adata: ad.AnnData, seed: int, **kwargs: Any) -> np.ndarray:
     """Run soScope with image features permuted over the subspots; the permutation is the same for every seed."""
-    from soscope_scverse import tl
-
     adata = adata.copy()
     valid = np.asarray(adata.obsm[keys.EXPOSURE]) > 0
     features = np.array(adata.obsm[keys.FEATURES])
@@ -126,7 +126,7 @@ def methods_of(names: Iterable[str], task: Task, kwargs: Mapping[str, Any]) -> d
         AS_PUBLISHED: {"preset": "paper"},
         ORACLE: partial(oracle, truth=task.truth),
     }
-    without = [] if task.image is not None else [NO_IMAGE, SHUFFLED]
+    without = [] if task.image is not None else [NO_IMAGE, SHUFFLED, *IMAGE_BASELINES]
     if "mean" not in task.truth.layers:
         without.append(ORACLE)
     return {name: every[name] for name in names if name not in without}
@@ -136,7 +136,14 @@ def run(name: str, methods: Iterable[str], seeds: list[int], max_epochs: int | N
     task = TASKS[name]()
     kwargs = {} if max_epochs is None else {"max_epochs": max_epochs}
     runs = methods_of(methods, task, kwargs)
-    df = bench.compare(*task, methods=runs, seeds=seeds, task=name, enhance_kwargs=kwargs)
+    if task.image is not None:
+        im.features(task.low, task.image)
+    tables = []
+    for method, arguments in runs.items():
+        with PeakMemory() as peak:
+            df = bench.compare(*task, methods={method: arguments}, seeds=seeds, task=name, enhance_kwargs=kwargs)
+        tables.append(df.assign(peak_mb=peak.mb))
+    df = pd.concat(tables, ignore_index=True)
     return df.assign(n_spots=task.low.n_obs, n_targets=task.truth.n_obs)
 
 
@@ -180,7 +187,7 @@ def introduction(df: pd.DataFrame, command: str) -> str:
         "- `mse`: mean squared error after scaling to [0, 1]; lower is better.",
         "- `normalized`: Pearson's r after dividing by the library size of the subspot.",
         "- `seconds`: wall time of one run, excluding the image features, which are shared by all methods.",
-        "- `peak MB`: maximum increase of the resident memory of the process during one run,",
+        "- `peak MB`: maximum increase of the resident memory of the process above its level before the runs of a method,",
         "  excluding GPU memory.",
         "",
         f"Measured on {datetime.now(UTC):%d %B %Y} with {', '.join(f'{name} {version(name)}' for name in packages)}",

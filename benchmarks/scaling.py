@@ -30,7 +30,6 @@ import argparse
 import json
 import logging
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -44,6 +43,7 @@ from typing import Any
 
 import anndata as ad
 import numpy as np
+from memory import peak_gb
 from scipy import sparse
 
 SIZES = (10_000, 30_000, 100_000, 300_000, 1_000_000)
@@ -110,10 +110,6 @@ def timed(run: Callable[[], Any]) -> float:
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
-
-
-def peak_gb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
 def gpu_memory() -> dict[str, float]:
