@@ -20,6 +20,7 @@ from soscope_scverse._containers.dispatch import accepts_containers
 from soscope_scverse._containers.mudata import modality, spots_of
 from soscope_scverse._containers.slots import writable
 from soscope_scverse._read import Spots, read_spots
+from soscope_scverse._upstream import SPATIALDATA_NOTICES, without_notices
 from soscope_scverse._validators import (
     POSITIVE,
     POSITIVE_INTEGER,
@@ -235,12 +236,12 @@ def _pairs(
 ) -> np.ndarray:
     """Pairs i < j of rows of one section that edges join, n_pairs x 2."""
     if n_neighbors is not None:
-        return _nearest_pairs(xy, n_neighbors)
+        return _nearest_spots(xy, n_neighbors)
     lattice = lattice_or_none(xy, array)
     if radius is not None:
         pitch = nearest_distance(xy) if lattice is None else lattice.pitch
         return cKDTree(xy).query_pairs(radius * pitch * _ROUNDING, output_type="ndarray")
-    pairs = _nearest_pairs(xy, _N_NEAREST) if lattice is None else _lattice_pairs(xy, lattice)
+    pairs = _nearest_spots(xy, _N_NEAREST) if lattice is None else _lattice_pairs(xy, lattice)
     return _within_steps(pairs, len(xy), n_rings or 1)
 
 
@@ -272,8 +273,21 @@ def _lattice_pairs(xy: np.ndarray, lattice: Lattice) -> np.ndarray:
     return np.unique(np.vstack(found), axis=0)
 
 
+def _nearest_spots(xy: np.ndarray, n_neighbors: int) -> np.ndarray:
+    """Pairs i < j of spots of which one is among the nearest of the other, as in squidpy."""
+    if len(xy) < 2:
+        return np.empty((0, 2), dtype=int)
+    from squidpy.gr import spatial_neighbors_knn  # takes seconds to import
+
+    spots = AnnData(obsm={keys.SPATIAL: xy})
+    with without_notices(SPATIALDATA_NOTICES):
+        graph = spatial_neighbors_knn(spots, n_neighs=min(n_neighbors, len(xy) - 1), copy=True).connectivities
+    pairs = np.unique(np.sort(np.column_stack(graph.nonzero()), axis=1), axis=0)
+    return pairs[pairs[:, 0] != pairs[:, 1]]
+
+
 def _nearest_pairs(xy: np.ndarray, n_neighbors: int) -> np.ndarray:
-    """Pairs i < j of which one is among the nearest of the other."""
+    """Pairs i < j of subspots of which one is among the nearest of the other; there may be millions of them."""
     k = min(n_neighbors + 1, len(xy))
     nearest = cKDTree(xy).query(xy, k=range(1, k + 1))[1]
     pairs = np.column_stack([np.repeat(np.arange(len(xy)), k), nearest.ravel()])
