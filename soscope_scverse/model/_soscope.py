@@ -71,6 +71,8 @@ from soscope_scverse.module.vae import SoScopeVAE
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
+MODEL_RULES: dict = {}
+TRAIN_RULES: dict = {}
 _SHRINKAGE = 40.0  # of the effect of the image, in spots
 
 
@@ -346,6 +348,7 @@ class SoScope(SavedModel):
         devices: int | str = "auto",
         checkpoint_dir: str | PathLike | None = None,
         resume: bool = False,
+        seed: int | None = None,
         **trainer_kwargs: Any,
     ) -> None:
         """Train in two phases: the graph auto-encoder of the spots, then the whole model.
@@ -735,6 +738,9 @@ class SoScope(SavedModel):
             given=expectation == "conditional",
             seed=int(seed[0]),
         )
+
+    def release(self) -> None:
+        self._setup_adata_manager_store.pop(self.adata_manager.adata_uuid, None)
 
     def _processes(self) -> Processes:
         """Those that trained this model, as long as they are together."""
