@@ -88,7 +88,7 @@ PRESETS = {
     ),
 }
 
-_RULES: Rules = {
+ENHANCE_RULES: Rules = {
     "image_scale": POSITIVE.or_(None),
     "sources": Choice(("both", "image", "positions")),
     "preset": Choice(tuple(PRESETS)),
@@ -103,7 +103,7 @@ _OF_FEATURES = ("adata", "image", "encoder", "image_scale", "library_key", "key_
 
 def check_options(data: object, options: Mapping[str, Any]) -> None:
     """Raise a TypeError or ValueError for invalid arguments, before any work."""
-    check_arguments(options, _RULES)
+    check_arguments(options, ENHANCE_RULES)
     check_keywords("features_kwargs", options["features_kwargs"] or {}, features, FEATURES_RULES, excluded=_OF_FEATURES)
     model = ("self", "adata", "likelihood")
     check_keywords("model_kwargs", options["model_kwargs"] or {}, SoScope.__init__, MODEL_RULES, excluded=model)
