@@ -231,10 +231,10 @@ def _alignment(enhanced: AnnData | MuData, adata: AnnData | MuData, record: Reco
         for (section_name, placement), row in found.table.iterrows()
         if placement == "as given" or row["suspected"]
     ]
-    head = ("Section", "Alignment", "Spots within the image", "Spots on tissue", "r of darkness and library size")
+    head = ("Section", "Placement", "Spots within the image", "Spots on tissue", "r of darkness and library size")
     text = (
-        "Spots should lie on tissue, and darker tissue should contain more counts. An alternative alignment with a "
-        "clearly better fit is listed below the one given."
+        "Spots should lie on tissue, and darker tissue should contain more counts. Another placement with a clearly "
+        "better fit is listed below the given one."
     )
     ignored = "The image was ignored: it is not informative about the profiles beyond the positions of the spots."
     return section(
