@@ -286,8 +286,7 @@ def _enhance(
             torch.manual_seed(seed)
             slots = {"layer": layer, "library_key": library_key, "batch_key": batch_key}
             model = _model(spots, likelihood, slots, arguments["model_kwargs"])
-            model._seed = seed
-            model.train(**training)
+            model.train(**training, seed=seed)
             if model.trainer is not None and model.trainer.interrupted:
                 raise KeyboardInterrupt  # the warning of the training tells; nothing has been written
             if save_model is not None:
@@ -304,7 +303,7 @@ def _check_keywords(features_kwargs: Any, model_kwargs: Any, train_kwargs: Any) 
     named = ("adata", "image", "encoder", "image_scale", "library_key", "key_added", "copy")
     check.keywords("features_kwargs", features_kwargs or {}, im.features, without=named)
     check.keywords("model_kwargs", model_kwargs or {}, SoScope.__init__, without=("self", "adata", "likelihood"))
-    check.keywords("train_kwargs", train_kwargs or {}, SoScope.train, without=("self", "checkpoint_dir", "resume"))
+    check.keywords("train_kwargs", train_kwargs or {}, SoScope.train, without=("self", "checkpoint_dir", "resume", "seed"))
 
 
 def _check_training(options: Mapping[str, Any], likelihood: str | Mapping[str, str]) -> None:
