@@ -193,9 +193,8 @@ class Inputs(NamedTuple):
             exposure = exposure * spots.obs[keys.RELATIVE_CELL_NUMBER].to_numpy(np.float32)[:, None]
         batches = None
         if len(self.batches):
-            batches = batch_shares(
-                read.labels(spots, "batch_key", self._setup["batch_key"], "batch")[rows], self.batches
-            )
+            labels = read.labels(spots, "batch_key", self._setup["batch_key"], "batch")
+            batches = batch_shares(labels[rows], self.batches)
         return Section(
             x=_side_by_side(self.profiles())[rows],
             graph=csr_matrix(self._get(keys.SPOT_GRAPH))[rows][:, rows],

@@ -39,8 +39,8 @@ def interpolation_weights(
 
     Returns
     -------
-    Row numbers and weights, n_spots x n_subspots x N_NEIGHBORS (1 for ``"none"``) each, int32 and float32; weights sum to 1, and to 0 for
-    padding.
+    Row numbers and weights, n_spots x n_subspots x N_NEIGHBORS (1 for ``"none"``) each, int32 and float32; weights sum
+    to 1, and to 0 for padding.
     """
     n_spots, n_subspots, _ = subspots.shape
     if kind == "none":

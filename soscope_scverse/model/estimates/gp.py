@@ -92,7 +92,7 @@ def correlation(distance: np.ndarray, length: float, power: float = ROUGH) -> np
     return np.exp(-((distance / length) ** power))
 
 
-def log_likelihood(square: np.ndarray | float, log_determinant: np.ndarray | float) -> np.ndarray:
+def log_likelihood(square: np.ndarray, log_determinant: np.ndarray) -> np.ndarray:
     """Log marginal likelihood of zero-mean values y with covariance K, without its constant.
 
     Parameters

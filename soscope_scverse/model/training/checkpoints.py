@@ -140,8 +140,8 @@ class Checkpoints:
             raise ValueError(msg) from error
         if form != _FORMAT:
             msg = (
-                f"Expected a checkpoint of format {_FORMAT} in {str(self.path)!r}, found format {form}. Resume with the "
-                "version of soscope_scverse that wrote it, or remove it to train from the start."
+                f"Expected a checkpoint of format {_FORMAT} in {str(self.path)!r}, found format {form}. Resume with "
+                "the version of soscope_scverse that wrote it, or remove it to train from the start."
             )
             raise ValueError(msg)
         differ = [_difference(name, saved["run"], self.run) for name in sorted({*saved["run"], *self.run})]

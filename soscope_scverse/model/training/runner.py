@@ -30,7 +30,6 @@ from soscope_scverse.model.estimates.initialise import set_start, starting_sampl
 from soscope_scverse.model.estimates.uncertainty import set_variation
 from soscope_scverse.model.training.checkpoints import Checkpoints, CheckpointWriter, check_checkpoint, describe_run
 from soscope_scverse.model.training.datamodule import HeldOut, TileDataModule
-from soscope_scverse.model.training.plan import CosineTrainingPlan
 from soscope_scverse.module.vae import GraphAutoencoder, SoScopeVAE
 
 TRAIN_RULES: Rules = {
@@ -83,7 +82,8 @@ class TrainableModel(Protocol):
 
     def _tiles(self, section: Section, similarity_strength: float | None = None) -> Tiles: ...
 
-    def to_device(self, device: Any) -> None: ...
+    def to_device(self, device: Any) -> None:
+        """Move the module to a device."""
 
 
 def train_model(model: TrainableModel, arguments: Mapping[str, Any]) -> None:
