@@ -123,7 +123,7 @@ def main() -> None:
     args = arguments()
     mpl.use("Agg")
     warnings.filterwarnings("ignore", message="No image given")
-    warnings.filterwarnings("ignore", message="The image is left out")
+    warnings.filterwarnings("ignore", message="The image is ignored")
     warnings.filterwarnings("ignore", module="lightning")
     rows, pits = [], {}
     for name in args.tasks:

@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("--csv", type=Path, help="also write all scores, after every factor")
     args = parser.parse_args()
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", message="The image is left out")
+    warnings.filterwarnings("ignore", message="The image is ignored")
     warnings.filterwarnings("ignore", module="lightning")
     df = pd.DataFrame()
     for seed in args.seeds:

@@ -325,7 +325,7 @@ def main() -> None:
     args = arguments()
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message="No image given")
-    warnings.filterwarnings("ignore", message="The image is left out")
+    warnings.filterwarnings("ignore", message="The image is ignored")
     warnings.filterwarnings("ignore", module="lightning")
     tables = [] if args.resume is None else [pd.read_csv(args.resume, dtype={"seed": "Int64"})]
     done = {task for table in tables for task in table["task"]}

@@ -20,6 +20,7 @@ def interpolation_weights(
     *,
     kind: Literal["gaussian", "none"] = "gaussian",
     bandwidth: float = 0.5,
+    n_neighbors: int = N_NEIGHBORS,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Weights S that interpolate latent states from the spots to the subspots.
 
@@ -36,22 +37,24 @@ def interpolation_weights(
         state of the spot that contains the subspot, as in the paper.
     bandwidth
         Standard deviation of the kernel, in centre-to-centre distances of the spots.
+    n_neighbors
+        Spots that a subspot is interpolated from.
 
     Returns
     -------
-    Row numbers and weights, n_spots x n_subspots x N_NEIGHBORS (1 for ``"none"``) each, int32 and float32; weights sum
+    Row numbers and weights, n_spots x n_subspots x n_neighbors (1 for ``"none"``) each, int32 and float32; weights sum
     to 1, and to 0 for padding.
     """
     n_spots, n_subspots, _ = subspots.shape
     if kind == "none":
         parent = np.broadcast_to(np.arange(n_spots)[:, None, None], (n_spots, n_subspots, 1))
         return parent.astype(np.int32), np.isfinite(subspots[..., :1]).astype(np.float32)
-    neighbors = np.zeros((n_spots, n_subspots, N_NEIGHBORS), dtype=np.int32)
-    weights = np.zeros((n_spots, n_subspots, N_NEIGHBORS), dtype=np.float32)
+    neighbors = np.zeros((n_spots, n_subspots, n_neighbors), dtype=np.int32)
+    weights = np.zeros((n_spots, n_subspots, n_neighbors), dtype=np.float32)
     for section in np.unique(sections):
         rows = np.flatnonzero(sections == section)
         spot, subspot = np.nonzero(np.isfinite(subspots[rows, :, 0]))
-        near = weights_at(spatial[rows], subspots[rows[spot], subspot], bandwidth=bandwidth)
+        near = weights_at(spatial[rows], subspots[rows[spot], subspot], bandwidth=bandwidth, n_neighbors=n_neighbors)
         neighbors[rows[spot], subspot] = rows[near[0]]
         weights[rows[spot], subspot] = near[1]
     return neighbors, weights
@@ -63,6 +66,7 @@ def weights_at(
     *,
     kind: Literal["gaussian", "none"] = "gaussian",
     bandwidth: float = 0.5,
+    n_neighbors: int = N_NEIGHBORS,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Weights that interpolate latent states from the spots of one section to any positions.
 
@@ -72,18 +76,18 @@ def weights_at(
         n_spots x 2 positions.
     positions
         n_positions x 2.
-    kind, bandwidth
+    kind, bandwidth, n_neighbors
         See :func:`interpolation_weights`; ``"none"`` takes the latent state of the nearest spot.
 
     Returns
     -------
-    Row numbers and weights, n_positions x N_NEIGHBORS (1 for ``"none"``) each; weights sum to 1.
+    Row numbers and weights, n_positions x n_neighbors (1 for ``"none"``) each; weights sum to 1.
     """
     tree = cKDTree(spatial)
     if kind == "none":
         nearest = tree.query(positions, k=[1])[1]
         return nearest, np.ones_like(nearest, dtype=np.float32)
-    distance, nearest = tree.query(positions, k=range(1, N_NEIGHBORS + 2))
+    distance, nearest = tree.query(positions, k=range(1, n_neighbors + 2))
     weights = _tapered_kernel(distance, bandwidth * nearest_distance(spatial))
     return np.minimum(nearest[:, :-1], len(spatial) - 1), weights.astype(np.float32)
 
