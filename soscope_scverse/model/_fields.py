@@ -155,8 +155,8 @@ class BatchField(SlotField):
         unknown = np.setdiff1d(self.labels(adata_target), trained)
         if len(unknown):
             warnings.warn(
-                f"The model was trained on the batches {trained.tolist()}, not on {unknown.tolist()} of "
-                f"`adata.obs[{self.attr_key!r}]`: these get the average effect of the trained batches.",
+                f"Batches {unknown.tolist()} of `adata.obs[{self.attr_key!r}]` were not trained on, only "
+                f"{trained.tolist()}; they are represented by the average of these.",
                 UserWarning,
                 stacklevel=2,
             )

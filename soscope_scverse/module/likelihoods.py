@@ -272,7 +272,8 @@ class GaussianLikelihood(Likelihood):
     """Gaussian subspots; a spot is their sum, or their exposure-weighted mean, plus measurement noise.
 
     The mean is for intensities and principal components, the sum for amounts. The variance of a subspot is set so that
-    the variance of a spot is invariant to its number of subspots. With `sigma` 0 the conditional mean adds up to the spot.
+    the variance of a spot is invariant to its number of subspots. With `sigma` 0 the conditional mean adds up to the
+    spot.
 
     Parameters
     ----------

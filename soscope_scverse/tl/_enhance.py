@@ -303,7 +303,9 @@ def _check_keywords(features_kwargs: Any, model_kwargs: Any, train_kwargs: Any) 
     named = ("adata", "image", "encoder", "image_scale", "library_key", "key_added", "copy")
     check.keywords("features_kwargs", features_kwargs or {}, im.features, without=named)
     check.keywords("model_kwargs", model_kwargs or {}, SoScope.__init__, without=("self", "adata", "likelihood"))
-    check.keywords("train_kwargs", train_kwargs or {}, SoScope.train, without=("self", "checkpoint_dir", "resume", "seed"))
+    check.keywords(
+        "train_kwargs", train_kwargs or {}, SoScope.train, without=("self", "checkpoint_dir", "resume", "seed")
+    )
 
 
 def _check_training(options: Mapping[str, Any], likelihood: str | Mapping[str, str]) -> None:
