@@ -72,6 +72,7 @@ POSITIVE_INTEGER = Number(1, integer=True)
 POSITIVE = Number(0, above=True)
 NON_NEGATIVE = Number(0)
 FRACTION = Number(0, 1)
+NON_NEGATIVE_INTEGER = Number(0, integer=True)
 SEED = Number(0, 2**63 - 1, integer=True)
 
 

@@ -26,11 +26,11 @@ ELEMENT_OPTIONS: Mapping[str, Any] = {
 
 
 def check_no_element_options(data: object, arguments: Mapping[str, Any]) -> None:
-    """Raise a ValueError if elements of a SpatialData are chosen, but the data is no SpatialData."""
+    """Raise a TypeError if elements of a SpatialData are chosen, but the data is no SpatialData."""
     given = [name for name, default in ELEMENT_OPTIONS.items() if arguments.get(name, default) != default]
     if given:
         msg = f"Expected {given} with a SpatialData only, found {type(data).__name__}. Omit these arguments."
-        raise ValueError(msg)
+        raise TypeError(msg)
 
 
 def accepts_containers(

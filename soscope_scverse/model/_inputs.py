@@ -105,6 +105,7 @@ class Inputs(NamedTuple):
     """Registered spots as a model reads them; they were checked by the registration."""
 
     manager: AnnDataManager
+    """Registry of the spots."""
     uses_image: bool
     """Whether the model uses image features where they are registered."""
     batches: Sequence[str]

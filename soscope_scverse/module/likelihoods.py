@@ -30,10 +30,12 @@ class Subspots(NamedTuple):
 
 
 class Spots(NamedTuple):
-    """Parameters of the spots' profiles, n_spots x n_features each."""
+    """Parameters of the spots' profiles."""
 
     mean: Tensor
+    """n_spots x n_features."""
     dispersion: Tensor
+    """phi of a negative binomial or variance of a Gaussian; broadcasts against `mean`."""
 
 
 class Start(NamedTuple):
@@ -42,6 +44,7 @@ class Start(NamedTuple):
     baseline: Tensor
     """Log mean of counts, mean of other data."""
     log_dispersion: Tensor
+    """Log of phi of counts, of the variance of other data."""
     unit: Tensor
     """Typical value of a spot, the unit of differences between subspots."""
 

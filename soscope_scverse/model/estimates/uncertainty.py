@@ -49,6 +49,7 @@ class _Smooth(NamedTuple):
     """Gaussian processes of the features, all of one length."""
 
     process: SpectralProcess
+    """At this length."""
     length: float
     """In centre-to-centre distances of the spots."""
     smooth: np.ndarray

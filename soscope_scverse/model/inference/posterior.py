@@ -23,9 +23,13 @@ class Posterior(NamedTuple):
     """A trained module, the spots that it is applied to, and the processes that share the work."""
 
     module: SoScopeVAE
+    """The trained module."""
     inputs: Inputs
+    """Registered spots of any section."""
     tiles: Tiles
+    """Batches of these spots."""
     processes: Processes
+    """Processes that share the work."""
 
     @torch.inference_mode()
     def latent_states(self) -> LatentStates:
