@@ -1,4 +1,4 @@
-"""A section as arrays: everything that the model knows of its spots."""
+"""A section as arrays: the inputs of the model, spot by spot."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def decide_on_image(module: SoScopeVAE, section: Section) -> None:
             f"ratio {evidence:.1f}, threshold {EVIDENCE_THRESHOLD:.0f}). Check that it is the image of this section "
             "and that positions fit it (`im.check_alignment`); `test_image=False` uses it nevertheless."
         )
-        warnings.warn(msg, UserWarning, stacklevel=4)  # the caller of `SoScope.train`
+        warnings.warn(msg, UserWarning, stacklevel=5)  # the caller of `SoScope.train`
 
 
 def image_evidence(

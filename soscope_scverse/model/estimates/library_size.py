@@ -35,13 +35,13 @@ def library_size_noise(
     The variance, at least 0.01; 0.01 with fewer than eight spots.
     """
     total = np.asarray(x.sum(axis=1), dtype=float).ravel()
-    seen = np.flatnonzero(total > 0)
-    log_size = np.log((total / np.ravel(size))[seen])
+    counted = np.flatnonzero(total > 0)
+    log_size = np.log((total / np.ravel(size))[counted])
     if sections is not None:
-        log_size = within_sections(log_size, sections[seen])
+        log_size = within_sections(log_size, sections[counted])
     if len(log_size) < MIN_SPOTS or log_size.std() < 1e-6:
         return _MIN_NOISE
-    groups = groups_of(spatial[seen], None if sections is None else sections[seen])
+    groups = groups_of(spatial[counted], None if sections is None else sections[counted])
     fit = maximise_likelihood(groups, standardised(log_size), [_START])
     noise = np.exp(fit.log_parameters[2]) * log_size.var()
-    return max(_MIN_NOISE, float(noise - (1 / total[seen]).mean()))  # less the noise of counting
+    return max(_MIN_NOISE, float(noise - (1 / total[counted]).mean()))  # less the noise of counting

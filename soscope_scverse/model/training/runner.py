@@ -102,26 +102,15 @@ def train_model(model: TrainableModel, arguments: Mapping[str, Any]) -> None:
     if checkpoints is not None and checkpoints.finished is not None:
         _restore_finished(model, checkpoints.finished, lightning.strategy.root_device)
         return
-    starting, inputs = not model.is_trained_, model._inputs
-    order = inputs.order()
-    if starting and inputs.features_key:
-        set_projection(module, inputs.image_features(), inputs.is_subspot(), order)
-    section, held_out = model._section(inputs, order), None
-    if module.likelihood.is_counts and train_size < 1:
-        kept, rest = thin_counts(section.x, train_size, seed=int(torch.randint(2**31, (1,))))
-        section, held_out = section._replace(x=kept), HeldOut(rest, (1 - train_size) / train_size)
-    if starting:
-        set_start(module, section, model._arguments["library_size_noise"])
-        if section.features is not None and model._arguments["test_image"] and module.uses_latent:
-            decide_on_image(module, section)
+    starting = not model.is_trained_
+    section, held_out = _prepare(model, train_size, starting=starting)
     # W is part of the loss only, with an image that is used
     with_similarity = module.uses_image and model._arguments["image_weight"]
     tiles = model._tiles(section, model._arguments["similarity_strength"] if with_similarity else None)
     data = model._data_splitter_cls(
         tiles, arguments["batch_size"], held_out, seed=torch.initial_seed(), n_processes=lightning.world_size
     )
-    training = Training(model, data, arguments, checkpoints)
-    training.run(starting=starting)
+    Training(model, data, arguments, checkpoints).run(starting=starting)
     set_variation(module, section)
     if lightning.world_size > 1:  # scvi-tools would put the models of all processes on the first device
         model.to_device(model.trainer.strategy.root_device)
@@ -129,6 +118,23 @@ def train_model(model: TrainableModel, arguments: Mapping[str, Any]) -> None:
         module.scale_library_size(1 / train_size)
     if checkpoints is not None and not model.trainer.interrupted and model.trainer.is_global_zero:
         checkpoints.finish(module, model.history_ or {})
+
+
+def _prepare(model: TrainableModel, train_size: float, *, starting: bool) -> tuple[Section, HeldOut | None]:
+    """Section to train on and held-out molecules; an untrained module gets its projection and starting values."""
+    module, inputs = model.module, model._inputs
+    order, held_out = inputs.order(), None
+    if starting and inputs.features_key:
+        set_projection(module, inputs.image_features(), inputs.is_subspot(), order)
+    section = model._section(inputs, order)
+    if module.likelihood.is_counts and train_size < 1:
+        kept, rest = thin_counts(section.x, train_size, seed=int(torch.randint(2**31, (1,))))
+        section, held_out = section._replace(x=kept), HeldOut(rest, (1 - train_size) / train_size)
+    if starting:
+        set_start(module, section, model._arguments["library_size_noise"])
+        if section.features is not None and model._arguments["test_image"] and module.uses_latent:
+            decide_on_image(module, section)
+    return section, held_out
 
 
 def _checkpoints(model: TrainableModel, arguments: Mapping[str, Any], n_processes: int) -> Checkpoints | None:
