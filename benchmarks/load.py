@@ -40,10 +40,13 @@ def sections(n: int) -> None:
             enhanced, model = sos.tl.enhance(adata, image=image, seed=seed, return_model=True, **OPTIONS)
             model.save(Path(folder) / str(seed), save_anndata=True)
             model.get_enhanced(out=Path(folder) / f"{seed}.zarr")
-            sos.SoScope.load(Path(folder) / str(seed), accelerator="cpu").get_latent_representation()
+            loaded = sos.SoScope.load(Path(folder) / str(seed), accelerator="cpu")
+            loaded.get_latent_representation()
             sos.pl.compare(adata, enhanced, [adata.var_names[0]], save=Path(folder) / "map.png")
             plt.close("all")  # pyplot keeps every figure until it is closed
-            del enhanced, model
+            for one_model in (model, loaded):  # scvi-tools keeps the spots of a model otherwise
+                one_model.deregister_manager(one_model.adata)
+            del enhanced, model, loaded, one_model
             gc.collect()
             memory.append(process.memory_info().rss / 2**20)
             if seed % 5 == 4:

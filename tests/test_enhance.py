@@ -278,7 +278,7 @@ def test_real_sections(data_dir, name, image, options, shape):
     ("section", "image"),
     [("her2st/C4.h5ad", "her2st/C4_HE.jpg"), ("mouse_ob/MOB2.h5ad", "mouse_ob/MOB2_HE.jpg")],
 )
-@pytest.mark.filterwarnings("ignore:The image is left out")
+@pytest.mark.filterwarnings("ignore:The image is ignored")
 def test_defaults_beat_every_baseline_on_merged_sections(data_dir, section, image):
     low, truth = bench.simulate_low_resolution(ad.read_h5ad(data_dir / section))
     genes = pp.spatial_genes(truth, 60)
@@ -317,7 +317,7 @@ def test_wrong_images_and_coordinates_are_named(data_dir):
         return tl.enhance(spots, image=image, genes=genes, **QUICK | {"max_epochs": 1} | options)
 
     with warnings.catch_warnings():
-        warnings.filterwarnings("error", message=".*(misplaced|left out|grey)")
+        warnings.filterwarnings("error", message=".*(misplaced|image is ignored|grey)")
         enhanced(adata, path)
     with pytest.raises(ValueError, match=r"outside.*image_scale"):  # a smaller path, full-resolution coordinates
         enhanced(adata, small)

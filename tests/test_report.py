@@ -25,7 +25,7 @@ DOLLARS = "$\\frac{1$"
 pytestmark = [
     pytest.mark.usefixtures("closed_figures"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore:The image is left out"),
+    pytest.mark.filterwarnings("ignore:The image is ignored"),
 ]
 
 

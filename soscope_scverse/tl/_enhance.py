@@ -197,7 +197,7 @@ def enhance(
         enhanced, model = _enhance(adata, options)
     if return_model:
         return enhanced, model
-    model.release()
+    model.deregister_manager(model.adata)  # else scvi-tools keeps the spots in memory
     return enhanced
 
 
