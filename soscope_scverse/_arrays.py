@@ -54,3 +54,9 @@ def stored(x: Any) -> np.ndarray:
 def spread(n: int, most: int) -> np.ndarray:
     """Return up to `most` of the integers below `n`, evenly spaced."""
     return np.unique(np.linspace(0, n - 1, min(n, most)).round().astype(int))
+
+
+def is_counts(x: Matrix) -> bool:
+    """Return whether all values are finite non-negative integers."""
+    values = stored(x)
+    return bool(np.isfinite(values).all() and (values >= 0).all() and (values == np.round(values)).all())

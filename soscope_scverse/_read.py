@@ -17,6 +17,7 @@ from scipy.sparse import issparse
 
 from soscope_scverse import _keys as keys
 from soscope_scverse._arrays import Matrix, in_memory, layers_of, stored
+from soscope_scverse._validators import check_text
 
 SINGLE_SECTION = "section"
 """Section of all spots where no `library_key` is given."""
@@ -27,12 +28,16 @@ class Spots:
     """Spots as the package works on them: made once, by :func:`read_spots`, and not checked again."""
 
     adata: AnnData
-    """Where they come from; its profiles are not looked at."""
+    """The slots of the spots; profiles are read separately."""
     positions: np.ndarray
     """n_spots x 2 (x, y) in full-resolution pixels."""
     sections: np.ndarray
     """n_spots labels; one and the same without `library_key`."""
     library_key: str | None
+    array: np.ndarray | None
+    """n_spots x 2 integer (``array_col``, ``array_row``), None without them."""
+    libraries: Mapping[str, Mapping[str, Any]]
+    """``uns["spatial"]``: images and scale factors by section."""
 
     @property
     def n(self) -> int:
@@ -40,14 +45,13 @@ class Spots:
         return len(self.positions)
 
     @cached_property
-    def array(self) -> np.ndarray | None:
-        """n_spots x 2 integer (``array_col``, ``array_row``), None without them."""
-        return array_index(self.adata)
-
-    @cached_property
     def rows(self) -> dict[str, np.ndarray]:
-        """Numbers of the spots of every section."""
+        """Row numbers of the spots of every section."""
         return {str(name): np.flatnonzero(self.sections == name) for name in np.unique(self.sections)}
+
+    def library(self, library_id: str | None) -> Mapping[str, Any]:
+        """Images and scale factors of a section; None is the only one."""
+        return _entry(self.libraries, library_id)
 
     def lattice_of(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """Positions and array indices of some spots."""
@@ -66,8 +70,20 @@ def read_spots(adata: object, library_key: str | None = None) -> Spots:
     """
     adata = read_anndata(adata)
     xy = positions(adata)
-    libraries(adata)
-    return Spots(adata, xy, sections(adata, library_key), library_key)
+    return Spots(adata, xy, sections(adata, library_key), library_key, array_index(adata), libraries(adata))
+
+
+def read_model_spots(
+    adata: object, *, features_key: str | None, library_key: str | None, batch_key: str | None
+) -> AnnData:
+    """Return spots that have every slot that a model needs: positions, sections, batches, subspots, graph, features."""
+    spots = read_spots(adata, library_key)
+    if features_key is not None:
+        check_text("features_key", features_key)
+    model_slots(spots.adata, features_key)
+    if batch_key is not None:
+        labels(spots.adata, "batch_key", batch_key, "batch")
+    return spots.adata
 
 
 def numbers(what: str, values: Any) -> np.ndarray:
@@ -378,7 +394,10 @@ def libraries(adata: AnnData | MuData) -> Mapping[str, Mapping[str, Any]]:
 
 def library_entry(adata: AnnData, library_id: str | None = None) -> Mapping[str, Any]:
     """Return ``uns["spatial"][library_id]``; without `library_id` that of the only section, {} if there is none."""
-    found = libraries(adata)
+    return _entry(libraries(adata), library_id)
+
+
+def _entry(found: Mapping[str, Mapping[str, Any]], library_id: str | None) -> Mapping[str, Any]:
     if library_id is None and len(found) == 1:
         (library_id,) = found
     return {} if library_id is None else found.get(library_id, {})
@@ -386,6 +405,7 @@ def library_entry(adata: AnnData, library_id: str | None = None) -> Mapping[str,
 
 def profiles(adata: AnnData, layer: str | None) -> Any:
     """Return ``X`` or a layer as the AnnData holds it, perhaps on disk."""
+    read_anndata(adata)
     if layer is not None and (not isinstance(layer, str) or layer not in adata.layers):
         msg = f"Expected `layer` to be one of {sorted(layers_of(adata))}, found {layer!r}."
         raise ValueError(msg)
@@ -406,12 +426,6 @@ def profiles(adata: AnnData, layer: str | None) -> Any:
 def matrix(adata: AnnData, layer: str | None) -> Matrix:
     """Return the profiles, ``X`` or a layer, as a dense array or CSR matrix."""
     return in_memory(profiles(adata, layer))
-
-
-def is_counts(x: Matrix) -> bool:
-    """Return whether all values are finite non-negative integers."""
-    values = stored(x)
-    return bool(np.isfinite(values).all() and (values >= 0).all() and (values == np.round(values)).all())
 
 
 def genes(adata: AnnData, names: Sequence[str], *, of: str = "adata") -> list[str]:

@@ -218,6 +218,25 @@ def check_counts(x: Matrix, likelihood: str) -> None:
         raise ValueError(msg)
 
 
+def check_profiles(x: Matrix, likelihood: object, known: Mapping[str, bool]) -> None:
+    """Raise a ValueError unless profiles are finite and, where the likelihood requires it, counts.
+
+    Parameters
+    ----------
+    x
+        n_spots x n_features.
+    likelihood
+        Its name.
+    known
+        The likelihoods by name, and whether each is one of counts.
+    """
+    check_choice("likelihood", likelihood, list(known))
+    name = str(likelihood)
+    if known[name]:
+        check_counts(x, name)
+    check_finite(x)
+
+
 def warn_empty(adata: AnnData, x: Matrix) -> None:
     """Warn of spots and features without any count; they are kept and enhanced to zero."""
     for axis, names, what, of in (

@@ -20,7 +20,7 @@ from soscope_scverse._validators import POSITIVE, Rules, check_arguments, check_
 from soscope_scverse.im._tissue import darkness, is_tissue
 from soscope_scverse.im.reading.sections import SectionImage, open_sections
 from soscope_scverse.im.reading.source import ImageSource
-from soscope_scverse.im.reading.thumbnails import thumbnail
+from soscope_scverse.im.reading.thumbnails import shrunk
 
 _GIVEN = "as given"
 _THUMBNAIL = 1000
@@ -131,7 +131,7 @@ def compare_placements(sections: list[SectionImage], library_size: np.ndarray) -
     for section in sections:
         name = section.library_id or ""
         origin = np.minimum(section.source.extent[0], 0)  # a thumbnail begins at the origin of the coordinates
-        small, scale = thumbnail(section.source.counted_from(origin), _THUMBNAIL)
+        small, scale = shrunk(section.source.counted_from(origin), _THUMBNAIL)
         # the scale of the thumbnail differs from that of the image, in whose pixels the table is
         radius = section.radius
         tissue = _Tissue.of(ImageSource(small, "yxc", scale=scale), radius)

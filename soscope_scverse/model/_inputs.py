@@ -17,11 +17,9 @@ from soscope_scverse import _keys as keys
 from soscope_scverse import _read as read
 from soscope_scverse._arrays import Matrix, dense, in_memory
 from soscope_scverse._containers.mudata import spots_of
-from soscope_scverse._validators import check_choice, check_counts, check_finite, check_text
 from soscope_scverse.model._fields import BatchField, FeaturesField, ProfileField, SlotField
 from soscope_scverse.model._section import Section, batch_shares
 from soscope_scverse.model.estimates.image_projection import Projection
-from soscope_scverse.module.likelihoods import LIKELIHOODS
 
 _ModalityField = MuDataWrapper(ProfileField)
 
@@ -46,8 +44,6 @@ def registered(
         If an input is missing or not of the expected kind and shape.
     """
     setup = setup_method_args["setup_args"]
-    if setup["features_key"] is not None:
-        check_text("features_key", setup["features_key"])
     manager = AnnDataManager(fields=model_fields(data, setup), setup_method_args=dict(setup_method_args))
     manager.register_fields(data, **kwargs)
     return manager
@@ -69,7 +65,7 @@ def model_fields(data: AnnData | MuData, setup: Mapping[str, Any]) -> list[BaseA
 def _profile_fields(data: AnnData | MuData, setup: Mapping[str, Any]) -> list[BaseAnnDataField]:
     """Fields of the profiles, one for each modality."""
     if "modalities" not in setup:
-        read.profiles(read.read_anndata(data), setup["layer"])
+        read.profiles(data, setup["layer"])
         return [ProfileField(REGISTRY_KEYS.X_KEY, setup["layer"], is_count_data=False)]
     layers = read.by_modality("layer", setup["layer"])
     read.read_mudata(data, setup["modalities"], layers)
@@ -82,10 +78,8 @@ def _profile_fields(data: AnnData | MuData, setup: Mapping[str, Any]) -> list[Ba
 def _spot_fields(data: AnnData | MuData, setup: Mapping[str, Any]) -> list[BaseAnnDataField]:
     """Fields of the slots of the spots; those in modalities of a MuData are written to its top."""
     features_key, batch_key = setup["features_key"], setup["batch_key"]
-    spots = spots_of(data)
-    read.positions(spots)
-    read.sections(spots, setup["library_key"])
-    read.model_slots(spots, features_key)
+    by = {name: setup[name] for name in ("features_key", "library_key", "batch_key")}
+    spots = read.read_model_spots(spots_of(data), **by)
     fields: list[SlotField] = [SlotField(key, "obsm", key) for key in (keys.SPATIAL, keys.SUBSPOTS, keys.EXPOSURE)]
     fields.append(SlotField(keys.SPOT_GRAPH, "obsp", keys.SPOT_GRAPH))
     if features_key is not None and features_key in spots.obsm:
@@ -93,7 +87,6 @@ def _spot_fields(data: AnnData | MuData, setup: Mapping[str, Any]) -> list[BaseA
         if features_key in spots.uns:
             data.uns[features_key] = spots.uns[features_key]
     if batch_key is not None:
-        read.labels(spots, "batch_key", batch_key, "batch")
         fields.append(BatchField(REGISTRY_KEYS.BATCH_KEY, batch_key))
     if isinstance(data, MuData):
         for field in fields:
@@ -219,15 +212,6 @@ class Inputs(NamedTuple):
 
     def _get(self, key: str) -> Any:
         return self.manager.get_from_registry(key)
-
-
-def check_profiles(matrices: Sequence[Matrix], likelihoods: Sequence[str]) -> None:
-    """Raise a ValueError unless the profiles of all modalities are finite and, where required, counts."""
-    for x, likelihood in zip(matrices, likelihoods, strict=True):
-        check_choice("likelihood", likelihood, list(LIKELIHOODS))
-        if LIKELIHOODS[likelihood].is_counts:
-            check_counts(x, likelihood)
-        check_finite(x)
 
 
 def _x_key(modality: str) -> str:

@@ -24,10 +24,11 @@ from soscope_scverse._validators import (
     Rules,
     check_arguments,
     check_named,
+    check_profiles,
     check_trained,
 )
 from soscope_scverse.model._files import SavedModel
-from soscope_scverse.model._inputs import Inputs, check_profiles
+from soscope_scverse.model._inputs import Inputs
 from soscope_scverse.model._section import Section
 from soscope_scverse.model._setup import RegisteredModel
 from soscope_scverse.model._tiles import Tiles
@@ -42,7 +43,7 @@ from soscope_scverse.model.training.checkpoints import Checkpoints
 from soscope_scverse.model.training.datamodule import TileDataModule
 from soscope_scverse.model.training.plan import CosineTrainingPlan
 from soscope_scverse.model.training.runner import TRAIN_RULES, train_model
-from soscope_scverse.module.likelihoods import LIKELIHOODS
+from soscope_scverse.module.likelihoods import LIKELIHOODS, count_likelihoods
 from soscope_scverse.module.vae import SoScopeVAE
 
 MODEL_RULES: Rules = {
@@ -189,7 +190,8 @@ class SoScope(RegisteredModel, SavedModel):
         inputs = self._inputs
         self._likelihoods = inputs.likelihoods(likelihood)
         profiles = inputs.profiles()
-        check_profiles(profiles, self._likelihoods)
+        for x, name in zip(profiles, self._likelihoods, strict=True):
+            check_profiles(x, name, count_likelihoods())
         if sources == "image" and not inputs.features_key:
             msg = "Expected image features for sources='image', found none. Call `im.features(adata, image)` first."
             raise ValueError(msg)

@@ -14,7 +14,9 @@ from soscope_scverse import _read as read
 from soscope_scverse._arrays import columns, layers_of
 from soscope_scverse._containers.mudata import joined, modality, spots_of
 from soscope_scverse._upstream import SCVI_SLOTS
-from soscope_scverse.model._inputs import Inputs, check_profiles, model_fields
+from soscope_scverse._validators import check_profiles
+from soscope_scverse.model._inputs import Inputs, model_fields
+from soscope_scverse.module.likelihoods import count_likelihoods
 
 
 def transferred(data: AnnData | MuData, trained: Inputs, likelihoods: Sequence[str], *, needs_features: bool) -> Inputs:
@@ -44,7 +46,8 @@ def transferred(data: AnnData | MuData, trained: Inputs, likelihoods: Sequence[s
     manager = AnnDataManager(fields=fields, setup_method_args={"setup_args": setup})
     manager.register_fields(spots, registry)
     inputs = trained._replace(manager=manager)
-    check_profiles(inputs.profiles(), likelihoods)
+    for x, name in zip(inputs.profiles(), likelihoods, strict=True):
+        check_profiles(x, name, count_likelihoods())
     return inputs
 
 
@@ -74,7 +77,7 @@ def like_trained(
         parts = {name: _with_trained(modality(data, name), trained.mod[name].var_names) for name in setup["modalities"]}
         like: AnnData | MuData = joined(parts)
     else:
-        read.profiles(read.read_anndata(data), setup["layer"])
+        read.profiles(data, setup["layer"])
         like = _with_trained(data, trained.var_names)
     found = spots_of(like).obsm
     if needs_features and setup["features_key"] not in found:

@@ -426,6 +426,11 @@ LIKELIHOODS: dict[str, type[Likelihood]] = {
 """Every likelihood by its name; an added one can be used by this name."""
 
 
+def count_likelihoods() -> dict[str, bool]:
+    """Whether each likelihood, by its name, is one of counts."""
+    return {name: likelihood.is_counts for name, likelihood in LIKELIHOODS.items()}
+
+
 def get_likelihood(name: str, *, aggregate: Literal["sum", "mean"] | None = None, sigma: float = 0.0) -> Likelihood:
     """Likelihood by its name in :data:`LIKELIHOODS`.
 

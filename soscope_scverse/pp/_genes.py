@@ -8,7 +8,7 @@ import numpy as np
 from anndata import AnnData
 
 from soscope_scverse import _read as read
-from soscope_scverse._arrays import columns, row_chunks
+from soscope_scverse._arrays import columns, is_counts, row_chunks
 from soscope_scverse._containers.dispatch import accepts_containers
 from soscope_scverse._read import Spots, read_spots
 from soscope_scverse._validators import POSITIVE_INTEGER, Rules, check_arguments, check_finite
@@ -74,18 +74,18 @@ def spatial_genes(
 def rank_genes(spots: Spots, x: Any, n_genes: int, *, n_candidates: int = N_CANDIDATES) -> list[str]:
     """Names of the spatially most variable genes of profiles `x`, perhaps on disk; see :func:`spatial_genes`."""
     names = spots.adata.var_names
-    total, library_size, is_counts = np.zeros(len(names)), [], True
+    total, library_size, all_counts = np.zeros(len(names)), [], True
     for chunk in row_chunks(x):
         check_finite(chunk)
         total += np.asarray(abs(chunk).sum(axis=0)).ravel()
         library_size.append(np.asarray(chunk.sum(axis=1)).ravel())
-        is_counts = is_counts and read.is_counts(chunk)
+        all_counts = all_counts and is_counts(chunk)
     candidates = np.argsort(-total, kind="stable")[:n_candidates]
     groups = [rows for rows in spots.rows.values() if len(rows) >= 3]
     if not groups:
         return names[candidates[:n_genes]].tolist()
     profiles = columns(x, candidates)
-    if is_counts:
+    if all_counts:
         profiles = equal_library_size(profiles, np.concatenate(library_size))
     scores = np.stack(
         [morans_i(profiles[rows], spots.positions[rows], n_neighbors=min(6, len(rows) - 1)) for rows in groups]

@@ -15,7 +15,7 @@ from scipy.spatial import cKDTree
 
 from soscope_scverse import _keys as keys
 from soscope_scverse import _read as read
-from soscope_scverse._arrays import Matrix
+from soscope_scverse._arrays import Matrix, is_counts
 from soscope_scverse._containers.dispatch import accepts_containers
 from soscope_scverse._containers.mudata import modality, spots_of
 from soscope_scverse._containers.slots import writable
@@ -191,7 +191,7 @@ def nearest_distance(xy: np.ndarray, *, single: float = 1.0) -> float:
 
 def comparable_profiles(x: Matrix) -> Matrix:
     """Profiles with a meaningful Euclidean distance: counts at equal library size and log1p, others unchanged."""
-    return equal_library_size(x, np.asarray(x.sum(axis=1))) if read.is_counts(x) else x
+    return equal_library_size(x, np.asarray(x.sum(axis=1))) if is_counts(x) else x
 
 
 def equal_library_size(x: Matrix, library_size: np.ndarray) -> Matrix:

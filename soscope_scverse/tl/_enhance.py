@@ -14,7 +14,6 @@ from mudata import MuData
 from soscope_scverse import _keys as keys
 from soscope_scverse._containers.dispatch import ELEMENT_OPTIONS, check_no_element_options
 from soscope_scverse._containers.spatialdata import is_spatialdata
-from soscope_scverse._read import read_data
 from soscope_scverse._warnings import recorded_warnings
 from soscope_scverse.model import SoScope
 from soscope_scverse.model.training.runner import check_training
@@ -206,7 +205,7 @@ def _enhance(data: Any, options: Mapping[str, Any]) -> tuple[AnnData | MuData, S
     check_options(data, options)
     arguments = resolved(options)
     with recorded_warnings() as warned:
-        chosen, spots, profiles = read_input(read_data(data), options)
+        chosen, spots, profiles = read_input(data, options)
         training = {"max_epochs": options["max_epochs"], "accelerator": options["accelerator"]}
         training |= arguments["train_kwargs"] | {name: options[name] for name in ("checkpoint_dir", "resume", "seed")}
         _check_training(training, options["likelihood"])

@@ -113,7 +113,7 @@ def check_options(data: object, options: Mapping[str, Any]) -> None:
         check_folder("save_model", options["save_model"], new=True)
     if options["out"] is not None:
         check_output("out", options["out"], overwrite=options["overwrite"])
-    check_no_mudata_on_disk(data, options["out"])
+        check_no_mudata_on_disk(data, options["out"])
 
 
 def resolved(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,14 +20,15 @@ from soscope_scverse._arrays import Matrix
 from soscope_scverse._containers.mudata import joined, modality, spots_of
 from soscope_scverse._containers.slots import written_back
 from soscope_scverse._read import Spots, read_spots
-from soscope_scverse._validators import check_choice, check_counts, check_finite, warn_empty
-from soscope_scverse.im import embedded_image, thumbnail
+from soscope_scverse._validators import check_choice, check_profiles, warn_empty
+from soscope_scverse.im import embedded_image
 from soscope_scverse.im._alignment import compare_placements, library_sizes
 from soscope_scverse.im._coordinates import check_inside
 from soscope_scverse.im._features import describe, needs_image
 from soscope_scverse.im.reading.sections import SectionImage, open_sections
+from soscope_scverse.im.reading.thumbnails import shrunk
 from soscope_scverse.model._transfer import with_features
-from soscope_scverse.module.likelihoods import LIKELIHOODS
+from soscope_scverse.module.likelihoods import LIKELIHOODS, count_likelihoods
 from soscope_scverse.pp._genes import rank_genes
 from soscope_scverse.pp._geometry import partition_spots, write_partition
 from soscope_scverse.pp._graphs import weighted_graph
@@ -83,10 +84,9 @@ def _read_profiles(spots: Spots, layer: str | None, genes: Any, likelihood: str)
     part = with_features(adata, chosen)
     part.uns = deepcopy(dict(part.uns))  # thumbnails are written there
     x = read.matrix(part, layer)
+    check_profiles(x, likelihood, count_likelihoods())
     if LIKELIHOODS[likelihood].is_counts:
-        check_counts(x, likelihood)
         warn_empty(part, x)
-    check_finite(x)
     return part, x
 
 
@@ -187,7 +187,7 @@ def _embed_thumbnail(adata: AnnData, section: SectionImage) -> None:
         return  # plots show images from 0 on
     libraries = adata.uns.setdefault(keys.SPATIAL, {})
     library_id = next(iter(libraries), read.SINGLE_SECTION) if section.library_id is None else section.library_id
-    pixels, scale = thumbnail(section.source)
+    pixels, scale = shrunk(section.source)
     entry = libraries.setdefault(library_id, {})
     entry["images"] = {"hires": pixels}
     entry.setdefault("scalefactors", {})["tissue_hires_scalef"] = scale

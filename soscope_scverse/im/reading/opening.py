@@ -96,6 +96,11 @@ def open_image(
     if is_spatialdata(image):
         return _open_over_spots(image, image_key, scale, channels, elements)
     check_no_element_options(image, elements | {"image_key": image_key})
+    return open_source(image, scale=scale, channels=channels)
+
+
+def open_source(image: Any, *, scale: float | None, channels: Sequence[int] | None = None) -> ImageSource:
+    """Open one image whose arguments are valid; see :func:`open_image`."""
     source = _open(image, placed=scale is None)
     if channels is not None:
         source = _stretched(source, channels)

@@ -12,7 +12,7 @@ import numpy as np
 from soscope_scverse import _read as read
 from soscope_scverse._read import Spots
 from soscope_scverse.im.reading.embedded import embedded_image
-from soscope_scverse.im.reading.opening import open_image
+from soscope_scverse.im.reading.opening import open_source
 from soscope_scverse.im.reading.source import ImageSource
 from soscope_scverse.pp._graphs import nearest_distance
 
@@ -67,7 +67,7 @@ def open_sections(spots: Spots, image: Any, image_scale: float | None) -> list[S
     for library_id, rows in sections.items():
         mask = np.zeros(spots.n, dtype=bool)
         mask[rows] = True
-        factors = read.library_entry(spots.adata, library_id).get("scalefactors", {})
+        factors = spots.library(library_id).get("scalefactors", {})
         source = section_image(spots.adata, image, image_scale, library_id)
         opened.append(SectionImage(library_id, mask, spots.positions[rows], source, factors))
     return opened
@@ -84,7 +84,7 @@ def section_image(adata: Any, image: Any, image_scale: float | None, library_id:
             raise ValueError(msg)
         image = image[library_id]
     if image is not None:
-        return open_image(image, scale=image_scale)
+        return open_source(image, scale=image_scale)
     embedded = embedded_image(adata, library_id)
     if embedded is None:
         name = "" if library_id is None else f" of section {library_id!r}"
@@ -94,7 +94,7 @@ def section_image(adata: Any, image: Any, image_scale: float | None, library_id:
         )
         raise ValueError(msg)
     pixels, scale = embedded
-    return open_image(pixels, scale=scale if image_scale is None else image_scale)
+    return open_source(pixels, scale=scale if image_scale is None else image_scale)
 
 
 def _is_element(image: Any) -> bool:

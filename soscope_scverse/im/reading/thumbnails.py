@@ -38,6 +38,11 @@ def thumbnail(source: ImageSource, size: int = 1000) -> tuple[np.ndarray, float]
     if not isinstance(source, ImageSource):
         msg = f"Expected an image opened by `im.open_image`, found {type(source).__name__}."
         raise TypeError(msg)
+    return shrunk(source, size)
+
+
+def shrunk(source: ImageSource, size: int = 1000) -> tuple[np.ndarray, float]:
+    """Downsample an opened image by an integer factor; see :func:`thumbnail`."""
     if source.turn is not None:
         return _turned_back(source, size)
     source = source.coarsened(max(source.height, source.width) / size)
@@ -57,10 +62,10 @@ def thumbnail(source: ImageSource, size: int = 1000) -> tuple[np.ndarray, float]
 
 def _turned_back(source: ImageSource, size: int) -> tuple[np.ndarray, float]:
     """Thumbnail aligned with the axes of the coordinates."""
-    small, shrunk = thumbnail(source.placed(np.eye(3)), size)
-    to_small = np.diag([shrunk, shrunk, 1.0]) @ source.matrix
+    small, to_thumbnail = shrunk(source.placed(np.eye(3)), size)
+    to_small = np.diag([to_thumbnail, to_thumbnail, 1.0]) @ source.matrix
     extent = source.extent[1]  # from the origin of the coordinates
-    scale = min(size / extent.max(), source.scale * shrunk)
+    scale = min(size / extent.max(), source.scale * to_thumbnail)
     columns, rows = np.ceil(extent * scale).astype(int)
     half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])  # from the centre of a pixel to its corner
     back = np.linalg.inv(half) @ to_small @ np.diag([1 / scale, 1 / scale, 1]) @ half
