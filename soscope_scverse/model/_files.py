@@ -63,6 +63,8 @@ class SavedModel(BaseModelClass):
         ------
         ValueError
             If the directory exists and `overwrite` is False.
+        TypeError
+            If `dir_path` is no path.
         """
         check_folder("dir_path", dir_path, new=not overwrite)
         folder = Path(dir_path)
@@ -155,6 +157,13 @@ class SavedModel(BaseModelClass):
         -------
         dict
             The registry of scvi-tools.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no model.
+        ValueError
+            If the file is damaged, of a newer format or no model file.
         """
         return _read_model(Path(dir_path), prefix or "", "cpu")["registry"]
 

@@ -108,7 +108,7 @@ class RegisteredModel(BaseModelClass):
 
         Raises
         ------
-        ValueError
+        TypeError, ValueError
             If there is no such table, it annotates nothing, or as :meth:`setup_anndata`.
         """
         spots = SpatialSpots(sdata, table_key=table_key)

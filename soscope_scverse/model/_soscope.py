@@ -447,7 +447,7 @@ class SoScope(RegisteredModel, SavedModel):
         ----------
         n_samples
             Number of samples.
-        adata, overwrite
+        adata
             See :meth:`get_enhanced`.
         expectation
             ``"conditional"``: subspots given the observed spots, to which they add up; ``"decoded"``: given the latent
@@ -456,6 +456,8 @@ class SoScope(RegisteredModel, SavedModel):
             Spots sampled at once; default for 50 million values of all samples, at most five million of one.
         out
             ``.zarr`` array to write to, in chunks of one sample each, for samples larger than memory.
+        overwrite
+            Replace an existing `out`.
 
         Returns
         -------
