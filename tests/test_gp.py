@@ -5,6 +5,7 @@ import pytest
 from scipy.optimize import approx_fprime
 from scipy.stats import multivariate_normal
 
+from soscope_scverse._gp import SpectralProcess
 from soscope_scverse.model.estimates import gp
 
 
@@ -28,7 +29,7 @@ def covariance(groups, correlations, smooth, noise):
 
 def spectral(spots):
     groups, correlations, values = spots
-    return gp.SpectralProcess(correlations, [group.rows for group in groups], values)
+    return SpectralProcess(correlations, [group.rows for group in groups], values)
 
 
 def test_the_likelihood_on_the_grid_is_that_of_the_most_likely_variance(spots):

@@ -14,12 +14,11 @@ import torch
 from scipy.special import gammaln, logsumexp
 
 from soscope_scverse._arrays import Matrix, dense
+from soscope_scverse._gp import TINY, SpectralProcess
 from soscope_scverse.model._section import Section, within_sections
 from soscope_scverse.model.estimates.gp import (
     MIN_SPOTS,
-    TINY,
     Group,
-    SpectralProcess,
     correlation,
     groups_of,
     sample_groups,
