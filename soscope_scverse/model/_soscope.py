@@ -325,7 +325,7 @@ class SoScope(RegisteredModel, SavedModel):
             0). ``"decoded"``: expected subspots given the latent state alone (soScope, Eq. 7), without the noise of the
             observed spot.
         n_samples
-            Posterior samples, as of :meth:`sample_enhanced`, for the layers; 0 omits these.
+            Posterior samples for the layers, see :meth:`sample_enhanced`; 0 omits these layers.
         batch_size
             Spots decoded at once; with `out`, their subspots are the rows of a chunk. Default: for five million values,
             or 50 million with all samples.
