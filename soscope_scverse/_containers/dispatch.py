@@ -57,7 +57,13 @@ def accepts_containers(
 
         @wraps(function)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
-            call = signature.bind(*args, **kwargs)
+            try:
+                call = signature.bind(*args, **kwargs)
+            except TypeError as error:
+                msg = (
+                    f"{function.__name__}() got a wrong call: {error}. Its signature is {function.__name__}{signature}."
+                )
+                raise TypeError(msg) from None
             data = call.arguments[first]
             if is_spatialdata(data):
                 return _call_on_spatialdata(function, _flat(call), first, needs_image)
