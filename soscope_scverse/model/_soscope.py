@@ -454,10 +454,8 @@ class SoScope(RegisteredModel, SavedModel):
             states alone, with a sampled library size of every spot.
         batch_size
             Spots sampled at once; default for 50 million values of all samples, at most five million of one.
-        out
-            ``.zarr`` array to write to, in chunks of one sample each, for samples larger than memory.
-        overwrite
-            Replace an existing `out`.
+        out, overwrite
+            ``.zarr`` array to write to, in chunks of one sample each, and whether to replace an existing one.
 
         Returns
         -------
