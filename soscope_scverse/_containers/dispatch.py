@@ -60,9 +60,7 @@ def accepts_containers(
             try:
                 call = signature.bind(*args, **kwargs)
             except TypeError as error:
-                msg = (
-                    f"{function.__name__}() got a wrong call: {error}. Its signature is {function.__name__}{signature}."
-                )
+                msg = f"{function.__name__}() cannot be called so: {error}. See `help({function.__name__})`."
                 raise TypeError(msg) from None
             data = call.arguments[first]
             if is_spatialdata(data):
