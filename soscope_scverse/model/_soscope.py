@@ -27,8 +27,8 @@ from soscope_scverse._validators import (
     check_profiles,
     check_trained,
 )
-from soscope_scverse.model._files import SavedModel
 from soscope_scverse.model._inputs import Inputs
+from soscope_scverse.model._save_load import SavedModel
 from soscope_scverse.model._section import Section
 from soscope_scverse.model._setup import RegisteredModel
 from soscope_scverse.model._tiles import Tiles

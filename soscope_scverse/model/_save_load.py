@@ -22,7 +22,7 @@ from soscope_scverse import _keys as keys
 from soscope_scverse._files import completed
 from soscope_scverse._upstream import SCVI_SLOTS
 from soscope_scverse._validators import check_folder, check_path
-from soscope_scverse.model._serialization import curves, plain, tables
+from soscope_scverse.model._plain_values import curves, plain, tables
 from soscope_scverse.model.training.runner import trainer_of
 
 _FORMAT = 1
