@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
-from shutil import rmtree
 from textwrap import shorten
 from typing import Any, Self
 
@@ -19,7 +18,7 @@ from mudata import MuData
 from scvi.model.base import BaseModelClass
 
 from soscope_scverse import _keys as keys
-from soscope_scverse._files import completed
+from soscope_scverse._files import completed, new_folder
 from soscope_scverse._upstream import SCVI_SLOTS
 from soscope_scverse._validators import check_folder, check_path
 from soscope_scverse.model._plain_values import curves, plain, tables
@@ -76,16 +75,10 @@ class SavedModel(BaseModelClass):
             "is_trained": self.is_trained_,
             "history": curves(self.history_ or {}),
         }
-        is_new = not folder.exists()
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
+        with new_folder(folder):
             if save_anndata:
                 _write_spots(folder, prefix or "", self.adata, **anndata_write_kwargs)
             _write_model(folder, prefix or "", content)
-        except BaseException:
-            if is_new:
-                rmtree(folder)
-            raise
 
     @classmethod
     def load(
