@@ -20,7 +20,7 @@ extensions = [
 templates_path = ["_templates"]
 exclude_patterns = ["_build", "_templates", "jupyter_execute", "**.ipynb_checkpoints"]
 
-# notebooks lie beside docs/; Sphinx reads below docs/ only
+# Sphinx reads files below docs/ only, so the notebooks are copied there
 _here = Path(__file__).parent
 _notebooks = _here / "generated" / "tutorials"
 shutil.rmtree(_notebooks, ignore_errors=True)
@@ -38,7 +38,7 @@ python_maximum_signature_line_length = 88
 numpydoc_show_class_members = False
 numpydoc_class_members_toctree = False
 
-# building the pages needs no network; links to other projects are resolved where there is one
+# the build requires no network; links to other projects are resolved on request
 if os.environ.get("READTHEDOCS") or os.environ.get("SOSCOPE_DOCS_INTERSPHINX"):
     extensions.append("sphinx.ext.intersphinx")
 intersphinx_mapping = {

@@ -12,7 +12,7 @@ from scipy.stats import multivariate_normal
 
 from soscope_scverse import _keys as keys
 from soscope_scverse import bench, metrics, pp
-from soscope_scverse.bench import _baselines as baselines
+from soscope_scverse.bench import baselines
 
 DATA = Path(os.environ.get("SOSCOPE_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
@@ -191,8 +191,8 @@ def without(adata, column):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: bench.simulate_low_resolution(square(6, 6), 7), "whole number from 2 to 6 .* found 7"),
-        (lambda: bench.simulate_low_resolution(square(6, 6), 2.5), "whole number from 2 to 6 .* found 2.5"),
+        (lambda: bench.simulate_low_resolution(square(6, 6), 7), "integer from 2 to 6 .* found 7"),
+        (lambda: bench.simulate_low_resolution(square(6, 6), 2.5), "integer from 2 to 6 .* found 2.5"),
         (lambda: bench.simulate_low_resolution(hexagonal(8, 16), 3), "flower of 7 spots, found 3"),
         (lambda: bench.simulate_low_resolution(square(6, 6), lattice="round"), "one of .*, found 'round'"),
         (lambda: bench.simulate_low_resolution(hexagonal(3, 3)), "no complete block of 7 spots in 5 spots"),
@@ -382,7 +382,7 @@ def broken(slot, value) -> ad.AnnData:
         (keys.EXPOSURE, None, "subspot_exposure.*found only"),
         (keys.SUBSPOTS, None, "pp.subspots"),
         (keys.FEATURES, None, "im.features"),
-        (keys.FEATURES, lambda x: x[:, :2], "hold 4 subspots a spot.* found 2"),
+        (keys.FEATURES, lambda x: x[:, :2], "hold 4 subspots per spot.* found 2"),
         (keys.FEATURES, lambda x: x[..., 0], "3 dimensions, found shape"),
         (keys.FEATURES, lambda x: x * np.nan, "finite"),
     ],

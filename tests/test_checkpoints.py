@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,8 @@ import torch
 from lightning.pytorch import Callback
 
 from soscope_scverse import SoScope, tl
-from soscope_scverse.model.training import checkpoints
+from soscope_scverse.model.training.checkpoints import Checkpoints
+from soscope_scverse.model.training.datamodule import TileDataModule
 
 SCRIPT = Path(__file__).parent / "scripts" / "train.py"
 QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
@@ -23,10 +25,8 @@ train = runpy.run_path(str(SCRIPT))
 
 @pytest.fixture(autouse=True)
 def _before_every_epoch(monkeypatch):
-    from soscope_scverse.model.training import datamodule as splitter
-
-    monkeypatch.setattr(checkpoints, "_SECONDS", 0)
-    monkeypatch.setattr(splitter, "_STEP_SPOTS", 2048)  # the script changes it
+    monkeypatch.setattr(SoScope, "_checkpoints_cls", partial(Checkpoints, seconds=0))
+    monkeypatch.setattr(SoScope, "_data_splitter_cls", TileDataModule)  # the script changes it
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +62,7 @@ def test_a_killed_training_ends_with_the_bits_of_an_uninterrupted_one(prepared, 
 
 def test_a_finished_training_is_taken_from_its_checkpoint(prepared, tmp_path, monkeypatch):
     expected = train["bits"](train["trained"](prepared.copy(), "whole", tmp_path))
-    monkeypatch.setattr("soscope_scverse.model.training.Training.train", None)  # is not called
+    monkeypatch.setattr("soscope_scverse.model.training.runner.Training.train", None)  # is not called
     again = train["trained"](prepared.copy(), "whole", tmp_path, seed=7)
     assert again.is_trained
     assert_same(train["bits"](again), expected)

@@ -16,7 +16,7 @@ from spatialdata.transformations import get_transformation
 
 import soscope_scverse as sos
 from soscope_scverse import datasets
-from soscope_scverse.im.encoders import base as encoders
+from soscope_scverse.im.encoders import registry as encoders
 from soscope_scverse.model.training import runner as training
 
 DOCS = Path(__file__).parents[1] / "docs"

@@ -262,10 +262,10 @@ def test_defaults_beat_linear_interpolation_on_a_synthetic_section():
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*(no counts|no neighbour)")
-def test_real_sections(data_dir, name, path, options, shape):
+def test_real_sections(data_dir, name, image, options, shape):
     adata = ad.read_h5ad(data_dir / f"{name}.h5ad")
     genes = pp.spatial_genes(adata, 20)
-    enhanced = tl.enhance(adata, image=data_dir / path, genes=genes, **QUICK | options)
+    enhanced = tl.enhance(adata, image=data_dir / image, genes=genes, **QUICK | options)
     assert enhanced.shape == shape
     assert np.isfinite(enhanced.X).all()
     assert (enhanced.X >= 0).all()
@@ -278,12 +278,12 @@ def test_real_sections(data_dir, name, path, options, shape):
     ("section", "image"),
     [("her2st/C4.h5ad", "her2st/C4_HE.jpg"), ("mouse_ob/MOB2.h5ad", "mouse_ob/MOB2_HE.jpg")],
 )
-@pytest.mark.filterwarnings("ignore:The image is left out")
-def test_defaults_beat_every_baseline_on_merged_sections(data_dir, section, path):
+@pytest.mark.filterwarnings("ignore:The image is ignored")
+def test_defaults_beat_every_baseline_on_merged_sections(data_dir, section, image):
     low, truth = bench.simulate_low_resolution(ad.read_h5ad(data_dir / section))
     genes = pp.spatial_genes(truth, 60)
     low, truth = low[:, genes].copy(), truth[:, genes].copy()
-    im.features(low, data_dir / path)
+    im.features(low, data_dir / image)
     df = bench.compare(low, truth, methods=[*bench.BASELINES, "soscope"], seeds=[0], progress=False)
     score = df.groupby(["metric", "method"])["value"].median().unstack()
     rivals = score.drop(columns="soscope")
@@ -317,7 +317,7 @@ def test_wrong_images_and_coordinates_are_named(data_dir):
         return tl.enhance(spots, image=image, genes=genes, **QUICK | {"max_epochs": 1} | options)
 
     with warnings.catch_warnings():
-        warnings.filterwarnings("error", message=".*(misplaced|left out|grey)")
+        warnings.filterwarnings("error", message=".*(misplaced|image is ignored|grey)")
         enhanced(adata, path)
     with pytest.raises(ValueError, match=r"outside.*image_scale"):  # a smaller path, full-resolution coordinates
         enhanced(adata, small)

@@ -15,6 +15,7 @@ from PIL import Image
 from skimage.color import hed_from_rgb
 
 import soscope_scverse.im as im
+from soscope_scverse.im.encoders import registry
 
 HEIGHT, WIDTH = 150, 190
 PITCH, DIAMETER = 30.0, 20.0
@@ -175,7 +176,7 @@ def test_many_rows_of_small_blocks_equal_few(monkeypatch):
     adata, image = section(n_side=1), tissue()
     whole = computed(adata, image, context=1)
     for limit in ("_BAND_BLOCKS", "_READ_PIXELS", "_WORK_PIXELS"):
-        monkeypatch.setattr(f"soscope_scverse.im.encoders.{limit}", 1)
+        monkeypatch.setattr(f"soscope_scverse.im.encoders.texture.{limit}", 1)
     np.testing.assert_allclose(computed(adata, image, context=1), whole, rtol=1e-4, atol=1e-5)
 
 
@@ -531,7 +532,7 @@ def test_wrong_functions_are_refused():
 
 
 def test_registry(monkeypatch):
-    monkeypatch.setattr("soscope_scverse.im.encoders._ENCODERS", dict(im.encoders._ENCODERS))
+    monkeypatch.setattr(registry, "_ENCODERS", dict(registry._ENCODERS))
 
     @im.register_encoder("flat")
     class Flat(im.Encoder):
@@ -551,7 +552,7 @@ def test_registry(monkeypatch):
 
 def test_import_is_light():
     heavy = "{'torch', 'torchvision', 'timm', 'distributed', 'squidpy', 'spatialdata'}"
-    code = f"import sys, soscope_scverse.im.features; print({heavy} & set(sys.modules))"
+    code = f"import sys, soscope_scverse.im; print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 

@@ -93,13 +93,13 @@ def test_a_padded_network_agrees_with_the_patches():
 
 def test_strips_of_any_size_give_the_same(monkeypatch):
     whole = computed(image(), Convolutions(), 128, mode="dense")
-    monkeypatch.setattr("soscope_scverse.im.dense._STRIP_PIXELS", 100)
+    monkeypatch.setattr("soscope_scverse.im.encoders.dense._STRIP_PIXELS", 100)
     np.testing.assert_allclose(computed(image(), Convolutions(), 128, mode="dense"), whole, atol=1e-5)
 
 
 def test_bands_share_the_grid(monkeypatch):
     whole = computed(image(), Convolutions(), 128, mode="dense")
-    monkeypatch.setattr(sys.modules["soscope_scverse.im.features"], "_BAND_IN_PATCHES", 1)
+    monkeypatch.setattr(sys.modules["soscope_scverse.im._features"], "_BAND_IN_PATCHES", 1)
     np.testing.assert_allclose(computed(image(), Convolutions(), 128, mode="dense"), whole, atol=1e-5)
 
 
@@ -160,7 +160,7 @@ def test_encoders_without_a_map_are_refused(encoder):
 
 def test_modules_without_a_map_are_refused():
     pooled = torch.nn.Sequential(Convolutions(), torch.nn.AdaptiveAvgPool2d(1))
-    with pytest.raises(ValueError, match="found 1 and 1 across"):
+    with pytest.raises(ValueError, match="found 1 and 1 cells across"):
         computed(image(), pooled, 64, mode="dense")
     with pytest.raises(ValueError, match=r"found shape \(1, 16\)"):
         computed(image(), torch.nn.Sequential(pooled, torch.nn.Flatten()), 64, mode="dense")

@@ -11,6 +11,7 @@ from PIL import Image
 from torchvision.models import Inception_V3_Weights
 
 import soscope_scverse.im as im
+from soscope_scverse.im.encoders.networks import read_weights
 
 DIAMETER = 20.0
 IMAGE = np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8)
@@ -132,7 +133,7 @@ def test_weights_come_in_three_wrappings(tmp_path):
     torch.save({"state_dict": state, "epoch": 3}, tmp_path / "b.ckpt")
     safetensors.save_file(state, tmp_path / "c.safetensors")
     for name in ("a.pth", "b.ckpt", "c.safetensors"):
-        torch.testing.assert_close(dict(im.networks.read_weights(tmp_path / name)), state)
+        torch.testing.assert_close(dict(read_weights(tmp_path / name)), state)
 
 
 # timm
@@ -242,7 +243,7 @@ def test_batches_have_the_size_asked_for():
 def test_far_and_near_tiles_are_cut_alike(monkeypatch):
     expected = computed(encoder=Colours())
     for pixels in (1, 100):  # Every tile a square of its own; some of them together.
-        monkeypatch.setattr("soscope_scverse.im.encoders._SQUARE_PIXELS", pixels)
+        monkeypatch.setattr("soscope_scverse.im.encoders.base._SQUARE_PIXELS", pixels)
         np.testing.assert_array_equal(computed(encoder=Colours()), expected)
 
 

@@ -25,9 +25,9 @@ from scipy.spatial import cKDTree
 from scipy.stats import kstest, nbinom
 
 from soscope_scverse import SoScope, bench, im, metrics, pp, tl
-from soscope_scverse._mudata import columns_apart
+from soscope_scverse._containers.mudata import columns_apart
 from soscope_scverse.model import prediction
-from soscope_scverse.model._tiles import interpolation_weights
+from soscope_scverse.model._interpolation import interpolation_weights
 from soscope_scverse.module.likelihoods import LIKELIHOODS, Start
 
 pytestmark = pytest.mark.slow

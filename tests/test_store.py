@@ -88,7 +88,7 @@ def test_the_result_does_not_depend_on_the_blocks(trained, batch_size):
 
 
 def test_many_draws_take_smaller_blocks(trained):
-    tiles = trained._tiles(trained._section())
+    tiles = trained._tiles(trained._section(trained._inputs))
     assert prediction.block_spots(tiles, 1000, 0) == 5_000_000 // 7000
     assert prediction.block_spots(tiles, 1000, 200) == 250_000 // 7000
     assert prediction.block_spots(tiles, 10**9, 0) == 1

@@ -19,7 +19,7 @@ from scipy import sparse
 
 from soscope_scverse import SoScope, bench, datasets, im, metrics, pl, pp, tl
 from soscope_scverse import _validation as check
-from soscope_scverse._mudata import columns_apart
+from soscope_scverse._containers.mudata import columns_apart
 from soscope_scverse.model.training.runner import Training
 
 pytestmark = pytest.mark.filterwarnings("ignore:Observation names", "ignore:Variable names", "ignore:Transforming")
@@ -385,7 +385,7 @@ def calls(_section, _prepared, image, model, enhanced, task):
         "metrics.within_r": called(metrics.within_r, prediction=values, truth=values, spot=[0, 0, 1, 1, 2, 2]),
         "metrics.ks_distance": called(metrics.ks_distance, values=values, inside=np.arange(6) < 3),
         "metrics.coverage": called(metrics.coverage, truth=values, lower=values, upper=values),
-        "metrics.pit": called(metrics.pit, truth=values, draws=draws),
+        "metrics.pit": called(metrics.pit, truth=values, samples=draws),
         "metrics.central_coverage": called(metrics.central_coverage, pit=values / 12),
         "metrics.kmeans_ari": called(metrics.kmeans_ari, profiles=values, labels=np.arange(6) % 2),
         "metrics.compactness": called(metrics.compactness, positions=values, labels=np.arange(6) % 2),
@@ -623,7 +623,7 @@ BAD_ARGUMENTS = {
     ("metrics.within_r", "prediction"): [(5, "one `spot` label"), ([1, 2], "one `spot` label")],
     ("metrics.ks_distance", "inside"): [([1, 2, 3, 4, 5, 6], "booleans"), (np.ones(6, bool), "inside and outside")],
     ("metrics.coverage", "upper"): [(np.zeros((6, 2)), "`lower` <= `upper`")],
-    ("metrics.pit", "draws"): [
+    ("metrics.pit", "samples"): [
         (np.zeros((6, 2)), "n_samples x n_targets"),
         (np.zeros((0, 6, 2)), "n_samples x n_targets"),
         (np.full((2, 6, 2), "a"), "real numbers"),
