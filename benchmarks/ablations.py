@@ -31,10 +31,10 @@ from scipy.spatial import cKDTree
 
 from soscope_scverse import _keys as keys
 from soscope_scverse import im, metrics, pp, tl
-from soscope_scverse.im import _alignment, _features
-from soscope_scverse.im.encoders import base
+from soscope_scverse.im import _alignment, _widths
+from soscope_scverse.im.encoders import texture
 from soscope_scverse.model import _tiles
-from soscope_scverse.model.estimates import image_evidence, uncertainty
+from soscope_scverse.model.estimates import gp, image_evidence, library_size, uncertainty
 from soscope_scverse.module import likelihoods, vae
 from soscope_scverse.pp import _lattice
 
@@ -114,11 +114,11 @@ SETTINGS: dict[str, Setting] = {
     **last_rate(1.0),
     **patched("N_RESIDUALS", 2, 8, rooms=(vae, uncertainty)),
     **patched("_MAX_EFFECT", 2.0, 100.0, rooms=(likelihoods,)),
-    **patched("_LEAST_NOISE", 1e-4, 0.1, rooms=(image_evidence,)),
+    **patched("_MIN_NOISE", 1e-4, 0.1, rooms=(library_size,)),
     **{f"spot_graph strength={value}": Setting(graph={"strength": value}) for value in (1.25, 5.0)},
-    **patched("_PATCH_IN_PITCHES", 2, 8, rooms=(_features,), features={}),
-    **patched("_WINDOWS", (1.0,), (0.5, 1.0), rooms=(base,), features={}),
-    **patched("_COARSE", (1,), rooms=(base,), features={}),
+    **patched("_PATCH_IN_PITCHES", 2, 8, rooms=(_widths,), features={}),
+    **patched("_WINDOWS", (1.0,), (0.5, 1.0), rooms=(texture,), features={}),
+    **patched("_COARSE", (1,), rooms=(texture,), features={}),
     **wide(32, 128, 304),
     **model("n_image_components", 8, 32),
 }
@@ -286,11 +286,11 @@ def variances(names: Iterable[str]) -> None:
         base_line = None
         for variant, constants in finer.items():
             constants = dict(constants)
-            block = constants.pop("block", image_evidence._BLOCK_SPOTS)
+            block = constants.pop("block", gp._GROUP_SPOTS)
             with mock.patch.multiple(uncertainty, **constants) if constants else nullcontext():
-                with mock.patch.object(image_evidence, "_BLOCK_SPOTS", block):
+                with mock.patch.object(gp, "_GROUP_SPOTS", block):
                     found = uncertainty.feature_variation(low.X, low.obsm[keys.SPATIAL])
-                    noise = image_evidence.library_size_noise(low.X, low.obsm[keys.SPATIAL])
+                    noise = library_size.library_size_noise(low.X, low.obsm[keys.SPATIAL])
             base_line = base_line or found
             change = np.abs(np.log(found.dispersion / base_line.dispersion))
             rows.append(
@@ -312,7 +312,7 @@ def image_test(names: Iterable[str], n_permuted: int = 25) -> None:
     variants: dict[str, dict[str, Any]] = {
         DEFAULT: {},
         **{f"_N_COMPONENTS={v}": {"_N_COMPONENTS": v} for v in (1, 4)},
-        "_SMOOTH=1 (rough alone)": {"_SMOOTH": 1.0},
+        "SMOOTH=1 (rough alone)": {"SMOOTH": 1.0},
         "_START at other variances": {"_START": np.array([-2.0, 0.0, -2.0, -3.0])},
     }
     rows = []
