@@ -57,7 +57,11 @@ def accepts_containers(
 
         @wraps(function)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
-            call = signature.bind(*args, **kwargs)
+            try:
+                call = signature.bind(*args, **kwargs)
+            except TypeError as error:
+                msg = f"{function.__name__}() cannot be called so: {error}. See `help({function.__name__})`."
+                raise TypeError(msg) from None
             data = call.arguments[first]
             if is_spatialdata(data):
                 return _call_on_spatialdata(function, _flat(call), first, needs_image)

@@ -92,11 +92,11 @@ class SpatialSpots:
     def adata(self) -> AnnData:
         """The table with centroids as positions and the diameter of the spots; profiles are not copied."""
         table, xy, libraries = self.table, np.empty((self.table.n_obs, 2)), {}
-        noted = table.uns.get(keys.SPATIAL, {})
+        recorded = table.uns.get(keys.SPATIAL, {})
         for name, rows in self.rows(table).items():
             section = self.sections[name]
             xy[rows] = section.positions(table.obs[self._instance_key].to_numpy()[rows])
-            entry = noted.get(name) or (next(iter(noted.values())) if len(noted) == 1 else {})
+            entry = recorded.get(name) or (next(iter(recorded.values())) if len(recorded) == 1 else {})
             scales = {**entry.get("scalefactors", {}), **section.diameter()}
             libraries[name] = {"images": {}, "scalefactors": scales}  # the images are those of the SpatialData
         slots = {"obsm": dict(table.obsm), "obsp": dict(table.obsp), "uns": dict(table.uns)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from numbers import Real
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,9 @@ from soscope_scverse import _read as read
 from soscope_scverse._arrays import Matrix
 from soscope_scverse._containers.dispatch import accepts_containers
 from soscope_scverse._validators import Choice, Rules, check_arguments, check_finite
+
+if TYPE_CHECKING:
+    from spatialdata import SpatialData
 
 FLOWER = 7
 """Number of spots in a block of a hexagonal lattice: a spot and its six neighbours."""
@@ -36,7 +39,7 @@ class LowResolution(NamedTuple):
 
 @accepts_containers()
 def simulate_low_resolution(
-    adata: AnnData,
+    adata: AnnData | SpatialData,
     factor: float = 2,
     *,
     lattice: Literal["auto", "square", "hex"] = "auto",

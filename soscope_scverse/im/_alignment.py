@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,9 @@ from soscope_scverse.im._tissue import darkness, is_tissue
 from soscope_scverse.im.reading.sections import SectionImage, open_sections
 from soscope_scverse.im.reading.source import ImageSource
 from soscope_scverse.im.reading.thumbnails import shrunk
+
+if TYPE_CHECKING:
+    from spatialdata import SpatialData
 
 _GIVEN = "as given"
 _THUMBNAIL = 1000
@@ -68,7 +71,7 @@ class Alignment:
 
 @accepts_containers()
 def check_alignment(
-    adata: AnnData,
+    adata: AnnData | SpatialData,
     image: Any = None,
     *,
     image_scale: float | None = None,

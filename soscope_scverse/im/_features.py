@@ -35,6 +35,7 @@ from soscope_scverse.im.reading.sections import SectionImage, open_sections
 if TYPE_CHECKING:
     import torch
     from distributed import Client
+    from spatialdata import SpatialData
 
 _PRECOMPUTED = "precomputed"
 _NOISE, _N_NOISE = "noise", 128
@@ -47,7 +48,7 @@ FEATURES_RULES: Rules = {
 
 @accepts_containers(mudata=True, needs_image=lambda arguments: needs_image(arguments.get("encoder")))
 def features(
-    adata: AnnData,
+    adata: AnnData | MuData | SpatialData,
     image: Any = None,
     *,
     encoder: str | Encoder | PatchFunction | torch.nn.Module = "texture",
@@ -67,7 +68,7 @@ def features(
     image_key: Any = None,
     shapes_key: str | None = None,
     coordinate_system: str | None = None,
-) -> AnnData | None:
+) -> AnnData | MuData | None:
     """Compute image features of every subspot.
 
     Parameters
@@ -285,7 +286,7 @@ def _precomputed(adata: AnnData, key: str, valid: np.ndarray) -> tuple[np.ndarra
 
 @accepts_containers(needs_image=lambda arguments: needs_image(arguments.get("encoder")))
 def features_at(
-    adata: AnnData | MuData,
+    adata: AnnData | MuData | SpatialData,
     positions: Any,
     image: Any = None,
     *,

@@ -27,8 +27,8 @@ from soscope_scverse._validators import (
     check_profiles,
     check_trained,
 )
-from soscope_scverse.model._files import SavedModel
 from soscope_scverse.model._inputs import Inputs
+from soscope_scverse.model._save_load import SavedModel
 from soscope_scverse.model._section import Section
 from soscope_scverse.model._setup import RegisteredModel
 from soscope_scverse.model._tiles import Tiles
@@ -325,7 +325,7 @@ class SoScope(RegisteredModel, SavedModel):
             0). ``"decoded"``: expected subspots given the latent state alone (soScope, Eq. 7), without the noise of the
             observed spot.
         n_samples
-            Posterior samples, as of :meth:`sample_enhanced`, for the layers; 0 omits these.
+            Posterior samples for the layers, see :meth:`sample_enhanced`; 0 omits these layers.
         batch_size
             Spots decoded at once; with `out`, their subspots are the rows of a chunk. Default: for five million values,
             or 50 million with all samples.
@@ -454,10 +454,8 @@ class SoScope(RegisteredModel, SavedModel):
             states alone, with a sampled library size of every spot.
         batch_size
             Spots sampled at once; default for 50 million values of all samples, at most five million of one.
-        out
-            ``.zarr`` array to write to, in chunks of one sample each, for samples larger than memory.
-        overwrite
-            Replace an existing `out`.
+        out, overwrite
+            ``.zarr`` array to write to, in chunks of one sample each, and whether to replace an existing one.
 
         Returns
         -------

@@ -140,7 +140,7 @@ class Tiles:
         Returns
         -------
         Rows of the spots whose latent states it needs, and ``exposure``, ``neighbors`` (rows among these),
-        ``neighbor_weights``, ``features`` and ``batch`` as of :meth:`tile`.
+        ``neighbor_weights``, ``features`` and ``batch``, see :meth:`tile`.
         """
         inputs = np.unique(self.neighbors[own])
         row = np.full(self.n_spots, -1)

@@ -51,7 +51,7 @@ def partition_into_cells(
             f"Cells need the coordinates (and the sections) of `adata.obsm['{keys.SPATIAL}']`."
         )
         raise ValueError(msg)
-    # by spot and position, whatever the order of the table
+    # sorted by spot and position, so the order of the table has no influence
     order = np.lexsort((table.index[inside], table["x"].iloc[inside], table["y"].iloc[inside], holder[inside]))
     row = inside[order]
     spot = holder[row]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from anndata import AnnData
@@ -15,6 +15,9 @@ from soscope_scverse._validators import POSITIVE_INTEGER, Rules, check_arguments
 from soscope_scverse.metrics import morans_i
 from soscope_scverse.pp._graphs import equal_library_size
 
+if TYPE_CHECKING:
+    from spatialdata import SpatialData
+
 N_CANDIDATES = 2500
 """Genes with the highest counts among which Moran's I chooses."""
 _RULES: Rules = {"n_genes": POSITIVE_INTEGER, "n_candidates": POSITIVE_INTEGER}
@@ -22,7 +25,7 @@ _RULES: Rules = {"n_genes": POSITIVE_INTEGER, "n_candidates": POSITIVE_INTEGER}
 
 @accepts_containers()
 def spatial_genes(
-    adata: AnnData,
+    adata: AnnData | SpatialData,
     n_genes: int = 500,
     *,
     layer: str | None = None,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from anndata import AnnData
+from mudata import MuData
 
 from soscope_scverse import _keys as keys
 from soscope_scverse import _read as read
@@ -18,6 +19,9 @@ from soscope_scverse.pp._cells import Partition, partition_into_cells
 from soscope_scverse.pp._graphs import nearest_distance
 from soscope_scverse.pp._lattice import Lattice, LatticeKind, find_lattice
 
+if TYPE_CHECKING:
+    from spatialdata import SpatialData
+
 _DEFAULT_N_SUBSPOTS = {"square": 9, "hex": 7}
 _RULES: Rules = {
     "geometry": Choice(("auto", "square", "hex")),
@@ -28,7 +32,7 @@ _RULES: Rules = {
 
 @accepts_containers(mudata=True)
 def subspots(
-    adata: AnnData,
+    adata: AnnData | MuData | SpatialData,
     n_subspots: int | Literal["auto"] = "auto",
     *,
     geometry: Literal["auto", "square", "hex"] = "auto",
@@ -41,7 +45,7 @@ def subspots(
     table_key: str = "table",
     shapes_key: str | None = None,
     coordinate_system: str | None = None,
-) -> AnnData | None:
+) -> AnnData | MuData | None:
     """Partition every spot into subspots: equal parts that tile the section without overlap, or the cells in it.
 
     The lattice is recognised from ``obs["array_row"]`` and ``obs["array_col"]`` or, without them, from the coordinates

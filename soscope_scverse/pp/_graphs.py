@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from anndata import AnnData
@@ -32,6 +32,9 @@ from soscope_scverse._validators import (
 )
 from soscope_scverse.pp._lattice import Lattice, lattice_or_none
 
+if TYPE_CHECKING:
+    from spatialdata import SpatialData
+
 _CHUNK_VALUES = 500_000
 _N_NEAREST = 6  # neighbours where there is no lattice
 _ROUNDING = 1.001  # a spot at the radius is within it
@@ -45,7 +48,7 @@ _RULES: Rules = {
 
 @accepts_containers()
 def spot_graph(
-    adata: AnnData | MuData,
+    adata: AnnData | MuData | SpatialData,
     *,
     layer: str | Mapping[str, str | None] | None = None,
     n_neighbors: int | None = None,

@@ -37,7 +37,7 @@ class Lattice:
 
     @property
     def pitch(self) -> float:
-        """Distance of neighbouring spots in pixels (mean over the lattice directions)."""
+        """Centre-to-centre distance in pixels (mean over the lattice directions)."""
         return float(np.linalg.norm(self.basis, axis=1).mean())
 
 

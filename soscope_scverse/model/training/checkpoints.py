@@ -19,7 +19,7 @@ from soscope_scverse._files import completed, remove_unfinished
 from soscope_scverse._upstream import set_epoch
 from soscope_scverse._validators import check_folder
 from soscope_scverse.model._inputs import Inputs
-from soscope_scverse.model._serialization import curves, plain, tables
+from soscope_scverse.model._plain_values import curves, plain, tables
 
 logger = logging.getLogger(__name__)
 

@@ -21,8 +21,8 @@ from scvi.train import TrainRunner
 from soscope_scverse._upstream import device_arguments, mark_interrupted, without_notices
 from soscope_scverse._validators import NON_NEGATIVE, POSITIVE, POSITIVE_INTEGER, SEED, Number, Rules
 from soscope_scverse.model._inputs import Inputs
+from soscope_scverse.model._plain_values import tables
 from soscope_scverse.model._section import Section, thin_counts
-from soscope_scverse.model._serialization import tables
 from soscope_scverse.model._tiles import Tiles
 from soscope_scverse.model.estimates.image_evidence import decide_on_image
 from soscope_scverse.model.estimates.image_projection import set_projection

@@ -20,8 +20,9 @@ from scvi.model.base import BaseModelClass
 
 from soscope_scverse import _keys as keys
 from soscope_scverse._files import completed
+from soscope_scverse._upstream import SCVI_SLOTS
 from soscope_scverse._validators import check_folder, check_path
-from soscope_scverse.model._serialization import curves, plain, tables
+from soscope_scverse.model._plain_values import curves, plain, tables
 from soscope_scverse.model.training.runner import trainer_of
 
 _FORMAT = 1
@@ -217,7 +218,10 @@ def _read_spots(folder: Path, prefix: str) -> AnnData | MuData:
     """Read the spots that were saved with a model."""
     for name, read in ((_ADATA, ad.read_h5ad), (_MUDATA, md.read)):
         if (folder / f"{prefix}{name}").is_file():
-            return read(folder / f"{prefix}{name}")
+            spots = read(folder / f"{prefix}{name}")
+            for key in SCVI_SLOTS:  # else their registry would replace that of the spots that were saved
+                spots.uns.pop(key, None)
+            return spots
     msg = (
         f"Expected the spots of the model in {str(folder)!r}, found neither {_ADATA!r} nor {_MUDATA!r}. Pass them with "
         "`adata=`, or save the model with `save_anndata=True`."
