@@ -37,6 +37,11 @@ autodoc_typehints_format = "short"
 python_maximum_signature_line_length = 88
 numpydoc_show_class_members = False
 numpydoc_class_members_toctree = False
+# what users call is documented in full; pyproject.toml has the rules of all other code
+numpydoc_validation_checks = {"GL06", "GL07", "GL08", "SS01", "PR01", "PR02", "PR03", "PR07", "RT01", "RT03", "YD01"}
+numpydoc_validation_overrides = {  # methods that refer to that of a base class, which has the parameters
+    code: [r"see :meth:`\w+\.\w+`"] for code in ("PR01", "RT01")
+}
 
 # the build requires no network; links to other projects are resolved on request
 if os.environ.get("READTHEDOCS") or os.environ.get("SOSCOPE_DOCS_INTERSPHINX"):

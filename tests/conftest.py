@@ -1,32 +1,64 @@
+"""Sections, images and models that many tests share, and how the tests run.
+
+Every worker has one thread: several that wait for each other on the same cores are slower than one. This has to be set
+before numpy and torch are imported, and the processes that tests start inherit it.
+"""
+
 import os
+import sys
+
+for _threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
+    os.environ[_threads] = "1"
+if "numba" in sys.modules:  # imported by a plugin of pytest; its threads would set those of torch
+    sys.modules["numba"].config.reload_config()
+os.environ.setdefault("MPLBACKEND", "agg")
+
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
-import pandas as pd
 import pytest
-import spatialdata as sd
-from hypothesis import settings
-from matplotlib import pyplot as plt
-from PIL import Image
-from spatialdata.models import Image2DModel, ShapesModel, TableModel
-from spatialdata.transformations import Identity, Scale
 
-from soscope_scverse import datasets, im, pp
+MOST_WORKERS = 8
 
-settings.register_profile("few", max_examples=10, derandomize=True, deadline=None, database=None)
-settings.register_profile("many", max_examples=500, deadline=None, print_blob=True)
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the options
+def pytest_cmdline_main(config):
+    """A worker for every core, unless the command line chooses (``-n 0`` for none) or a debugger is attached."""
+    if hasattr(config, "workerinput") or not config.pluginmanager.hasplugin("xdist"):
+        return
+    option = config.option
+    chosen = option.numprocesses is not None or option.dist != "no" or option.tx
+    if not (chosen or option.usepdb or option.collectonly or {"debugpy", "pydevd"} & set(sys.modules)):
+        option.numprocesses, option.maxprocesses, option.dist = "auto", MOST_WORKERS, "loadfile"
 
 
 def pytest_configure(config):
     """``pytest -m slow`` tries many examples of each property."""
+    from hypothesis import settings
+
+    settings.register_profile("few", max_examples=10, derandomize=True, deadline=None, database=None)
+    settings.register_profile("many", max_examples=500, deadline=None, print_blob=True)
     settings.load_profile("many" if config.option.markexpr == "slow" else "few")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    """Of torch, which does not follow the environment everywhere."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
-def data_dir() -> Path:
+def root() -> Path:
+    """The folder of the repository."""
+    return Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def data_dir(root) -> Path:
     """Folder of the real sections; tests that need it skip where it is absent."""
-    folder = Path(os.environ.get("SOSCOPE_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    folder = Path(os.environ.get("SOSCOPE_TEST_DATA", root.parent / "shared" / "data"))
     if not folder.is_dir():
         pytest.skip(f"no real sections at {folder}: set SOSCOPE_TEST_DATA")
     return folder
@@ -35,6 +67,9 @@ def data_dir() -> Path:
 @pytest.fixture
 def closed_figures():
     """Draw without windows, and leave no figures."""
+    import matplotlib as mpl
+    from matplotlib import pyplot as plt
+
     backend = mpl.get_backend()
     plt.switch_backend("Agg")
     yield
@@ -42,34 +77,36 @@ def closed_figures():
     plt.switch_backend(backend)
 
 
-@pytest.fixture(scope="module")
-def spots():
-    """A section for the command line."""
-    return datasets.synthetic_section(30, lattice="square", n_subspots=4, n_genes=5)
-
-
 @pytest.fixture
-def folder(spots, tmp_path, monkeypatch):
-    """A working directory with ``in.h5ad`` and ``section.png``."""
-    monkeypatch.chdir(tmp_path)
-    spots.adata.write_h5ad("in.h5ad")
-    Image.fromarray(spots.image).save("section.png")
-    return tmp_path
+def _seeded():
+    """Random numbers of torch from one seed."""
+    import torch
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+
+
+# ------------------------------------------------------------------------------------------------------------ sections
 
 
 @pytest.fixture(scope="session")
-def _section() -> datasets.SyntheticSection:
+def _section():
+    from soscope_scverse import datasets
+
     return datasets.synthetic_section(60, n_genes=8)
 
 
 @pytest.fixture
 def section(_section):
     """A small synthetic section; tests may write to its spots."""
-    return datasets.SyntheticSection(_section.adata.copy(), _section.image, _section.truth)
+    return _section._replace(adata=_section.adata.copy())
 
 
 @pytest.fixture(scope="session")
 def _prepared(_section):
+    from soscope_scverse import im, pp
+
     adata = _section.adata.copy()
     pp.subspots(adata)
     pp.spot_graph(adata)
@@ -81,6 +118,56 @@ def _prepared(_section):
 def prepared(_prepared):
     """Spots with all slots that the model needs."""
     return _prepared.copy()
+
+
+@pytest.fixture(scope="session")
+def spots():
+    """A section for the command line."""
+    from soscope_scverse import datasets
+
+    return datasets.synthetic_section(30, lattice="square", n_subspots=4, n_genes=5)
+
+
+@pytest.fixture
+def folder(spots, tmp_path, monkeypatch):
+    """A working directory with ``in.h5ad`` and ``section.png``."""
+    from PIL import Image
+
+    monkeypatch.chdir(tmp_path)
+    spots.adata.write_h5ad("in.h5ad")
+    Image.fromarray(spots.image).save("section.png")
+    return tmp_path
+
+
+# -------------------------------------------------------------------------------------------------------------- models
+
+
+@pytest.fixture(scope="session")
+def trained(_prepared):
+    """A trained model of `prepared`; tests leave it as it is."""
+    from helpers import train
+
+    return train(_prepared.copy(), max_epochs=60)
+
+
+@pytest.fixture(scope="session")
+def enhanced(trained):
+    """What the trained model gives; tests leave it as it is."""
+    return trained.get_enhanced()
+
+
+@pytest.fixture(scope="session")
+def padded(_prepared):
+    """A trained model of spots some of which have fewer subspots; tests leave it as it is."""
+    from helpers import train
+    from soscope_scverse import pp
+
+    adata = _prepared.copy()
+    positions, features = adata.obsm["subspots"].copy(), adata.obsm["subspot_features"]
+    positions[::3, 4:] = np.nan
+    pp.subspots(adata, positions=positions)
+    adata.obsm["subspot_features"] = features
+    return train(adata, max_epochs=5)
 
 
 @pytest.fixture(scope="session")
@@ -103,35 +190,9 @@ def inception(tmp_path_factory):
     return network.eval(), path
 
 
-def _image(image, **kwargs):
-    return Image2DModel.parse(np.moveaxis(np.asarray(image), 2, 0), dims=("c", "y", "x"), **kwargs)
-
-
-def _as_visium(section, radius=10.0, name="visium"):
-    """As `spatialdata_io.visium` makes it: names, instances, coordinate systems, transformations."""
-    table = section.adata.copy()
-    table.obs["spot_id"] = np.arange(table.n_obs)
-    table.obs["region"] = pd.Categorical([name] * table.n_obs)
-    del table.uns["spatial"]
-    shrink = {"hires": 2, "lowres": 4}
-    smaller = {size: Scale([1 / n, 1 / n], axes=("y", "x")) for size, n in shrink.items()}
-    place = {name: Identity(), **{f"{name}_downscaled_{size}": scale for size, scale in smaller.items()}}
-    images = {f"{name}_full_image": _image(section.image, scale_factors=[2, 2], transformations={name: Identity()})}
-    height, width = (length // 4 * 4 for length in section.image.shape[:2])
-    for size, n in shrink.items():
-        blocks = np.asarray(section.image)[:height, :width].reshape(height // n, n, width // n, n, 3)
-        images[f"{name}_{size}_image"] = _image(
-            blocks.mean(axis=(1, 3)).astype(np.uint8),
-            transformations={f"{name}_downscaled_{size}": Identity(), name: smaller[size].inverse()},
-        )
-    circles = ShapesModel.parse(
-        table.obsm["spatial"], geometry=0, radius=radius, index=table.obs["spot_id"].copy(), transformations=place
-    )
-    table = TableModel.parse(table, region=name, region_key="region", instance_key="spot_id")
-    return sd.SpatialData(images=images, shapes={name: circles}, tables={"table": table})
-
-
-@pytest.fixture
+@pytest.fixture(scope="session")
 def as_visium():
     """A function that makes of a section what `spatialdata_io.visium` makes of its files."""
-    return _as_visium
+    from helpers import as_visium
+
+    return as_visium

@@ -1,6 +1,7 @@
 """The examples of the documentation run as they stand, with a few training steps."""
 
 import re
+from functools import wraps
 from pathlib import Path
 
 import anndata as ad
@@ -16,8 +17,6 @@ from spatialdata.transformations import get_transformation
 
 import soscope_scverse as sos
 from soscope_scverse import datasets
-from soscope_scverse.im.encoders import registry as encoders
-from soscope_scverse.model.training import runner as training
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -45,10 +44,19 @@ def given():
     }
 
 
+def few_steps(train):
+    """The method with three training steps unless their number is given."""
+
+    @wraps(train)
+    def trained(self, max_epochs=None, *, max_steps=None, **options):
+        return train(self, max_epochs, max_steps=3 if max_epochs is None else max_steps, **options)
+
+    return trained
+
+
 def run(page: str, given: dict, monkeypatch, *, section: str = "") -> dict:
     """Run the blocks of a page, or of one of its sections, one after the other; returns the names they leave."""
-    monkeypatch.setattr(training, "_N_STEPS", 3)
-    monkeypatch.setattr(encoders, "_ENCODERS", dict(encoders._ENCODERS))
+    monkeypatch.setattr(sos.SoScope, "train", few_steps(sos.SoScope.train))
     text = (DOCS / page).read_text()
     if section:
         text = text.partition(f"\n## {section}\n")[2].partition("\n## ")[0]

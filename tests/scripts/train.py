@@ -1,4 +1,8 @@
-"""Train with a checkpoint before every epoch: `train.py FOLDER CASE STEP` kills itself after that many steps."""
+"""Train with a checkpoint before every epoch.
+
+`train.py FOLDER CASE STEP [CASE STEP ...]` starts a process for each case, with checkpoints in ``FOLDER/CASE``, that
+kills itself after that many steps, and prints the case and how it ended.
+"""
 
 import os
 import signal
@@ -48,8 +52,12 @@ class Stop(After):
         raise RuntimeError("power")
 
 
+def made():
+    return datasets.synthetic_section(60, n_genes=8)
+
+
 def spots():
-    adata, image, _ = datasets.synthetic_section(60, n_genes=8)
+    adata, image, _ = made()
     pp.subspots(adata)
     pp.spot_graph(adata)
     im.features(adata, image)
@@ -78,5 +86,15 @@ def bits(model):
     return weights | curves | {"draws": model.get_enhanced(n_samples=2).layers["sampled_counts"]}
 
 
+def ended(folder, case, step):
+    """How a process ends that kills itself; forked, since imports take longer than the training."""
+    process = os.fork()
+    if process == 0:
+        trained(spots(), case, folder / case, callbacks=[Kill(step)])
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
 if __name__ == "__main__":
-    trained(spots(), sys.argv[2], Path(sys.argv[1]), callbacks=[Kill(int(sys.argv[3]))])
+    for case, step in zip(sys.argv[2::2], sys.argv[3::2], strict=True):
+        print(case, ended(Path(sys.argv[1]), case, int(step)), flush=True)

@@ -7,40 +7,8 @@ import torch
 import zarr
 from mudata import MuData
 
+from helpers import QUIET, seeded, train
 from soscope_scverse import SoScope, bench, im, metrics, pp
-
-QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
-
-
-def train(adata, seed=0, max_epochs=20, **options):
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        SoScope.setup_anndata(adata)
-        model = SoScope(adata, test_image=False, **options)
-        model.train(max_epochs, **QUIET)
-    return model
-
-
-@pytest.fixture(scope="module")
-def trained(_prepared):
-    return train(_prepared.copy())
-
-
-@pytest.fixture(scope="module")
-def padded(_prepared):
-    adata = _prepared.copy()
-    positions = adata.obsm["subspots"].copy()
-    positions[::3, 4:] = np.nan
-    features = adata.obsm["subspot_features"]
-    pp.subspots(adata, positions=positions)
-    adata.obsm["subspot_features"] = features
-    return train(adata, max_epochs=4)
-
-
-def seeded(function, *args, seed=0, **kwargs):
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return function(*args, **kwargs)
 
 
 def totals(model, draws):

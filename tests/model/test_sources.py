@@ -40,11 +40,6 @@ def test_image_alone_looks_at_no_profile_beyond_training(prepared):
     assert not np.allclose(profiles_matter, both.get_enhanced(expectation="decoded").X)
 
 
-def test_image_alone_conditions_on_the_spot(prepared):
-    enhanced = trained(prepared, sources="image").get_enhanced()
-    np.testing.assert_allclose(enhanced.X.reshape(60, 7, 8).sum(1), prepared.X.toarray(), rtol=1e-4, atol=1e-3)
-
-
 def test_positions_alone_ignore_the_image(prepared):
     bare = prepared.copy()
     del bare.obsm["subspot_features"]
@@ -80,7 +75,7 @@ def test_faults_are_named(section, prepared):
     with pytest.raises(ValueError, match="Expected an image for sources='image'"):
         tl.enhance(section.adata, sources="image")
     with pytest.raises(ValueError, match="`sources` to be one of"):
-        tl.enhance(section.adata, sources="image")
+        tl.enhance(section.adata, sources="picture")
     del prepared.obsm["subspot_features"]
     sos.SoScope.setup_anndata(prepared)
     with pytest.raises(ValueError, match="Expected image features for sources='image'"):

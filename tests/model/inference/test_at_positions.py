@@ -4,20 +4,9 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
-from soscope_scverse import SoScope, datasets, im, pp
-
-QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
-
-
-def train(adata, max_epochs=20, setup=None, **options):
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        SoScope.setup_anndata(adata, **setup or {})
-        model = SoScope(adata, test_image=False, **options)
-        model.train(max_epochs, **QUIET)
-    return model
+from helpers import flat, train
+from soscope_scverse import datasets, im, pp
 
 
 @pytest.fixture(scope="module")
@@ -29,10 +18,6 @@ def square():
     pp.spot_graph(adata)
     im.features(adata, section.image)
     return train(adata, max_epochs=150), section.image
-
-
-def flat(values):
-    return values.reshape(-1, values.shape[2])
 
 
 def test_at_the_subspots_it_is_the_prior_expectation(square):
@@ -99,7 +84,7 @@ def test_features_of_positions_in_one_of_several_sections(section):
     images = {"a": section.image, "b": section.image[::-1].copy()}
     im.features(two, images, library_key="library")
     of_b = (two.obs["library"] == "b").to_numpy()
-    found = im.features_at(two, flat(two.obsm["subspots"][of_b]), images, library="b", library_key="library")
+    found = im.features_at(two, flat(two.obsm["subspots"][of_b]), images, library_id="b", library_key="library")
     np.testing.assert_array_equal(found, flat(two.obsm["subspot_features"][of_b]))
     with pytest.raises(ValueError, match=r"`library_id` to be one of \['a', 'b'\]"):
         im.features_at(two, [[0, 0]], images, library_key="library")

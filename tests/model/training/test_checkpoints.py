@@ -2,11 +2,12 @@
 
 import os
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,12 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
+from helpers import QUIET
 from soscope_scverse import SoScope, tl
 from soscope_scverse.model.training.checkpoints import Checkpoints
 from soscope_scverse.model.training.datamodule import TileDataModule
 
-SCRIPT = Path(__file__).parent / "scripts" / "train.py"
-QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
+SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"
 train = runpy.run_path(str(SCRIPT))
 
 
@@ -37,13 +38,6 @@ def _heeds_ctrl_c():
     signal.signal(signal.SIGINT, before)
 
 
-def killed(folder, case, step):
-    alone = {name: value for name, value in os.environ.items() if not name.startswith("COV_CORE")}
-    command = [sys.executable, "-W", "ignore", str(SCRIPT), str(folder), case, str(step)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=alone)
-    assert done.returncode == -signal.SIGKILL, done.stderr[-4000:]
-
-
 def assert_same(a, b):
     assert set(a) == set(b)
     for name in a:
@@ -51,34 +45,67 @@ def assert_same(a, b):
 
 
 # "whole" pretrains for 2 steps and "early" for 66; "tiles" has 3 batches a step, "steps" 15 steps a pass
-@pytest.mark.parametrize(("case", "step"), [("whole", 1), ("tiles", 22), ("steps", 28), ("early", 90)])
-def test_a_killed_training_ends_with_the_bits_of_an_uninterrupted_one(prepared, tmp_path, case, step):
-    expected = train["bits"](train["trained"](prepared.copy(), case))
-    killed(tmp_path, case, step)
-    assert (tmp_path / "checkpoint.pt").exists()
+KILLED = {"whole": 1, "tiles": 22, "steps": 28, "early": 90}
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """Folder with the checkpoints of trainings that were killed, by case."""
+    folder = tmp_path_factory.mktemp("killed")
+    alone = {name: value for name, value in os.environ.items() if not name.startswith("COV_CORE")}
+    cases = [word for case, step in KILLED.items() for word in (case, str(step))]
+    command = [sys.executable, "-W", "ignore", str(SCRIPT), str(folder), *cases]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=alone)
+    assert done.stdout.split() == [word for case in KILLED for word in (case, str(-signal.SIGKILL))], done.stderr[
+        -4000:
+    ]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(_prepared):
+    """What an uninterrupted training leaves, by case."""
+    return cache(lambda case: train["bits"](train["trained"](_prepared.copy(), case)))
+
+
+@pytest.mark.parametrize("case", KILLED)
+def test_a_killed_training_ends_with_the_bits_of_an_uninterrupted_one(prepared, killed, uninterrupted, case):
+    assert (killed / case / "checkpoint.pt").exists()
     # another seed: the random state is that of the checkpoint
-    assert_same(train["bits"](train["trained"](prepared.copy(), case, tmp_path, seed=7)), expected)
+    resumed = train["bits"](train["trained"](prepared, case, killed / case, seed=7))
+    assert_same(resumed, uninterrupted(case))
 
 
-def test_a_finished_training_is_taken_from_its_checkpoint(prepared, tmp_path, monkeypatch):
-    expected = train["bits"](train["trained"](prepared.copy(), "whole", tmp_path))
-    monkeypatch.setattr("soscope_scverse.model.training.runner.Training.train", None)  # is not called
-    again = train["trained"](prepared.copy(), "whole", tmp_path, seed=7)
+@pytest.fixture(scope="module")
+def finished_training(_prepared, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    return folder, train["bits"](train["trained"](_prepared.copy(), "tiles", folder))
+
+
+def test_a_finished_training_is_taken_from_its_checkpoint(prepared, finished_training, monkeypatch):
+    folder, expected = finished_training
+    monkeypatch.setattr("lightning.pytorch.Trainer.fit", None)  # is not called
+    again = train["trained"](prepared, "tiles", folder, seed=7)
     assert again.is_trained
     assert_same(train["bits"](again), expected)
 
 
-def test_checkpoints_change_nothing(prepared, tmp_path):
-    plain = train["bits"](train["trained"](prepared.copy(), "tiles"))
-    assert_same(train["bits"](train["trained"](prepared.copy(), "tiles", tmp_path)), plain)
+def test_checkpoints_change_nothing(finished_training, uninterrupted):
+    assert_same(finished_training[1], uninterrupted("tiles"))
+
+
+@pytest.fixture(scope="module")
+def stopped_training(_prepared, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stopped")
+    with pytest.raises(RuntimeError, match="power"):
+        train["trained"](_prepared.copy(), "whole", folder, callbacks=[train["Stop"](6)])
+    return folder
 
 
 @pytest.fixture
-def stopped(prepared, tmp_path):
+def stopped(stopped_training, tmp_path):
     """Folder with the checkpoint of a training of `prepared` that ended early."""
-    with pytest.raises(RuntimeError, match="power"):
-        train["trained"](prepared.copy(), "whole", tmp_path, callbacks=[train["Stop"](6)])
-    return tmp_path
+    return Path(shutil.copytree(stopped_training, tmp_path / "run"))
 
 
 def go_on(adata, folder, model=None, **options):
@@ -174,7 +201,7 @@ def test_a_checkpoint_runs_no_code(prepared, tmp_path):
     assert not (tmp_path / "owned").exists()
 
 
-def test_a_full_disk_leaves_the_last_checkpoint(prepared, tmp_path, monkeypatch):
+def test_a_full_disk_leaves_the_last_checkpoint(prepared, uninterrupted, tmp_path, monkeypatch):
     save, calls = torch.save, []
 
     def full(content, path):
@@ -189,8 +216,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(prepared, tmp_path, monkeypatch)
         with pytest.raises(OSError, match="No space left"):
             train["trained"](prepared.copy(), "whole", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
-    expected = train["bits"](train["trained"](prepared.copy(), "whole"))
-    assert_same(train["bits"](train["trained"](prepared.copy(), "whole", tmp_path)), expected)
+    assert_same(train["bits"](train["trained"](prepared, "whole", tmp_path)), uninterrupted("whole"))
 
 
 def test_what_killed_writers_left_is_removed(prepared, tmp_path):

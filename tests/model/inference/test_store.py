@@ -11,38 +11,13 @@ import dask.array
 import numpy as np
 import pytest
 import scanpy as sc
-import torch
 import zarr
 
-from soscope_scverse import SoScope, pp, tl
+from helpers import seeded
+from soscope_scverse import SoScope, tl
 from soscope_scverse._files import completed
 from soscope_scverse.model.inference import result as prediction
 from soscope_scverse.model.inference import store
-
-QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
-
-
-@pytest.fixture(scope="module")
-def trained(_section, _prepared):
-    """A model of spots some of which have fewer subspots."""
-    adata = _prepared.copy()
-    positions = adata.obsm["subspots"].copy()
-    positions[::3, 4:] = np.nan
-    features = adata.obsm["subspot_features"]
-    pp.subspots(adata, positions=positions)
-    adata.obsm["subspot_features"] = features
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        SoScope.setup_anndata(adata)
-        model = SoScope(adata, test_image=False)
-        model.train(6, **QUIET)
-    return model
-
-
-def seeded(model, **kwargs):
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return model.get_enhanced(**kwargs)
 
 
 def names(folder):
@@ -51,10 +26,10 @@ def names(folder):
 
 @pytest.mark.parametrize("name", ["enhanced.zarr", "enhanced.h5ad"])
 @pytest.mark.parametrize("n_samples", [0, 3])
-def test_what_is_written_is_what_is_returned(trained, tmp_path, name, n_samples):
+def test_what_is_written_is_what_is_returned(padded, tmp_path, name, n_samples):
     options = {"n_samples": n_samples, "batch_size": 7, "uns": {"note": "mine"}}
-    expected = seeded(trained, **options)
-    lazy = seeded(trained, out=tmp_path / name, **options)
+    expected = seeded(padded.get_enhanced, **options)
+    lazy = seeded(padded.get_enhanced, out=tmp_path / name, **options)
     assert names(tmp_path) == [name]
     read = ad.read_zarr(tmp_path / name) if name.endswith("zarr") else ad.read_h5ad(tmp_path / name)
     for result in (lazy, read):
@@ -74,21 +49,21 @@ def test_what_is_written_is_what_is_returned(trained, tmp_path, name, n_samples)
         assert isinstance(array, dask.array.Array)
 
 
-def test_the_store_is_zarr_3_in_chunks(trained, tmp_path):
-    trained.get_enhanced(out=tmp_path / "enhanced.zarr", batch_size=10)
+def test_the_store_is_zarr_3_in_chunks(padded, tmp_path):
+    padded.get_enhanced(out=tmp_path / "enhanced.zarr", batch_size=10)
     x = zarr.open_group(tmp_path / "enhanced.zarr", mode="r")["X"]
     assert x.metadata.zarr_format == 3
     assert x.chunks == (70, 8)
 
 
 @pytest.mark.parametrize("batch_size", [1, 11, 1000])
-def test_the_result_does_not_depend_on_the_blocks(trained, batch_size):
-    blocks = trained.get_enhanced(batch_size=batch_size)
-    np.testing.assert_allclose(blocks.X, trained.get_enhanced().X, rtol=1e-5, atol=1e-6)
+def test_the_result_does_not_depend_on_the_blocks(padded, batch_size):
+    blocks = padded.get_enhanced(batch_size=batch_size)
+    np.testing.assert_allclose(blocks.X, padded.get_enhanced().X, rtol=1e-5, atol=1e-6)
 
 
-def test_many_draws_take_smaller_blocks(trained):
-    tiles = trained._tiles(trained._section(trained._inputs))
+def test_many_draws_take_smaller_blocks(padded):
+    tiles = padded._tiles(padded._section(padded._inputs))
     assert prediction.block_spots(tiles, 1000, 0) == 5_000_000 // 7000
     assert prediction.block_spots(tiles, 1000, 200) == 250_000 // 7000
     assert prediction.block_spots(tiles, 10**9, 0) == 1
@@ -98,38 +73,38 @@ def test_many_draws_take_smaller_blocks(trained):
 @pytest.mark.parametrize(
     "fault", [KeyboardInterrupt("stop"), OSError("No space left on device"), RuntimeError("killed")]
 )
-def test_an_interrupted_run_leaves_nothing(trained, tmp_path, monkeypatch, name, fault):
-    decoded, calls = prediction._decoded, []
+def test_an_interrupted_run_leaves_nothing(padded, tmp_path, monkeypatch, name, fault):
+    generative, calls = padded.module.generative, []
 
-    def broken(*args):
+    def broken(*args, **kwargs):
         calls.append(args)
         if len(calls) > 2:
             raise fault
-        return decoded(*args)
+        return generative(*args, **kwargs)
 
-    monkeypatch.setattr(prediction, "_decoded", broken)
+    monkeypatch.setattr(padded.module, "generative", broken)
     with pytest.raises(BaseException, match=str(fault)):
-        trained.get_enhanced(out=tmp_path / name, batch_size=10)
+        padded.get_enhanced(out=tmp_path / name, batch_size=10)
     assert names(tmp_path) == []
 
     monkeypatch.undo()
-    trained.get_enhanced(out=tmp_path / name)
+    padded.get_enhanced(out=tmp_path / name)
     before = store.open_lazily(tmp_path / name).X.compute()
     calls.clear()
-    monkeypatch.setattr(prediction, "_decoded", broken)
+    monkeypatch.setattr(padded.module, "generative", broken)
     with pytest.raises(BaseException, match=str(fault)):
-        trained.get_enhanced(out=tmp_path / name, batch_size=10, overwrite=True, expectation="decoded")
+        padded.get_enhanced(out=tmp_path / name, batch_size=10, overwrite=True, expectation="decoded")
     assert names(tmp_path) == [name]
     np.testing.assert_array_equal(store.open_lazily(tmp_path / name).X.compute(), before)
 
 
 @pytest.mark.parametrize("name", ["enhanced.zarr", "enhanced.h5ad"])
-def test_overwriting(trained, tmp_path, name):
-    trained.get_enhanced(out=tmp_path / name)
+def test_overwriting(padded, tmp_path, name):
+    padded.get_enhanced(out=tmp_path / name)
     with pytest.raises(ValueError, match="overwrite=True"):
-        trained.get_enhanced(out=tmp_path / name)
-    prior = trained.get_enhanced(out=tmp_path / name, overwrite=True, expectation="decoded")
-    np.testing.assert_array_equal(prior.X.compute(), trained.get_enhanced(expectation="decoded").X)
+        padded.get_enhanced(out=tmp_path / name)
+    prior = padded.get_enhanced(out=tmp_path / name, overwrite=True, expectation="decoded")
+    np.testing.assert_array_equal(prior.X.compute(), padded.get_enhanced(expectation="decoded").X)
     assert names(tmp_path) == [name]
 
 
@@ -164,9 +139,9 @@ def test_one_call_from_file_to_file(section, tmp_path):
         np.testing.assert_array_equal(image, expected.uns["spatial"]["synthetic"]["images"]["hires"])
 
 
-def test_scanpy_goes_on_without_reading_everything(trained, tmp_path):
-    lazy = trained.get_enhanced(out=tmp_path / "enhanced.zarr", batch_size=7)
-    plain = trained.get_enhanced(batch_size=7)
+def test_scanpy_goes_on_without_reading_everything(padded, tmp_path):
+    lazy = padded.get_enhanced(out=tmp_path / "enhanced.zarr", batch_size=7)
+    plain = padded.get_enhanced(batch_size=7)
     for adata in (lazy, plain):
         sc.pp.normalize_total(adata, target_sum=100)
         sc.pp.log1p(adata)
@@ -185,14 +160,14 @@ def full_disk(size):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def test_a_full_disk_leaves_what_was_there(trained, tmp_path):
+def test_a_full_disk_leaves_what_was_there(padded, tmp_path):
     path = tmp_path / "enhanced.zarr"
     with full_disk(300), pytest.raises(OSError, match="File too large"):
-        trained.get_enhanced(out=path)
+        padded.get_enhanced(out=path)
     assert names(tmp_path) == []
-    expected = trained.get_enhanced(out=path).X.compute()
+    expected = padded.get_enhanced(out=path).X.compute()
     with full_disk(300), pytest.raises(OSError, match="File too large"):
-        trained.get_enhanced(out=path, overwrite=True)
+        padded.get_enhanced(out=path, overwrite=True)
     np.testing.assert_array_equal(ad.read_zarr(path).X, expected)
     assert names(tmp_path) == ["enhanced.zarr"]
 
@@ -221,8 +196,8 @@ def test_threads_that_still_write_hide_no_error(tmp_path):
     assert names(tmp_path) == []
 
 
-def test_no_room_for_an_h5ad_is_told_before_it_is_written(trained, tmp_path, monkeypatch):
+def test_no_room_for_an_h5ad_is_reported_before_it_is_written(padded, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     with pytest.raises(OSError, match=r"No space left on device.* needs 0\.0 MB"):
-        trained.get_enhanced(out=tmp_path / "enhanced.h5ad")
+        padded.get_enhanced(out=tmp_path / "enhanced.h5ad")
     assert names(tmp_path) == []

@@ -1,0 +1,74 @@
+"""What tests of several folders use: short trainings, results of one seed, objects of other libraries."""
+
+import numpy as np
+import torch
+
+from soscope_scverse import SoScope
+
+QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
+QUICK = {"max_epochs": 4, "accelerator": "cpu", "train_kwargs": {"enable_progress_bar": False}}
+"""Arguments of `tl.enhance` for a result that need not be good."""
+
+
+def train(adata, max_epochs=20, seed=0, *, train_options=None, setup=None, test_image=False, **options):
+    """A model after a few steps; eight genes on 60 spots are no evidence for an image, so it is not tested."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        SoScope.setup_anndata(adata, **setup or {})
+        model = SoScope(adata, test_image=test_image, **options)
+        model.train(max_epochs, **QUIET | (train_options or {}))
+    return model
+
+
+def seeded(function, *args, seed=0, **kwargs):
+    """What a function returns with torch's generator at a seed."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return function(*args, **kwargs)
+
+
+def flat(values):
+    """Values of subspots, n_spots x n_subspots x ..., one row for each."""
+    return values.reshape(-1, *values.shape[2:])
+
+
+def by_spot(values, n_spots=60):
+    """Rows of subspots, as many in each spot, by spot."""
+    return values.reshape(n_spots, -1, values.shape[-1])
+
+
+def image_element(image, **kwargs):
+    """An array, height x width x channels, as an image of SpatialData."""
+    from spatialdata.models import Image2DModel
+
+    return Image2DModel.parse(np.moveaxis(np.asarray(image), 2, 0), dims=("c", "y", "x"), **kwargs)
+
+
+def as_visium(section, radius=10.0, name="visium"):
+    """As `spatialdata_io.visium` makes it: names, instances, coordinate systems, transformations."""
+    import pandas as pd
+    import spatialdata as sd
+    from spatialdata.models import ShapesModel, TableModel
+    from spatialdata.transformations import Identity, Scale
+
+    table = section.adata.copy()
+    table.obs["spot_id"] = np.arange(table.n_obs)
+    table.obs["region"] = pd.Categorical([name] * table.n_obs)
+    del table.uns["spatial"]
+    shrink = {"hires": 2, "lowres": 4}
+    smaller = {size: Scale([1 / n, 1 / n], axes=("y", "x")) for size, n in shrink.items()}
+    systems = {name: Identity(), **{f"{name}_downscaled_{size}": scale for size, scale in smaller.items()}}
+    full = image_element(section.image, scale_factors=[2, 2], transformations={name: Identity()})
+    images = {f"{name}_full_image": full}
+    height, width = (length // 4 * 4 for length in section.image.shape[:2])
+    for size, n in shrink.items():
+        blocks = np.asarray(section.image)[:height, :width].reshape(height // n, n, width // n, n, 3)
+        images[f"{name}_{size}_image"] = image_element(
+            blocks.mean(axis=(1, 3)).astype(np.uint8),
+            transformations={f"{name}_downscaled_{size}": Identity(), name: smaller[size].inverse()},
+        )
+    circles = ShapesModel.parse(
+        table.obsm["spatial"], geometry=0, radius=radius, index=table.obs["spot_id"].copy(), transformations=systems
+    )
+    table = TableModel.parse(table, region=name, region_key="region", instance_key="spot_id")
+    return sd.SpatialData(images=images, shapes={name: circles}, tables={"table": table})
