@@ -1,8 +1,8 @@
 """What two processes on one machine do: `two.py FOLDER`, then `two.py FOLDER resume`.
 
 The first call compares gradients, enhances a section and trains twice, the second time until both processes are
-killed; the second call resumes that training. Lightning runs this script again for the second process. One script for all, since
-imports take longer than the trainings.
+killed; the second call resumes that training. Lightning runs this script again for the second process. One script for
+all, since imports take longer than the trainings.
 """
 
 import os

@@ -59,8 +59,8 @@ def test_the_prediction_of_two_processes_is_that_of_one(folder, model, name):
     np.testing.assert_allclose(both(folder, name)[0], expected, rtol=1e-5, atol=1e-6)
 
 
-def test_two_processes_are_as_good_as_one(folder, _section):
-    adata, image, truth = _section
+def test_two_processes_are_as_good_as_one(folder, section):
+    adata, image, truth = section
     quiet = {"enable_progress_bar": False}
     alone = tl.enhance(adata, image=image, accelerator="cpu", max_epochs=100, train_kwargs=quiet)
     mean, results = truth.layers["mean"].ravel(), (alone.X, both(folder, "lazy")[0])
