@@ -1,6 +1,6 @@
-"""Calibration of the draws where the subspots are known: prints a table, draws ``docs/_static/calibration.png``.
+"""Calibration of posterior samples on known subspots: prints a table, plots ``docs/_static/calibration.png``.
 
-``python benchmarks/calibration.py --keep runs``; the real sections come from ``../shared/data`` or the folder in
+``python benchmarks/calibration.py --keep runs``; real sections are read from ``../shared/data`` or the folder in
 ``SOSCOPE_TEST_DATA``.
 """
 
@@ -34,7 +34,7 @@ def synthetic(lattice: str) -> quality.Task:
 
 
 def threefold(section: str, file: str | None = None) -> quality.Task:
-    """3 x 3 spots merged: tasks that were run for the first time when everything was settled."""
+    """Merge 3 x 3 spots: held-out tasks, first run after all choices had been made."""
     low, truth = bench.simulate_low_resolution(ad.read_h5ad(quality.DATA / section), 3)
     image = None if file is None else quality.DATA / file
     return quality.chosen(low, truth, image, pp.spatial_genes(truth, quality.N_GENES))
@@ -56,20 +56,20 @@ TASKS: dict[str, Callable[[], quality.Task]] = {
 
 
 def run(name: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """PIT of every subspot and gene, and mean count of the genes."""
+    """PIT of each subspot and gene, and mean count of each gene."""
     task = TASKS[name]()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model"
-        genes, quiet = task.low.var_names.tolist(), {"enable_progress_bar": False}
-        tl.enhance(task.low, image=task.image, genes=genes, seed=seed, save_model=path, train_kwargs=quiet)
+        genes, no_progress = task.low.var_names.tolist(), {"enable_progress_bar": False}
+        tl.enhance(task.low, image=task.image, genes=genes, seed=seed, save_model=path, train_kwargs=no_progress)
         model = SoScope.load(path)
         torch.manual_seed(seed)
-        draws = model.sample_enhanced(N_SAMPLES)
-    return metrics.pit(task.truth.X, draws, seed=seed), np.asarray(task.truth.X.mean(axis=0)).ravel()
+        samples = model.sample_enhanced(N_SAMPLES)
+    return metrics.pit(task.truth.X, samples, seed=seed), np.asarray(task.truth.X.mean(axis=0)).ravel()
 
 
 def kept(name: str, seed: int, folder: Path | None) -> tuple[np.ndarray, np.ndarray]:
-    """The same, from the folder if it is there."""
+    """The same, read from the folder if it was stored there."""
     path = None if folder is None else folder / f"{name}.{seed}.npz"
     if path is not None and path.exists():
         with np.load(path) as found:
@@ -82,14 +82,14 @@ def kept(name: str, seed: int, folder: Path | None) -> tuple[np.ndarray, np.ndar
 
 
 def row(name: str, pits: list[np.ndarray], mean: np.ndarray) -> list[str]:
-    """Pooled coverage of every seed, its mean over genes with few, medium and many counts, and the tails."""
+    """Pooled coverage of each seed, mean coverage of genes with low, medium and high counts, and tail shares."""
     coverage = [metrics.central_coverage(pit, LEVEL) for pit in pits]
     thirds = np.array_split(np.argsort(mean), 3)
     pooled = [float(values.mean()) for values in coverage]
     tails = np.mean([[(pit < (1 - LEVEL) / 2).mean(), (pit > (1 + LEVEL) / 2).mean()] for pit in pits], axis=0)
     inside = "yes" if all(LOWEST <= value <= HIGHEST for value in pooled) else "no"
-    by_depth = (f"{np.mean(coverage, axis=0)[third].mean():.3f}" for third in thirds)
-    return [name, *(f"{value:.3f}" for value in pooled), *by_depth, *(f"{tail:.3f}" for tail in tails), inside]
+    by_count = (f"{np.mean(coverage, axis=0)[third].mean():.3f}" for third in thirds)
+    return [name, *(f"{value:.3f}" for value in pooled), *by_count, *(f"{tail:.3f}" for tail in tails), inside]
 
 
 def image(pits: dict[str, np.ndarray], path: Path) -> None:
@@ -114,7 +114,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), metavar="TASK", help=", ".join(TASKS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
-    parser.add_argument("--keep", type=Path, help="folder of finished runs, which are not run again")
+    parser.add_argument("--keep", type=Path, help="folder for the results of finished runs, which are reused")
     parser.add_argument("--out", type=Path, default=quality.ROOT / "docs" / "_static" / "calibration.png")
     return parser.parse_args()
 
@@ -123,7 +123,7 @@ def main() -> None:
     args = arguments()
     mpl.use("Agg")
     warnings.filterwarnings("ignore", message="No image given")
-    warnings.filterwarnings("ignore", message="The image is left out")
+    warnings.filterwarnings("ignore", message="The image is ")
     warnings.filterwarnings("ignore", module="lightning")
     rows, pits = [], {}
     for name in args.tasks:
@@ -131,7 +131,7 @@ def main() -> None:
         pits[name] = runs[0][0]
         rows.append(row(name, [pit for pit, _ in runs], runs[0][1]))
     seeds = [f"seed {seed}" for seed in args.seeds]
-    header = ["task", *seeds, "few counts", "medium", "many", "below", "above", f"{LOWEST} to {HIGHEST}"]
+    header = ["task", *seeds, "low counts", "medium", "high counts", "below", "above", f"{LOWEST} to {HIGHEST}"]
     print(quality.markdown(header, rows))
     image(pits, args.out)
 

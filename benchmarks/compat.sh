@@ -1,18 +1,19 @@
 #!/usr/bin/env bash
-# The ends of the version ranges in pyproject.toml: a fresh environment for each, and a part of the tests in it.
+# Tests the lower and upper bounds of the version ranges in pyproject.toml, each in a fresh environment.
 #
 #   benchmarks/compat.sh                      lowest versions on Python 3.11, newest on 3.11, 3.12 and 3.13
-#   benchmarks/compat.sh lowest-direct 3.11   one of them; a Python is a version or a path
+#   benchmarks/compat.sh lowest-direct 3.11   one of them; Python is given as a version or a path
 #
-# Needs uv (pip install uv) and the Pythons, which are not downloaded (of pyenv: PYENV_VERSION=3.11:3.12:3.13). torch with
-# CUDA makes every environment a download of 3 GB and 8 GB on disk; they are made one after the other and removed.
+# Requires uv (pip install uv) and the Python versions, which are not downloaded (with pyenv: PYENV_VERSION=3.11:3.12:3.13).
+# torch with CUDA makes each environment a download of 3 GB and 8 GB on disk; they are created one after the other and
+# removed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 shown="anndata dask mudata numpy pandas scanpy scipy scvi-tools spatialdata squidpy torch zarr"
 smoke="tests/test_cells.py tests/test_enhance.py tests/test_im_networks.py tests/test_mudata.py tests/test_pl.py
   tests/test_spatialdata.py tests/test_store.py"
-# libraries may warn of each other, but not of how they are called here
+# deprecation warnings are errors only where our own calls cause them
 warnings=$'ignore\nerror::DeprecationWarning:soscope_scverse\nerror::FutureWarning:soscope_scverse'
 
 work=$(mktemp -d)
@@ -20,7 +21,7 @@ trap 'rm -rf "$work"' EXIT
 export UV_CACHE_DIR="${UV_CACHE_DIR:-$work/cache}" OMP_NUM_THREADS=1
 failed=0
 
-# run RESOLUTION PYTHON: install, say what was installed, test
+# run RESOLUTION PYTHON: install, test, print the installed versions
 run() {
   local environment="$work/environment" outcome=passed
   echo "== $1, Python $2"

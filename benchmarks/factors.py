@@ -1,7 +1,7 @@
 """Principal components merged by factors of 2 to 6: prints the tables of ``docs/likelihoods.md``.
 
 ``python benchmarks/factors.py --csv factors.csv``. Beads of ``datasets.synthetic_components`` are averaged over blocks
-of up to 6 x 6, and every method recovers them. The squared error is taken against the beads as measured and against
+of up to 6 x 6, and each method recovers them. The mean squared error is computed against the measured beads and against
 their noise-free means, in units of the variance of the noise-free components, which is 1.
 """
 
@@ -60,7 +60,7 @@ def run(factor: int, seed: int, n_beads: int, noise: float, max_steps: int | Non
 
 
 def report(df: pd.DataFrame) -> str:
-    """Rows are methods, columns are factors; averages over components and seeds."""
+    """Tables of methods (rows) by factors (columns), averaged over components and seeds."""
     tables = []
     for metric, truth in TRUTHS.items():
         means = df.pivot_table(index="method", columns="factor", values=metric, sort=False)
@@ -73,14 +73,14 @@ def report(df: pd.DataFrame) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--factors", nargs="+", type=int, default=[2, 3, 4, 5, 6])
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1], help="of the section and of the training")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1], help="seeds of simulation and training")
     parser.add_argument("--n-beads", type=int, default=3600)
     parser.add_argument("--noise", type=float, default=1.0)
-    parser.add_argument("--max-steps", type=int, help="training steps of soScope; default: those of the model")
-    parser.add_argument("--csv", type=Path, help="also write all scores, after every factor")
+    parser.add_argument("--max-steps", type=int, help="training steps of soScope; default: the default of the model")
+    parser.add_argument("--csv", type=Path, help="CSV for all scores, updated after every factor")
     args = parser.parse_args()
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", message="The image is left out")
+    warnings.filterwarnings("ignore", message="The image is ")
     warnings.filterwarnings("ignore", module="lightning")
     df = pd.DataFrame()
     for seed in args.seeds:

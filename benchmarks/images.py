@@ -1,18 +1,17 @@
-"""Seconds and memory of image features of a whole slide: prints a table.
+"""Run time and memory of image features of a whole slide: prints a table.
 
 ``python benchmarks/images.py``. Writes a pyramidal OME-TIFF of 50,000 x 50,000 pixels in JPEG tiles (once; kept in
-``--folder``), then describes 20,000 subspots. Every case runs in a process of its own, so that peak memory is that of
-the case alone. The tissue is noise of several scales: what counts here are the sizes. "no pyramid" reads the finest
-level of the same file. The network is Inception v3 with random weights, which cost as much as trained ones, on fewer
-subspots. "modes" compares ``mode="dense"`` with ``mode="patch"`` of that network on overlapping patches of a synthetic
-section. "encoder busy" is the share of its time that is spent in the network rather than waiting for tiles.
+``--folder``), then computes the image features of 20,000 subspots. Each case runs in a separate process, so that peak
+memory is that of the case alone. The tissue is multi-scale noise, since only sizes matter here. "no pyramid" reads the
+finest level of the same file. The network is Inception v3 with random weights, which have the same cost as trained
+ones, on fewer subspots. "modes" compares ``mode="dense"`` with ``mode="patch"`` of that network on overlapping patches
+of a synthetic section. "encoder busy" is the share of run time spent in the network rather than waiting for tiles.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from typing import Any
 import anndata as ad
 import numpy as np
 import tifffile
+from memory import peak_gb
 
 SIZE, N_LEVELS, TILE = 50_000, 5, 512
 N_SIDE, N_SUBSPOTS = 100, 2
@@ -31,7 +31,7 @@ N_SIDE, N_SUBSPOTS = 100, 2
 
 
 def patterns(n: int = 32) -> np.ndarray:
-    """Tiles with structure of 4 to 256 pixels in the colours of a stained section."""
+    """Tiles with structure at scales of 4 to 256 pixels in the colours of a stained section."""
     rng = np.random.default_rng(0)
     darkness = np.zeros((n, TILE, TILE), dtype=np.float32)
     for width in (4, 16, 64, 256):
@@ -42,7 +42,7 @@ def patterns(n: int = 32) -> np.ndarray:
 
 
 def write_slide(path: Path) -> None:
-    """Write the pyramid; every level repeats the same tiles."""
+    """Write the pyramid; all levels consist of the same tiles."""
     tiles = patterns()
 
     def some(n: int) -> Iterator[np.ndarray]:
@@ -64,7 +64,7 @@ def write_slide(path: Path) -> None:
 
 
 def section(n_side: int) -> ad.AnnData:
-    """Spots all over the slide."""
+    """Spots that cover the slide."""
     pitch = SIZE / n_side
     axis = (np.arange(n_side) + 0.5) * pitch
     spots = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
@@ -77,7 +77,7 @@ def section(n_side: int) -> ad.AnnData:
 
 
 def measure(path: Path, case: str) -> dict[str, float]:
-    """Features of one case: seconds, tiles a second, gigabytes."""
+    """Image features of one case: seconds, tiles per second, gigabytes."""
     from dataclasses import replace
 
     from soscope_scverse import im
@@ -98,14 +98,14 @@ def measure(path: Path, case: str) -> dict[str, float]:
         "tiles": n_tiles,
         "patch pixels": float(adata.uns["subspot_features"]["patch_pixels"][0]),
         "seconds": seconds,
-        "tiles a second": n_tiles / seconds,
+        "tiles per second": n_tiles / seconds,
         "encoder busy": busy[0] / seconds,
-        "peak GB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
+        "peak GB": peak_gb(),
     }
 
 
 def compare_modes() -> dict[str, float]:
-    """Seconds of both modes, and the correlation of their features over the subspots."""
+    """Run time of both modes, and correlation of their features over the subspots."""
     from soscope_scverse import datasets, im, pp
 
     section = datasets.synthetic_section(60, n_genes=2)
@@ -125,7 +125,7 @@ def compare_modes() -> dict[str, float]:
 
 
 def inception(busy: list[float]) -> Any:
-    """Inception v3 with random weights that counts the seconds it works; loaded before the clock starts."""
+    """Inception v3 with random weights that records its run time; loaded before timing starts."""
     import torch
     from torchvision.models import inception_v3
 
@@ -141,7 +141,7 @@ def inception(busy: list[float]) -> Any:
     with torch.random.fork_rng(), tempfile.NamedTemporaryFile(suffix=".pth") as file:
         torch.manual_seed(0)
         network = inception_v3(weights=None, init_weights=False)
-        for layer in network.modules():  # Statistics of noise, so that features have an ordinary size.
+        for layer in network.modules():  # batch statistics of noise, so that features have a typical scale
             if isinstance(layer, torch.nn.BatchNorm2d):
                 layer.momentum = None
         with torch.no_grad():

@@ -1,9 +1,9 @@
-"""Kills trainings with SIGKILL at random moments, resumes them, and compares all bits with uninterrupted ones.
+"""Kills training runs with SIGKILL at random times, resumes them, and compares all bits with uninterrupted runs.
 
     python benchmarks/kills.py [--n 20] [--seed 0]
 
-A run is killed anywhere between its start and its end, resumed, killed again with a chance of one half, and resumed to
-the end. Checkpoints are written before every epoch. Linux and macOS, on the CPU.
+A run is killed at any time between its start and its end, resumed, killed again with probability one half, and resumed
+until it ends. Checkpoints are written before every epoch. Linux and macOS, on CPU.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ import numpy as np
 SCRIPT = Path(__file__).parents[1] / "tests" / "scripts" / "train.py"
 
 
-def started(run: Callable[[], None]) -> int:
-    """Run in another process; returns its id."""
+def child(run: Callable[[], None]) -> int:
+    """Start a child process; returns its id."""
     pid = os.fork()
     if pid:
         return pid
@@ -38,17 +38,17 @@ def started(run: Callable[[], None]) -> int:
     os._exit(0)
 
 
-def ended(pid: int) -> int:
-    """Wait for a process; returns its exit code, negative if it was killed."""
+def exit_code(pid: int) -> int:
+    """Wait for a process; returns its exit code, which is negative if it was killed."""
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def killed(run: Callable[[], None], seconds: float) -> bool:
-    """Run for some time at most; returns whether it was killed before its end."""
-    pid = started(run)
+    """Run for at most the given time; returns whether the process was killed before its end."""
+    pid = child(run)
     time.sleep(seconds)
     os.kill(pid, signal.SIGKILL)
-    return ended(pid) == -signal.SIGKILL
+    return exit_code(pid) == -signal.SIGKILL
 
 
 def main() -> None:
@@ -70,21 +70,21 @@ def main() -> None:
         seconds = {}
         for case in train["CASES"]:
             start = time.perf_counter()
-            assert ended(started(partial(save, case, f"{case}.npz", None, 0))) == 0
+            assert exit_code(child(partial(save, case, f"{case}.npz", None, 0))) == 0
             seconds[case] = time.perf_counter() - start
         n_equal = n_killed = 0
         while n_killed < options.n:
             case = rng.choice(list(train["CASES"]))
-            moment = rng.uniform(0, 1.2 * seconds[case])  # checkpoints cost some time
+            moment = rng.uniform(0, 1.2 * seconds[case])  # checkpoints take some time
             checkpoints = folder / f"checkpoints_{n_killed}_{time.time_ns()}"
-            lost = partial(save, case, "lost.npz", checkpoints, 0)
-            if not killed(lost, moment):
+            interrupted = partial(save, case, "interrupted.npz", checkpoints, 0)
+            if not killed(interrupted, moment):
                 continue
             n_killed += 1
-            again = rng.random() < 0.5 and killed(lost, rng.uniform(0, seconds[case]))
+            again = rng.random() < 0.5 and killed(interrupted, rng.uniform(0, seconds[case]))
             found = (checkpoints / "checkpoint.pt").exists()
-            # once there is a checkpoint, the seed of the process that resumes does not matter
-            assert ended(started(partial(save, case, "resumed.npz", checkpoints, 7 if found else 0))) == 0
+            # with a checkpoint, the seed of the resuming process has no effect
+            assert exit_code(child(partial(save, case, "resumed.npz", checkpoints, 7 if found else 0))) == 0
             expected, resumed = np.load(folder / f"{case}.npz"), np.load(folder / "resumed.npz")
             equal = set(expected) == set(resumed) and all(
                 np.array_equal(expected[name], resumed[name], equal_nan=True) for name in expected
@@ -92,11 +92,11 @@ def main() -> None:
             n_equal += equal
             print(
                 f"{n_killed:3d} {case:6s} killed at {moment:5.2f} s of about {seconds[case]:.2f} s"
-                f"{', and again' if again else ''}{', resumed' if found else ', started anew'}: "
+                f"{', killed again' if again else ''}{', resumed' if found else ', restarted'}: "
                 f"{'equal' if equal else 'DIFFERS'}",
                 flush=True,
             )
-    print(f"{n_equal} of {n_killed} resumed runs equal to uninterrupted ones in all {len(expected)} arrays")
+    print(f"{n_equal} of {n_killed} resumed runs equal the uninterrupted ones in all {len(expected)} arrays")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Quality on sections whose subspots are known: runs every method and writes ``docs/benchmarks.md``.
+"""Quality on sections with known subspots: runs all methods and writes ``docs/benchmarks.md``.
 
-``python benchmarks/quality.py --csv quality.csv``; the real sections come from ``../shared/data`` or the folder in
+``python benchmarks/quality.py --csv quality.csv``; real sections are read from ``../shared/data`` or the folder in
 ``SOSCOPE_TEST_DATA``.
 """
 
@@ -23,9 +23,10 @@ from typing import Any, NamedTuple
 import anndata as ad
 import numpy as np
 import pandas as pd
+from memory import PeakMemory
 
 from soscope_scverse import _keys as keys
-from soscope_scverse import bench, datasets, pp
+from soscope_scverse import bench, datasets, im, pp, tl
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("SOSCOPE_TEST_DATA", ROOT.parent / "shared" / "data"))
@@ -34,11 +35,12 @@ N_GENES = 60
 SOSCOPE, NO_IMAGE, SHUFFLED, AS_PUBLISHED = "soscope", "soscope-no-image", "soscope-shuffled", "soscope-paper"
 ORACLE = "oracle"
 VARIANTS = {
-    NO_IMAGE: "default, without the image",
-    SHUFFLED: "default, image features of the subspots permuted over the section",
+    NO_IMAGE: "default settings, without the image",
+    SHUFFLED: "default settings, with the image features permuted over the subspots of the section",
     AS_PUBLISHED: 'architecture, likelihood and prediction of the paper (`preset="paper"`)',
 }
 METHODS = [*bench.BASELINES, SOSCOPE, *VARIANTS, ORACLE]
+IMAGE_BASELINES = ("image_linear", "image_gaussian_process", "image_mlp", "joint_mlp")
 METRICS = ("pearson", "within_r", "mse", "normalized_pearson")
 
 
@@ -68,8 +70,8 @@ def synthetic(*, noise_free: bool) -> Task:
 def synthetic_image() -> Task:
     low, image, truth = datasets.synthetic_section(n_genes=400)
     pp.subspots(low)
-    of_image = truth[:, truth.var["kind"] == "image"].copy()
-    return chosen(low, truth, image, pp.spatial_genes(of_image, N_GENES))
+    image_genes = truth[:, truth.var["kind"] == "image"].copy()
+    return chosen(low, truth, image, pp.spatial_genes(image_genes, N_GENES))
 
 
 def mean_as_truth(truth: ad.AnnData) -> ad.AnnData:
@@ -100,9 +102,7 @@ TASKS: dict[str, Callable[[], Task]] = {
 
 
 def shuffled(adata: ad.AnnData, seed: int, **kwargs: Any) -> np.ndarray:
-    """Run soScope with the image features of one subspot given to another, the same for every seed."""
-    from soscope_scverse import tl
-
+    """Run soScope with image features permuted over the subspots; the permutation is the same for every seed."""
     adata = adata.copy()
     valid = np.asarray(adata.obsm[keys.EXPOSURE]) > 0
     features = np.array(adata.obsm[keys.FEATURES])
@@ -112,12 +112,12 @@ def shuffled(adata: ad.AnnData, seed: int, **kwargs: Any) -> np.ndarray:
 
 
 def oracle(adata: ad.AnnData, *, truth: ad.AnnData) -> np.ndarray:
-    """Return the noise-free truth: what it scores against noisy counts is the best that any method can."""
+    """Return the noise-free truth; its score against noisy counts is the best attainable one."""
     return np.asarray(truth.layers["mean"])
 
 
 def methods_of(names: Iterable[str], task: Task, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """What `bench.compare` is to run; without an image two variants are no others."""
+    """Methods for `bench.compare`; without an image, the variants that depend on it are excluded."""
     every = {
         **bench.BASELINES,
         SOSCOPE: {},
@@ -126,7 +126,7 @@ def methods_of(names: Iterable[str], task: Task, kwargs: Mapping[str, Any]) -> d
         AS_PUBLISHED: {"preset": "paper"},
         ORACLE: partial(oracle, truth=task.truth),
     }
-    without = [] if task.image is not None else [NO_IMAGE, SHUFFLED]
+    without = [] if task.image is not None else [NO_IMAGE, SHUFFLED, *IMAGE_BASELINES]
     if "mean" not in task.truth.layers:
         without.append(ORACLE)
     return {name: every[name] for name in names if name not in without}
@@ -136,7 +136,14 @@ def run(name: str, methods: Iterable[str], seeds: list[int], max_epochs: int | N
     task = TASKS[name]()
     kwargs = {} if max_epochs is None else {"max_epochs": max_epochs}
     runs = methods_of(methods, task, kwargs)
-    df = bench.compare(*task, methods=runs, seeds=seeds, task=name, enhance_kwargs=kwargs)
+    if task.image is not None:
+        im.features(task.low, task.image)
+    tables = []
+    for method, arguments in runs.items():
+        with PeakMemory() as peak:
+            df = bench.compare(*task, methods={method: arguments}, seeds=seeds, task=name, enhance_kwargs=kwargs)
+        tables.append(df.assign(peak_mb=peak.mb))
+    df = pd.concat(tables, ignore_index=True)
     return df.assign(n_spots=task.low.n_obs, n_targets=task.truth.n_obs)
 
 
@@ -144,7 +151,7 @@ def run(name: str, methods: Iterable[str], seeds: list[int], max_epochs: int | N
 
 
 def medians(df: pd.DataFrame) -> pd.DataFrame:
-    """Median over genes, then mean over seeds (NaN if one diverged): a row for each task and method, in their order."""
+    """Median over genes, then mean over seeds (NaN if a run diverged): one row for each task and method."""
     per_run = df.groupby(["task", "method", "seed", "metric"], sort=False, dropna=False)["value"].median()
     per_method = per_run.groupby(["task", "method", "metric"], sort=False).agg(lambda runs: runs.mean(skipna=False))
     scores = per_method.unstack("metric")[list(METRICS)]
@@ -169,19 +176,19 @@ def introduction(df: pd.DataFrame, command: str) -> str:
     lines = [
         "# Benchmarks",
         "",
-        "Neighbouring spots of real sections are merged, and every method recovers the original spots from them;",
+        "Neighbouring spots of real sections are merged, and each method recovers the original spots;",
         "the synthetic sections have known subspots.",
-        f"A task has the {N_GENES} genes with the clearest spatial pattern (`pp.spatial_genes` of the true subspots).",
-        f"Scores are medians over genes, averaged over the seeds ({seeds}) where a method has one.",
+        f"Each task contains the {N_GENES} genes with the highest Moran's I (`pp.spatial_genes` of the true subspots).",
+        f"Scores are medians over genes, averaged over the seeds ({seeds}) of methods that take a seed.",
         "",
-        "- `pearson`: correlation with the truth over all subspots.",
-        "- `within_r`: the same after the mean of each spot is taken out, so that it measures resolution alone;",
+        "- `pearson`: Pearson's r with the truth over all subspots.",
+        "- `within_r`: Pearson's r after subtracting each spot's mean, a measure of resolution alone;",
         "  repeating the spot scores 0.",
-        "- `mse`: squared error after scaling to [0, 1]; lower is better.",
-        "- `normalized`: Pearson after dividing by the total of the subspot.",
-        "- `seconds`: wall time of one run without the image features, which the methods share.",
-        "- `peak MB`: how far the resident memory of the process rose during one run above its level at the start,",
-        "  without the memory of a GPU.",
+        "- `mse`: mean squared error after scaling to [0, 1]; lower is better.",
+        "- `normalized`: Pearson's r after dividing by the library size of the subspot.",
+        "- `seconds`: wall time of one run, excluding the image features, which are shared by all methods.",
+        "- `peak MB`: maximum increase of the resident memory of the process above its level before the runs of a",
+        "  method, excluding GPU memory.",
         "",
         f"Measured on {datetime.now(UTC):%d %B %Y} with {', '.join(f'{name} {version(name)}' for name in packages)}",
         f"and Python {platform.python_version()} on {machine()}.",
@@ -190,11 +197,11 @@ def introduction(df: pd.DataFrame, command: str) -> str:
         "",
         f"```bash\n{command}\n```",
         "",
-        "Variants of soScope:",
+        "soScope variants:",
         "",
         *(f"- `{name}`: {text}." for name, text in VARIANTS.items()),
         "",
-        f"`{ORACLE}` is the noise-free truth scored against the noisy one: the best that any method can do.",
+        f"`{ORACLE}` is the noise-free truth scored against the noisy truth: the best attainable score.",
     ]
     return "\n".join(lines)
 
@@ -224,7 +231,7 @@ def task_section(df: pd.DataFrame, scores: pd.DataFrame, task: str) -> str:
 
 
 def summary(scores: pd.DataFrame) -> str:
-    """Default soScope against the best baseline, which is another one for each task and metric."""
+    """Compare default soScope with the best baseline of each task and metric."""
     rows, losses, gains = [], [], []
     tasks = [task for task in scores.index.unique("task") if comparable(scores.loc[task])]
     for task in tasks:
@@ -249,12 +256,11 @@ def summary(scores: pd.DataFrame) -> str:
         return ""
     if gains:
         pearson, within, mse = np.median(gains, axis=0)
-        rows.append(("median of the real ones", f"{pearson:+.3f}", f"{within:.2f}", f"{mse:.2f}", ""))
+        rows.append(("median of real sections", f"{pearson:+.3f}", f"{within:.2f}", f"{mse:.2f}", ""))
     header = ("task", "pearson: difference", "within_r: ratio", "mse: ratio", "normalized: difference")
     text = (
-        "Default soScope against the best baseline of each task and metric (its name in brackets): the hardest rival, "
-        "picked with the truth in hand.\nBetter are differences above 0, a `within_r` ratio above 1 and an `mse` "
-        "ratio below 1."
+        "Default soScope compared with the best baseline of each task and metric (in brackets), selected using the "
+        "truth.\nsoScope is better where a difference is above 0, a `within_r` ratio above 1 or an `mse` ratio below 1."
     )
     return f"## Summary\n\n{text}\n\n{markdown(header, rows)}\n\n{verdict(tasks, losses)}"
 
@@ -268,12 +274,12 @@ def baselines_of(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def ratio(ours: float, theirs: float) -> str:
-    """A ratio to something that is not positive says nothing."""
+    """Ratio of two scores; both scores where the baseline is not positive."""
     return f"{ours / theirs:.2f}" if theirs > 0 else f"{ours:.3f} to {theirs:.3f}"
 
 
 def verdict(tasks: list[str], losses: list[tuple[str, str]]) -> str:
-    """Say where soScope loses, metric by metric."""
+    """List the tasks where a baseline is better, for each metric."""
     lines = []
     for metric in METRICS:
         lost = [task for task, of in losses if of == metric]
@@ -287,7 +293,7 @@ def variants(scores: pd.DataFrame) -> str:
     if len(names) < 2:
         return ""
     rows = [(task, *(cell(scores, task, name) for name in names)) for task in scores.index.unique("task")]
-    text = "What the image and the changes to the published model bring, as `pearson` / `within_r`."
+    text = "Effect of the image and of the changes to the published model, as `pearson` / `within_r`."
     return f"## Variants\n\n{text}\n\n{markdown(('task', *names), rows)}"
 
 
@@ -298,7 +304,7 @@ def cell(scores: pd.DataFrame, task: str, method: str) -> str:
 
 
 def markdown(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """Table whose first column is text and the others are numbers."""
+    """Markdown table with a text column followed by numeric columns."""
     titles = list(header)
     rule = ["---", *["--:"] * (len(titles) - 1)]
     return "\n".join(f"| {' | '.join(row)} |" for row in (titles, rule, *map(list, rows)))
@@ -314,10 +320,10 @@ def arguments() -> argparse.Namespace:
         "--methods", nargs="+", choices=METHODS, default=METHODS, metavar="METHOD", help=", ".join(METHODS)
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
-    parser.add_argument("--max-epochs", type=int, help="training steps of soScope; default: those of the model")
+    parser.add_argument("--max-epochs", type=int, help="training epochs of soScope; default: the default of the model")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "benchmarks.md", help="report to write")
-    parser.add_argument("--csv", type=Path, help="also write all scores, after every task")
-    parser.add_argument("--resume", type=Path, help="--csv of an earlier run: its tasks are reported, not run again")
+    parser.add_argument("--csv", type=Path, help="CSV for all scores, updated after every task")
+    parser.add_argument("--resume", type=Path, help="CSV of an earlier run; its tasks are not run again")
     return parser.parse_args()
 
 
@@ -325,7 +331,7 @@ def main() -> None:
     args = arguments()
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message="No image given")
-    warnings.filterwarnings("ignore", message="The image is left out")
+    warnings.filterwarnings("ignore", message="The image is ")
     warnings.filterwarnings("ignore", module="lightning")
     tables = [] if args.resume is None else [pd.read_csv(args.resume, dtype={"seed": "Int64"})]
     done = {task for table in tables for task in table["task"]}

@@ -1,26 +1,27 @@
-"""Seconds and memory as sections grow: prints tables, writes JSON and a plot.
+"""Run time and memory as a function of section size: prints tables, writes JSON and a plot.
 
-``python benchmarks/scaling.py --json scaling.json --plot scaling.png`` runs every part; ``--parts`` chooses some of
+``python benchmarks/scaling.py --json scaling.json --plot scaling.png`` runs all parts; ``--parts`` selects from
 
-- ``sizes``: preparation, an epoch of the training, latent states and streamed prediction for 10^4 to 10^6 subspots
-  (10^7 with ``--large``), 200 genes and 64 image features, and how time and memory grow (slope of the logarithms);
-- ``published``: a step at 1,974 spots x 4 subspots, 60 genes and 2,048 raw image features, against a dense evaluation
-  of the published objective, and the peak memory of ours;
-- ``features``: subspots a second of the encoder "texture";
-- ``processes``: steps a second of one and of two processes with one thread each;
+- ``sizes``: preprocessing, one training epoch, latent states and streamed prediction for 10^4 to 10^6 subspots (10^7
+  with ``--large``), 200 genes and 64 image features, and the growth of run time and memory (log-log slope);
+- ``published``: a training step at 1,974 spots x 4 subspots, 60 genes and 2,048 raw image features, compared with a
+  dense evaluation of the published objective, and our peak memory;
+- ``features``: subspots per second of the encoder "texture";
+- ``processes``: steps per second of one and of two processes with one thread each;
 - ``embryo``: the steps of `tl.enhance` on a real section (2,898 spots x 7, 1,000 genes, from ``../shared/data``);
-- ``million``: `tl.enhance` by default, 250,000 spots x 4 and 200 genes from a file-backed AnnData and a TIFF to zarr.
+- ``million``: `tl.enhance` with default settings, 250,000 spots x 4 and 200 genes from a file-backed AnnData and a TIFF
+  to zarr.
 
-Every measurement runs in a process of its own, so that its peak memory (resident set, with about 1 GB of imported
-libraries) is its own. A GPU is used where there is one.
+Each measurement runs in a separate process, so that its peak memory (resident set, including about 1 GB of imported
+libraries) is its own. A GPU is used if available.
 
-How near a step comes to what the machine can do is told from counts of its work and from the speed of a large matrix
-product and of a large copy on the same device. With M subspots, G genes, D latent dimensions, H hidden units, and n
-input spots with e edges, a step (forward, and twice that backward) takes about
+The efficiency of a step is estimated from operation counts and from the speed of a large matrix product and of a large
+copy on the same device. With M subspots, G genes, D latent dimensions, H hidden units, and n input spots with e edges,
+a step (forward, and twice that backward) takes about
 
 - operations: 3 x 2 x [M (D H + 4 H^2 + H G) + 4 n (G H + 2 H^2) + 2 D M];
 - bytes: 4 x [42 M G + 60 M H + 3 (12 n + 10 e) H]: 14 passes over subspots x genes forward (bounding, exponential,
-  shares) and 28 back, five layers of the decoder, three of the encoder with their messages.
+  shares) and 28 backward, five decoder layers, three encoder layers with their messages.
 """
 
 from __future__ import annotations
@@ -29,7 +30,6 @@ import argparse
 import json
 import logging
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -43,16 +43,17 @@ from typing import Any
 
 import anndata as ad
 import numpy as np
+from memory import peak_gb
 from scipy import sparse
 
 SIZES = (10_000, 30_000, 100_000, 300_000, 1_000_000)
 N_SUBSPOTS, N_GENES, N_FEATURES = 4, 200, 64
-PIXELS = 20  # between spots
+PIXELS = 20  # centre-to-centre distance of spots
 PUBLISHED = {
-    "default": "ours by default",
+    "default": "ours, default settings",
     "small": "ours in tiles of 256 spots",
     "paper": "published objective, sampled pairs, reduced features",
-    "dense": "published objective as it is written",
+    "dense": "published objective, dense evaluation",
 }
 DATA = Path(os.environ.get("SOSCOPE_TEST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 QUIET = {"enable_progress_bar": False, "enable_model_summary": False}
@@ -83,13 +84,13 @@ def section(n_targets: int, n_genes: int, n_features: int = 0, seed: int = 0) ->
 
 
 def fields(xy: np.ndarray) -> np.ndarray:
-    """Six smooth fields with wave lengths of about ten spots."""
+    """Six smooth fields with wavelengths of about ten spots."""
     waves = np.random.default_rng(1).normal(0, 0.6 / PIXELS, (2, 6))
     return np.sin(xy @ waves + np.arange(6))
 
 
 def write_image(path: Path, width: int) -> None:
-    """A tiled RGB TIFF that shows three of the fields with noise."""
+    """Write an RGB TIFF of three of the fields with noise."""
     import tifffile
 
     rng = np.random.default_rng(2)
@@ -111,10 +112,6 @@ def timed(run: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def peak_gb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-
-
 def gpu_memory() -> dict[str, float]:
     import torch
 
@@ -132,7 +129,7 @@ def new_model(adata: ad.AnnData, **options: Any) -> Any:
 
 
 def seconds_a_step(model: Any, n_steps: int = 12, **options: Any) -> float:
-    """Of the second phase, once everything is warm."""
+    """Seconds per step of the second training phase, after two warm-up steps."""
     from lightning.pytorch import Callback
 
     class Clock(Callback):
@@ -154,7 +151,7 @@ def size(n_targets: int) -> dict[str, float]:
     prepare_s = timed(lambda: sos.pp.spot_graph(adata))
     model = new_model(adata)
     options = {"pretrain_epochs": 0, **QUIET}
-    model.train(max_steps=1, **options)  # the first training also looks for scales and noise
+    model.train(max_steps=1, **options)  # the first training also initialises scales and noise
     one_s, two_s = (timed(lambda n=n: model.train(n, **options)) for n in (1, 2))
     latent_s = timed(model.get_latent_representation)
     with tempfile.TemporaryDirectory() as folder:
@@ -176,7 +173,7 @@ def size(n_targets: int) -> dict[str, float]:
 
 
 def shares_of_limits(step_s: float, m: float, n: float) -> dict[str, float]:
-    """Share of the speed of a matrix product and of a copy that a step reaches; counts as in the module's docstring."""
+    """Speed of a step relative to a matrix product and to a copy; operation counts as in the module docstring."""
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -200,13 +197,13 @@ def shares_of_limits(step_s: float, m: float, n: float) -> dict[str, float]:
 
 
 def published(which: str) -> dict[str, float]:
-    """A step on 1,974 spots x 4 subspots, 60 genes, 2,048 image features."""
+    """Training step on 1,974 spots x 4 subspots, 60 genes, 2,048 image features."""
     import torch
 
     import soscope_scverse as sos
-    from soscope_scverse.tl._presets import PRESETS
+    from soscope_scverse.tl._options import PRESETS
 
-    adata = made("small_section")
+    adata = simulated("small_section")
     sos.pp.spot_graph(adata)
     if which == "dense":
         return {"step_s": dense_step(adata), "peak_gb": peak_gb()}
@@ -218,7 +215,7 @@ def published(which: str) -> dict[str, float]:
 
 
 def dense_step(adata: ad.AnnData) -> float:
-    """Seconds of a step of the published objective as it is written: all pairs of subspots, W as a dense matrix."""
+    """Seconds per step of the published objective: all pairs of subspots, W as a dense matrix."""
     import torch
     from torch.nn.functional import binary_cross_entropy_with_logits, softplus
     from torch_geometric.nn import TransformerConv
@@ -271,7 +268,7 @@ def dense_step(adata: ad.AnnData) -> float:
 
 
 def features() -> dict[str, float]:
-    """Subspots a second of "texture" on an image with 10 pixels from subspot to subspot."""
+    """Subspots per second of "texture" on an image with 10 pixels between neighbouring subspots."""
     import soscope_scverse as sos
 
     adata = section(100_000, 2)
@@ -295,7 +292,7 @@ def processes(n_processes: int) -> dict[str, float]:
 
 
 def embryo() -> dict[str, float]:
-    """Seconds of the steps of `tl.enhance` on a real section."""
+    """Run time of the steps of `tl.enhance` on a real section."""
     import soscope_scverse as sos
 
     seconds: dict[str, float] = {}
@@ -311,7 +308,7 @@ def embryo() -> dict[str, float]:
 
 
 def million(n_targets: int) -> dict[str, float]:
-    """Seconds of `tl.enhance` by default, from a file-backed AnnData and a TIFF to zarr."""
+    """Run time of `tl.enhance` with default settings, from a file-backed AnnData and a TIFF to zarr."""
     import soscope_scverse as sos
 
     seconds: dict[str, float] = {}
@@ -333,12 +330,12 @@ def million(n_targets: int) -> dict[str, float]:
         first = enhanced.X[: 100 * N_SUBSPOTS].compute().reshape(100, N_SUBSPOTS, -1).sum(axis=1)
         np.testing.assert_allclose(first, adata.X[:100].toarray(), rtol=1e-3)
         megabytes = sum(file.stat().st_size for file in out.rglob("*") if file.is_file()) / 1e6
-        used = float(enhanced.uns["soscope"]["uses_image"])
-        return {"rows": enhanced.n_obs, **seconds, "peak_gb": peak_gb(), "zarr_mb": megabytes, "uses_image": used}
+        uses_image = float(enhanced.uns["soscope"]["uses_image"])
+        return {"rows": enhanced.n_obs, **seconds, "peak_gb": peak_gb(), "zarr_mb": megabytes, "uses_image": uses_image}
 
 
-def made(name: str) -> ad.AnnData:
-    """A section made in a process of its own, so that the memory of its making does not count."""
+def simulated(name: str) -> ad.AnnData:
+    """Section simulated in a separate process, so that the memory of the simulation is not counted."""
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([sys.executable, __file__, "--one", name, folder], check=True, capture_output=True)
         return ad.read_h5ad(Path(folder) / "spots.h5ad")
@@ -360,7 +357,7 @@ def inputs(n_targets: int, folder: str) -> dict[str, float]:
 
 @contextmanager
 def stages(seconds: dict[str, float]) -> Iterator[None]:
-    """Record what each step of `tl.enhance` takes."""
+    """Record the run time of each step of `tl.enhance`."""
     import soscope_scverse as sos
 
     steps = [
@@ -371,7 +368,7 @@ def stages(seconds: dict[str, float]) -> Iterator[None]:
         (sos.SoScope, "train"),
         (sos.SoScope, "get_enhanced"),
     ]
-    plain = [getattr(place, name) for place, name in steps]
+    plain = [getattr(owner, name) for owner, name in steps]
 
     def recorded(name: str, function: Callable) -> Callable:
         @wraps(function)
@@ -384,13 +381,13 @@ def stages(seconds: dict[str, float]) -> Iterator[None]:
 
         return run
 
-    for (place, name), function in zip(steps, plain, strict=True):
-        setattr(place, name, recorded(name, function))
+    for (owner, name), function in zip(steps, plain, strict=True):
+        setattr(owner, name, recorded(name, function))
     try:
         yield
     finally:
-        for (place, name), function in zip(steps, plain, strict=True):
-            setattr(place, name, function)
+        for (owner, name), function in zip(steps, plain, strict=True):
+            setattr(owner, name, function)
 
 
 # -------------------------------------------------------------------------------------------------------------- report
@@ -409,7 +406,7 @@ MEASURES: dict[str, Callable[..., dict[str, float]]] = {
 
 
 def measured(name: str, *args: object, threads: int | None = None) -> dict[str, float]:
-    """Run a measurement in a process of its own and print what it found."""
+    """Run a measurement in a separate process and print the result."""
     environment = os.environ | ({} if threads is None else {"OMP_NUM_THREADS": str(threads)})
     command = [sys.executable, __file__, "--one", name, *map(str, args)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
@@ -421,7 +418,7 @@ def measured(name: str, *args: object, threads: int | None = None) -> dict[str, 
 
 
 def slope(rows: list[dict[str, float]], name: str) -> float:
-    """Exponent of the growth with the number of subspots."""
+    """Log-log slope against the number of subspots."""
     return float(np.polyfit(np.log([row["subspots"] for row in rows]), np.log([row[name] for row in rows]), 1)[0])
 
 
@@ -451,7 +448,7 @@ def plot(rows: list[dict[str, float]], path: Path) -> None:
 
     figure, axes = plt.subplots(1, 2, figsize=(8, 3.4), layout="constrained")
     n = [row["subspots"] for row in rows]
-    for name, label in (("epoch_s", "an epoch of training"), ("write_s", "prediction, streamed")):
+    for name, label in (("epoch_s", "training epoch"), ("write_s", "streamed prediction")):
         axes[0].loglog(n, [row[name] for row in rows], "o-", label=f"{label} (slope {slope(rows, name):.2f})")
     axes[0].set(xlabel="subspots", ylabel="seconds")
     axes[0].legend(frameon=False, fontsize=8)
@@ -464,9 +461,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--sizes", nargs="+", type=int, default=SIZES, help="subspots")
-    parser.add_argument("--large", action="store_true", help="also 10^7 subspots")
-    parser.add_argument("--json", type=Path, help="file to write")
-    parser.add_argument("--plot", type=Path, help="image to write, of the part `sizes`")
+    parser.add_argument("--large", action="store_true", help="include 10^7 subspots")
+    parser.add_argument("--json", type=Path, help="JSON file for the results")
+    parser.add_argument("--plot", type=Path, help="image file for the plot of the part `sizes`")
     parser.add_argument("--one", nargs="+", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:

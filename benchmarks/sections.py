@@ -1,8 +1,8 @@
-"""Sections that a model was not trained on: her2st C4 enhanced by a model of C2 and C3, and one model of all three.
+"""Transfer to unseen sections: her2st C4 enhanced by a model trained on C2 and C3, and by a model trained on all three.
 
-``python benchmarks/sections.py``; the real sections come from ``../shared/data`` or the folder in
-``SOSCOPE_TEST_DATA``. Spots are merged 2 x 2; the table has medians over 60 genes (`pp.spatial_genes` of the truth of
-C4, among those that all sections have), scored on C4.
+``python benchmarks/sections.py``; real sections are read from ``../shared/data`` or the folder in
+``SOSCOPE_TEST_DATA``. Spots are merged 2 x 2. The table contains medians over 60 genes (`pp.spatial_genes` of the truth
+of C4, among the genes present in all sections), scored on C4.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ DATA = Path(os.environ.get("SOSCOPE_TEST_DATA", Path(__file__).resolve().parents
 SECTIONS = ("C2", "C3", "C4")
 SCORED = "C4"
 N_GENES = 60
-LIBRARY = "library"
+LIBRARY_KEY = "library_id"
 
 RUNS: dict[str, tuple[tuple[str, ...], Mapping[str, Any]]] = {
     "C4 alone": (("C4",), {}),
     "C2 + C3, C4 unseen": (("C2", "C3"), {}),
     "C2 + C3 + C4": (("C2", "C3", "C4"), {}),
-    "C2 + C3, C4 unseen, batches": (("C2", "C3"), {"batch_key": LIBRARY}),
-    "C2 + C3 + C4, batches": (("C2", "C3", "C4"), {"batch_key": LIBRARY}),
+    "C2 + C3, C4 unseen, batches": (("C2", "C3"), {"batch_key": LIBRARY_KEY}),
+    "C2 + C3 + C4, batches": (("C2", "C3", "C4"), {"batch_key": LIBRARY_KEY}),
 }
-"""What is trained on, and arguments of `SoScope.setup_anndata`."""
+"""Training sections and arguments of `SoScope.setup_anndata`."""
 
 
 class Merged(NamedTuple):
@@ -46,7 +46,7 @@ class Merged(NamedTuple):
 
 
 def merged_sections(*, normalized: bool) -> dict[str, Merged]:
-    """All sections with the genes that are scored; images perhaps in the colours of that of C2."""
+    """All sections restricted to the scored genes; stains optionally normalised to the image of C2."""
     whole = {name: ad.read_h5ad(DATA / f"{name}.h5ad") for name in SECTIONS}
     common = [gene for gene in whole[SCORED].var_names if all(gene in adata.var_names for adata in whole.values())]
     merged = {name: bench.simulate_low_resolution(adata[:, common].copy()) for name, adata in whole.items()}
@@ -62,18 +62,20 @@ def merged_sections(*, normalized: bool) -> dict[str, Merged]:
 
 
 def spots_of(names: Iterable[str], merged: Mapping[str, Merged], *, image: bool) -> ad.AnnData:
-    """Merged spots of some sections with every slot that the model needs."""
+    """Merged spots of the named sections with all slots required by the model."""
     chosen = {name: merged[name] for name in names}
-    spots = ad.concat({name: one.low for name, one in chosen.items()}, label=LIBRARY, index_unique="-", merge="same")
+    spots = ad.concat(
+        {name: one.low for name, one in chosen.items()}, label=LIBRARY_KEY, index_unique="-", merge="same"
+    )
     spots.uns["spatial"] = {name: next(iter(one.low.uns["spatial"].values())) for name, one in chosen.items()}
-    pp.spot_graph(spots, library_key=LIBRARY)
+    pp.spot_graph(spots, library_key=LIBRARY_KEY)
     if image:
-        im.features(spots, {name: one.image for name, one in chosen.items()}, library_key=LIBRARY)
+        im.features(spots, {name: one.image for name, one in chosen.items()}, library_key=LIBRARY_KEY)
     return spots
 
 
 def enhanced(run: str, seed: int, merged: Mapping[str, Merged], *, image: bool) -> np.ndarray:
-    """Subspots of C4 by one run."""
+    """Enhanced profiles of C4 by one run."""
     import torch
 
     from soscope_scverse import SoScope
@@ -82,7 +84,7 @@ def enhanced(run: str, seed: int, merged: Mapping[str, Merged], *, image: bool) 
     spots, scored = spots_of(names, merged, image=image), spots_of([SCORED], merged, image=image)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        SoScope.setup_anndata(spots, library_key=LIBRARY, **setup)
+        SoScope.setup_anndata(spots, library_key=LIBRARY_KEY, **setup)
         model = SoScope(spots)
         model.train(enable_progress_bar=False)
     return model.get_enhanced(scored).X
@@ -100,7 +102,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS), metavar="RUN", help=", ".join(RUNS))
-    parser.add_argument("--normalize-stain", action="store_true", help="images in the colours of C2's")
+    parser.add_argument("--normalize-stain", action="store_true", help="normalise the stain of all images to C2")
     parser.add_argument("--no-image", action="store_true")
     args = parser.parse_args()
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.ERROR)

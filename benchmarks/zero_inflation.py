@@ -1,11 +1,11 @@
-"""Do the counts of spots have more zeros than a negative binomial says? Prints a table for ``docs/likelihoods.md``.
+"""Zero inflation of spot counts relative to a negative binomial: prints a table for ``docs/likelihoods.md``.
 
-``python benchmarks/zero_inflation.py``; the real sections come from ``../shared/data`` or the folder in
+``python benchmarks/zero_inflation.py``; real sections are read from ``../shared/data`` or the folder in
 ``SOSCOPE_TEST_DATA``.
 
-The mean of a gene in a spot is told from its eight nearest neighbours, relative to depth, with one pseudo-spot of the
-section's mean. Poisson, negative binomial (variance (1 + phi) mean, the model's) and its zero-inflated form are fitted
-gene by gene to four fifths of the spots by maximum likelihood, and scored on the others.
+The mean of a gene in a spot is estimated from its eight nearest neighbours, relative to library size, with one
+pseudo-spot at the section mean. Poisson, negative binomial (variance (1 + phi) mean, as in the model) and zero-inflated
+negative binomial are fitted gene by gene to four fifths of the spots by maximum likelihood and scored on the others.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ SECTIONS = ("her2st/C2", "mouse_ob/MOB1", "embryo/embryo", "humanskin/humanskin_
 
 
 def expected(counts: np.ndarray, xy: np.ndarray) -> np.ndarray:
-    """Mean of every count by the neighbours of its spot, n_spots x n_genes; the spot itself has no part in it."""
-    depth = counts.sum(axis=1, keepdims=True)
+    """Expected counts from the neighbours of each spot, n_spots x n_genes; the spot itself is excluded."""
+    library_size = counts.sum(axis=1, keepdims=True)
     near = cKDTree(xy).query(xy, k=N_NEIGHBORS + 1)[1][:, 1:]
-    rate = counts.sum(axis=0) / depth.sum()
-    pseudo = depth.mean()
-    return depth * (counts[near].sum(axis=1) + pseudo * rate) / (depth[near].sum(axis=1) + pseudo)
+    rate = counts.sum(axis=0) / library_size.sum()
+    pseudo = library_size.mean()
+    return library_size * (counts[near].sum(axis=1) + pseudo * rate) / (library_size[near].sum(axis=1) + pseudo)
 
 
 def log_prob(counts: np.ndarray, mean: np.ndarray, log_phi: float, logit: float = -np.inf) -> np.ndarray:
-    """Log probability under a negative binomial with extra zeros; an infinite `logit` stands for none."""
+    """Log probability under a zero-inflated negative binomial; `logit` -inf means no zero inflation."""
     phi, extra = np.exp(log_phi), 1 / (1 + np.exp(-logit))
     plain = nbinom.logpmf(counts, mean / phi, 1 / (1 + phi)) + np.log1p(-extra)
     return np.where(counts == 0, np.logaddexp(plain, np.log(extra)) if extra > 0 else plain, plain)
 
 
 FAMILIES: dict[str, tuple[float, ...]] = {"poisson": (), "nb": (0.0,), "zinb": (0.0, -3.0)}
-"""Where the parameters of a family start: log phi, and the log odds of an extra zero."""
+"""Starting values of the parameters: log phi, and the log odds of an extra zero."""
 
 
 def fit(family: str, counts: np.ndarray, mean: np.ndarray) -> tuple[float, ...]:
@@ -72,15 +72,15 @@ def section(name: str) -> dict[str, object]:
     counts = truth.X.toarray().astype(float)
     mean = expected(counts, truth.obsm["spatial"])
     genes = truth.var_names.get_indexer(pp.spatial_genes(truth, N_GENES))
-    seen = [g for g in genes if LEAST_SHARE < (counts[:, g] == 0).mean() < 1 - LEAST_SHARE]
-    df = pd.DataFrame([gene(counts[:, g], mean[:, g]) for g in seen])
+    tested = [g for g in genes if LEAST_SHARE < (counts[:, g] == 0).mean() < 1 - LEAST_SHARE]
+    df = pd.DataFrame([gene(counts[:, g], mean[:, g]) for g in tested])
     gain = df["zinb score"] - df["nb score"]
     return {
         "section": name,
         "spots": truth.n_obs,
         "genes": len(df),
         **{f"zeros, {f}": f"{df[f'{f} zeros'].mean():.3f}" for f in FAMILIES},
-        "zeros, seen": f"{df['zeros'].mean():.3f}",
+        "zeros, observed": f"{df['zeros'].mean():.3f}",
         "nb - poisson": f"{(df['nb score'] - df['poisson score']).mean():+.4f}",
         "zinb - nb": f"{gain.mean():+.5f}",
         "zinb better": f"{(gain > 0).mean():.0%}",

@@ -20,7 +20,7 @@ extensions = [
 templates_path = ["_templates"]
 exclude_patterns = ["_build", "_templates", "jupyter_execute", "**.ipynb_checkpoints"]
 
-# notebooks lie beside docs/; Sphinx reads below docs/ only
+# Sphinx reads files below docs/ only, so the notebooks are copied there
 _here = Path(__file__).parent
 _notebooks = _here / "generated" / "tutorials"
 shutil.rmtree(_notebooks, ignore_errors=True)
@@ -43,7 +43,7 @@ numpydoc_validation_overrides = {  # methods that refer to that of a base class,
     code: [r"see :meth:`\w+\.\w+`"] for code in ("PR01", "RT01")
 }
 
-# building the pages needs no network; links to other projects are resolved where there is one
+# the build requires no network; links to other projects are resolved on request
 if os.environ.get("READTHEDOCS") or os.environ.get("SOSCOPE_DOCS_INTERSPHINX"):
     extensions.append("sphinx.ext.intersphinx")
 intersphinx_mapping = {

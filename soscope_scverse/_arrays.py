@@ -1,4 +1,4 @@
-"""Dense or sparse, in memory or on disk: the little that the package needs to know."""
+"""Matrices that are dense or sparse, in memory or on disk."""
 
 from __future__ import annotations
 
@@ -17,40 +17,46 @@ _CHUNK_ROWS = 10_000
 
 
 def in_memory(x: Any) -> Matrix:
-    """As an array or CSR matrix; what an AnnData holds on disk is read."""
+    """Return an array or CSR matrix; a matrix on disk is read."""
     if hasattr(x, "to_memory"):
         x = x.to_memory()
     return csr_matrix(x) if issparse(x) else np.asarray(x)
 
 
 def layers_of(adata: AnnData) -> dict[str, Any]:
-    """Layers by name; those of anndata 0.13 and newer hold ``X`` as well, named None."""
+    """Return layers by name, without ``X``, which anndata 0.13 and newer list under None."""
     return {name: values for name, values in adata.layers.items() if name is not None}
 
 
 def row_chunks(x: Any) -> Iterator[Matrix]:
-    """Pieces of a matrix that may be on disk; one that is in memory is a single piece."""
+    """Yield chunks of rows of a matrix that may be on disk; a matrix in memory is a single chunk."""
     size = x.shape[0] if issparse(x) or isinstance(x, np.ndarray) else _CHUNK_ROWS
     for start in range(0, x.shape[0], size):
         yield in_memory(x[start : start + size])
 
 
 def columns(x: Any, index: np.ndarray) -> Matrix:
-    """Columns of a matrix that may be on disk, in memory."""
+    """Return columns of a matrix that may be on disk, in memory."""
     chunks = [chunk[:, index] for chunk in row_chunks(x)]
     return vstack(chunks, format="csr") if issparse(chunks[0]) else np.concatenate(chunks)
 
 
 def dense(x: Any) -> np.ndarray:
-    """As a dense array."""
+    """Return a dense array."""
     return x.toarray() if issparse(x) else np.asarray(x)
 
 
 def stored(x: Any) -> np.ndarray:
-    """The values of a matrix; of a sparse one those that are stored."""
+    """Return the values of a matrix; for a sparse one those that are stored."""
     return np.asarray(x.data if issparse(x) else x)
 
 
 def spread(n: int, most: int) -> np.ndarray:
-    """Up to `most` of the numbers below `n`, evenly spread."""
+    """Return up to `most` of the integers below `n`, evenly spaced."""
     return np.unique(np.linspace(0, n - 1, min(n, most)).round().astype(int))
+
+
+def is_counts(x: Matrix) -> bool:
+    """Return whether all values are finite non-negative integers."""
+    values = stored(x)
+    return bool(np.isfinite(values).all() and (values >= 0).all() and (values == np.round(values)).all())

@@ -4,7 +4,7 @@ SPATIAL = "spatial"
 """``obsm``: n_spots x 2 positions (x, y) in full-resolution pixels; ``uns``: images and scale factors."""
 
 SUBSPOTS = "subspots"
-"""``obsm``: n_spots x n_subspots x 2 positions, NaN = padding; ``uns``: how the spots were divided."""
+"""``obsm``: n_spots x n_subspots x 2 positions, NaN = padding; ``uns``: geometry of the partition."""
 
 EXPOSURE = "subspot_exposure"
 """``obsm``: n_spots x n_subspots shares of the spot, 0 = padding, rows sum to 1."""
@@ -13,10 +13,10 @@ FEATURES = "subspot_features"
 """``obsm``: n_spots x n_subspots x n_image_features; ``uns``: encoder and its arguments."""
 
 SUBSPOT_NAMES = "subspot_names"
-"""``obsm``: n_spots x n_subspots names of the cells, "" = no cell; with cells only."""
+"""``obsm``: n_spots x n_subspots names of the cells, "" = no cell; only with cells."""
 
 RELATIVE_CELL_NUMBER = "relative_cell_number"
-"""``obs``: amount of tissue in a spot (its cells, or their area) relative to the mean spot; not there = 1."""
+"""``obs``: number (or area) of the cells in a spot relative to the mean spot; 1 if absent."""
 
 SPOT_GRAPH = "spot_graph"
 """``obsp``: n_spots x n_spots weighted neighbour graph of the spots."""
@@ -34,10 +34,10 @@ SUBSPOT = "subspot"
 """``obs`` of a result: number of the subspot in its spot."""
 
 SAMPLED_COUNTS = "sampled_counts"
-"""``layers`` of a result: one draw of the subspots, integers that add up to the observed spots."""
+"""``layers`` of a result: one random posterior sample, integers whose sums equal the observed spots."""
 
 STD, Q05, Q95 = "std", "q05", "q95"
-"""``layers`` of a result: standard deviation and quantiles of the draws."""
+"""``layers`` of a result: standard deviation and quantiles of the posterior samples."""
 
 RESULT = "soscope"
-"""``uns`` of a result: everything needed to make it again."""
+"""``uns`` of a result: everything needed to reproduce it."""

@@ -1,4 +1,4 @@
-"""What a run warned of, kept with its result."""
+"""Warnings of a run, recorded with its result."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 @contextmanager
 def recorded_warnings() -> Iterator[list[str]]:
-    """Messages of the UserWarnings of a block, each once; they are shown, or raised, as without it."""
+    """Collect the distinct messages of the UserWarnings of a block; warnings are shown or raised as usual."""
     messages: list[str] = []
     with warnings.catch_warnings():
         show = warnings.showwarning

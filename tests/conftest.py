@@ -16,19 +16,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-MOST_WORKERS = 8
-
-
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the options
-def pytest_cmdline_main(config):
-    """A worker for every core, unless the command line chooses (``-n 0`` for none) or a debugger is attached."""
-    if hasattr(config, "workerinput") or not config.pluginmanager.hasplugin("xdist"):
-        return
-    option = config.option
-    chosen = option.numprocesses is not None or option.dist != "no" or option.tx
-    if not (chosen or option.usepdb or option.collectonly or {"debugpy", "pydevd"} & set(sys.modules)):
-        option.numprocesses, option.maxprocesses, option.dist = "auto", MOST_WORKERS, "loadfile"
-
 
 def pytest_configure(config):
     """``pytest -m slow`` tries many examples of each property."""

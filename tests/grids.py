@@ -3,7 +3,8 @@
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from soscope_scverse.model._tiles import Section, Tiles
+from soscope_scverse.model._section import Section
+from soscope_scverse.model._tiles import Tiles
 
 
 def grid(n=6, pitch=10.0):

@@ -23,9 +23,10 @@ def public_names() -> dict[str, object]:
     names = {f"{space}.{name}": getattr(module, name) for space, module in spaces.items() for name in module.__all__}
     names |= {f"bench.baselines.{name}": baseline for name, baseline in names.pop("bench.BASELINES").items()}
     for name, cls in [(name, found) for name, found in names.items() if inspect.isclass(found)]:
+        ours = [base for base in reversed(cls.__mro__) if base.__module__.startswith("soscope_scverse")]
         names |= {
             f"{name}.{member}": getattr(cls, member)
-            for member, found in vars(cls).items()
+            for member, found in [item for base in ours for item in vars(base).items()]
             if not member.startswith("_")
             and (callable(found) or isinstance(found, classmethod | staticmethod | property))
         }

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from spatialdata.models import Image2DModel, ShapesModel, TableModel
 
 from soscope_scverse import datasets
-from soscope_scverse._mudata import columns_apart
+from soscope_scverse._containers.mudata import columns_apart
 from soscope_scverse.cli import main
 from soscope_scverse.model.training import runner as training
 

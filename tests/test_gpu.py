@@ -1,6 +1,7 @@
 """What a GPU says beside a CPU: `pytest -m gpu`."""
 
 import runpy
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from soscope_scverse import SoScope, datasets, tl
-from soscope_scverse.model.training import checkpoints
+from soscope_scverse.model.training.checkpoints import Checkpoints
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")]
 GPU = "gpu"
@@ -66,7 +67,7 @@ def test_deterministic_algorithms_give_the_same_bits(prepared):
 
 
 def test_a_stopped_training_goes_on_with_the_same_bits(prepared, tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoints, "_SECONDS", 0)
+    monkeypatch.setattr(SoScope, "_checkpoints_cls", partial(Checkpoints, seconds=0))
     expected = weights(trained(prepared.copy(), deterministic=True))
     with pytest.raises(RuntimeError, match="power"):
         trained(prepared.copy(), deterministic=True, checkpoint_dir=tmp_path, callbacks=[train["Stop"](9)])

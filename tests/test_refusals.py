@@ -18,8 +18,9 @@ from scipy import sparse
 
 from helpers import QUIET
 from soscope_scverse import SoScope, bench, datasets, im, metrics, pl, pp, tl
-from soscope_scverse import _validation as check
-from soscope_scverse._mudata import columns_apart
+from soscope_scverse._read import rows_of_section
+from soscope_scverse._validators import check_spots_of_subspots
+from soscope_scverse._containers.mudata import columns_apart
 
 pytestmark = pytest.mark.filterwarnings("ignore:Observation names", "ignore:Variable names", "ignore:Transforming")
 
@@ -400,7 +401,7 @@ def calls(_section, _prepared, image, model, enhanced, task):
         "metrics.within_r": called(metrics.within_r, prediction=values, truth=values, spot=[0, 0, 1, 1, 2, 2]),
         "metrics.ks_distance": called(metrics.ks_distance, values=values, inside=np.arange(6) < 3),
         "metrics.coverage": called(metrics.coverage, truth=values, lower=values, upper=values),
-        "metrics.pit": called(metrics.pit, truth=values, draws=draws),
+        "metrics.pit": called(metrics.pit, truth=values, samples=draws),
         "metrics.central_coverage": called(metrics.central_coverage, pit=values / 12),
         "metrics.kmeans_ari": called(metrics.kmeans_ari, profiles=values, labels=np.arange(6) % 2),
         "metrics.compactness": called(metrics.compactness, positions=values, labels=np.arange(6) % 2),
@@ -638,7 +639,7 @@ BAD_ARGUMENTS = {
     ("metrics.within_r", "prediction"): [(5, "one `spot` label"), ([1, 2], "one `spot` label")],
     ("metrics.ks_distance", "inside"): [([1, 2, 3, 4, 5, 6], "booleans"), (np.ones(6, bool), "inside and outside")],
     ("metrics.coverage", "upper"): [(np.zeros((6, 2)), "`lower` <= `upper`")],
-    ("metrics.pit", "draws"): [
+    ("metrics.pit", "samples"): [
         (np.zeros((6, 2)), "n_samples x n_targets"),
         (np.zeros((0, 6, 2)), "n_samples x n_targets"),
         (np.full((2, 6, 2), "a"), "real numbers"),
@@ -847,9 +848,9 @@ def test_a_view_becomes_a_copy_with_a_warning(prepared):
 
 
 def test_a_result_belongs_to_its_spots(prepared, enhanced):
-    as_before(lambda a: check.spots_of_subspots(a, prepared), prepared, r"Expected a result with `enhanced.obs\['spot'")
+    as_before(lambda a: check_spots_of_subspots(a, prepared), prepared, r"Expected a result with `enhanced.obs\['spot'")
     as_before(
-        lambda a: check.spots_of_subspots(a, enhanced), prepared[5:].copy(), "5 of 60 are not .first: 'spot_0001'"
+        lambda a: check_spots_of_subspots(a, enhanced), prepared[5:].copy(), "5 of 60 are not .first: 'spot_0001'"
     )
 
 
@@ -860,7 +861,7 @@ def test_spots_and_subspots_are_not_mistaken(prepared, enhanced):
 
 def test_the_section_to_draw_has_to_be_named(prepared):
     prepared.obs["slide"] = ["a", "b"] * 30
-    choose = check.section_rows
+    choose = rows_of_section
     as_before(lambda a: choose(a, None, "a"), prepared, "found None with `library_id` 'a'")
     as_before(lambda a: choose(a, "slide", None), prepared, r"one of the sections \['a', 'b'\] in 'slide', found None")
     assert choose(prepared, "slide", "b").sum() == 30

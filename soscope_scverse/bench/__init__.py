@@ -1,7 +1,7 @@
-"""Tasks with a known answer, and the simple methods to beat on them."""
+"""Benchmark tasks with known subspots, and baseline methods."""
 
-from soscope_scverse.bench._baselines import BASELINES
 from soscope_scverse.bench._compare import compare
 from soscope_scverse.bench._simulate import LowResolution, simulate_low_resolution
+from soscope_scverse.bench.baselines import BASELINES
 
 __all__ = ["BASELINES", "LowResolution", "compare", "simulate_low_resolution"]

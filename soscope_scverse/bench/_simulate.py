@@ -1,11 +1,11 @@
-"""Low-resolution sections whose truth is known: neighbouring spots (or cells) of a real section are merged."""
+"""Low-resolution sections with known truth, made by merging neighbouring spots or cells of a section."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from numbers import Real
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -13,56 +13,65 @@ from anndata import AnnData
 from scipy.sparse import csr_matrix
 
 from soscope_scverse import _keys as keys
-from soscope_scverse import _validation
-from soscope_scverse._arrays import in_memory
-from soscope_scverse._spatialdata import accepts_spatialdata
+from soscope_scverse import _read as read
+from soscope_scverse._arrays import Matrix
+from soscope_scverse._containers.dispatch import accepts_containers
+from soscope_scverse._validators import Choice, Rules, check_arguments, check_finite
 
-FLOWER = 7  # a spot of a hexagonal lattice and its six neighbours
+if TYPE_CHECKING:
+    from spatialdata import SpatialData
+
+FLOWER = 7
+"""Number of spots in a block of a hexagonal lattice: a spot and its six neighbours."""
+
+_RULES: Rules = {"lattice": Choice(("auto", "square", "hex")), "aggregate": Choice(("sum", "mean"))}
 
 
 class LowResolution(NamedTuple):
-    """A merged section and what it was merged from."""
+    """A merged section and its original observations."""
 
     adata: AnnData
-    """n_spots x n_features, the merged section with every slot of the spots' division."""
+    """n_spots x n_features, the merged section with its subspots."""
 
     truth: AnnData
     """n_targets x n_features, the original rows, in the C order of the valid entries of ``adata.obsm["subspots"]``."""
 
 
-@accepts_spatialdata
+@accepts_containers()
 def simulate_low_resolution(
-    adata: AnnData,
+    adata: AnnData | SpatialData,
     factor: float = 2,
     *,
     lattice: Literal["auto", "square", "hex"] = "auto",
     cells: bool = False,
     aggregate: Literal["sum", "mean"] = "sum",
+    table_key: str = "table",
+    shapes_key: str | None = None,
 ) -> LowResolution:
-    """Merge neighbouring spots or cells into larger spots whose subspots are known.
+    """Merge neighbouring spots or cells into larger spots with known subspots.
 
-    Only complete blocks are kept. Of all the ways to lay the lattice of blocks over the section, the one that keeps the
-    most blocks is taken (the first on a tie), so that the result depends on nothing but the input.
+    Only complete blocks are kept. Of all offsets of the lattice of blocks, the one with the most complete blocks is
+    used (the first on a tie), so the result is determined by the input.
 
     Parameters
     ----------
     adata
         n_obs x n_features, profiles in ``X``, positions in ``obsm["spatial"]``. Lattices are read from
-        ``obs["array_row"]`` and ``obs["array_col"]``, or from ``obs["quad_u"]`` and ``obs["quad_v"]`` where present (a
-        quincunx, read as a square lattice turned by 45 degrees). One section only.
+        ``obs["array_row"]`` and ``obs["array_col"]``, or from ``obs["quad_u"]`` and ``obs["quad_v"]`` if present (a
+        quincunx, read as a square lattice rotated by 45 degrees). A single section.
     factor
-        Square lattice: blocks of ``factor`` x ``factor`` spots, 2 to 6. Hexagonal lattice: left at 2, since the only
-        block is the flower of a spot and its six neighbours. Cells: width of the square bins, in the positions' unit.
+        Square lattice: blocks of ``factor`` x ``factor`` spots, 2 to 6. Hexagonal lattice: must be 2; a block consists
+        of a spot and its six neighbours. Cells: width of the square bins, in units of the positions.
     lattice
-        ``"auto"`` takes a lattice for hexagonal if ``array_row + array_col`` has one parity throughout (the Visium
-        convention) and the six nearest positions are equally far, and for square otherwise.
+        ``"auto"`` selects hexagonal if ``array_row + array_col`` has the same parity for all spots (the Visium
+        convention) and the six neighbours of a spot are equally distant, and square otherwise.
     cells
-        Merge the observations that lie in one square bin, at least 2 of them, instead of blocks of a lattice.
+        Merge the observations within each square bin, at least 2 of them, instead of blocks of a lattice.
     aggregate
         ``"sum"`` for counts, ``"mean"`` for principal components and intensities.
     table_key, shapes_key
-        Of a SpatialData, as of :func:`~soscope_scverse.tl.enhance`; the result
-        is in the coordinates of its spots, where ``im.open_image(sdata)`` is the image.
+        Elements of a SpatialData, see :func:`~soscope_scverse.tl.enhance`; the result has the coordinates of its spots,
+        which are those of ``im.open_image(sdata)``.
 
     Returns
     -------
@@ -70,51 +79,52 @@ def simulate_low_resolution(
         ``adata``: sums (CSR, the dtype of the input) or means (dense) with ``obsm["spatial"]`` (mean position),
         ``obsm["subspots"]`` (n_spots x n_subspots x 2, the original positions, NaN = padding),
         ``obsm["subspot_exposure"]`` (1 / number of the spot's subspots, 0 = padding), ``uns["subspots"]``, whose
-        ``"aggregate"`` tells the baselines what a spot is, ``uns["spatial"]`` with the larger spot diameter and
-        ``obs["array_row"]``, ``obs["array_col"]`` of the coarse lattice; where spots are sums of different numbers of
-        cells, ``obs["relative_cell_number"]`` (number relative to the mean spot). ``truth``: the original rows, with
-        their ``obs["spot"]`` and ``obs["subspot"]``.
+        ``"aggregate"`` is read by the baselines, ``uns["spatial"]`` with the larger spot diameter and
+        ``obs["array_row"]``, ``obs["array_col"]`` of the coarse lattice; for sums of different numbers of cells also
+        ``obs["relative_cell_number"]`` (relative to the mean over spots). ``truth``: the original rows, with
+        ``obs["spot"]`` and ``obs["subspot"]``.
 
     Raises
     ------
     TypeError, ValueError
         If a lattice column is missing, two observations share a lattice position, ``factor``, ``lattice`` or
-        ``aggregate`` does not fit, or no block is complete.
+        ``aggregate`` is invalid, or no block is complete.
     """
-    _validation.given(simulate_low_resolution, locals())
-    positions = _validation.positions(_validation.anndata(adata))
-    _validation.finite(_validation.matrix(adata, None))
+    check_arguments(locals(), _RULES)
+    positions = read.positions(read.read_anndata(adata))
+    profiles = read.matrix(adata, None)
+    check_finite(profiles)
     if cells:
         blocks, members = _cell_bins(positions, factor)
     else:
         kind = _lattice_kind(adata, positions) if lattice == "auto" else lattice
         blocks, members = _flowers(adata, factor) if kind == "hex" else _squares(adata, factor)
-    low = _merge(adata, positions, blocks, members, aggregate)
+    low = _merge(adata, profiles, positions, blocks, members, aggregate)
     if keys.SPATIAL in adata.uns:
         growth = np.sqrt(members.shape[1])  # a block of K equal spots has K times their area
         enlarge = (lambda diameter: factor) if cells else (lambda diameter: growth * diameter)
-        low.uns[keys.SPATIAL] = _larger_spots(_validation.libraries(adata), enlarge)
+        low.uns[keys.SPATIAL] = _larger_spots(read.libraries(adata), enlarge)
     return LowResolution(low, _truth(adata, low, members))
 
 
 def _squares(adata: AnnData, factor: float) -> tuple[np.ndarray, np.ndarray]:
     """Blocks of factor x factor spots of a square lattice."""
     if factor not in range(2, 7):
-        msg = f"Expected `factor` to be a whole number from 2 to 6 on a square lattice, found {factor}."
+        msg = f"Expected `factor` to be an integer from 2 to 6 on a square lattice, found {factor}."
         raise ValueError(msg)
     step = int(factor)
     columns = ("quad_u", "quad_v") if {"quad_u", "quad_v"} <= set(adata.obs) else ("array_row", "array_col")
     fine = _lattice_positions(adata, columns)
-    phases = (np.array([a, b]) for a in range(step) for b in range(step))
-    return _best_tiling(fine, ((fine - phase) // step for phase in phases), step * step)
+    offsets = (np.array([a, b]) for a in range(step) for b in range(step))
+    return _best_tiling(fine, ((fine - offset) // step for offset in offsets), step * step)
 
 
 def _flowers(adata: AnnData, factor: float) -> tuple[np.ndarray, np.ndarray]:
-    """Flowers of seven spots of a hexagonal lattice.
+    """Blocks of a spot and its six neighbours ("flowers") of a hexagonal lattice.
 
-    In axial coordinates (q, r) the numbers q + 3 r modulo 7 of a spot and its six neighbours are all different. The
-    spots of one number are therefore the centres of flowers that tile the lattice; they form a hexagonal lattice with
-    the basis (3, -1), (1, 2). The seven numbers are the phases of the tiling.
+    In axial coordinates (q, r), q + 3 r modulo 7 takes all seven values on a spot and its six neighbours. The spots
+    with one value are therefore centres of flowers that tile the lattice; they form a hexagonal lattice with the basis
+    (3, -1), (1, 2). The seven values correspond to the offsets of the tiling.
     """
     if factor != 2:
         msg = (
@@ -128,9 +138,9 @@ def _flowers(adata: AnnData, factor: float) -> tuple[np.ndarray, np.ndarray]:
     for dq, dr in [(0, 0), (1, 0), (-1, 0), (0, 1), (0, -1), (1, -1), (-1, 1)]:
         to_centre[(dq + 3 * dr) % FLOWER] = dq, dr
 
-    def coarse(phase: int) -> np.ndarray:
-        dq, dr = to_centre[(q - phase + 3 * r) % FLOWER].T
-        centre_q, centre_r = q - phase - dq, r - dr
+    def coarse(offset: int) -> np.ndarray:
+        dq, dr = to_centre[(q - offset + 3 * r) % FLOWER].T
+        centre_q, centre_r = q - offset - dq, r - dr
         i, j = (2 * centre_q - centre_r) // FLOWER, (centre_q + 3 * centre_r) // FLOWER
         return np.column_stack([j, 2 * i + j])  # doubled coordinates, the Visium convention
 
@@ -153,7 +163,7 @@ def _cell_bins(positions: np.ndarray, width: float) -> tuple[np.ndarray, np.ndar
 
 
 def _best_tiling(fine: np.ndarray, tilings: Iterable[np.ndarray], size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Keep the complete blocks of the tiling that has the most of them."""
+    """Return the complete blocks of the tiling that has the most of them."""
 
     def n_complete(coarse: np.ndarray) -> int:
         return int((np.unique(coarse, axis=0, return_counts=True)[1] == size).sum())
@@ -171,34 +181,43 @@ def _best_tiling(fine: np.ndarray, tilings: Iterable[np.ndarray], size: int) -> 
 
 
 def _gather(coarse: np.ndarray, fine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """List the observations of every block, ordered by their fine coordinates.
+    """List the observations of all blocks in the order of their fine coordinates.
+
+    Parameters
+    ----------
+    coarse
+        n_obs x 2 integer coordinates of the blocks.
+    fine
+        n_obs x 2 coordinates within the lattice.
 
     Returns
     -------
-    blocks : n_blocks x 2, sorted
-    members : n_blocks x largest block, numbers of observations, -1 = padding
+    blocks
+        n_blocks x 2, sorted.
+    members
+        n_blocks x size of the largest block, row numbers of observations, -1 = padding.
     """
     blocks, block, counts = np.unique(coarse, axis=0, return_inverse=True, return_counts=True)
     block = block.ravel()
     order = np.lexsort((fine[:, 1], fine[:, 0], block))
-    place = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+    rank = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
     members = np.full((len(blocks), counts.max()), -1)
-    members[block[order], place] = order
+    members[block[order], rank] = order
     return blocks, members
 
 
 def _lattice_positions(adata: AnnData, columns: tuple[str, str]) -> np.ndarray:
-    """Return n_obs x 2 whole lattice coordinates."""
+    """Read n_obs x 2 integer lattice coordinates."""
     missing = [column for column in columns if column not in adata.obs]
     if missing:
         msg = (
-            f"Expected the lattice coordinates {columns} in `adata.obs`, found no {missing}. "
+            f"Expected lattice coordinates {columns} in `adata.obs`, found no {missing}. "
             "Store them there, or pass `cells=True` for observations without a lattice."
         )
         raise ValueError(msg)
-    fine = _validation.numbers(f"`adata.obs` {columns}", adata.obs[list(columns)])
+    fine = read.numbers(f"`adata.obs` {columns}", adata.obs[list(columns)])
     if not np.isfinite(fine).all() or (fine != np.round(fine)).any():
-        msg = f"Expected whole lattice coordinates {columns} in `adata.obs`, found fractions, NaN or infinite values."
+        msg = f"Expected integer lattice coordinates {columns} in `adata.obs`, found fractions, NaN or infinite values."
         raise ValueError(msg)
     fine = fine.astype(int)
     n_distinct = len(np.unique(fine, axis=0))
@@ -212,9 +231,9 @@ def _lattice_positions(adata: AnnData, columns: tuple[str, str]) -> np.ndarray:
 
 
 def _lattice_kind(adata: AnnData, positions: np.ndarray) -> Literal["square", "hex"]:
-    """Tell a hexagonal lattice by its parity and by its equally distant neighbours.
+    """Identify a hexagonal lattice by its parity and by equal distances of the six neighbours.
 
-    A quincunx has the same parity, but there the neighbours along a row are 1.4 times as far as those across rows.
+    A quincunx has the same parity, but its neighbours along a row are 1.4 times as distant as those across rows.
     """
     if {"quad_u", "quad_v"} <= set(adata.obs):
         return "square"
@@ -226,7 +245,7 @@ def _lattice_kind(adata: AnnData, positions: np.ndarray) -> Literal["square", "h
 
 
 def _median_step(fine: np.ndarray, positions: np.ndarray, step: tuple[int, int]) -> float:
-    """Median distance of the pairs of spots that lie one lattice step apart; NaN without such a pair."""
+    """Median distance of pairs of spots that are one lattice step apart; NaN without such a pair."""
     index = pd.MultiIndex.from_arrays(fine.T)
     other = index.get_indexer(pd.MultiIndex.from_arrays((fine + step).T))
     found = other >= 0
@@ -236,18 +255,22 @@ def _median_step(fine: np.ndarray, positions: np.ndarray, step: tuple[int, int])
 
 
 def _merge(
-    adata: AnnData, positions: np.ndarray, blocks: np.ndarray, members: np.ndarray, aggregate: Literal["sum", "mean"]
+    adata: AnnData,
+    profiles: Matrix,
+    positions: np.ndarray,
+    blocks: np.ndarray,
+    members: np.ndarray,
+    aggregate: Literal["sum", "mean"],
 ) -> AnnData:
-    """Sum or average the members of each block and store their division."""
+    """Sum or average the members of each block and store them as subspots."""
     valid = members >= 0
     spot = np.nonzero(valid)[0]
     exposure = valid / valid.sum(axis=1, keepdims=True)
-    profiles = csr_matrix(in_memory(adata.X))
     weight = np.ones(len(spot), dtype=profiles.dtype) if aggregate == "sum" else exposure[valid]
-    merged = csr_matrix((weight, (spot, members[valid])), shape=(len(members), adata.n_obs)) @ profiles
+    merged = csr_matrix((weight, (spot, members[valid])), shape=(len(members), adata.n_obs)) @ csr_matrix(profiles)
     subspots = np.where(valid[:, :, None], positions[members], np.nan)
     first = blocks.min(axis=0)
-    rows = blocks - (first - first % 2)  # an even shift keeps the parity, which a hexagonal lattice is known by
+    rows = blocks - (first - first % 2)  # an even shift preserves the parity, which identifies a hexagonal lattice
     obs = pd.DataFrame({"array_row": rows[:, 0], "array_col": rows[:, 1]}, index=[f"{row}x{col}" for row, col in rows])
     low = AnnData(merged if aggregate == "sum" else merged.toarray(), obs=obs, var=adata.var.copy())
     low.obsm[keys.SPATIAL] = np.nanmean(subspots, axis=1)
@@ -261,7 +284,7 @@ def _merge(
 
 
 def _truth(adata: AnnData, low: AnnData, members: np.ndarray) -> AnnData:
-    """Return the original rows in the order of the subspots."""
+    """Return the original rows in the order of the subspots, with their spots."""
     spot, subspot = np.nonzero(members >= 0)
     truth = adata[members[spot, subspot]].copy()
     truth.obs[keys.SPOT] = low.obs_names[spot].to_numpy()
@@ -270,11 +293,11 @@ def _truth(adata: AnnData, low: AnnData, members: np.ndarray) -> AnnData:
 
 
 def _larger_spots(spatial: Mapping[str, Any], enlarge: Callable[[float], float]) -> dict[str, Any]:
-    """Copy ``uns["spatial"]`` with the diameter of the merged spots."""
+    """Return a copy of ``uns["spatial"]`` with the diameter of the merged spots."""
     larger = deepcopy(dict(spatial))
     for section in larger.values():
         scales = section.get("scalefactors", {})
         if "spot_diameter_fullres" in scales:
-            diameter = _validation.numbers("`spot_diameter_fullres`", scales["spot_diameter_fullres"])
+            diameter = read.numbers("`spot_diameter_fullres`", scales["spot_diameter_fullres"])
             scales["spot_diameter_fullres"] = float(enlarge(float(diameter)))
     return larger

@@ -1,4 +1,4 @@
-"""What all sub-commands have in common: user errors, files of options, and options that several of them take."""
+"""Shared parts of the subcommands: user errors, configuration files and common options."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ AT_LEAST_ONE = click.IntRange(min=1)
 
 
 def command(function: Function) -> click.Command:
-    """A sub-command with ``--config``, whose user errors end in a message and exit code 2.
+    """Make a subcommand with ``--config``; user errors end with a message and exit code 2.
 
-    What `function` returns is printed: tables. Whatever else is written to standard output, as by scvi-tools when a
-    training ends early, goes to standard error.
+    The table returned by `function` is printed to standard output. All other output, such as messages of scvi-tools
+    about early stopping, is redirected to standard error.
     """
     return click.command(_config_option(_user_errors(function)))
 
 
 def options(*each: Callable[[Function], Function]) -> Callable[[Function], Function]:
-    """Several options as one decorator, in the order of the help text."""
+    """Combine several options into one decorator, in the order of the help text."""
 
     def add(function: Function) -> Function:
         for option in reversed(each):
@@ -40,51 +40,53 @@ def options(*each: Callable[[Function], Function]) -> Callable[[Function], Funct
     return add
 
 
-out_option = click.option("--out", required=True, type=NEW, help="File or store to write.")
-force_option = click.option("--force", is_flag=True, help="Replace files that are there.")
-library_option = click.option("--library-key", help="Column of obs that tells the sections.")
+out_option = click.option("--out", required=True, type=NEW, help="Output file or store.")
+force_option = click.option("--force", is_flag=True, help="Overwrite existing files.")
+library_option = click.option("--library-key", help="Column of obs with the sections.")
 image_options = options(
-    click.option("--image", type=EXISTING, help="Image (JPEG, PNG, TIFF, SVS, ...)."),
-    click.option("--image-scale", type=float, help="Coordinates times this are pixels of the image."),
-    click.option("--encoder", default="texture", show_default=True, help="texture, inception_v3, timm:NAME, ..."),
-    click.option("--weights", type=click.Path(exists=True, dir_okay=False), help="Weights of the encoder."),
-    click.option("--cache", type=click.Path(file_okay=False), help="Folder that keeps image features."),
+    click.option("--image", type=EXISTING, help="Histology image (JPEG, PNG, TIFF, SVS, ...)."),
+    click.option("--image-scale", type=float, help="Factor from coordinates to pixels of the image."),
+    click.option(
+        "--encoder", default="texture", show_default=True, help="Image encoder: texture, inception_v3, timm:NAME, ..."
+    ),
+    click.option("--weights", type=click.Path(exists=True, dir_okay=False), help="File with weights of the encoder."),
+    click.option("--cache", type=click.Path(file_okay=False), help="Folder in which image features are cached."),
 )
-division_options = options(
-    click.option("--n-subspots", type=int, help="Subspots of a spot; default 9 (square lattice) or 7 (hexagonal)."),
-    click.option("--cells", type=EXISTING, help="CSV of names, x and y of the cells to divide the spots into instead."),
+partition_options = options(
+    click.option("--n-subspots", type=int, help="Subspots per spot; default: 9 (square lattice) or 7 (hexagonal)."),
+    click.option("--cells", type=EXISTING, help="CSV with names, x and y of cells, which replace regular subspots."),
 )
 training_options = options(
-    click.option("--max-epochs", type=AT_LEAST_ONE, help="Passes over the spots; default: 400 steps in all."),
-    click.option("--accelerator", default="auto", show_default=True, help="cpu, gpu, ..."),
+    click.option("--max-epochs", type=AT_LEAST_ONE, help="Training epochs; default: 400 steps in total."),
+    click.option("--accelerator", default="auto", show_default=True, help="Accelerator of Lightning: cpu, gpu, ..."),
 )
-table_option = click.option("--table-key", help="Table of a SpatialData that holds the spots; default table.")
-key_added_option = click.option("--key-added", help="Table of a SpatialData for the result; default enhanced.")
+table_option = click.option("--table-key", help="SpatialData: table with the spots; default: table.")
+key_added_option = click.option("--key-added", help="SpatialData: table for the result; default: enhanced.")
 element_options = options(
     table_option,
-    click.option("--image-key", help="Image of a SpatialData; default: the only one over the spots."),
-    click.option("--shapes-key", help="Spots of a SpatialData; default: all that its table annotates."),
-    click.option("--coordinate-system", help="Of a SpatialData, where its elements lie over each other in several."),
+    click.option("--image-key", help="SpatialData: image; default: the only image that covers the spots."),
+    click.option("--shapes-key", help="SpatialData: shapes of the spots; default: all that the table annotates."),
+    click.option("--coordinate-system", help="SpatialData: coordinate system, if several contain all elements."),
 )
 
 
-def given(**values: Any) -> dict[str, Any]:
-    """Those that are not None."""
+def without_none(**values: Any) -> dict[str, Any]:
+    """Return the arguments that are not None."""
     return {name: value for name, value in values.items() if value is not None}
 
 
-def progress() -> dict[str, bool]:
-    """A progress bar on a terminal; in a log file it would be thousands of lines."""
+def progress_options() -> dict[str, bool]:
+    """Return training options that show a progress bar on a terminal, and none in a log file."""
     return {"enable_progress_bar": sys.stderr.isatty()}
 
 
-def tell(message: str) -> None:
-    """Tell what was done; standard output is for tables."""
+def log_message(message: str) -> None:
+    """Write a message to standard error; standard output is reserved for tables."""
     click.echo(message, err=True)
 
 
 def _user_errors(function: Function) -> Function:
-    """Report what the user can mend as a message of one line and exit code 2, without a traceback."""
+    """Report errors of the user as a one-line message with exit code 2, without a traceback."""
 
     @wraps(function)
     def run(**kwargs: Any) -> None:
@@ -107,7 +109,7 @@ def _fail(error: Exception) -> NoReturn:
 
 
 def _misconfiguration() -> type[Exception]:
-    """What Lightning raises for an accelerator that is not there; imported only when something else went wrong."""
+    """Return the error that Lightning raises for a missing accelerator; imported only after another error."""
     from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
     return MisconfigurationException
@@ -120,12 +122,12 @@ def _config_option(function: Function) -> Function:
         is_eager=True,
         expose_value=False,
         callback=_read_config,
-        help="TOML file of options by their names (n-subspots = 9); the command line wins.",
+        help="TOML file with options (n-subspots = 9); the command line takes precedence.",
     )(function)
 
 
 def _read_config(context: click.Context, parameter: click.Parameter, path: Path | None) -> None:
-    """Take what a file says as the defaults of the options."""
+    """Use the values of a file as defaults of the options."""
     if path is None:
         return
     known = {
@@ -135,21 +137,21 @@ def _read_config(context: click.Context, parameter: click.Parameter, path: Path 
     }
     try:
         found = tomllib.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # broken TOML or not text
-        msg = f"Expected {path} to be a TOML file of options, but it cannot be read as one: {error}"
+    except ValueError as error:  # invalid TOML, or not text
+        msg = f"Expected {path} to be a TOML file with options, but it cannot be read: {error}"
         raise click.BadParameter(msg) from error
     unknown = [name for name in found if name not in known]
     if unknown:
-        msg = f"Expected in {path} options out of {', '.join(known)}; found {', '.join(unknown)}."
+        msg = f"Expected options in {path} to be among {', '.join(known)}; found {', '.join(unknown)}."
         raise click.BadParameter(msg)
     context.default_map = {known[name].name: _as_typed(path, known[name], value) for name, value in found.items()}
 
 
 def _as_typed(path: Path, option: click.Option, value: Any) -> Any:
-    """A value of a TOML file in the form of the command line, so that it goes through the same checks."""
+    """Return a value of a TOML file in the form of the command line, where it is validated."""
     values = value if isinstance(value, list) and option.multiple else [value]
     if any(isinstance(one, list | dict) for one in values):
-        several = " or a list of these" if option.multiple else ""
+        several = " or a list of them" if option.multiple else ""
         msg = f"Expected a string, number or boolean{several} for {option.opts[0][2:]} in {path}, found {value!r}."
         raise click.BadParameter(msg)
     typed = [str(one) for one in values]

@@ -1,4 +1,4 @@
-"""Input files in, results out: errors that a user understands, and no half file under a final name."""
+"""Reading of input files and atomic writing of results."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from soscope_scverse._files import completed
 
 
 def read(path: Path, *, backed: bool = False) -> Any:
-    """Read an AnnData, MuData or SpatialData, told by the name of the file and, of a zarr store, by what it says.
+    """Read an AnnData, MuData or SpatialData, recognised by the suffix or by the metadata of a zarr store.
 
     Parameters
     ----------
     path
         ``.h5ad``, ``.h5mu`` or ``.zarr``.
     backed
-        Leave the profiles of an h5ad file on disk.
+        Keep the profiles of an h5ad file on disk.
     """
     import mudata
 
@@ -31,8 +31,8 @@ def read(path: Path, *, backed: bool = False) -> Any:
 def _read(path: Path, kind: str, reader: Callable[[Path], Any]) -> Any:
     try:
         return reader(path)
-    except Exception as error:  # damaged files and those of another kind fail in many ways
-        msg = f"Expected {path} to be {kind}, but it cannot be read as one: {error or type(error).__name__}"
+    except Exception as error:  # damaged files and other formats raise errors of many types
+        msg = f"Expected {path} to be {kind}, but it cannot be read: {error or type(error).__name__}"
         raise ValueError(msg) from error
 
 
@@ -41,7 +41,7 @@ def _read_h5ad(path: Path, *, backed: bool) -> Any:
     import h5py
 
     with h5py.File(path) as file:
-        backed = backed and "X" in file  # a file-backed AnnData cannot be without
+        backed = backed and "X" in file  # a file-backed AnnData requires X
     return anndata.read_h5ad(path, backed="r" if backed else None)
 
 
@@ -55,12 +55,12 @@ def _read_zarr(path: Path) -> Any:
     import spatialdata
 
     sdata = spatialdata.read_zarr(path)
-    sdata.path = None  # what is added to it goes to a new store
+    sdata.path = None  # new elements are written to a new store
     return sdata
 
 
 def write(data: Any, path: Path) -> None:
-    """Write so that no half file is ever found under the final name."""
+    """Write a file or store atomically."""
     import anndata
 
     writer = {".h5ad": "write_h5ad", ".h5mu": "write_h5mu"}.get(path.suffix)
@@ -70,34 +70,28 @@ def write(data: Any, path: Path) -> None:
         getattr(data, writer)(part)
 
 
-def check_output(
-    path: Path | None, suffixes: Sequence[str], *, force: bool, sources: Sequence[Path | None] = ()
+def check_output_option(
+    option: str, path: Path | None, suffixes: Sequence[str], *, force: bool, inputs: Sequence[Path | None] = ()
 ) -> None:
-    """Raise, before any work, unless a file can be written and is none of the inputs."""
+    """Raise a ValueError, before any work, unless a file can be written and is not one of the inputs."""
+    from soscope_scverse._validators import check_output
+
     if path is None:
         return
-    if any(source is not None and path.resolve() == source.resolve() for source in sources):
-        msg = f"{path} is an input. Choose another file to write to."
+    if any(other is not None and path.resolve() == other.resolve() for other in inputs):
+        msg = f"Expected `{option}` to differ from the inputs, found {str(path)!r}. Choose another name."
         raise ValueError(msg)
-    if path.suffix not in suffixes:
-        msg = f"Expected a name that ends in {' or '.join(map(repr, suffixes))} to write to, found {str(path)!r}."
-        raise ValueError(msg)
-    if not path.parent.is_dir():
-        msg = f"Expected a folder that exists to write {path.name} to. Make {str(path.parent)!r} first."
-        raise ValueError(msg)
-    if path.exists() and not force:
-        msg = f"{path} exists. Choose another name or pass --force."
-        raise ValueError(msg)
+    check_output(option, path, overwrite=force, suffixes=suffixes, to_overwrite="--force")
 
 
 def read_table(path: Path) -> Any:
-    """CSV with names in the first column."""
+    """Read a CSV file with names in the first column."""
     import pandas as pd
 
     return pd.read_csv(path, index_col=0)
 
 
 def gene_list(text: str) -> list[str]:
-    """Names, comma-separated or one a line in the file after ``@``."""
+    """Return names, comma-separated or from the file after ``@`` with one per line."""
     names = Path(text[1:]).read_text(encoding="utf-8").splitlines() if text.startswith("@") else text.split(",")
     return [name.strip() for name in names if name.strip()]

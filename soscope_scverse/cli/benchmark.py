@@ -1,4 +1,4 @@
-"""``soscope-scverse benchmark``: how well the spots of a section are recovered after they were merged."""
+"""``soscope-scverse benchmark``: accuracy of methods on simulated low-resolution spots."""
 
 from __future__ import annotations
 
@@ -16,24 +16,36 @@ _SCORES = ("pearson", "within_r", "mse", "normalized_pearson")
 
 @common.command
 @click.argument("source", metavar="IN", type=common.STORE)
-@click.option("--out", required=True, type=common.NEW, help="CSV file to write: a row for each run, gene and metric.")
-@click.option("--figure", type=common.NEW, help="Image of the scores to write (.png, .pdf, .svg).")
+@click.option("--out", required=True, type=common.NEW, help="Output CSV: one row per run, gene and metric.")
+@click.option("--figure", type=common.NEW, help="Output figure of the scores (.png, .pdf, .svg).")
 @common.image_options
 @click.option(
-    "--factor", type=float, default=2, show_default=True, help="How many spots a side to merge, on a square lattice."
+    "--factor", type=float, default=2, show_default=True, help="Merge FACTOR x FACTOR spots of a square lattice."
 )
-@click.option("--lattice", type=click.Choice(["auto", "square", "hex"]), default="auto", show_default=True)
-@click.option("--layer", help="Layer that holds the profiles; default X.")
-@click.option("--n-genes", type=common.AT_LEAST_ONE, default=60, show_default=True, help="The most spatial genes.")
+@click.option(
+    "--lattice",
+    type=click.Choice(["auto", "square", "hex"]),
+    default="auto",
+    show_default=True,
+    help="Lattice of spots.",
+)
+@click.option("--layer", help="Layer with the profiles; default: X.")
+@click.option(
+    "--n-genes",
+    type=common.AT_LEAST_ONE,
+    default=60,
+    show_default=True,
+    help="Number of most spatially variable genes.",
+)
 @click.option(
     "--likelihood",
     type=click.Choice(["nb", "poisson", "gaussian"]),
     default="nb",
     show_default=True,
-    help="Of soScope; with gaussian, spots are merged by their mean.",
+    help="Likelihood of soScope; with gaussian, merged spots are means instead of sums.",
 )
-@click.option("--method", "methods", multiple=True, help="Method to run, several times for several; default: all.")
-@click.option("--n-seeds", type=common.AT_LEAST_ONE, default=2, show_default=True, help="Runs of a method with a seed.")
+@click.option("--method", "methods", multiple=True, help="Method to run, may be repeated; default: all.")
+@click.option("--n-seeds", type=common.AT_LEAST_ONE, default=2, show_default=True, help="Runs per stochastic method.")
 @common.training_options
 @common.force_option
 def benchmark(
@@ -53,20 +65,20 @@ def benchmark(
     force: bool,
     **kwargs: Any,
 ) -> str:
-    """Merge neighbouring spots of IN (.h5ad) and score how well each method recovers them.
+    """Merge neighbouring spots of IN (.h5ad) and score how well each method recovers the original spots.
 
-    2 x 2 spots of a square lattice become one, or the seven of a flower on a hexagonal one. The medians over genes are
-    printed, the scores of every gene written.
+    On a square lattice, blocks of --factor x --factor spots are merged; on a hexagonal lattice, groups of one spot and
+    its six neighbours. Medians over genes are printed, and the scores of every gene are written to a file.
     """
-    files.check_output(out, [".csv"], force=force, sources=[source])
-    files.check_output(figure, [".png", ".pdf", ".svg"], force=force, sources=[source])
+    files.check_output_option("--out", out, [".csv"], force=force, inputs=[source])
+    files.check_output_option("--figure", figure, [".png", ".pdf", ".svg"], force=force, inputs=[source])
     adata = files.read(source)
     if kind(adata) != "AnnData":
-        msg = f"Expected an AnnData to merge the spots of, found a {kind(adata)}. Write one modality or table."
+        msg = f"Expected an AnnData, found a {kind(adata)}. Write one modality or table to an .h5ad file."
         raise ValueError(msg)
-    from soscope_scverse import _validation, bench, pl, pp
+    from soscope_scverse import _read, bench, pl, pp
 
-    adata.X = _validation.profiles(adata, layer)
+    adata.X = _read.profiles(adata, layer)
     aggregate: Literal["sum", "mean"] = "mean" if likelihood == "gaussian" else "sum"
     low, truth = bench.simulate_low_resolution(adata, factor, lattice=lattice, aggregate=aggregate)
     genes = pp.spatial_genes(truth, n_genes)
@@ -77,20 +89,20 @@ def benchmark(
         methods=methods or None,
         seeds=range(n_seeds),
         task=source.stem,
-        progress=common.progress()["enable_progress_bar"],
-        enhance_kwargs=common.given(**kwargs)
-        | {"likelihood": likelihood, "features_kwargs": common.given(weights=weights, cache=cache)},
+        progress=common.progress_options()["enable_progress_bar"],
+        enhance_kwargs=common.without_none(**kwargs)
+        | {"likelihood": likelihood, "features_kwargs": common.without_none(weights=weights, cache=cache)},
     )
     with files.completed(out) as part:
         table.to_csv(part, index=False)
     if figure is not None:
         with files.completed(figure) as part:
             pl.benchmark(table, save=part)
-    common.tell(f"{truth.n_obs} spots merged into {low.n_obs}, {len(genes)} genes: {out}")
+    common.log_message(f"{truth.n_obs} spots merged into {low.n_obs}, {len(genes)} genes: {out}")
     return _medians(table)
 
 
 def _medians(table: Any) -> str:
-    """Median over the genes and runs of each method."""
+    """Return the median over genes and runs of each method, as text."""
     scores = table.groupby(["method", "metric"], sort=False)["value"].median().unstack("metric")[list(_SCORES)]
     return scores.to_string(float_format="{:.3f}".format)

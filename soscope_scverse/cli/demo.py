@@ -1,4 +1,4 @@
-"""``soscope-scverse demo``: a synthetic section, enhanced and compared with its truth."""
+"""``soscope-scverse demo``: enhancement of a synthetic section with known truth."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ from typing import Any
 
 import click
 
-from soscope_scverse.cli._command import AT_LEAST_ONE, command, progress, tell
+from soscope_scverse.cli._command import AT_LEAST_ONE, command, log_message, progress_options
 from soscope_scverse.cli._files import write
 
 
 @command
-@click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder to write to.")
-@click.option("--n-spots", type=int, default=400, show_default=True)
-@click.option("--lattice", type=click.Choice(["hex", "square"]), default="hex", show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--max-epochs", type=AT_LEAST_ONE, help="Passes over the spots; default: 400 steps in all.")
+@click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Output folder.")
+@click.option("--n-spots", type=int, default=400, show_default=True, help="Number of spots.")
+@click.option(
+    "--lattice", type=click.Choice(["hex", "square"]), default="hex", show_default=True, help="Lattice of spots."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Random seed.")
+@click.option("--max-epochs", type=AT_LEAST_ONE, help="Training epochs; default: 400 steps in total.")
 def demo(out: Path, n_spots: int, lattice: str, seed: int, max_epochs: int | None) -> str:
-    """Make a synthetic section, enhance it, and compare with the truth."""
+    """Simulate a section, enhance it and compare the result with the truth."""
     out.mkdir(parents=True, exist_ok=True)
     from PIL import Image
 
@@ -27,7 +29,7 @@ def demo(out: Path, n_spots: int, lattice: str, seed: int, max_epochs: int | Non
     adata, image, truth = datasets.synthetic_section(n_spots, lattice=lattice, seed=seed)  # type: ignore[arg-type]
     Image.fromarray(image).save(out / "section.png")
     pp.subspots(adata)
-    enhanced = tl.enhance(adata, image=image, seed=seed, max_epochs=max_epochs, train_kwargs=progress())
+    enhanced = tl.enhance(adata, image=image, seed=seed, max_epochs=max_epochs, train_kwargs=progress_options())
     for name, section in (("spots", adata), ("enhanced", enhanced), ("truth", truth)):
         write(section, out / f"{name}.h5ad")
     genes = [adata.var_names[adata.var["kind"] == kind][0] for kind in ("region", "gradient", "image")]
@@ -35,12 +37,12 @@ def demo(out: Path, n_spots: int, lattice: str, seed: int, max_epochs: int | Non
     pl.report(enhanced, adata, out / "report.html")
 
     predictions = {name: bench.BASELINES[name](adata) for name in ("repeat", "linear", "linear_conserving")}
-    tell(f"Wrote section.png, spots.h5ad, enhanced.h5ad, truth.h5ad, compare.png and report.html to {out}")
+    log_message(f"Wrote section.png, spots.h5ad, enhanced.h5ad, truth.h5ad, compare.png and report.html to {out}")
     return _agreement(predictions | {"soScope": enhanced.X}, truth)
 
 
 def _agreement(predictions: dict[str, Any], truth: Any) -> str:
-    """Median agreement with the noise-free truth over the genes that have structure."""
+    """Return a table of the median agreement with the noise-free truth over genes with spatial structure."""
     import numpy as np
 
     from soscope_scverse import metrics
@@ -48,7 +50,7 @@ def _agreement(predictions: dict[str, Any], truth: Any) -> str:
     structured = (truth.var["kind"] != "noise").to_numpy()
     mean = truth.layers["mean"][:, structured]
     lines = [
-        f"Agreement with the noise-free truth, median over the {structured.sum()} genes with structure:",
+        f"Agreement with the noise-free truth, median over the {structured.sum()} genes with spatial structure:",
         f"{'method':<20}{'Pearson':>10}{'within_r':>10}",
     ]
     for name, prediction in predictions.items():

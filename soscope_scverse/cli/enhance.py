@@ -1,4 +1,4 @@
-"""``soscope-scverse enhance``: from spots to subspots."""
+"""``soscope-scverse enhance``: profiles of subspots from spots."""
 
 from __future__ import annotations
 
@@ -10,48 +10,56 @@ import click
 from soscope_scverse._keys import SPOT
 from soscope_scverse.cli import _command as common
 from soscope_scverse.cli import _files as files
-from soscope_scverse.cli._command import AT_LEAST_ONE, given
-from soscope_scverse.cli._kinds import by_modality, elements, formats, kind, pair
+from soscope_scverse.cli._command import AT_LEAST_ONE, without_none
+from soscope_scverse.cli._kinds import by_modality, formats, kind, pop_elements, subspots_and_spots
 
 
 @common.command
 @click.argument("source", metavar="IN", type=common.STORE)
 @common.out_option
-@click.option("--report", "report_path", type=common.NEW, help="HTML page about the run to write.")
+@click.option("--report", "report_path", type=common.NEW, help="Output HTML report of the run.")
 @common.image_options
-@common.division_options
-@click.option("--layer", multiple=True, help="Layer that holds the counts; default X.")
-@click.option("--genes", multiple=True, help="Comma-separated genes, or @FILE with one a line.")
-@click.option("--likelihood", multiple=True, help="nb (default), poisson or gaussian.")
+@common.partition_options
+@click.option("--layer", multiple=True, help="Layer with the counts; default: X.")
+@click.option("--genes", multiple=True, help="Comma-separated genes, or @FILE with one per line.")
+@click.option("--likelihood", multiple=True, help="Likelihood: nb (default), poisson or gaussian.")
 @click.option(
     "--sources",
     type=click.Choice(["both", "image", "positions"]),
     default="both",
     show_default=True,
-    help="What tells subspots apart.",
+    help="Information that distinguishes the subspots of a spot.",
 )
 @common.library_option
-@click.option("--batch-key", help="Column of obs that tells the batches.")
-@click.option("--preset", type=click.Choice(["default", "paper"]), default="default", show_default=True)
+@click.option("--batch-key", help="Column of obs with the batches.")
+@click.option(
+    "--preset",
+    type=click.Choice(["default", "paper"]),
+    default="default",
+    show_default=True,
+    help="Defaults of the model: of this package, or of the soScope paper.",
+)
 @click.option(
     "--expectation",
     type=click.Choice(["conditional", "decoded"]),
-    help="Given the observed spots or not; default conditional, with --preset paper prior.",
+    help="Conditional on the observed spots, or decoded from the latent states; default: conditional, with --preset "
+    "paper decoded.",
 )
 @click.option(
     "--n-samples",
     type=click.IntRange(min=0),
     default=0,
-    help="Draws for the layers std, q05 and q95; 0 leaves them out.",
+    show_default=True,
+    help="Posterior samples for the layers std, q05 and q95; 0 omits these layers.",
 )
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="Random seed.")
 @common.training_options
-@click.option("--devices", type=AT_LEAST_ONE, help="Devices of a machine that train together; default 1.")
-@click.option("--num-nodes", type=AT_LEAST_ONE, help="Machines that train together; default 1.")
-@click.option("--batch-size", type=AT_LEAST_ONE, help="Most spots that a device takes at once; default 2048.")
-@click.option("--checkpoint-dir", type=click.Path(file_okay=False), help="Folder of a checkpoint (every 30 s).")
-@click.option("--resume", is_flag=True, help="Go on from the checkpoint in --checkpoint-dir if there is one.")
-@click.option("--save-model", type=common.NEW, help="New directory for the trained model.")
+@click.option("--devices", type=AT_LEAST_ONE, help="Devices per machine for training; default: 1.")
+@click.option("--num-nodes", type=AT_LEAST_ONE, help="Machines for training; default: 1.")
+@click.option("--batch-size", type=AT_LEAST_ONE, help="Largest number of spots per batch and device; default: 2048.")
+@click.option("--checkpoint-dir", type=click.Path(file_okay=False), help="Folder for checkpoints, written every 30 s.")
+@click.option("--resume", is_flag=True, help="Resume from the checkpoint in --checkpoint-dir if it exists.")
+@click.option("--save-model", type=common.NEW, help="New folder for the trained model.")
 @common.element_options
 @common.key_added_option
 @common.force_option
@@ -72,17 +80,17 @@ def enhance(
     force: bool,
     **kwargs: Any,
 ) -> None:
-    """Divide the spots of IN and infer the profiles of the subspots.
+    """Partition the spots of IN into subspots and infer the profiles of the subspots.
 
-    IN is an AnnData (.h5ad), a MuData (.h5mu) or a SpatialData (.zarr), and so is the result; of an AnnData it is
-    written piece by piece. Of a MuData, --layer, --genes and --likelihood are given for each modality, as in
-    --likelihood rna=nb --likelihood prot=poisson. Of a SpatialData the result is a copy of it with the table and the
+    IN is an AnnData (.h5ad), a MuData (.h5mu) or a SpatialData (.zarr). The result has the same type; an AnnData is
+    written in chunks. For a MuData, --layer, --genes and --likelihood are given per modality, for example
+    --likelihood rna=nb --likelihood prot=poisson. For a SpatialData, the result is a copy with the table and the
     shapes of the subspots.
     """
     data = files.read(source, backed=True)
-    files.check_output(out, formats(data), force=force, sources=[source])
-    files.check_output(report_path, [".html"], force=force)
-    named = elements(data, kwargs)
+    files.check_output_option("--out", out, formats(data), force=force, inputs=[source])
+    files.check_output_option("--report", report_path, [".html"], force=force)
+    named = pop_elements(data, kwargs)
     default = () if kind(data) == "MuData" else ("nb",)
     from soscope_scverse import tl
 
@@ -94,8 +102,9 @@ def enhance(
         likelihood=by_modality(data, "--likelihood", likelihood or default),
         n_subspots="auto" if n_subspots is None else n_subspots,
         cells=None if cells is None else files.read_table(cells),
-        features_kwargs=given(weights=weights, cache=cache),
-        train_kwargs=common.progress() | given(devices=devices, num_nodes=num_nodes, batch_size=batch_size),
+        features_kwargs=without_none(weights=weights, cache=cache),
+        train_kwargs=common.progress_options()
+        | without_none(devices=devices, num_nodes=num_nodes, batch_size=batch_size),
         out=out if streams else None,
         overwrite=force,
         **kwargs,
@@ -103,12 +112,12 @@ def enhance(
     )
     if not streams:
         files.write(enhanced, out)
-    from soscope_scverse._mudata import spots_of
+    from soscope_scverse._containers.mudata import spots_of
 
-    subspots, spots = pair(enhanced, data, named)
+    subspots, spots = subspots_and_spots(enhanced, data, named)
     if report_path is not None:
         from soscope_scverse import pl
 
         pl.report(subspots, spots, report_path)
     n_spots = spots_of(subspots).obs[SPOT].nunique()
-    common.tell(f"{n_spots} spots -> {subspots.n_obs} subspots x {subspots.n_vars} genes: {out}")
+    common.log_message(f"{n_spots} spots -> {subspots.n_obs} subspots x {subspots.n_vars} genes: {out}")

@@ -1,4 +1,4 @@
-"""``soscope-scverse features``: the image, described around every subspot."""
+"""``soscope-scverse features``: image features of every subspot."""
 
 from __future__ import annotations
 
@@ -10,19 +10,25 @@ import click
 from soscope_scverse import _keys as keys
 from soscope_scverse.cli import _command as common
 from soscope_scverse.cli import _files as files
-from soscope_scverse.cli._kinds import elements, formats, slots_of
+from soscope_scverse.cli._kinds import formats, obsm_of, pop_elements
 
 
 @common.command
 @click.argument("source", metavar="IN", type=common.STORE)
 @common.out_option
 @common.image_options
-@click.option("--mode", type=click.Choice(["patch", "dense"]), default="patch", show_default=True)
-@click.option("--context", type=float, help="Width of the patch around a subspot in spot radii.")
-@click.option("--context-um", type=float, help="The same in micrometres.")
-@click.option("--device", help="cpu, cuda, ... of a deep encoder.")
-@click.option("--batch-size", type=common.AT_LEAST_ONE, help="Patches that a deep encoder takes at once.")
-@common.division_options
+@click.option(
+    "--mode",
+    type=click.Choice(["patch", "dense"]),
+    default="patch",
+    show_default=True,
+    help="One patch per subspot, or one feature map of the whole image.",
+)
+@click.option("--context", type=float, help="Patch width in spot radii.")
+@click.option("--context-um", type=float, help="Patch width in micrometres.")
+@click.option("--device", help="Device of a deep encoder: cpu, cuda, ...")
+@click.option("--batch-size", type=common.AT_LEAST_ONE, help="Patches per batch of a deep encoder.")
+@common.partition_options
 @common.library_option
 @common.element_options
 @common.force_option
@@ -36,18 +42,18 @@ def features(
     force: bool,
     **kwargs: Any,
 ) -> None:
-    """Describe the tissue around the subspots of IN, and write IN with these features.
+    """Compute image features of the subspots of IN, and write IN with these features.
 
-    IN is an AnnData (.h5ad), a MuData (.h5mu) or a SpatialData (.zarr), and so is the result. A later enhance uses the
-    features as they are; spots that are divided already are not divided again, unless options ask for it.
+    IN is an AnnData (.h5ad), a MuData (.h5mu) or a SpatialData (.zarr). The result has the same type, and enhance uses
+    its features. An existing partition into subspots is kept unless --n-subspots or --cells is given.
     """
     data = files.read(source)
-    files.check_output(out, formats(data), force=force, sources=[source])
-    named = elements(data, kwargs)
+    files.check_output_option("--out", out, formats(data), force=force, inputs=[source])
+    named = pop_elements(data, kwargs)
     from soscope_scverse import im, pp
 
-    slots = slots_of(data, named)
-    if n_subspots is not None or cells is not None or keys.SUBSPOTS not in slots:
+    obsm = obsm_of(data, named)
+    if n_subspots is not None or cells is not None or keys.SUBSPOTS not in obsm:
         pp.subspots(
             data,
             "auto" if n_subspots is None else n_subspots,
@@ -55,7 +61,7 @@ def features(
             library_key=library_key,
             **{name: value for name, value in named.items() if name != "image_key"},
         )
-    im.features(data, mode=mode, library_key=library_key, **common.given(**kwargs), **named)
+    im.features(data, mode=mode, library_key=library_key, **common.without_none(**kwargs), **named)
     files.write(data, out)
-    n_spots, n_subspots, n_features = slots[keys.FEATURES].shape
-    common.tell(f"{n_spots} spots x {n_subspots} subspots x {n_features} image features: {out}")
+    n_spots, n_subspots, n_features = obsm[keys.FEATURES].shape
+    common.log_message(f"{n_spots} spots x {n_subspots} subspots x {n_features} image features: {out}")

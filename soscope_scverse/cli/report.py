@@ -1,4 +1,4 @@
-"""``soscope-scverse report``: a page about a run."""
+"""``soscope-scverse report``: HTML report of a run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 
 from soscope_scverse.cli import _command as common
 from soscope_scverse.cli import _files as files
-from soscope_scverse.cli._kinds import by_modality, elements, kind, pair
+from soscope_scverse.cli._kinds import by_modality, kind, pop_elements, subspots_and_spots
 
 
 @common.command
@@ -19,27 +19,30 @@ from soscope_scverse.cli._kinds import by_modality, elements, kind, pair
 @click.option(
     "--genes",
     multiple=True,
-    help="Comma-separated genes to draw, or @FILE with one a line; of a MuData MODALITY=GENES; default: most spatial.",
+    help="Comma-separated genes to plot, or @FILE with one per line; for a MuData, MODALITY=GENES; default: the most "
+    "spatially variable genes.",
 )
-@click.option("--n-genes", type=common.AT_LEAST_ONE, default=6, show_default=True, help="How many genes to draw.")
+@click.option(
+    "--n-genes", type=common.AT_LEAST_ONE, default=6, show_default=True, help="Number of genes to plot by default."
+)
 @common.table_option
 @common.key_added_option
 @common.force_option
 def report(
     enhanced: Path, spots: Path | None, out: Path, genes: tuple[str, ...], n_genes: int, force: bool, **kwargs: Any
 ) -> None:
-    """Write an HTML page about ENHANCED, the result of enhance, and SPOTS, what it was made from.
+    """Write an HTML report of ENHANCED, the result of enhance, and SPOTS, its input.
 
-    A SpatialData holds both; there are no SPOTS then.
+    A SpatialData contains both; SPOTS is omitted then.
     """
-    files.check_output(out, [".html"], force=force, sources=[enhanced, spots])
+    files.check_output_option("--out", out, [".html"], force=force, inputs=[enhanced, spots])
     result = files.read(enhanced, backed=True)
-    named = elements(result, kwargs)
+    named = pop_elements(result, kwargs)
     if (spots is None) != (kind(result) == "SpatialData"):
-        msg = f"Expected SPOTS beside the result, unless this is a SpatialData; found {kind(result)} and {spots}."
+        msg = f"Expected SPOTS in addition to the result, except for a SpatialData; found {kind(result)} and {spots}."
         raise ValueError(msg)
     from soscope_scverse import pl
 
-    subspots, before = pair(result, None if spots is None else files.read(spots, backed=True), named)
+    subspots, before = subspots_and_spots(result, None if spots is None else files.read(spots, backed=True), named)
     pl.report(subspots, before, out, genes=by_modality(result, "--genes", genes, files.gene_list), n_genes=n_genes)
-    common.tell(f"Wrote {out}")
+    common.log_message(f"Wrote {out}")

@@ -1,4 +1,4 @@
-"""Data sets for tests, tutorials and simulations."""
+"""Synthetic data sets for tests, tutorials and benchmarks."""
 
 from soscope_scverse.datasets._synthetic import (
     SyntheticComponents,

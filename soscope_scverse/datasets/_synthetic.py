@@ -1,8 +1,8 @@
-"""Synthetic tissue sections with an H&E-like image: spots whose subspots are known, and fine beads to merge."""
+"""Synthetic tissue sections with an H&E-like image: spots with known subspots, and fine beads to merge."""
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, cast
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -10,78 +10,96 @@ from anndata import AnnData
 from scipy import ndimage, sparse
 
 from soscope_scverse import _keys as keys
-from soscope_scverse import _validation as check
+from soscope_scverse._validators import NON_NEGATIVE, POSITIVE_INTEGER, SEED, Choice, Rules, check_arguments
 from soscope_scverse.pp._geometry import resolve_n_subspots, subspot_offsets
 from soscope_scverse.pp._lattice import Lattice, LatticeKind
 
 PITCH = 36.0
-"""Distance of neighbouring spots in pixels."""
+"""Centre-to-centre distance of spots in pixels."""
 
 KINDS = {"region": 0.5, "gradient": 0.25, "image": 0.15, "noise": 0.1}
-"""What a gene follows, and the share of the genes that do."""
+"""Kinds of genes, named after the pattern of their expression, and their shares."""
 
 FOLD = {"region": (3.0, 8.0), "gradient": (3.0, 8.0), "image": (3.0, 6.0), "noise": (1.0, 1.0)}
-"""Range of a gene's fold change F_g: how far apart the extremes of its pattern lie."""
+"""Range of the fold change F_g of a gene, between the extremes of its pattern."""
 
 REGION_SCALE, REGION_BORDER = 2.5, 0.05
-"""Smoothing of the region fields in spot pitches, and the softmax temperature that sets how wide borders are."""
+"""Smoothing of the region fields in pitches, and softmax temperature, which determines the width of the borders."""
 
 CELLULARITY_SCALE = 0.3
-"""Smoothing of the fine field that the image shows, in spot pitches: it varies inside a spot."""
+"""Smoothing of the cellularity, which is visible in the image and varies within spots, in pitches."""
 
-DEPTH_SD = 0.35
-"""Standard deviation of a spot's log depth."""
+LIBRARY_SIZE_SD = 0.35
+"""Standard deviation of the log of the relative library sizes of the spots."""
 
 BEAD_PITCH = PITCH / 6
-"""Distance of neighbouring beads in pixels, so that 6 x 6 of them make a spot."""
+"""Centre-to-centre distance of beads in pixels: 6 x 6 beads cover a spot."""
 
 GRADIENT = 0.5
-"""Standard deviation of a component's gradient, next to 1 of its regions."""
+"""Standard deviation of the gradient of a component, relative to that of its region levels."""
 
 HEMATOXYLIN = np.array([0.563, 0.720, 0.406])
 EOSIN = np.array([0.216, 0.801, 0.558])
 """Optical densities of the two stains in red, green and blue (Macenko et al. 2009)."""
 
-# How a region looks, one value for each region.
+# Appearance of the regions, one value per region.
 NUCLEI = np.array([5.0, 10.0, 16.0, 2.5])  # nuclei per 1,000 square pixels
-RADIUS = np.array([2.1, 2.7, 2.0, 2.2])  # of a nucleus in pixels
-ELONGATION = np.array([1.7, 1.15, 1.0, 2.2])  # long over short axis of a nucleus
-CHROMATIN = np.array([1.3, 1.0, 1.6, 1.2])  # hematoxylin in a nucleus
-CYTOPLASM = np.array([0.45, 0.38, 0.28, 0.62])  # eosin between the nuclei
+RADIUS = np.array([2.1, 2.7, 2.0, 2.2])  # of nuclei, in pixels
+ELONGATION = np.array([1.7, 1.15, 1.0, 2.2])  # ratio of the axes of nuclei
+CHROMATIN = np.array([1.3, 1.0, 1.6, 1.2])  # hematoxylin of nuclei
+CYTOPLASM = np.array([0.45, 0.38, 0.28, 0.62])  # eosin of the cytoplasm
 N_REGIONS = len(NUCLEI)
+
+_BASES = {"hex": np.array([[1, 0], [0.5, np.sqrt(0.75)]]), "square": np.eye(2)}
+"""Basis vectors (x, y) of the lattices, in pitches."""
+
+_SECTION_RULES: Rules = {
+    "n_spots": POSITIVE_INTEGER,
+    "lattice": Choice(("hex", "square")),
+    "n_genes": POSITIVE_INTEGER,
+    "seed": SEED,
+}
+_COMPONENTS_RULES: Rules = {
+    "n_beads": POSITIVE_INTEGER,
+    "n_components": POSITIVE_INTEGER,
+    "noise": NON_NEGATIVE,
+    "seed": SEED,
+}
 
 
 class SyntheticSection(NamedTuple):
-    """A synthetic section (see :func:`synthetic_section`)."""
+    """Synthetic section, see :func:`synthetic_section`."""
 
     adata: AnnData
-    """The spots: n_spots x n_genes counts, what an experiment would give."""
+    """The spots: n_spots x n_genes counts, the observed data."""
 
     image: np.ndarray
-    """The image: height x width x 3, uint8, RGB. Its pixels are the unit of all positions."""
+    """The image: height x width x 3, uint8, RGB. All positions are in its pixels."""
 
     truth: AnnData
     """The subspots: (n_spots * n_subspots) x n_genes; row ``n * n_subspots + k`` is subspot k of spot n."""
 
 
 class SyntheticComponents(NamedTuple):
-    """A synthetic section of fine beads (see :func:`synthetic_components`)."""
+    """Synthetic section of fine beads, see :func:`synthetic_components`."""
 
     adata: AnnData
     """The beads: n_beads x n_components."""
 
     image: np.ndarray
-    """The image: height x width x 3, uint8, RGB. Its pixels are the unit of all positions."""
+    """The image: height x width x 3, uint8, RGB. All positions are in its pixels."""
 
 
 class _Tissue(NamedTuple):
-    """What lies under the section, as maps over the pixels of its image."""
+    """Structure of the tissue as maps over the pixels of the image, or values at positions."""
 
-    regions: np.ndarray  # N_REGIONS x height x width memberships, sum to 1
-    cellularity: np.ndarray  # height x width, mean 0, standard deviation 1
+    regions: np.ndarray
+    """N_REGIONS x height x width (or x n_positions) memberships, which sum to 1."""
+    cellularity: np.ndarray
+    """height x width (or n_positions), mean 0 and standard deviation 1 over the image."""
 
     def at(self, xy: np.ndarray) -> _Tissue:
-        """Return the maps' values at positions: N_REGIONS x n_positions, and n_positions."""
+        """Interpolate the maps at positions."""
 
         def sample(field: np.ndarray) -> np.ndarray:
             return ndimage.map_coordinates(field, xy.T[::-1], order=1, mode="nearest")
@@ -97,22 +115,23 @@ def synthetic_section(
     n_genes: int = 50,
     seed: int = 0,
 ) -> SyntheticSection:
-    r"""Make a tissue section with an H&E-like image and known subspots.
+    r"""Simulate a tissue section with an H&E-like image and known subspots.
 
     Parameters
     ----------
     n_spots
-        Number of spots. They fill a roughly square section.
+        Number of spots, in a roughly square section.
     lattice
-        ``"hex"``: Visium's lattice, with Visium's numbering in ``array_row`` and ``array_col`` (their sum is even).
-        ``"square"``: plain rows and columns.
+        ``"hex"``: lattice and numbering of Visium, where ``array_row + array_col`` is even. ``"square"``: rows and
+        columns.
     n_subspots
-        Subspots of a spot. Hex: 7 (default), 19, 37, ..., a flower of one, two, three, ... rings; square: 9 (default),
-        or 4, 16, 25, ..., square cells. Either way the subspots of all spots tile the section without gap or overlap.
+        Number of subspots per spot. Hexagonal lattice: 7 (default), 19, 37, ..., a centre with one, two, three, ...
+        rings; square lattice: 9 (default), or 4, 16, 25, ..., square cells. The subspots of all spots tile the section
+        without gaps or overlaps.
     n_genes
         Number of genes.
     seed
-        Seed of the one random generator that draws everything: the same arguments give the same bits.
+        Seed of the random generator; results with the same arguments are identical.
 
     Returns
     -------
@@ -124,49 +143,50 @@ def synthetic_section(
         pixels of the image), ``uns["spatial"]["synthetic"]`` (no image, but ``scalefactors``), ``var["kind"]``
         (``"region"``, ``"gradient"``, ``"image"`` or ``"noise"``) and ``var["dispersion"]`` (phi).
 
-        ``image``, the image: height x width x 3, uint8. Neighbouring spots are 36 pixels apart and the image
-        reaches one such pitch beyond the outermost spots.
+        ``image``, the image: height x width x 3, uint8. The centre-to-centre distance of spots is 36 pixels, and the
+        image extends 36 pixels beyond the outermost spots.
 
         ``truth``, the subspots: ``X``, ``obsm["spatial"]``, ``uns["spatial"]`` and ``var`` as above, ``layers["mean"]``
         (the noise-free mean mu), ``obs["spot"]`` (name of the spot), ``obs["subspot"]`` (k), ``obs["region"]``,
-        ``obs["cellularity"]`` (u) and ``obs["depth"]`` (d). Summed over the subspots of a spot, ``truth.X`` is exactly
-        ``adata.X``.
+        ``obs["cellularity"]`` (u) and ``obs["library_size"]`` (d). Summed over the subspots of a spot, ``truth.X``
+        equals ``adata.X``.
 
     Raises
     ------
     ValueError
-        If the lattice is unknown, does not divide into ``n_subspots``, or a number is below 1.
+        If the lattice is unknown or has no partition into ``n_subspots``, or a number is below 1.
 
     Notes
     -----
-    *Tissue.* Four smooth Gaussian random fields :math:`h_r` (white noise smoothed over 2.5 spot pitches, scaled to
-    variance 1) make regions with soft borders, :math:`m_r(p) = \mathrm{softmax}_r(h_r(p) / 0.05)` at pixel p. A fifth,
-    fine field u(p) (0.3 pitches), the cellularity, is independent of the regions and varies inside a spot.
+    *Tissue.* Four smooth Gaussian random fields :math:`h_r` (white noise smoothed over 2.5 pitches, scaled to variance
+    1) define regions with soft borders, :math:`m_r(p) = \mathrm{softmax}_r(h_r(p) / 0.05)` at pixel p. A fifth, fine
+    field u(p) (0.3 pitches), the cellularity, is independent of the regions and varies within spots.
 
-    *Image.* Nuclei fall as a Poisson process of intensity :math:`e^{0.7 u - 0.245} \sum_r m_r \lambda_r`. They are
-    ellipses whose size, elongation and staining depend on the region; staining also rises with u. The cytoplasm takes
-    eosin by region and a little hematoxylin by u. With the amounts H(p) and E(p) of the two stains and their optical
-    densities, a pixel is :math:`255 \exp(-H s_H - E s_E)` (Beer-Lambert).
+    *Image.* Nuclei follow a Poisson process of intensity :math:`e^{0.7 u - 0.245} \sum_r m_r \lambda_r`. They are
+    ellipses whose size, elongation and staining depend on the region; staining also increases with u. The eosin of the
+    cytoplasm depends on the region and its hematoxylin on u. With the amounts H(p) and E(p) of the two stains and their
+    optical densities :math:`s_H` and :math:`s_E`, the intensity of a pixel is :math:`250 \exp(-H s_H - E s_E)`
+    (Beer-Lambert) with Gaussian noise.
 
-    *Genes.* Subspot k of spot n lies at :math:`p_{nk}`; the mean of gene g there is
+    *Genes.* The mean of gene g in subspot k of spot n, at position :math:`p_{nk}`, is
 
     .. math:: \mu_{nkg} = \frac{1}{K} \, d_n \, b_g \, F_g^{\, s_g(p_{nk})}
 
-    with the depth :math:`d_n = e^{0.35 \epsilon_n}` of the spot (technical, shared by its subspots), the level
-    :math:`b_g = 15 \, e^{0.9 \epsilon_g}` in counts per spot (about 2 to 100), a fold change :math:`F_g` and a pattern
-    :math:`s_g` of unit range. By kind of gene:
+    with the relative library size :math:`d_n = e^{0.35 \epsilon_n}` of the spot (technical, shared by its subspots),
+    the level :math:`b_g = 15 \, e^{0.9 \epsilon_g}` in counts per spot (about 2 to 100), a fold change :math:`F_g` and
+    a pattern :math:`s_g` of unit range. By kind of gene:
 
     ======== ===== ======= =====================================================================================
     kind     share fold    pattern
     ======== ===== ======= =====================================================================================
-    region   50 %  3 to 8  :math:`\sum_r m_r(p) e_{gr}`; e_g: a random order of -1/2, -1/6, 1/6, 1/2
-    gradient 25 %  3 to 8  :math:`\pm (|p - c_g| / \mathrm{diagonal} - 1/2)`; source c_g: anywhere in the image
-    image  15 %  3 to 6  :math:`\pm u(p) / 2`, so fold F_g between one standard deviation below and above
+    region   50 %  3 to 8  :math:`\sum_r m_r(p) e_{gr}`; :math:`e_g`: random permutation of -1/2, -1/6, 1/6, 1/2
+    gradient 25 %  3 to 8  :math:`\pm (|p - c_g| / \mathrm{diagonal} - 1/2)`; :math:`c_g`: uniform in the image
+    image    15 %  3 to 6  :math:`\pm u(p) / 2`; the fold change is that between u = -1 and u = 1
     noise    10 %  1       0
     ======== ===== ======= =====================================================================================
 
-    *Counts.* Each subspot is negative binomial with variance :math:`(1 + \phi_g) \mu_{nkg}`, :math:`\phi_g` uniform in
-    0.3 to 1, a family closed under sums. A spot is the sum of its subspots.
+    *Counts.* The counts of a subspot are negative binomial with variance :math:`(1 + \phi_g) \mu_{nkg}`, where
+    :math:`\phi_g` is uniform in 0.3 to 1. This family is closed under summation; a spot is the sum of its subspots.
 
     Examples
     --------
@@ -174,7 +194,7 @@ def synthetic_section(
     >>> adata.shape, truth.shape
     ((100, 20), (700, 20))
     """
-    check.given(synthetic_section, locals())
+    check_arguments(locals(), _SECTION_RULES)
     offsets = _offsets(lattice, n_subspots)
     rng = np.random.default_rng(seed)
 
@@ -186,14 +206,14 @@ def synthetic_section(
 
     var = _genes(rng, n_genes)
     here = tissue.at(subspots)
-    depth = np.repeat(np.exp(rng.normal(0, DEPTH_SD, n_spots)), len(offsets))
+    library_size = np.repeat(np.exp(rng.normal(0, LIBRARY_SIZE_SD, n_spots)), len(offsets))
     log_fold = rng.uniform(*np.log([FOLD[kind] for kind in var["kind"]]).T)
     level = np.exp(rng.normal(np.log(15), 0.9, n_genes))
     patterns = _patterns(rng, var["kind"], here, subspots, (height, width))
-    mean = depth[:, None] / len(offsets) * level * np.exp(log_fold * patterns)
+    mean = library_size[:, None] / len(offsets) * level * np.exp(log_fold * patterns)
     counts = _negative_binomial(rng, mean, var["dispersion"].to_numpy())
 
-    truth = _subspot_anndata(counts, mean, var, subspots, here, depth, n_spots)
+    truth = _subspot_anndata(counts, mean, var, subspots, here, library_size, n_spots)
     adata = _spot_anndata(truth, rows, cols, spots)
     return SyntheticSection(adata, image, truth)
 
@@ -201,28 +221,28 @@ def synthetic_section(
 def synthetic_components(
     n_beads: int = 3600, *, n_components: int = 2, noise: float = 1.0, seed: int = 0
 ) -> SyntheticComponents:
-    r"""Make a section of fine square beads with principal components instead of counts, as of slide-DNA-seq.
+    r"""Simulate a section of fine square beads with principal components instead of counts, as in slide-DNA-seq.
 
-    Beads are to be merged by their mean, ``bench.simulate_low_resolution(adata, factor, aggregate="mean")``, with
-    factors of 2 to 6. The image is that of :func:`synthetic_section`, whose spots have the size of 6 x 6 beads.
+    Merge beads by their mean with ``bench.simulate_low_resolution(adata, factor, aggregate="mean")`` and factors of 2
+    to 6. The image is simulated as in :func:`synthetic_section`; 6 x 6 beads have the size of a spot there.
 
     Parameters
     ----------
     n_beads
-        Number of beads. They fill a roughly square section.
+        Number of beads, in a roughly square section.
     n_components
         Number of components.
     noise
-        Standard deviation of the measurement of a bead, where the tissue's own is 1.
+        Standard deviation of the measurement noise; that of the noise-free components is 1.
     seed
-        Seed of the one random generator that draws everything: the same arguments give the same bits.
+        Seed of the random generator; results with the same arguments are identical.
 
     Returns
     -------
     SyntheticComponents
-        A named tuple ``(adata, image)``. ``adata``, the beads: ``X`` (float32), ``layers["mean"]`` (without the
-        noise), ``obs["array_row"]``, ``obs["array_col"]``, ``obs["region"]`` (the clone), ``obsm["spatial"]`` (x, y in
-        pixels of the image) and ``uns["spatial"]["synthetic"]`` (no image, but ``scalefactors``).
+        A named tuple ``(adata, image)``. ``adata``, the beads: ``X`` (float32), ``layers["mean"]`` (noise-free),
+        ``obs["array_row"]``, ``obs["array_col"]``, ``obs["region"]`` (the clone), ``obsm["spatial"]`` (x, y in pixels
+        of the image) and ``uns["spatial"]["synthetic"]`` (no image, but ``scalefactors``).
 
     Raises
     ------
@@ -231,13 +251,14 @@ def synthetic_components(
 
     Notes
     -----
-    Clones are the regions :math:`m_r(p)` of :func:`synthetic_section`, with soft borders; the image shows them.
-    With a level :math:`e_{cr} \sim \mathcal N(0, 1)` for each and a direction :math:`v_c` of unit length,
+    Clones are the regions :math:`m_r(p)` of :func:`synthetic_section`, with soft borders; they are visible in the
+    image. With a level :math:`e_{cr} \sim \mathcal N(0, 1)` of each clone and a direction :math:`v_c` of unit length,
 
     .. math:: x_c(p) \sim \mathcal N\big(\mu_c(p), \mathrm{noise}^2\big), \qquad
         \mu_c(p) \propto \sum_r m_r(p) e_{cr} + \frac12 \frac{v_c^\top p}{\mathrm{sd}}
 
-    where both terms are scaled to a standard deviation of 1 over the beads before they are added, and so is the sum.
+    where the region and the gradient term are scaled to a standard deviation of 1 over the beads before they are added
+    with these weights, and their sum is scaled again.
 
     Examples
     --------
@@ -245,7 +266,7 @@ def synthetic_components(
     >>> adata.shape, image.shape
     ((900, 2), (192, 192, 3))
     """
-    check.given(synthetic_components, locals())
+    check_arguments(locals(), _COMPONENTS_RULES)
     rng = np.random.default_rng(seed)
     rows, cols, spots = _spots(n_beads, "square")
     beads = PITCH + (spots - PITCH) * BEAD_PITCH / PITCH
@@ -264,7 +285,7 @@ def synthetic_components(
     )
     var = pd.DataFrame(index=[f"PC{c}" for c in range(1, n_components + 1)])
     adata = AnnData(values.astype(np.float32), obs=obs, var=var, layers={"mean": mean.astype(np.float32)})
-    return SyntheticComponents(_place(adata, beads, BEAD_PITCH), image)
+    return SyntheticComponents(_with_positions(adata, beads, BEAD_PITCH), image)
 
 
 def _unit_columns(vectors: np.ndarray) -> np.ndarray:
@@ -272,29 +293,25 @@ def _unit_columns(vectors: np.ndarray) -> np.ndarray:
 
 
 def _standardised(columns: np.ndarray) -> np.ndarray:
-    """Columns of mean 0 and standard deviation 1; constant ones become 0."""
+    """Scale columns to mean 0 and standard deviation 1; constant columns become 0."""
     deviation = columns.std(axis=0)
     return (columns - columns.mean(axis=0)) / np.where(deviation > 1e-9, deviation, 1)
 
 
 def _extent(positions: np.ndarray) -> tuple[int, int]:
-    """Height and width of the image, which reaches one spot beyond the outermost positions."""
+    """Height and width of the image, which extends one pitch beyond the outermost positions."""
     width, height = (int(extent) + 1 for extent in positions.max(axis=0) + PITCH)
     return height, width
 
 
-def _offsets(lattice: str, n_subspots: int | None) -> np.ndarray:
+def _offsets(kind: LatticeKind, n_subspots: int | None) -> np.ndarray:
     """Return the n_subspots x 2 positions (x, y) of the subspots relative to their spot, in pixels."""
-    bases = {"hex": np.array([[1, 0], [0.5, np.sqrt(0.75)]]), "square": np.eye(2)}
-    if lattice not in bases:
-        msg = f"Expected `lattice` to be one of {sorted(bases)}, found {lattice!r}. Choose one of the two."
-        raise ValueError(msg)
-    found = Lattice(cast("LatticeKind", lattice), PITCH * bases[lattice])
-    return subspot_offsets(found, resolve_n_subspots("auto" if n_subspots is None else n_subspots, found.kind))
+    lattice = Lattice(kind, PITCH * _BASES[kind])
+    return subspot_offsets(lattice, resolve_n_subspots("auto" if n_subspots is None else n_subspots, kind))
 
 
-def _spots(n_spots: int, lattice: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Fill a roughly square section; return array_row, array_col and the n_spots x 2 positions (x, y) in pixels."""
+def _spots(n_spots: int, lattice: LatticeKind) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return array_row, array_col and the n_spots x 2 positions (x, y) in pixels of a roughly square section."""
     row_step, col_step = (np.sqrt(0.75), 0.5) if lattice == "hex" else (1.0, 1.0)
     n_rows = max(round(np.sqrt(n_spots / row_step)), 1)
     in_row = [len(part) for part in np.array_split(np.arange(n_spots), n_rows)]
@@ -306,8 +323,8 @@ def _spots(n_spots: int, lattice: str) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
 
 def _field(rng: np.random.Generator, shape: tuple[int, int], scale: float) -> np.ndarray:
-    """Draw a smooth random field: white noise smoothed with a Gaussian of ``scale`` pixels, mean 0 and variance 1."""
-    step, pad = scale / 4, 16  # drawn on a grid of four knots per scale, four scales larger on each side
+    """Sample white noise smoothed with a Gaussian of ``scale`` pixels and scaled to mean 0 and variance 1."""
+    step, pad = scale / 4, 16  # four knots per scale, padded by four scales on each side
     knots = rng.standard_normal([int(n / step) + 2 * pad + 2 for n in shape])
     smooth = ndimage.gaussian_filter(knots, 4)
     field = ndimage.affine_transform(smooth, [1 / step, 1 / step], offset=pad, output_shape=shape, order=1)
@@ -315,14 +332,14 @@ def _field(rng: np.random.Generator, shape: tuple[int, int], scale: float) -> np
 
 
 def _tissue(rng: np.random.Generator, shape: tuple[int, int]) -> _Tissue:
-    """Lay out regions with smooth borders and, independent of them, the cellularity."""
+    """Sample regions with soft borders and, independently, the cellularity."""
     heights = np.stack([_field(rng, shape, REGION_SCALE * PITCH) for _ in range(N_REGIONS)])
     weights = np.exp((heights - heights.max(axis=0)) / REGION_BORDER)
     return _Tissue(weights / weights.sum(axis=0), _field(rng, shape, CELLULARITY_SCALE * PITCH))
 
 
 def _image(rng: np.random.Generator, tissue: _Tissue) -> np.ndarray:
-    """Stain the tissue with hematoxylin and eosin and photograph it: height x width x 3, uint8."""
+    """Simulate the image of tissue stained with hematoxylin and eosin: height x width x 3, uint8."""
     u = tissue.cellularity
     nuclei = _nuclei(rng, tissue)
     texture = _field(rng, u.shape, 8) + _field(rng, u.shape, 3) + ndimage.gaussian_filter(rng.normal(0, 4, u.shape), 1)
@@ -334,8 +351,8 @@ def _image(rng: np.random.Generator, tissue: _Tissue) -> np.ndarray:
 
 
 def _nuclei(rng: np.random.Generator, tissue: _Tissue) -> np.ndarray:
-    """Scatter nuclei and return the hematoxylin in them: height x width."""
-    half = 7  # pixels from a nucleus' centre to the edge of the window it is drawn in
+    """Sample nuclei and return their hematoxylin: height x width."""
+    half = 7  # half the width of the window around a nucleus, in pixels
     shape = tissue.cellularity.shape
     intensity = np.einsum("r,rhw->hw", NUCLEI / 1000, tissue.regions) * np.exp(0.7 * tissue.cellularity - 0.245)
     row, col = np.nonzero(rng.poisson(intensity))
@@ -345,7 +362,7 @@ def _nuclei(rng: np.random.Generator, tissue: _Tissue) -> np.ndarray:
     radius = RADIUS[region] * rng.uniform(0.8, 1.2, n_nuclei)
     stain = CHROMATIN[region] * np.exp(0.15 * tissue.cellularity[row, col] + rng.normal(0, 0.15, n_nuclei))
 
-    # Distance of each pixel of the window from the centre, in units of the ellipse: n_nuclei x window x window.
+    # elliptical distance of the pixels of the window from the centre: n_nuclei x window x window
     window = np.arange(-half, half + 1)
     dy, dx = (window - rng.uniform(-0.5, 0.5, (n_nuclei, 1)) for _ in range(2))
     angle = rng.uniform(0, np.pi, (n_nuclei, 1, 1))
@@ -361,7 +378,7 @@ def _nuclei(rng: np.random.Generator, tissue: _Tissue) -> np.ndarray:
 
 
 def _genes(rng: np.random.Generator, n_genes: int) -> pd.DataFrame:
-    """Name the genes after what they follow, in the shares of ``KINDS``, and draw their dispersions."""
+    """Assign kinds and names to genes in the shares of ``KINDS``, and sample their dispersions."""
     ends = np.floor(np.cumsum(list(KINDS.values())) * n_genes + 0.5).astype(int)
     kinds = np.repeat(list(KINDS), np.diff(ends, prepend=0))
     number = pd.Series(kinds).groupby(kinds).cumcount() + 1
@@ -373,7 +390,7 @@ def _genes(rng: np.random.Generator, n_genes: int) -> pd.DataFrame:
 def _patterns(
     rng: np.random.Generator, kinds: pd.Series, here: _Tissue, xy: np.ndarray, shape: tuple[int, int]
 ) -> np.ndarray:
-    """Return the pattern of each gene over the subspots, of about unit range: n_positions x n_genes."""
+    """Return the patterns of the genes, approximately of unit range: n_positions x n_genes."""
     n_genes = len(kinds)
     orders = rng.permuted(np.tile(np.linspace(-0.5, 0.5, N_REGIONS), (n_genes, 1)), axis=1)
     sources = rng.uniform(0, shape[::-1], (n_genes, 2))
@@ -390,7 +407,7 @@ def _patterns(
 
 
 def _negative_binomial(rng: np.random.Generator, mean: np.ndarray, dispersion: np.ndarray) -> np.ndarray:
-    """Draw counts of variance (1 + dispersion) mean, as Poisson counts of gamma-distributed rates."""
+    """Sample counts of variance (1 + dispersion) mean as a gamma-Poisson mixture."""
     return rng.poisson(rng.gamma(mean / dispersion, dispersion)).astype(np.int32)
 
 
@@ -400,9 +417,10 @@ def _subspot_anndata(
     var: pd.DataFrame,
     xy: np.ndarray,
     here: _Tissue,
-    depth: np.ndarray,
+    library_size: np.ndarray,
     n_spots: int,
 ) -> AnnData:
+    """Store the subspots with their true means."""
     n_subspots = len(xy) // n_spots
     spot = np.repeat([f"spot_{n:0{max(len(str(n_spots)), 4)}d}" for n in range(1, n_spots + 1)], n_subspots)
     subspot = np.tile(np.arange(n_subspots), n_spots)
@@ -412,12 +430,12 @@ def _subspot_anndata(
             keys.SUBSPOT: subspot,
             "region": _region_names(here.regions.argmax(axis=0)),
             "cellularity": here.cellularity,
-            "depth": depth,
+            "library_size": library_size,
         },
         index=[f"{name}_{k}" for name, k in zip(spot, subspot, strict=True)],
     )
     truth = AnnData(sparse.csr_matrix(counts), obs=obs, var=var, layers={"mean": mean.astype(np.float32)})
-    return _place(truth, xy, PITCH / np.sqrt(n_subspots))
+    return _with_positions(truth, xy, PITCH / np.sqrt(n_subspots))
 
 
 def _spot_anndata(truth: AnnData, rows: np.ndarray, cols: np.ndarray, xy: np.ndarray) -> AnnData:
@@ -430,15 +448,15 @@ def _spot_anndata(truth: AnnData, rows: np.ndarray, cols: np.ndarray, xy: np.nda
         index=spot.categories.to_numpy(),
     )
     adata = AnnData((member @ truth.X).tocsr(), obs=obs, var=truth.var.copy())
-    return _place(adata, xy, PITCH)
+    return _with_positions(adata, xy, PITCH)
 
 
 def _region_names(codes: np.ndarray) -> pd.Categorical:
     return pd.Categorical.from_codes(codes, categories=[f"region_{r}" for r in range(N_REGIONS)])
 
 
-def _place(adata: AnnData, xy: np.ndarray, diameter: float) -> AnnData:
-    """Write the positions and what plotting tools need to draw them."""
+def _with_positions(adata: AnnData, xy: np.ndarray, diameter: float) -> AnnData:
+    """Add the positions, and the scale factors that plotting functions need."""
     scales = {"spot_diameter_fullres": float(diameter), "tissue_hires_scalef": 1.0}
     adata.obsm[keys.SPATIAL] = xy
     adata.uns[keys.SPATIAL] = {"synthetic": {"images": {}, "scalefactors": scales}}

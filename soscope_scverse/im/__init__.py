@@ -2,20 +2,14 @@
 
 from soscope_scverse.im._alignment import Alignment, check_alignment
 from soscope_scverse.im._cache import FeatureCache
-from soscope_scverse.im._coordinates import features_at
-from soscope_scverse.im._features import check_coordinates, features
+from soscope_scverse.im._coordinates import check_coordinates
+from soscope_scverse.im._features import features, features_at
 from soscope_scverse.im._stain import normalize_stain
 from soscope_scverse.im._tissue import mask_subspots, tissue_mask
-from soscope_scverse.im.encoders.base import (
-    Encoder,
-    FunctionEncoder,
-    PatchEncoder,
-    encoder_names,
-    get_encoder,
-    register_encoder,
-)
+from soscope_scverse.im.encoders.base import Encoder, FunctionEncoder, PatchEncoder
 from soscope_scverse.im.encoders.dense import DenseEncoder
 from soscope_scverse.im.encoders.networks import InceptionV3, ModuleEncoder, NetworkEncoder, TimmEncoder
+from soscope_scverse.im.encoders.registry import encoder_names, get_encoder, register_encoder
 from soscope_scverse.im.reading.embedded import embedded_image
 from soscope_scverse.im.reading.opening import open_image
 from soscope_scverse.im.reading.source import ImageSource

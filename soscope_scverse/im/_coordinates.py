@@ -1,102 +1,125 @@
-"""Image features of positions that are no subspots."""
+"""The check that positions lie in the image."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from anndata import AnnData
-from mudata import MuData
 
 from soscope_scverse import _keys as keys
-from soscope_scverse import _validation as validation
-from soscope_scverse._mudata import spots_of
-from soscope_scverse._spatialdata import accepts_spatialdata
-from soscope_scverse.im._features import features
+from soscope_scverse import _read as read
+from soscope_scverse._containers.mudata import spots_of
+from soscope_scverse._read import read_spots
+from soscope_scverse._validators import POSITIVE, Rules, check_arguments
+from soscope_scverse.im.reading.sections import SectionImage, open_sections
+from soscope_scverse.im.reading.source import ImageSource
+from soscope_scverse.pp._graphs import nearest_distance
+
+_RULES: Rules = {"image_scale": POSITIVE.or_(None)}
 
 
-@accepts_spatialdata
-def features_at(
-    adata: AnnData | MuData,
-    positions: Any,
+def check_coordinates(
+    adata: AnnData,
     image: Any = None,
     *,
-    library_id: str | None = None,
+    image_scale: float | None = None,
     library_key: str | None = None,
-    encoder: Any = None,
-    key: str = keys.FEATURES,
-    **kwargs: Any,
-) -> np.ndarray:
-    """Describe the tissue around any positions as :func:`features` described it around the subspots.
+) -> None:
+    """Check that coordinates and image belong together, before any long work; no pixel is read.
 
-    Encoder, mode and width of the patch are those that :func:`features` noted; the distance of the positions plays no
-    part.
+    Checks the subspots in ``obsm["subspots"]`` if there are any, else the spots in ``obsm["spatial"]``. They may leave
+    the image by up to the centre-to-centre distance of the spots, as subspots of spots at its border do.
 
     Parameters
     ----------
-    adata
-        Spots of the section after :func:`features`.
-    positions
-        n_positions x 2, (x, y) in full-resolution pixels; or a DataFrame with columns ``x`` and ``y``, or an AnnData
-        with ``obsm["spatial"]``.
-    image
-        As for :func:`features`.
-    library_id, library_key
-        Section of the positions, and the column of ``obs`` that tells it, where there are several.
-    encoder
-        The encoder, where its name alone does not make it: functions, modules, objects.
-    key
-        Where :func:`features` wrote.
-    table_key, image_key, shapes_key, coordinate_system
-        Of a SpatialData, as of :func:`~soscope_scverse.tl.enhance`; positions are in the coordinates of its spots.
-    **kwargs
-        Further arguments of :func:`features`: ``image_scale``, ``weights``, ``device``, ``batch_size``, ``cache``,
-        ``client``.
-
-    Returns
-    -------
-    numpy.ndarray
-        n_positions x n_image_features float32, for :meth:`SoScope.predict <soscope_scverse.model.SoScope.predict>`.
+    adata, image, image_scale, library_key
+        See :func:`features`.
 
     Raises
     ------
-    ValueError
-        If ``uns[key]`` does not tell how the features were made, or as for :func:`features`.
-    TypeError
-        If `image` is no image that :func:`open_image` takes.
+    TypeError, ValueError
+        If positions leave the image. The message states how many, the scale factor that would fit, if one does, and
+        whether exchanging x and y would.
     """
-    adata = spots_of(validation.spots(adata))
-    made = adata.uns.get(key, {})
-    if not {"context", "context_um"} & set(made):
-        msg = (
-            f"Expected `im.features` to have noted encoder and patch in `adata.uns[{key!r}]`, found {sorted(made)}. "
-            "Features that were made elsewhere have to be made there for other positions, too."
-        )
-        raise ValueError(msg)
-    xy = validation.xy(positions)
-    sections = validation.sections(adata, library_key)
-    spots = np.arange(adata.n_obs) if library_id is None else np.flatnonzero(sections == library_id)
-    if len(np.unique(sections[spots])) != 1:
-        msg = f"Expected `library_id` to be one of {np.unique(sections).tolist()}, found {library_id!r}."
-        raise ValueError(msg)
+    check_arguments(locals(), _RULES)
+    spots = read_spots(spots_of(read.read_data(adata)), library_key)
+    subspots = read.subspots(spots.adata) if keys.SUBSPOTS in spots.adata.obsm else None
+    check_inside(open_sections(spots, image, image_scale), subspots)
 
-    # the positions as subspots of the section's own spots, whichever: sizes then are measured as they were
-    n_each = -(-len(xy) // len(spots))
-    subspots = np.full((len(spots) * n_each, 2), np.nan)
-    subspots[: len(xy)] = xy
-    shell = AnnData(
-        obs=adata.obs.iloc[spots],
-        obsm={
-            keys.SPATIAL: validation.positions(adata)[spots],
-            keys.SUBSPOTS: subspots.reshape(len(spots), n_each, 2),
-        },
-        uns={name: adata.uns[name] for name in (keys.SPATIAL,) if name in adata.uns},
+
+def check_inside(sections: Iterable[SectionImage], subspots: tuple[np.ndarray, np.ndarray] | None) -> None:
+    """Raise a ValueError if subspots, or spots without them, leave the image of their section.
+
+    Parameters
+    ----------
+    sections
+        Spots and images.
+    subspots
+        Positions, n_spots x n_subspots x 2, and which of them are no padding.
+    """
+    for section in sections:
+        if subspots is None:
+            xy = section.positions
+        else:
+            xy = subspots[0][subspots[1] & section.rows[:, None]]
+        _check_section(section, xy)
+
+
+def _check_section(section: SectionImage, xy: np.ndarray) -> None:
+    source, margin = section.source, nearest_distance(section.positions, single=0.0)
+    n_outside = _n_outside(xy, source, margin)
+    if not n_outside:
+        return
+    pixels = source.to_pixels(xy)
+    (left, top), (right, bottom) = pixels.min(axis=0), pixels.max(axis=0)
+    moved = f" plus {source.offset}" if any(source.offset) else ""
+    hints = _hints(section, xy, margin) or ["check that the image belongs to these coordinates, or drop the spots"]
+    msg = (
+        f"Expected all positions{section.name} in the image, found {n_outside} of {len(xy)} outside: coordinates times "
+        f"{source.scale:g}{moved} run over x = {left:.0f} to {right:.0f} and y = {top:.0f} to {bottom:.0f}, "
+        f"the image is {source.width} wide and {source.height} high. What to do: {'; '.join(hints)}."
     )
-    recorded = {
-        "encoder": made["encoder"] if encoder is None else encoder,
-        "mode": made["mode"],
-        **{name: made[name] for name in ("context", "context_um", "weights") if name in made},
+    raise ValueError(msg)
+
+
+def _n_outside(xy: np.ndarray, source: ImageSource, margin: float) -> int:
+    pixels, margin = source.to_pixels(xy), margin * source.scale
+    return int(((pixels < -margin) | (pixels > np.array([source.width, source.height]) + margin)).any(axis=1).sum())
+
+
+def _hints(section: SectionImage, xy: np.ndarray, margin: float) -> list[str]:
+    source = section.source
+    hints = []
+    if not _n_outside(xy[:, ::-1], source, margin):
+        hints.append("exchange x and y, which would fit")
+    factors = section.scale_factors
+    named = {
+        name: float(factor) for name, factor in factors.items() if name.startswith("tissue_") and float(factor) > 0
     }
-    features(shell, image, library_key=library_key, **recorded | kwargs)
-    values = shell.obsm[keys.FEATURES]
-    return values.reshape(-1, values.shape[2])[: len(xy)]
+    fitting = {
+        name: factor
+        for name, factor in named.items()
+        if not _n_outside(xy, replace(source, scale=factor, offset=(0.0, 0.0), turn=None), margin)
+    }
+    if fitting:
+        name = max(fitting, key=fitting.__getitem__)
+        hints.append(f"pass `image_scale={fitting[name]:g}`, the `{name}` in `uns['spatial']`, which would fit")
+    else:
+        hints.extend(_general_fit(xy, source))
+    return hints
+
+
+def _general_fit(xy: np.ndarray, source: ImageSource) -> list[str]:
+    """A scale at which both axes would just fill the image, if they agree on one."""
+    extent = xy.max(axis=0)
+    if (extent <= 0).any():
+        return []
+    factors = np.array([source.width, source.height]) / extent
+    if factors.max() > 1.3 * factors.min():
+        return []
+    return [
+        f"pass `image_scale`, the pixels of this image for one of the coordinates, here at most {factors.min():.3g}"
+    ]

@@ -1,4 +1,4 @@
-"""Tissue and glass: where is which, and subspots on tissue only."""
+"""Masks of the tissue, and subspots on tissue only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from scipy.ndimage import uniform_filter
 from skimage.filters import threshold_otsu
 
 from soscope_scverse import _keys as keys
-from soscope_scverse import _validation as validation
+from soscope_scverse import _read as read
+from soscope_scverse._containers.slots import writable
+from soscope_scverse._read import read_spots
+from soscope_scverse._validators import POSITIVE, POSITIVE_INTEGER, Rules, check_arguments
 from soscope_scverse.im.reading.opening import open_image
 from soscope_scverse.im.reading.sections import open_sections
 from soscope_scverse.im.reading.source import ImageSource
@@ -19,13 +22,15 @@ from soscope_scverse.im.reading.thumbnails import thumbnail
 
 _THUMBNAIL = 1000
 _COLOURED = 0.05
-"""Least range of the saturation of an image in colour."""
+"""Least range of the saturation of a colour image."""
+_MASK_RULES: Rules = {"size": POSITIVE_INTEGER}
+_SUBSPOT_RULES: Rules = {"image_scale": POSITIVE.or_(None)}
 
 
 def tissue_mask(image: Any, *, size: int = _THUMBNAIL) -> tuple[np.ndarray, float]:
-    """Tell tissue from glass in a small copy of an image, by Otsu's threshold of the saturation.
+    """Separate tissue from glass in a thumbnail, by Otsu's threshold of the saturation.
 
-    Of a grey image it is the threshold of the darkness. Made for stained sections in bright field with some glass
+    For a grey image it is the threshold of the darkness. Made for stained sections in bright field with some glass
     around them.
 
     Parameters
@@ -45,7 +50,7 @@ def tissue_mask(image: Any, *, size: int = _THUMBNAIL) -> tuple[np.ndarray, floa
     TypeError, ValueError
         If the image cannot be opened, see :func:`open_image`.
     """
-    validation.given(tissue_mask, locals())
+    check_arguments(locals(), _MASK_RULES)
     small, scale = thumbnail(open_image(image), size)
     return is_tissue(small), scale
 
@@ -54,10 +59,10 @@ def is_tissue(image: np.ndarray) -> np.ndarray:
     """Mask (height x width bool) of a small image in memory, height x width x 3 uint8."""
     brightest = image.max(axis=2).astype(np.float32)
     saturation = uniform_filter((brightest - image.min(axis=2)) / np.maximum(brightest, 1), 3)
-    told = saturation if np.ptp(saturation) > _COLOURED else darkness(image)
-    if not np.ptp(told):
-        return np.zeros(told.shape, dtype=bool)
-    return told > threshold_otsu(told)
+    contrast = saturation if np.ptp(saturation) > _COLOURED else darkness(image)
+    if not np.ptp(contrast):
+        return np.zeros(contrast.shape, dtype=bool)
+    return contrast > threshold_otsu(contrast)
 
 
 def darkness(image: np.ndarray) -> np.ndarray:
@@ -73,17 +78,17 @@ def mask_subspots(
     library_key: str | None = None,
     copy: bool = False,
 ) -> AnnData | None:
-    """Drop the subspots off the tissue, and give their share of the spot to those on it.
+    """Exclude the subspots off the tissue, and assign their share of the spot to those on it.
 
     To be called after ``pp.subspots`` and before :func:`features`. A spot without any subspot on tissue keeps all.
-    The image must show some glass: without it the threshold tells dark tissue from pale.
+    The image must show some glass: without it the threshold separates dark from pale tissue.
 
     Parameters
     ----------
     adata
         Spots with ``obsm["subspots"]`` and ``obsm["subspot_exposure"]``.
     image, image_scale, library_key
-        As for :func:`features`.
+        See :func:`features`.
     copy
         Return a changed copy instead of writing to `adata`.
 
@@ -94,7 +99,7 @@ def mask_subspots(
     ``obsm["subspots"]``
         NaN for subspots off the tissue, see :func:`tissue_mask`.
     ``obsm["subspot_exposure"]``
-        0 for these; what is left of a spot is scaled so that it sums to 1.
+        0 for these; those of the remaining subspots are rescaled to sum to 1.
 
     Raises
     ------
@@ -106,8 +111,8 @@ def mask_subspots(
     UserWarning
         If spots have no subspot on tissue.
     """
-    validation.given(mask_subspots, locals())
-    validation.anndata(adata)
+    check_arguments(locals(), _SUBSPOT_RULES)
+    spots = read_spots(adata, library_key)
     missing = [key for key in (keys.SUBSPOTS, keys.EXPOSURE) if key not in adata.obsm]
     if missing or keys.FEATURES in adata.obsm:
         msg = (
@@ -115,23 +120,24 @@ def mask_subspots(
             f"found {sorted(adata.obsm)}. Call `pp.subspots`, `im.mask_subspots` and `im.features` in this order."
         )
         raise ValueError(msg)
-    exposure = validation.division(adata)
+    exposure = read.exposures(adata)
     subspots = np.asarray(adata.obsm[keys.SUBSPOTS], dtype=float)
     kept = np.zeros(exposure.shape, dtype=bool)
-    for section in open_sections(adata, image, image_scale, library_key):
+    for section in open_sections(spots, image, image_scale):
         kept[section.rows] = _on_tissue(section.source, subspots[section.rows])
     kept &= exposure > 0
     bare = np.logical_not(kept.any(axis=1))
     if bare.any():
         warnings.warn(
             f"{bare.sum()} of {adata.n_obs} spots have no subspot on tissue (first: {adata.obs_names[bare][0]!r}); "
-            "they keep all. Consider dropping them, or look at `pl.alignment(im.check_alignment(adata, image))`.",
+            "they keep all of them. Consider dropping these spots, or look at "
+            "`pl.alignment(im.check_alignment(adata, image))`.",
             UserWarning,
             stacklevel=2,
         )
     kept[bare] = exposure[bare] > 0
     shares = np.where(kept, exposure, 0)
-    adata = validation.writable(adata, copy=copy)
+    adata = writable(adata, copy=copy)
     adata.obsm[keys.SUBSPOTS] = np.where(kept[..., None], subspots, np.nan)
     adata.obsm[keys.EXPOSURE] = shares / shares.sum(axis=1, keepdims=True)
     return adata if copy else None

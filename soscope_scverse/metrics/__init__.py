@@ -1,4 +1,4 @@
-"""Scores of enhanced profiles."""
+"""Metrics of enhanced profiles."""
 
 from soscope_scverse.metrics._agreement import coverage, ks_distance, mse, normalized_pearson, pearson, within_r
 from soscope_scverse.metrics._calibration import central_coverage, pit

@@ -1,7 +1,7 @@
-"""How well predicted subspots agree with a known truth, feature by feature.
+"""Agreement of predicted subspots with a known truth, for each feature.
 
-Every function takes n_targets x n_features matrices, dense or scipy sparse, and returns one value per feature. A sparse
-matrix is turned dense a few columns at a time, so a whole transcriptome can be scored without a dense copy.
+All functions take n_targets x n_features matrices, dense or scipy sparse, and return one value per feature. Sparse
+matrices are converted to dense ones in blocks of columns, so a whole transcriptome can be scored without a dense copy.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.sparse import csc_matrix, csr_matrix, diags, issparse, sparray, spmatrix
 
-from soscope_scverse import _validation as check
+from soscope_scverse import _read as read
 
 Matrix: TypeAlias = np.ndarray | spmatrix | sparray
 
-BLOCK = 512  # features that are dense at the same time
-NEGLIGIBLE = 1e-10  # share of a column's norm below which what varies is rounding
+BLOCK = 512
+"""Number of features that are converted to dense arrays at a time."""
+NEGLIGIBLE = 1e-10
+"""Share of the norm of a column below which its variation is rounding error."""
 
 
 def pearson(prediction: Matrix, truth: Matrix) -> np.ndarray:
@@ -32,13 +34,13 @@ def pearson(prediction: Matrix, truth: Matrix) -> np.ndarray:
     Returns
     -------
     np.ndarray
-        n_features values in [-1, 1]. NaN where the truth is constant; 0 where only the prediction is, since it tells
-        nothing of the truth and must not drop out of an average.
+        n_features values in [-1, 1]. NaN where the truth is constant; 0 where only the prediction is constant, so that
+        uninformative predictions are included in averages.
 
     Raises
     ------
     TypeError, ValueError
-        If values are no real numbers, or the shapes differ.
+        If values are not real numbers, or the shapes differ.
 
     References
     ----------
@@ -63,7 +65,7 @@ def mse(prediction: Matrix, truth: Matrix) -> np.ndarray:
     Raises
     ------
     TypeError, ValueError
-        If values are no real numbers, or the shapes differ.
+        If values are not real numbers, or the shapes differ.
 
     References
     ----------
@@ -74,10 +76,10 @@ def mse(prediction: Matrix, truth: Matrix) -> np.ndarray:
 
 
 def within_r(prediction: Matrix, truth: Matrix, spot: ArrayLike) -> np.ndarray:
-    """Pearson correlation of what is left after each spot's mean is taken out of prediction and truth.
+    """Pearson correlation of prediction and truth after subtracting each spot's mean.
 
-    It measures resolution alone: whatever is known from the low-resolution spots cancels, so a prediction that repeats
-    the spot scores 0.
+    It measures resolution alone, since differences between spots cancel: a prediction that is constant within spots
+    scores 0.
 
     Parameters
     ----------
@@ -89,18 +91,17 @@ def within_r(prediction: Matrix, truth: Matrix, spot: ArrayLike) -> np.ndarray:
     Returns
     -------
     np.ndarray
-        n_features values in [-1, 1]. NaN where the truth does not vary within any spot; 0 where only the prediction
-        does not.
+        n_features values in [-1, 1]. NaN where the truth is constant within all spots; 0 where only the prediction is.
 
     Raises
     ------
     TypeError, ValueError
-        If values are no real numbers, the shapes differ, or ``spot`` does not have one label per target.
+        If values are not real numbers, the shapes differ, or ``spot`` does not have one label per target.
 
     Notes
     -----
-    The correlation within groups of the analysis of covariance (Fisher, R. A. Statistical Methods for Research Workers,
-    1925).
+    It is the within-group correlation of the analysis of covariance (Fisher, R. A. Statistical Methods for Research
+    Workers, 1925).
     """
     labels, n_targets = np.asarray(spot).ravel(), n_rows(prediction)
     if len(labels) != n_targets:
@@ -117,24 +118,25 @@ def within_r(prediction: Matrix, truth: Matrix, spot: ArrayLike) -> np.ndarray:
 
 
 def normalized_pearson(prediction: Matrix, truth: Matrix) -> np.ndarray:
-    """Pearson correlation after each target is divided by its total over the features, in prediction and truth.
+    """Pearson correlation after dividing prediction and truth by the library size of each target.
 
-    It leaves depth out, which is shared by all features and easy to predict. Targets without any count stay 0.
+    It excludes variation of the library size, which is shared by all features and easy to predict. Targets without
+    counts remain 0.
 
     Parameters
     ----------
     prediction, truth
-        n_targets x n_features, not negative.
+        n_targets x n_features, non-negative.
 
     Returns
     -------
     np.ndarray
-        n_features values in [-1, 1], NaN and 0 as in :func:`pearson`.
+        n_features values in [-1, 1]; for NaN and 0 see :func:`pearson`.
 
     Raises
     ------
     TypeError, ValueError
-        If values are no real numbers, or the shapes differ.
+        If values are not real numbers, or the shapes differ.
     """
     return pearson(_shares(prediction), _shares(truth))
 
@@ -147,25 +149,25 @@ def ks_distance(values: Matrix, inside: ArrayLike) -> np.ndarray:
     values
         n_targets x n_features.
     inside
-        n_targets booleans, the region.
+        n_targets booleans, True in the region.
 
     Returns
     -------
     np.ndarray
-        n_features values in [0, 1], the largest difference of the two empirical distribution functions; NaN where the
-        values have NaN.
+        n_features values in [0, 1], the largest difference between the two empirical distribution functions; NaN for
+        features with NaN.
 
     Raises
     ------
     TypeError, ValueError
-        If values are no real numbers, ``inside`` does not have one boolean per target, or the region is empty or
-        everything.
+        If values are not real numbers, ``inside`` does not have one boolean per target, or the region contains no
+        target or all targets.
 
     References
     ----------
     Smirnov, N. Table for estimating the goodness of fit of empirical distributions. Ann. Math. Stat. 19, 279 (1948).
     """
-    values = check.numbers_or_sparse("values", values)
+    values = read.numbers_or_sparse("values", values)
     region, n_targets = np.asarray(inside).ravel(), values.shape[0] if values.ndim else 0
     if region.dtype != bool or len(region) != n_targets:
         msg = f"Expected `inside` to be {n_targets} booleans, found {len(region)} values of type {region.dtype}."
@@ -180,34 +182,34 @@ def ks_distance(values: Matrix, inside: ArrayLike) -> np.ndarray:
         order = np.argsort(x, axis=0)
         ordered = np.take_along_axis(x, order, axis=0)
         difference = np.abs(np.cumsum(step[order], axis=0))
-        difference[:-1][ordered[1:] == ordered[:-1]] = 0  # only after the last of equal values
+        difference[:-1][ordered[1:] == ordered[:-1]] = 0  # ties: only the last of equal values counts
         return np.where(np.isnan(ordered[-1]), np.nan, np.minimum(difference.max(axis=0), 1))
 
     return per_feature(distance, values)
 
 
 def coverage(truth: Matrix, lower: Matrix, upper: Matrix) -> np.ndarray:
-    """Share of the true values that lie in their predicted interval, ends included.
+    """Share of the true values within their predicted intervals, bounds included.
 
     Parameters
     ----------
     truth, lower, upper
-        n_targets x n_features. A 90 % interval that is calibrated covers 0.9.
+        n_targets x n_features. Calibrated 90 % intervals have a coverage of 0.9.
 
     Returns
     -------
     np.ndarray
-        n_features values in [0, 1]; NaN where any of the three has NaN.
+        n_features values in [0, 1]; NaN for features with NaN in any of the three.
 
     Raises
     ------
     TypeError, ValueError
-        If values are no real numbers, the shapes differ, or a lower end lies above its upper end.
+        If values are not real numbers, the shapes differ, or a lower bound exceeds its upper bound.
     """
 
     def share(t: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
         if (low > high).any():
-            msg = "Expected `lower` <= `upper`, found lower ends above their upper ends. Are the arguments swapped?"
+            msg = "Expected `lower` <= `upper`, found lower bounds above their upper bounds. Are the arguments swapped?"
             raise ValueError(msg)
         covered = ((low <= t) & (t <= high)).mean(axis=0)
         return np.where(np.isnan(t + low + high).any(axis=0), np.nan, covered)
@@ -216,19 +218,19 @@ def coverage(truth: Matrix, lower: Matrix, upper: Matrix) -> np.ndarray:
 
 
 def n_rows(values: Matrix) -> int:
-    """Number of rows of what may be no matrix yet."""
+    """Number of rows of a matrix or anything convertible to one; 0 for scalars."""
     return (*np.shape(values), 0)[0]
 
 
 def per_feature(function: Callable[..., np.ndarray], *matrices: Matrix) -> np.ndarray:
-    """Apply a function of dense float64 columns to a few columns at a time and join the results.
+    """Apply a function of dense float64 columns to blocks of columns and concatenate the results.
 
     Parameters
     ----------
     function
-        Takes as many n_targets x n_columns arrays as there are matrices, returns n_columns values.
+        Takes one n_targets x n_columns array per matrix, returns n_columns values.
     *matrices
-        n_targets x n_features, dense or sparse, of one shape.
+        n_targets x n_features, dense or sparse, all of the same shape.
 
     Returns
     -------
@@ -238,9 +240,9 @@ def per_feature(function: Callable[..., np.ndarray], *matrices: Matrix) -> np.nd
     Raises
     ------
     TypeError, ValueError
-        If values are no real numbers, the matrices are not two-dimensional or their shapes differ.
+        If values are not real numbers, the matrices are not two-dimensional or their shapes differ.
     """
-    columns = [csc_matrix(matrix) if issparse(matrix) else check.numbers("values", matrix) for matrix in matrices]
+    columns = [csc_matrix(matrix) if issparse(matrix) else read.numbers("values", matrix) for matrix in matrices]
     shapes = [matrix.shape for matrix in columns]
     if len(set(shapes)) > 1 or len(shapes[0]) != 2 or shapes[0][0] == 0:
         msg = f"Expected matrices of one shape, n_targets x n_features with n_targets > 0, found {shapes}."
@@ -256,10 +258,10 @@ def _dense(matrix: Matrix) -> np.ndarray:
 
 
 def _shares(matrix: Matrix) -> Matrix:
-    """Divide each row by its total; rows without counts stay 0."""
-    matrix = check.numbers_or_sparse("values", matrix)
+    """Divide each row by its total; rows without counts remain 0."""
+    matrix = read.numbers_or_sparse("values", matrix)
     if np.ndim(matrix) != 2:
-        return matrix  # which is refused
+        return matrix  # rejected by the caller
     total = np.asarray(matrix.sum(axis=1), dtype=float).ravel()
     scale = np.divide(1, total, out=np.zeros_like(total), where=total != 0)
     return diags(scale) @ matrix if issparse(matrix) else scale[:, None] * np.asarray(matrix)
@@ -270,7 +272,7 @@ def _correlation(p: np.ndarray, t: np.ndarray) -> np.ndarray:
 
 
 def _cosine(p: np.ndarray, t: np.ndarray, whole_p: np.ndarray, whole_t: np.ndarray) -> np.ndarray:
-    """Cosine of the columns of two sets of residuals; ``whole`` tells which residuals are but rounding."""
+    """Cosine of the columns of two sets of residuals; those negligible relative to ``whole`` are treated as 0."""
     norm_p, norm_t = np.linalg.norm(p, axis=0), np.linalg.norm(t, axis=0)
     flat_p = norm_p <= NEGLIGIBLE * np.linalg.norm(whole_p, axis=0)
     flat_t = norm_t <= NEGLIGIBLE * np.linalg.norm(whole_t, axis=0)

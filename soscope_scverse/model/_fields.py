@@ -1,6 +1,6 @@
-"""Registers slots with scvi-tools, which has no field for ``obsp`` and only tables for ``obsm``.
+"""Fields of scvi-tools' registry for slots that it has none for: ``obsp``, and arrays of ``obsm``.
 
-What a field notes of the spots that a model was trained on is held against other spots that are given to the model.
+A field records properties of the spots that a model was trained on; other spots have to agree with them.
 """
 
 from __future__ import annotations
@@ -9,20 +9,20 @@ import warnings
 from typing import Any, Literal
 
 import numpy as np
-import rich.table
 from anndata import AnnData
 from scvi.data.fields import BaseAnnDataField, LayerField
 
-from soscope_scverse import _validation as check
+from soscope_scverse import _read as read
+from soscope_scverse._validators import check_same_image_features
 
 
 class SlotField(BaseAnnDataField):
-    """An array in ``adata.obsm`` or ``adata.obsp``, or a column of ``adata.obs``, handed to the model as it is.
+    """An array in ``adata.obsm`` or ``adata.obsp``, or a column of ``adata.obs``, unchanged.
 
     Parameters
     ----------
     registry_key
-        Name under which the model asks for it.
+        Name in the registry.
     attr_name
         ``"obsm"``, ``"obsp"`` or ``"obs"``.
     attr_key
@@ -37,7 +37,7 @@ class SlotField(BaseAnnDataField):
 
     @property
     def registry_key(self) -> str:
-        """Name under which the model asks for it."""
+        """Name in the registry."""
         return self._registry_key
 
     @property
@@ -64,7 +64,7 @@ class SlotField(BaseAnnDataField):
             raise ValueError(msg)
 
     def register_field(self, adata: AnnData) -> dict:
-        """Validate; there is no state to keep."""
+        """Validate; there is no state to record."""
         return super().register_field(adata)
 
     def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs: Any) -> dict:
@@ -73,16 +73,19 @@ class SlotField(BaseAnnDataField):
         return self.register_field(adata_target)
 
     def get_summary_stats(self, state_registry: dict) -> dict:
-        """Nothing to tell."""
+        """Return no statistics."""
         return {}
 
-    def view_state_registry(self, state_registry: dict) -> rich.table.Table | None:
-        """Nothing to show."""
+    def view_state_registry(self, state_registry: dict) -> None:
+        """Show nothing."""
         return None
 
 
 class ProfileField(LayerField):
-    """Profiles; those of other spots must have the same features in the same order."""
+    """Profiles; those of other spots must have the same features in the same order.
+
+    See scvi-tools' ``LayerField`` for its parameters.
+    """
 
     def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs: Any) -> dict:
         """Register the profiles of another AnnData."""
@@ -98,13 +101,21 @@ class ProfileField(LayerField):
 
 
 class FeaturesField(SlotField):
-    """Image features; those of other spots must be of the same kind."""
+    """Image features; those of other spots must be of the same kind.
+
+    Parameters
+    ----------
+    registry_key
+        Name in the registry.
+    attr_key
+        Key in ``adata.obsm``.
+    """
 
     def __init__(self, registry_key: str, attr_key: str) -> None:
         super().__init__(registry_key, "obsm", attr_key)
 
     def register_field(self, adata: AnnData) -> dict:
-        """Note what made the features, as far as :func:`~soscope_scverse.im.features` tells."""
+        """Record how the features were computed, as far as :func:`~soscope_scverse.im.features` recorded it."""
         super().register_field(adata)
         made = adata.uns.get(self.attr_key, {})
         known = ("encoder", "mode", "context", "context_um", "feature_names")
@@ -113,12 +124,20 @@ class FeaturesField(SlotField):
     def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs: Any) -> dict:
         """Register the image features of another AnnData."""
         found = super().transfer_field(state_registry, adata_target, **kwargs)
-        check.same_image_features(state_registry, found, self.attr_key)
+        check_same_image_features(state_registry, found, self.attr_key)
         return found
 
 
 class BatchField(SlotField):
-    """Column of ``obs`` with the batch of every spot; remembers the batches that were trained on."""
+    """Column of ``obs`` with the batch of every spot; records the batches that a model was trained on.
+
+    Parameters
+    ----------
+    registry_key
+        Name in the registry.
+    attr_key
+        Column of ``adata.obs``.
+    """
 
     BATCHES = "batches"
 
@@ -126,18 +145,18 @@ class BatchField(SlotField):
         super().__init__(registry_key, "obs", attr_key)
 
     def register_field(self, adata: AnnData) -> dict:
-        """Note the batches."""
+        """Record the batches."""
         super().register_field(adata)
         return {self.BATCHES: np.unique(self.labels(adata))}
 
     def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs: Any) -> dict:
-        """Keep the batches that were trained on, and warn of others."""
+        """Keep the batches that the model was trained on, and warn of others."""
         trained = np.asarray(state_registry[self.BATCHES])
         unknown = np.setdiff1d(self.labels(adata_target), trained)
         if len(unknown):
             warnings.warn(
                 f"Batches {unknown.tolist()} of `adata.obs[{self.attr_key!r}]` were not trained on, only "
-                f"{trained.tolist()}; they count as the average of these.",
+                f"{trained.tolist()}; they are represented by the average of these.",
                 UserWarning,
                 stacklevel=2,
             )
@@ -145,4 +164,4 @@ class BatchField(SlotField):
 
     def labels(self, adata: AnnData) -> np.ndarray:
         """Batch of every spot."""
-        return check.labels(adata, "batch_key", self.attr_key, "batch")
+        return read.labels(adata, "batch_key", self.attr_key, "batch")

@@ -1,1 +1,1 @@
-"""The networks and likelihoods of soScope; they know tensors only."""
+"""The networks and likelihoods of soScope, functions of tensors only."""

@@ -24,22 +24,22 @@ class GraphEncoder(nn.Module):
     n_hidden
         Width of the layers.
     n_layers
-        Graph-transformer layers; a spot sees this many hops of the graph.
+        Graph-transformer layers, the number of hops that a latent state depends on.
     n_batches
-        Batches that the spots are of; 0 without a covariate.
+        Number of batches; 0 without a batch covariate.
     """
 
     def __init__(
         self, n_features: int, n_latent: int, n_hidden: int = 128, n_layers: int = 3, n_batches: int = 0
     ) -> None:
         super().__init__()
-        widths = [n_features + 1 + n_batches] + [n_hidden] * n_layers  # one more input: is the spot hidden?
+        widths = [n_features + 1 + n_batches] + [n_hidden] * n_layers  # one more input: whether the spot is masked
         self.layers = nn.ModuleList(TransformerConv(a, b, edge_dim=1) for a, b in pairwise(widths))
         self.mean = nn.Linear(n_hidden, n_latent)
         self.scale = nn.Linear(n_hidden, n_latent)
 
     def forward(
-        self, profile: Tensor, hidden: Tensor, edge_index: Tensor, edge_weight: Tensor, batch: Tensor | None = None
+        self, profile: Tensor, masked: Tensor, edge_index: Tensor, edge_weight: Tensor, batch: Tensor | None = None
     ) -> Normal:
         """Distribution of the latent state.
 
@@ -47,10 +47,10 @@ class GraphEncoder(nn.Module):
         ----------
         profile
             n_spots x n_features standardised profiles.
-        hidden
-            n_spots booleans; the profiles of these spots are not looked at.
+        masked
+            n_spots booleans; the profiles of these spots are set to 0.
         edge_index
-            2 x n_edges rows of the joined spots, both directions.
+            2 x n_edges rows of the spots, in both directions.
         edge_weight
             n_edges weights.
         batch
@@ -60,11 +60,11 @@ class GraphEncoder(nn.Module):
         -------
         Normal with batch shape n_spots x n_latent.
         """
-        flag = hidden.to(profile.dtype).unsqueeze(1)
+        flag = masked.to(profile.dtype).unsqueeze(1)
         inputs = [profile * (1 - flag), flag] if batch is None else [profile * (1 - flag), flag, batch]
         h = torch.cat(inputs, dim=1)
         for layer in self.layers:
             h = torch.relu(layer(h, edge_index, edge_weight.unsqueeze(1)))
-        # in mixed precision the layers return bfloat16, too coarse for what comes after them
+        # in mixed precision the layers return bfloat16, too coarse for the following steps
         mean, scale = self.mean(h).float(), self.scale(h).float()
         return Normal(mean, nn.functional.softplus(scale) + _MIN_SCALE, validate_args=False)

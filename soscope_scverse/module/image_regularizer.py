@@ -21,24 +21,24 @@ def graph_bce(
 
     BCE(w, sigmoid(s)) = softplus(s) - w s. The second term lives on the edges of the graph alone; the first is the mean
     over all pairs, which the pairs of `n_sampled` random nodes estimate without bias. So a step costs
-    O(n_edges + n_sampled^2) instead of O(n_nodes^2) inner products, and embeds only the nodes that it looks at.
+    O(n_edges + n_sampled^2) instead of O(n_nodes^2) inner products, and only sampled nodes are embedded.
 
     Parameters
     ----------
     embed
-        From numbers of nodes to their embeddings, n x n_dimensions.
+        From indices of nodes to their embeddings, n x n_dimensions.
     n_nodes
         Nodes of the graph.
     edge_index
-        2 x n_edges numbers, every joined pair once.
+        2 x n_edges indices of nodes, every edge once.
     edge_weight
         n_edges weights in [0, 1]; all other pairs weigh 0.
     n_sampled
-        Nodes of the sample, and a quarter of the most edges of a sample of edges; None or at least n_nodes is the exact
-        value.
+        Number of sampled nodes, and a quarter of the largest number of sampled edges; None or at least n_nodes gives
+        the exact value.
     density
-        Share of the pairs that is joined. Default: that of this graph. A piece cut out of a larger graph has more of
-        its pairs joined than the whole; given the density of the whole, its edges stand for all edges.
+        Share of the pairs that are edges. Default: that of this graph. A part of a larger graph is denser than the
+        whole; with the density of the whole, its edges represent all edges.
     """
     device, n_edges = edge_weight.device, edge_index.shape[1]
     nodes, edges = torch.arange(n_nodes, device=device), torch.arange(n_edges, device=device)
@@ -49,8 +49,8 @@ def graph_bce(
         edges = torch.randperm(n_edges, device=device)[: 4 * n_sampled]
     if density is None:
         density = n_edges / (n_nodes * (n_nodes - 1) / 2)
-    seen, n = embed(nodes), len(nodes)
-    all_pairs = (softplus(seen @ seen.T).sum() - softplus((seen**2).sum(dim=1)).sum()) / (n * (n - 1))
+    embedded, n = embed(nodes), len(nodes)
+    all_pairs = (softplus(embedded @ embedded.T).sum() - softplus((embedded**2).sum(dim=1)).sum()) / (n * (n - 1))
     if not len(edges):
         return all_pairs
     i, j = edge_index[:, edges]

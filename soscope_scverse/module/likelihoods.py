@@ -30,20 +30,23 @@ class Subspots(NamedTuple):
 
 
 class Spots(NamedTuple):
-    """Parameters of the spots' profiles, n_spots x n_features each."""
+    """Parameters of the spots' profiles."""
 
     mean: Tensor
+    """n_spots x n_features."""
     dispersion: Tensor
+    """phi of a negative binomial or variance of a Gaussian; broadcasts against `mean`."""
 
 
 class Start(NamedTuple):
-    """Where the parameters of every feature start, n_features each."""
+    """Starting values of the parameters of every feature, n_features each."""
 
     baseline: Tensor
     """Log mean of counts, mean of other data."""
     log_dispersion: Tensor
+    """Log of phi of counts, of the variance of other data."""
     unit: Tensor
-    """Typical size of a spot's value: differences between subspots are measured in it."""
+    """Typical value of a spot, the unit of differences between subspots."""
 
 
 class Likelihood(ABC):
@@ -55,7 +58,7 @@ class Likelihood(ABC):
         Whether a spot is the ``"sum"`` of its subspots or their exposure-weighted ``"mean"``; default: the first of
         `aggregates`.
     sigma
-        Standard deviation of the measurement noise of a spot, of likelihoods that know it.
+        Standard deviation of the measurement noise of a spot, for likelihoods that have one.
     """
 
     is_counts: bool
@@ -78,7 +81,7 @@ class Likelihood(ABC):
         return [self]
 
     def at_mean_size(self, x: Tensor, size: Tensor) -> Tensor:
-        """Values of spots of some sizes, n_spots x 1, as they would be at the mean size; means have no size."""
+        """Values of spots of relative sizes n_spots x 1, rescaled to the mean size; means are invariant to it."""
         return x if self.is_mean else x / size
 
     @abstractmethod
@@ -86,7 +89,7 @@ class Likelihood(ABC):
         """Starting values from observed profiles, n_spots x n_features."""
 
     def with_noise(self, start: Start, noise: Tensor) -> Start:
-        """Starting values for features of which neighbouring spots do not share a variance of `noise`, n_features."""
+        """Starting values given `noise`, n_features variances that neighbouring spots do not share."""
         return start
 
     def transform(self, x: Tensor, unit: Tensor) -> Tensor:
@@ -94,7 +97,7 @@ class Likelihood(ABC):
         return x / unit
 
     def offset(self, x: Tensor, start: Start) -> Tensor:
-        """Effect, n_features, that leads from the typical profile to the mean of n_spots x n_features profiles."""
+        """Effect, n_features, that turns the typical profile into the mean of n_spots x n_features profiles."""
         return self.start(x).baseline - start.baseline
 
     @abstractmethod
@@ -106,34 +109,34 @@ class Likelihood(ABC):
         effect
             Decoder output, n_spots x n_subspots x n_features; 0 is the typical subspot.
         start
-            Feature parameters as learnt so far; ``log_dispersion`` may also be given per subspot.
+            Current feature parameters; ``log_dispersion`` may also be given per subspot.
         exposure
-            n_spots x n_subspots shares of the spot, times its size.
+            n_spots x n_subspots shares of the spot, times its relative size.
         """
 
     @abstractmethod
     def aggregate(self, subspots: Subspots) -> Spots:
-        """Parameters of the spots that the subspots make up."""
+        """Parameters of the spots that consist of these subspots."""
 
     def rate(self, subspots: Subspots) -> Tensor:
-        """Mean that a whole spot like the subspot would have, comparable between subspots of any exposure."""
+        """Mean of a whole spot like the subspot, comparable between subspots of any exposure."""
         return subspots.mean if self.is_mean else subspots.mean / subspots.exposure.clamp(min=_TINY)
 
     def absorb_library_size(self, x: Tensor, spots: Spots, noise: Tensor) -> tuple[Spots, Tensor]:
-        """Let every spot have a depth of its own before features are compared; only counts have one.
+        """Adjust the library size of every spot before features are compared; only counts have one.
 
         Parameters
         ----------
         x
             n_spots x n_features observed profiles.
         spots
-            Their parameters at the depth that the latent states tell.
+            Their parameters at the library size that follows from the latent states.
         noise
-            Variance of the log depth of every modality.
+            Variance of the log library size of every modality.
 
         Returns
         -------
-        Parameters at the most likely depth of every spot, and minus the log probability of that depth, n_spots x
+        Parameters at the most likely library size of every spot, and minus the log probability of that size, n_spots x
         n_modalities.
         """
         return spots, x.new_zeros(len(x), 1)
@@ -143,10 +146,9 @@ class Likelihood(ABC):
         """Log probability of observed profiles, n_spots x n_features."""
 
     def change(self, subspots: Subspots, change: Tensor) -> Subspots:
-        """Subspots that differ by `change`, n_spots x n_subspots x n_features, for the draws.
+        """Subspots that differ by `change`, n_spots x n_subspots x n_features, for posterior samples.
 
-        It is added to the logarithm of counts, and to the rate of other data. A likelihood that does not say how leaves
-        them as they are.
+        It is added to the logarithm of counts, and to the rate of other data. The default returns them unchanged.
         """
         return subspots
 
@@ -156,11 +158,17 @@ class Likelihood(ABC):
 
     @abstractmethod
     def sample(self, subspots: Subspots, x: Tensor | None = None) -> Tensor:
-        """Draw subspots from the prior, or given the observed spots `x`."""
+        """Sample subspots from their distribution, or given the observed spots `x`."""
 
 
 class _Counts(Likelihood):
-    """What the count likelihoods share: log link, additive means, and shares of the observed count."""
+    """Common part of the count likelihoods: log link, additive means, and shares of the observed count.
+
+    Parameters
+    ----------
+    aggregate, sigma
+        See :class:`Likelihood`.
+    """
 
     is_counts = True
     aggregates = ("sum",)
@@ -170,23 +178,23 @@ class _Counts(Likelihood):
         return Start(mean.log(), torch.zeros_like(mean), mean)
 
     def transform(self, x: Tensor, unit: Tensor) -> Tensor:
-        # relative to the feature's mean, so that depth stays in and no feature drowns the others
+        # relative to the mean of the feature: library size is kept, and no feature dominates
         return torch.log1p(x / unit)
 
     def absorb_library_size(self, x: Tensor, spots: Spots, noise: Tensor) -> tuple[Spots, Tensor]:
-        """A log-normal depth, integrated out by Laplace's approximation.
+        """Integrate out a log-normal library size by Laplace's approximation.
 
-        A spot that is deeper than its place explains one number, its depth, and not all features at once; so the latent
-        states, which are carried from spot to spot, need not follow it.
+        A spot with a larger library size than its position explains deviates in one number instead of in all features;
+        so the latent states, which are interpolated between spots, need not model it.
         """
         if not noise.item() > 0:
             return super().absorb_library_size(x, spots, noise)
         total = spots.mean.sum(dim=1)
         counting = self.variance(spots).sum(dim=1) / total.clamp(min=_TINY) ** 2
         surplus = torch.log1p(x.sum(dim=1)) - torch.log1p(total)
-        depth = surplus * noise / (noise + counting)
-        penalty = 0.5 * (depth**2 / noise + torch.log1p(noise / counting))
-        return Spots(spots.mean * depth.exp().unsqueeze(1), spots.dispersion), penalty.unsqueeze(1)
+        log_factor = surplus * noise / (noise + counting)
+        penalty = 0.5 * (log_factor**2 / noise + torch.log1p(noise / counting))
+        return Spots(spots.mean * log_factor.exp().unsqueeze(1), spots.dispersion), penalty.unsqueeze(1)
 
     @abstractmethod
     def variance(self, spots: Spots) -> Tensor:
@@ -212,7 +220,13 @@ class _Counts(Likelihood):
 
 
 class PoissonLikelihood(_Counts):
-    """Poisson subspots: a spot is Poisson, its subspots given its count are multinomial."""
+    """Poisson subspots: a spot is Poisson, its subspots given its count are multinomial.
+
+    Parameters
+    ----------
+    aggregate, sigma
+        See :class:`Likelihood`.
+    """
 
     has_dispersion = False
 
@@ -233,6 +247,11 @@ class NegativeBinomialLikelihood(_Counts):
 
     This form is closed under sums over subspots that share phi, so a spot is negative binomial with the same phi, and
     the subspots given its count are Dirichlet-multinomial with concentrations mean / phi.
+
+    Parameters
+    ----------
+    aggregate, sigma
+        See :class:`Likelihood`.
     """
 
     has_dispersion = True
@@ -256,8 +275,13 @@ class GaussianLikelihood(Likelihood):
     """Gaussian subspots; a spot is their sum, or their exposure-weighted mean, plus measurement noise.
 
     The mean is for intensities and principal components, the sum for amounts. The variance of a subspot is set so that
-    the variance of a spot does not depend on how finely it is divided. With `sigma` 0 the conditional mean adds up to
-    the spot.
+    the variance of a spot is invariant to its number of subspots. With `sigma` 0 the conditional mean adds up to the
+    spot.
+
+    Parameters
+    ----------
+    aggregate, sigma
+        See :class:`Likelihood`.
     """
 
     is_counts = False
@@ -269,7 +293,7 @@ class GaussianLikelihood(Likelihood):
         return Start(x.mean(dim=0), (0.5 * variance).log(), variance.sqrt())
 
     def with_noise(self, start: Start, noise: Tensor) -> Start:
-        # the steps of the training bring it no further than 1.5-fold, and too large a variance drowns what x tells of z
+        # training changes it at most 1.5-fold, and with too large a variance x is not informative about z
         variance = start.unit.square()
         return start._replace(log_dispersion=noise.clamp(min=1e-3 * variance, max=variance).log())
 
@@ -298,12 +322,12 @@ class GaussianLikelihood(Likelihood):
         return self._conditioned(subspots.mean, x, self.aggregate(subspots).mean, subspots)
 
     def sample(self, subspots: Subspots, x: Tensor | None = None) -> Tensor:
-        draw = subspots.mean + subspots.dispersion.sqrt() * torch.randn_like(subspots.mean)
+        sample = subspots.mean + subspots.dispersion.sqrt() * torch.randn_like(subspots.mean)
         if x is None:
-            return draw
-        # Matheron's rule: a prior draw, moved by what its own noisy aggregate lacks to the observation
-        aggregate = (self._weight(subspots) * draw).sum(dim=1)
-        return self._conditioned(draw, x, aggregate + self.sigma * torch.randn_like(aggregate), subspots)
+            return sample
+        # Matheron's rule: a prior sample is corrected by the difference of its noisy aggregate to the observation
+        aggregate = (self._weight(subspots) * sample).sum(dim=1)
+        return self._conditioned(sample, x, aggregate + self.sigma * torch.randn_like(aggregate), subspots)
 
     def _conditioned(self, value: Tensor, x: Tensor, aggregate: Tensor, subspots: Subspots) -> Tensor:
         gain = self._weight(subspots) * subspots.dispersion / self.aggregate(subspots).dispersion.unsqueeze(1)
@@ -314,7 +338,7 @@ class GaussianLikelihood(Likelihood):
 
 
 class JointLikelihood(Likelihood):
-    """Several modalities, their features side by side; each keeps its own likelihood.
+    """Several modalities with concatenated features; each keeps its own likelihood.
 
     Parameters
     ----------
@@ -399,7 +423,12 @@ LIKELIHOODS: dict[str, type[Likelihood]] = {
     "poisson": PoissonLikelihood,
     "gaussian": GaussianLikelihood,
 }
-"""Every likelihood by its name; one that is added can be used by this name."""
+"""Every likelihood by its name; an added one can be used by this name."""
+
+
+def count_likelihoods() -> dict[str, bool]:
+    """Whether each likelihood, by its name, is one of counts."""
+    return {name: likelihood.is_counts for name, likelihood in LIKELIHOODS.items()}
 
 
 def get_likelihood(name: str, *, aggregate: Literal["sum", "mean"] | None = None, sigma: float = 0.0) -> Likelihood:
@@ -408,7 +437,7 @@ def get_likelihood(name: str, *, aggregate: Literal["sum", "mean"] | None = None
     Raises
     ------
     ValueError
-        For an unknown name, or for counts that shall be averaged.
+        For an unknown name, or ``aggregate="mean"`` for counts.
     """
     if name not in LIKELIHOODS:
         msg = f"Expected `likelihood` to be one of {list(LIKELIHOODS)}, found {name!r}."
@@ -422,14 +451,14 @@ def joint_likelihood(
     aggregate: Literal["sum", "mean"] | None = None,
     sigma: float = 0.0,
 ) -> Likelihood:
-    """Likelihood of one modality or of several side by side.
+    """Likelihood of one modality, or of several with concatenated features.
 
     Parameters
     ----------
     modalities
         Name of the likelihood and number of features of each.
     aggregate, sigma
-        See :class:`Likelihood`; of several modalities, `aggregate` is that of those which know it.
+        See :class:`Likelihood`; of several modalities, `aggregate` applies to those that support it.
     """
     if len(modalities) == 1:
         return get_likelihood(modalities[0][0], aggregate=aggregate, sigma=sigma)
@@ -441,7 +470,7 @@ def joint_likelihood(
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:
-    """Side by side; a tensor that is the same for all spots or subspots is repeated if another one is not."""
+    """Concatenate along features; tensors that are constant over spots or subspots are expanded if another is not."""
     leading = torch.broadcast_shapes(*(part.shape[:-1] for part in parts))
     return torch.cat([part.expand(*leading, part.shape[-1]) for part in parts], dim=-1)
 
@@ -454,7 +483,7 @@ def _shares(weight: Tensor, exposure: Tensor) -> Tensor:
 
 
 def _even(exposure: Tensor) -> Tensor:
-    """Shares of a spot, whatever its size."""
+    """Shares of a spot by exposure, invariant to its relative size."""
     return exposure / exposure.sum(dim=1, keepdim=True)
 
 
@@ -463,7 +492,7 @@ def _multinomial(count: Tensor, share: Tensor) -> Tensor:
     left, rest, parts = count, torch.ones_like(count), []
     for k in range(share.shape[1]):
         p = (share[:, k] / rest.clamp(min=_TINY)).clamp(0, 1) if k < share.shape[1] - 1 else torch.ones_like(count)
-        # padding at the end holds nothing: whatever is left belongs to the last subspot with a share
+        # padding at the end gets nothing: the remainder belongs to the last subspot with a share
         p = torch.where(share[:, k + 1 :].sum(dim=1) > 0, p, (share[:, k] > 0).to(p.dtype))
         part = torch.binomial(left, p)
         parts.append(part)

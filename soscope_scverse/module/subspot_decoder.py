@@ -7,7 +7,13 @@ from torch import Tensor, nn
 
 
 class ResidualBlock(nn.Module):
-    """x + ReLU(Linear(ReLU(Linear(x))))."""
+    """x + ReLU(Linear(ReLU(Linear(x)))).
+
+    Parameters
+    ----------
+    n_hidden
+        Width.
+    """
 
     def __init__(self, n_hidden: int) -> None:
         super().__init__()
@@ -45,17 +51,17 @@ class JointDecoder(nn.Module):
     def forward(self, z: Tensor, features: Tensor | None) -> Tensor:
         """Effects, n_targets x n_outputs, from z (n_targets x n_latent) and features (n_targets x n_image_features).
 
-        `features` None stands for an image that is the same everywhere.
+        `features` None stands for a constant image.
         """
         features = z.new_zeros(len(z), self.n_image_features) if features is None else self.dropout(features)
         return self.head(self.trunk(torch.cat([z, features], dim=1)))
 
 
 class ShiftDecoder(nn.Module):
-    """The image shifts the latent state, and one network reads the shifted state: effect = f(z + B y).
+    """The image shifts the latent state, which one network decodes: effect = f(z + B y).
 
-    What f learns of how features vary together between spots holds for the variation that the image shows, too; so
-    the image has n_latent numbers to tell, not n_outputs. B starts at 0.
+    f models the joint variation of the features between spots, and the image uses the same f. So the effect of the
+    image has n_latent dimensions, not n_outputs. B starts at 0.
 
     Parameters
     ----------
@@ -76,10 +82,10 @@ class ShiftDecoder(nn.Module):
     def forward(self, z: Tensor, features: Tensor | None) -> Tensor:
         """Effects, n_targets x n_outputs, from z (n_targets x n_latent) and features (n_targets x n_image_features).
 
-        `features` None stands for an image that is the same everywhere.
+        `features` None stands for a constant image.
         """
         if features is None:
-            # the processes of a distributed training wait for a gradient of every parameter
+            # a distributed training requires a gradient of every parameter
             return self.effect(z + 0 * self.shift.sum())
         return self.effect(z + nn.functional.linear(self.dropout(features), self.shift))
 

@@ -1,4 +1,4 @@
-"""The generative model of soScope and the graph auto-encoder that warms up its encoder."""
+"""The generative model of soScope, and the graph auto-encoder that pre-trains its encoder."""
 
 from __future__ import annotations
 
@@ -21,13 +21,22 @@ from soscope_scverse.module.subspot_decoder import DECODERS
 Tensors = dict[str, Tensor]
 
 N_RESIDUALS = 32
-"""Patterns of features that the residual of a subspot is made of."""
+"""Number of patterns of features in the residual of a subspot."""
 
 
 def modality_weights(sizes: Sequence[int]) -> Tensor:
-    """Weight of the features of every modality in the loss: modalities weigh alike, however many features they have.
+    """Weight of the features of every modality in the loss: modalities have equal weight for any number of features.
 
-    The weights of all features add up to their number, so that the divergence from the prior keeps its weight.
+    The weights of all features add up to their number, so that the KL divergence keeps its relative weight.
+
+    Parameters
+    ----------
+    sizes
+        Number of features of every modality.
+
+    Returns
+    -------
+    n_modalities weights.
     """
     size = torch.as_tensor(sizes, dtype=torch.float32)
     return size.sum() / (len(sizes) * size)
@@ -38,7 +47,7 @@ def _rows(normal: Normal, rows: Tensor) -> Normal:
 
 
 class _GraphModule(BaseModuleClass):
-    """What both phases share: the encoder, its input and the hidden spots.
+    """Common part of both phases: the encoder, its input and the masked spots.
 
     Parameters
     ----------
@@ -47,11 +56,11 @@ class _GraphModule(BaseModuleClass):
     likelihood
         Likelihood of the profiles.
     masked
-        Share of the spots that is hidden from the encoder at every training step.
+        Share of the spots that is masked in the input of the encoder at every training step.
     n_graph_samples
         Nodes sampled by the graph losses.
     n_batches
-        Batches that have effects of their own on the features; 0 without a covariate.
+        Number of batches, each with its own effects on the features; 0 without a batch covariate.
     """
 
     encoder: GraphEncoder
@@ -90,9 +99,19 @@ class _GraphModule(BaseModuleClass):
     def start_from(self, x: Tensor, size: Tensor, batch: Tensor | None = None, noise: Tensor | None = None) -> None:
         """Set the feature parameters and the standardisation of the encoder's input from some spots.
 
-        Batches start at what their means differ by, where the latent states need not follow; one typical spot more in
-        each keeps features that a small batch lacks within bounds. `noise` is the variance of every feature that
-        neighbouring spots do not share.
+        Batch effects start at the differences of the means, so that latent states need not model them; one additional
+        typical spot in each batch bounds the effects on features without counts in a small batch.
+
+        Parameters
+        ----------
+        x
+            n_spots x n_features profiles.
+        size
+            n_spots x 1 relative sizes.
+        batch
+            n_spots x n_batches shares, with a batch covariate.
+        noise
+            n_features variances that neighbouring spots do not share; None keeps the default of the likelihood.
         """
         x = self.likelihood.at_mean_size(x, size)
         start = self.likelihood.start(x)
@@ -110,12 +129,12 @@ class _GraphModule(BaseModuleClass):
                 effect.copy_(self.likelihood.offset(torch.cat([x[member], typical]), start))
 
     def transform(self, x: Tensor) -> Tensor:
-        """Profiles on the scale on which effects add up, before they are standardised."""
+        """Profiles on the scale on which effects add up, before standardisation."""
         return self.likelihood.transform(x, self.unit)
 
     @torch.no_grad()
     def scale_library_size(self, factor: float) -> None:
-        """Move the parameters of counts to profiles `factor` times as deep."""
+        """Rescale the parameters of counts to library sizes `factor` times as large."""
         self.baseline.add_(math.log(factor))
         self.log_dispersion.add_(math.log(factor))
         self.unit.mul_(factor)
@@ -127,7 +146,7 @@ class _GraphModule(BaseModuleClass):
         return effect + (batch @ self.batch_effect).unsqueeze(1)
 
     def feature_parameters(self) -> Start:
-        """Feature parameters as learnt so far."""
+        """Current feature parameters."""
         return Start(self.baseline, self.log_dispersion.clamp(-8, 8), self.unit)
 
     def feature_weight(self) -> Tensor:
@@ -140,28 +159,44 @@ class _GraphModule(BaseModuleClass):
 
     @auto_move_data
     def inference(self, tensors: Tensors, **kwargs: Any) -> dict[str, Any]:
-        """Latent state of the spots: ``qz`` and ``z``, a draw from it in training and its mean otherwise."""
+        """Latent state of the spots: ``qz`` and ``z``, a sample from it in training and its mean otherwise."""
         profile = (
             self.transform(self.likelihood.at_mean_size(tensors["x"], tensors["size"])) - self.input_mean
         ) / self.input_scale
-        hidden = torch.zeros(len(profile), dtype=torch.bool, device=profile.device)
+        masked = torch.zeros(len(profile), dtype=torch.bool, device=profile.device)
         if self.training:
-            hidden[torch.randperm(len(profile), device=profile.device)[: int(self.masked * len(profile))]] = True
-        qz = self.encoder(profile, hidden, tensors["edge_index"], tensors["edge_weight"], tensors.get("input_batch"))
+            masked[torch.randperm(len(profile), device=profile.device)[: int(self.masked * len(profile))]] = True
+        qz = self.encoder(profile, masked, tensors["edge_index"], tensors["edge_weight"], tensors.get("input_batch"))
         return {"qz": qz, "z": qz.rsample() if self.training else qz.mean}
 
     def _get_generative_input(self, tensors: Tensors, inference_outputs: dict, **kwargs: Any) -> dict[str, Any]:
         return {"tensors": tensors, "z": inference_outputs["z"]}
 
     def sample(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Not used: draws are made by the likelihoods."""
-        msg = "Use `SoScope.get_enhanced(n_samples=...)` for draws."
+        """Raise a RuntimeError: the likelihoods sample."""
+        msg = "Use `SoScope.sample_enhanced(...)` for posterior samples."
         raise RuntimeError(msg)
 
-    def _loss_output(self, nll: Tensor, depth: Tensor, qz: Normal, kl_weight: float, **terms: Tensor) -> LossOutput:
-        """Loss per spot and feature, so that weights mean the same for every panel."""
+    def _loss_output(
+        self, nll: Tensor, size_penalty: Tensor, qz: Normal, kl_weight: float, **terms: Tensor
+    ) -> LossOutput:
+        """Loss per spot and feature, so that weights are comparable between panels.
+
+        Parameters
+        ----------
+        nll
+            n_spots x n_features negative log likelihoods.
+        size_penalty
+            n_spots x n_modalities negative log probabilities of the library sizes.
+        qz
+            Latent states of the spots.
+        kl_weight
+            Weight of the KL divergence.
+        **terms
+            Further terms by name.
+        """
         kl = kl_divergence(qz, Normal(torch.zeros_like(qz.loc), torch.ones_like(qz.scale))).sum(dim=1)
-        reconstruction = nll @ self.feature_weight() + depth @ self.modality_weight
+        reconstruction = nll @ self.feature_weight() + size_penalty @ self.modality_weight
         loss = (reconstruction + kl_weight * kl).mean() / self.n_features + sum(terms.values())
         return LossOutput(
             loss=loss,
@@ -178,9 +213,9 @@ class GraphAutoencoder(_GraphModule):
     Parameters
     ----------
     encoder
-        The encoder to warm up; shared with :class:`SoScopeVAE`.
+        The encoder to pre-train; shared with :class:`SoScopeVAE`.
     sizes, likelihood, masked, n_graph_samples, n_batches
-        As of :class:`SoScopeVAE`.
+        See :class:`SoScopeVAE`.
     n_latent, n_hidden
         Widths of the node decoder.
     """
@@ -211,9 +246,9 @@ class GraphAutoencoder(_GraphModule):
     def loss(
         self, tensors: Tensors, inference_outputs: dict, generative_outputs: dict, kl_weight: float = 1.0
     ) -> LossOutput:
-        """Negative log likelihood of profiles and graph plus divergence from the prior."""
+        """Negative log likelihood of profiles and graph plus KL divergence from the prior."""
         own = tensors["own"]
-        spots, depth = self.likelihood.absorb_library_size(
+        spots, size_penalty = self.likelihood.absorb_library_size(
             tensors["x"], generative_outputs["spots"], self.library_size_noise
         )
         nll = -self.likelihood.log_prob(tensors["x"], spots)
@@ -225,11 +260,12 @@ class GraphAutoencoder(_GraphModule):
             self.n_graph_samples,
             tensors["edge_density"],
         )
-        return self._loss_output(nll[own], depth[own], _rows(inference_outputs["qz"], own), kl_weight, graph_loss=graph)
+        qz = _rows(inference_outputs["qz"], own)
+        return self._loss_output(nll[own], size_penalty[own], qz, kl_weight, graph_loss=graph)
 
     @staticmethod
     def _own_edges(tensors: Tensors) -> tuple[Tensor, Tensor]:
-        """Edges between own spots, every pair once, numbered through the own spots."""
+        """Edges between own spots, every pair once, as indices of the own spots."""
         row = torch.full((len(tensors["x"]),), -1, device=tensors["x"].device)
         row[tensors["own"]] = torch.arange(len(tensors["own"]), device=row.device)
         i, j = row[tensors["edge_index"]]
@@ -243,29 +279,29 @@ class SoScopeVAE(_GraphModule):
     Parameters
     ----------
     modalities
-        Name of the likelihood and number of features of every modality; a profile has them side by side.
+        Name of the likelihood and number of features of every modality; profiles are their concatenation.
     n_image_features
         Width of the image features; 0 without an image.
     n_image_components
-        Most image features that the networks see; wider ones are projected before they get here.
+        Largest number of inputs of the networks from the image; wider features have been projected.
     aggregate, sigma, dispersion, observation
         See :class:`~soscope_scverse.model.SoScope`.
     n_latent, n_hidden, n_layers
-        Widths and depth of the networks.
+        Dimensions of the latent state, width of the networks, layers of the encoder.
     decoder
         ``"shift"`` or ``"joint"``.
     uses_latent
-        False leaves the latent states out of the decoder: the image alone tells the subspots apart.
+        False excludes the latent states from the decoder, so that profiles follow from the image alone.
     feature_dropout
         Share of the image features dropped at every step.
     masked
-        Share of the spots that is hidden from the encoder at every training step.
+        Share of the spots that is masked in the input of the encoder at every training step.
     image_weight
         beta, weight of the image regulariser.
     n_graph_samples
         Nodes sampled by the graph losses; None evaluates them exactly.
     n_batches
-        Batches that have an effect of their own on every feature; 0 without a covariate.
+        Number of batches, each with its own effect on every feature; 0 without a batch covariate.
     """
 
     def __init__(
@@ -308,13 +344,13 @@ class SoScopeVAE(_GraphModule):
         self.register_buffer("uses_image", torch.tensor(bool(n_image_features)))
         self.register_buffer("image_mean", torch.zeros(n_image_features))
         self.register_buffer("image_projection", torch.eye(n_image_features, n_seen))
-        # what latent states and image do not tell of the subspots of a spot; it has no part in the training
+        # residual variation of the subspots for posterior samples; not used in training
         self.register_buffer("residual_loadings", torch.zeros(N_RESIDUALS, self.n_features))
         self.register_buffer("residual_length", torch.ones(len(modalities)))
 
     @auto_move_data
     def generative(self, tensors: Tensors, z: Tensor, **kwargs: Any) -> dict[str, Subspots]:
-        """Parameters of the subspots of the own spots; `z` is that of all inputs."""
+        """Parameters of the subspots of the own spots, from latent states `z` of all inputs."""
         exposure = tensors["exposure"]
         n_spots, n_subspots = exposure.shape
         z_k = embedding_bag(
@@ -344,12 +380,12 @@ class SoScopeVAE(_GraphModule):
         if self.image_weight and "image_edge_index" in tensors:
             terms["image_loss"] = self.image_weight * self._image_loss(subspots, spots, tensors)
         x = tensors["x"][tensors["own"]]
-        spots, depth = self.likelihood.absorb_library_size(x, spots, self.library_size_noise)
+        spots, size_penalty = self.likelihood.absorb_library_size(x, spots, self.library_size_noise)
         if "x_held_out" in tensors:
-            odds = tensors["held_out_odds"]  # of a molecule to be held out: counts scale, and so does phi
+            odds = tensors["held_out_odds"]  # of a molecule to be held out: counts and phi scale with it
             x, spots = tensors["x_held_out"], Spots(spots.mean * odds, spots.dispersion * odds)
         qz = _rows(inference_outputs["qz"], tensors["own"])
-        return self._loss_output(-self._observed(x, spots), depth, qz, kl_weight, **terms)
+        return self._loss_output(-self._observed(x, spots), size_penalty, qz, kl_weight, **terms)
 
     def _observed(self, x: Tensor, spots: Spots) -> Tensor:
         """Log probability of the observed spots."""
@@ -358,10 +394,10 @@ class SoScopeVAE(_GraphModule):
         return Normal(spots.mean, self.observation_sigma, validate_args=False).log_prob(x)
 
     def _image_loss(self, subspots: Subspots, spots: Spots, tensors: Tensors) -> Tensor:
-        """Subspots that look alike shall deviate alike from the even division of their spots.
+        """Favour similar deviations from the evenly partitioned spot for subspots of similar image features.
 
-        Deviations are taken per unit of exposure and of the feature's typical value, and averaged over features: the
-        inner products do not grow with depth, number of subspots or number of features.
+        Deviations are per unit of exposure and of the typical value of the feature, and averaged over features: the
+        inner products do not grow with library size, number of subspots or number of features.
         """
         n_subspots = subspots.mean.shape[1]
         mean, exposure = subspots.mean.flatten(0, 1), subspots.exposure.flatten(0, 1)

@@ -1,4 +1,4 @@
-"""Plots; each returns its Axes and takes ``ax`` and ``save``."""
+"""Plots. Each returns its Axes and takes ``ax`` and ``save``."""
 
 from soscope_scverse.pl._alignment import alignment
 from soscope_scverse.pl._benchmark import benchmark

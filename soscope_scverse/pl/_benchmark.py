@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from soscope_scverse.pl._figures import panels, save_figure
 
 _COLUMNS = ("task", "method", "gene", "metric", "value")
-_GROUP_WIDTH = 0.84  # of the boxes of a task, whose centres are 1 apart
+_GROUP_WIDTH = 0.84  # width of the boxes of one task; tasks are 1 apart
 
 
 def benchmark(
@@ -23,34 +23,34 @@ def benchmark(
     ax: np.ndarray | Axes | None = None,
     save: str | PathLike | None = None,
 ) -> np.ndarray:
-    """Draw box plots over genes: one panel for each metric, boxes grouped by task and coloured by method.
+    """Plot scores as box plots over genes: one panel per metric, boxes grouped by task and coloured by method.
 
-    A gene counts once, with its mean over the seeds. Boxes reach from the first to the third quartile with a line at
-    the median, whiskers as far as 1.5 times that range; genes beyond are dots.
+    Scores of a gene are averaged over seeds. Boxes extend from the first to the third quartile with a line at the
+    median, whiskers to 1.5 times the interquartile range; genes beyond are shown as dots.
 
     Parameters
     ----------
     df
-        Table of :func:`~soscope_scverse.bench.compare`, or several of them, concatenated.
+        Table returned by :func:`~soscope_scverse.bench.compare`, or several such tables, concatenated.
     metric
-        Metrics to draw; None is all in the table.
+        Metrics to plot. Default: all metrics in the table.
     ax
-        As many Axes as metrics to draw on.
+        Axes to draw on, one per metric.
     save
         File to save the figure to.
 
     Returns
     -------
     numpy.ndarray of Axes
-        One for each metric.
+        One per metric.
 
     Raises
     ------
     TypeError, ValueError
-        If `df` is no table, the table lacks a column or a metric, or there are more or less Axes than metrics.
+        If `df` is not a table, lacks a column or a metric, or the number of Axes is not the number of metrics.
     """
     if not isinstance(df, pd.DataFrame):
-        msg = f"Expected the table of `bench.compare`, found {type(df).__name__}."
+        msg = f"Expected the table returned by `bench.compare`, found {type(df).__name__}."
         raise TypeError(msg)
     names = _metrics(df, metric)
     tasks, methods = df["task"].unique(), df["method"].unique()
@@ -67,30 +67,30 @@ def benchmark(
 def _metrics(df: pd.DataFrame, metric: Sequence[str] | str | None) -> list[str]:
     missing = [column for column in _COLUMNS if column not in df]
     if missing:
-        msg = f"Expected a table of `bench.compare`, found the columns {list(df)} without {missing}."
+        msg = f"Expected the table returned by `bench.compare`, found the columns {list(df)} without {missing}."
         raise ValueError(msg)
     known = df["metric"].unique().tolist()
     names = known if metric is None else [metric] if isinstance(metric, str) else list(metric)
     unknown = [name for name in names if name not in known]
     if unknown or not names:
-        msg = f"Expected `metric` out of those in the table, {known}, found {unknown or 'none'}. Choose among them."
+        msg = f"Expected `metric` to be among those of the table, {known}, found {unknown or 'none'}."
         raise ValueError(msg)
     return names
 
 
 def _values(df: pd.DataFrame, metric: str) -> dict[tuple[str, str], np.ndarray]:
-    """One value for each gene, by task and method."""
+    """Return one value per gene, by task and method."""
     genes = df[df["metric"] == metric].groupby(["task", "method", "gene"], observed=True)["value"].mean().dropna()
     return {pair: values.to_numpy() for pair, values in genes.groupby(level=["task", "method"], observed=True)}
 
 
 def _draw_boxes(ax: Axes, values: dict[tuple[str, str], np.ndarray], tasks: np.ndarray, methods: np.ndarray) -> None:
-    """Boxes of the values by task and method, those of one task next to each other."""
+    """Draw a box per task and method, with the boxes of a task side by side."""
     width = _GROUP_WIDTH / len(methods)
     colours = plt.get_cmap("tab10" if len(methods) <= 10 else "tab20")
     centres = np.arange(len(tasks))
     for i, method in enumerate(methods):
-        drawn = ax.boxplot(
+        boxes = ax.boxplot(
             [values.get((task, method), np.empty(0)) for task in tasks],
             positions=centres + (i + 0.5) * width - _GROUP_WIDTH / 2,
             widths=0.85 * width,
@@ -102,7 +102,7 @@ def _draw_boxes(ax: Axes, values: dict[tuple[str, str], np.ndarray], tasks: np.n
             capprops={"linewidth": 0.6},
             flierprops={"marker": ".", "markersize": 2, "markeredgecolor": "grey"},
         )
-        drawn["boxes"][0].set_label(method)
+        boxes["boxes"][0].set_label(method)
     ax.set(xticks=centres, xticklabels=tasks, xlim=(-0.5, len(tasks) - 0.5))
     ax.grid(axis="y", linewidth=0.4)
     ax.set_axisbelow(True)

@@ -1,4 +1,4 @@
-"""Calibration of draws."""
+"""Calibration of posterior samples."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from os import PathLike
 import numpy as np
 from matplotlib.axes import Axes
 
-from soscope_scverse import _validation as check
+from soscope_scverse import _read as read
 from soscope_scverse.pl._figures import panels, save_figure
 
 _LEVELS = np.linspace(0, 1, 101)
@@ -17,15 +17,16 @@ _LEVELS = np.linspace(0, 1, 101)
 def calibration(
     pit: np.ndarray | Mapping[str, np.ndarray], *, ax: Axes | None = None, save: str | PathLike | None = None
 ) -> Axes:
-    """Draw how much of the truth the central intervals of the draws hold, at every nominal level.
+    """Plot the observed against the nominal coverage of the central intervals of the posterior samples.
 
-    A calibrated curve follows the diagonal; below it the intervals are too narrow, above it too wide.
+    The curve of calibrated samples follows the diagonal. Below the diagonal the intervals are too narrow, above it too
+    wide.
 
     Parameters
     ----------
     pit
-        Values of :func:`~soscope_scverse.metrics.pit`, of any shape, or several of them by name, a curve each. NaN are
-        left out.
+        Values returned by :func:`~soscope_scverse.metrics.pit`, of any shape, or a dict of several such arrays, one
+        curve each. NaN are ignored.
     ax
         Axes to draw on.
     save
@@ -34,19 +35,19 @@ def calibration(
     Returns
     -------
     Axes
-        With one curve for each entry of `pit`.
+        Contains one curve per entry of `pit`.
 
     Raises
     ------
     TypeError, ValueError
-        If `pit` or `ax` are of another kind, values do not lie in [0, 1] or there are none.
+        If `pit` or `ax` are of a wrong type, or `pit` is empty or contains values outside [0, 1].
     """
     curves = {name: _observed(values) for name, values in (pit if isinstance(pit, Mapping) else {"": pit}).items()}
     ax = panels(ax, (1,), (4.5, 4.5), "one")[0]
     ax.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle="--")
     for name, observed in curves.items():
         ax.plot(_LEVELS, observed, linewidth=1.2, label=name)
-    ax.set(xlabel="nominal central interval", ylabel="truth inside", xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    ax.set(xlabel="nominal coverage", ylabel="observed coverage", xlim=(0, 1), ylim=(0, 1), aspect="equal")
     ax.spines[["top", "right"]].set_visible(False)
     if isinstance(pit, Mapping):
         ax.legend(frameon=False, fontsize=8)
@@ -55,12 +56,12 @@ def calibration(
 
 
 def _observed(pit: np.ndarray) -> np.ndarray:
-    """Share of the values in the central interval of every level."""
-    values = check.numbers("`pit`", pit).ravel()
+    """Return the fraction of the values within the central interval of every level."""
+    values = read.numbers("`pit`", pit).ravel()
     values = values[~np.isnan(values)]
     if not len(values) or values.min() < 0 or values.max() > 1:
         found = f"{values.min()} to {values.max()}" if len(values) else "none"
-        msg = f"Expected values of `metrics.pit` in [0, 1], found {found}."
+        msg = f"Expected values returned by `metrics.pit`, in [0, 1], found {found}."
         raise ValueError(msg)
-    width = np.sort(2 * np.abs(values - 0.5))  # the level of the narrowest interval that holds it
+    width = np.sort(2 * np.abs(values - 0.5))  # level of the narrowest interval that contains the value
     return np.searchsorted(width, _LEVELS, side="right") / len(width)

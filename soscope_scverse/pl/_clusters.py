@@ -5,6 +5,7 @@ from __future__ import annotations
 from os import PathLike
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from anndata import AnnData
@@ -13,9 +14,22 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.patches import Patch
 
-from soscope_scverse import _validation as check
+from soscope_scverse import _read as read
+from soscope_scverse._validators import FRACTION, POSITIVE, Rules, check_arguments, check_text
 from soscope_scverse.pl._figures import panels, save_figure
-from soscope_scverse.pl._sections import background_image, draw_positions, frame, panel_size, places, set_up
+from soscope_scverse.pl._sections import (
+    axis_limits,
+    background_image,
+    draw_shapes,
+    panel_size,
+    prepare_panel,
+    shapes_of_section,
+)
+
+_ROWS_OF_LEGEND = 18
+_COLUMN_OF_LEGEND, _LETTER = 0.55, 0.08
+"""Width of a column of the legend without its text, and of a letter, in inches."""
+_RULES: Rules = {"image_scale": POSITIVE.or_(None), "image_alpha": FRACTION, "alpha": FRACTION}
 
 
 def spatial_clusters(
@@ -32,21 +46,22 @@ def spatial_clusters(
     ax: np.ndarray | Axes | None = None,
     save: str | PathLike | None = None,
 ) -> np.ndarray:
-    """Draw clusters of the subspots in their true shape, beside those of the spots if they are given.
+    """Plot clusters of subspots in their true shape, beside the clusters of the spots if `spots` is given.
 
     Parameters
     ----------
     enhanced
-        Subspots with categories in ``obs[key]``; NaN is left out. Colours are those of ``uns[f"{key}_colors"]``, else
-        those that scanpy would choose.
+        Subspots with categories in ``obs[key]``; subspots with NaN are not drawn. Colours are those in
+        ``uns[f"{key}_colors"]`` if present, otherwise those of matplotlib's property cycle, of the colour map ``tab20``
+        for more categories than that has, or of ``turbo`` for more than 20.
     key
         Column of ``obs``.
     spots
-        Spots with the same column; categories of the same name have the same colour.
+        Spots with the same column. Categories of the same name have the same colour.
     library_key, library_id, image, image_scale, image_alpha, alpha
-        As of :func:`compare`.
+        See :func:`compare`.
     ax
-        1 Axes, or 2 with `spots`, to draw on.
+        Axes to draw on: 1, or 2 with `spots`.
     save
         File to save the figure to.
 
@@ -58,42 +73,49 @@ def spatial_clusters(
     Raises
     ------
     TypeError, ValueError
-        If a section is no AnnData, the column is missing or holds no categories, a section has to be chosen, or there
-        are more or less Axes.
+        If a section is not an AnnData, the column is missing or not categorical, `library_id` is required, or the
+        number of Axes is wrong.
     """
-    check.given(spatial_clusters, locals())
-    check.text("key", key)
+    check_arguments(locals(), _RULES)
+    check_text("key", key)
     maps = {"enhanced": enhanced} if spots is None else {"spots": spots, "enhanced": enhanced}
-    labels = {name: _labels(check.anndata(section), key) for name, section in maps.items()}
+    labels = {name: _labels(read.read_anndata(adata), key) for name, adata in maps.items()}
     colours: dict[str, Any] = {}
     for name in reversed(maps):
         colours = _colours(maps[name], key, labels[name].categories) | colours
-    shown = {name: places(section, library_key, library_id) for name, section in maps.items()}
-    under = background_image(list(maps.values()), image, image_scale, library_key, library_id)
-    limits = frame(list(shown.values()))
-    axes = panels(ax, (len(maps),), panel_size(limits, 4.5), "one for each of " + " and ".join(maps))
-    names, of_code = list(colours), ListedColormap(list(colours.values()))
-    for panel, (name, drawn) in zip(axes, shown.items(), strict=True):
-        set_up(panel, limits, under, image_alpha, f"{key}: {name}")
-        code = pd.Index(names).get_indexer(labels[name].astype(object)[drawn.rows]).astype(float)
+    sections = {name: shapes_of_section(adata, library_key, library_id) for name, adata in maps.items()}
+    background = background_image(list(maps.values()), image, image_scale, library_key, library_id)
+    limits = axis_limits(list(sections.values()))
+    names, cmap = list(colours), ListedColormap(list(colours.values()))
+    n_columns = 1 + (len(names) - 1) // _ROWS_OF_LEGEND
+    width, height = panel_size(limits, 4.5)
+    if n_columns > 1:  # a legend of one column leaves the panels large enough
+        width += n_columns * (_COLUMN_OF_LEGEND + _LETTER * max(map(len, names))) / len(maps)
+    axes = panels(ax, (len(maps),), (width, height), "one for each of " + " and ".join(maps))
+    for panel, (name, shapes) in zip(axes, sections.items(), strict=True):
+        prepare_panel(panel, limits, background, image_alpha, f"{key}: {name}")
+        code = pd.Index(names).get_indexer(labels[name].astype(object)[shapes.rows]).astype(float)
         code[code < 0] = np.nan
-        draw_positions(panel, drawn, code, alpha=alpha, cmap=of_code, clim=(-0.5, len(names) - 0.5))
+        draw_shapes(panel, shapes, code, alpha=alpha, cmap=cmap, clim=(-0.5, len(names) - 0.5))
+    if ax is None:
+        axes[-1].set_anchor("W")  # unused width of the panel is left to the legend
     handles = [Patch(color=colours[name], label=name) for name in names]
-    options = {"frameon": False, "fontsize": 8, "ncols": 1 + (len(names) - 1) // 18}
+    options = {"frameon": False, "fontsize": 8, "ncols": n_columns}
     axes[-1].legend(handles=handles, loc="upper left", bbox_to_anchor=(1, 1), **options)
     save_figure(axes[0], save)
     return axes
 
 
 def _labels(adata: AnnData, key: str) -> pd.Categorical:
+    """Return the categories of ``obs[key]`` as strings."""
     if key not in adata.obs:
         msg = f"Expected `key` to be a column of `adata.obs`, found {key!r}; there are {list(adata.obs)}."
         raise ValueError(msg)
     column = adata.obs[key]
     if column.dtype.kind == "f":
         msg = (
-            f"Expected categories in `adata.obs[{key!r}]`, found {column.dtype}. Cut it into classes, e.g. with "
-            "`pandas.cut`, or draw it with `squidpy.pl.spatial_scatter`."
+            f"Expected categories in `adata.obs[{key!r}]`, found {column.dtype}. Bin the values, e.g. with "
+            "`pandas.cut`, or plot them with `squidpy.pl.spatial_scatter`."
         )
         raise ValueError(msg)
     labels = column.astype("category").cat
@@ -101,13 +123,18 @@ def _labels(adata: AnnData, key: str) -> pd.Categorical:
 
 
 def _colours(adata: AnnData, key: str, categories: pd.Index) -> dict[str, Any]:
-    """Colours of the categories: those in ``uns``, else those of scanpy for that many."""
+    """Return the colours of the categories: those in ``uns``, or a palette of that many."""
     stored = adata.uns.get(f"{key}_colors", ())
-    if len(stored) >= len(categories):
-        return dict(zip(categories, stored, strict=False))
-    from scanpy.plotting import palettes
+    palette = stored if len(stored) >= len(categories) else _palette(len(categories))
+    return dict(zip(categories, palette, strict=False))
 
-    cycle = rcParams["axes.prop_cycle"].by_key()["color"]
-    choices = [cycle, palettes.default_20, palettes.default_28, palettes.default_102]
-    fitting = [choice for choice in choices if len(choice) >= len(categories)]
-    return dict(zip(categories, fitting[0] if fitting else ["grey"] * len(categories), strict=False))
+
+def _palette(n: int) -> list[Any]:
+    """Return at least `n` distinct colours."""
+    cycle = rcParams["axes.prop_cycle"].by_key().get("color", [])
+    if n <= len(cycle):
+        return cycle
+    if n <= 20:
+        paired = plt.get_cmap("tab20")
+        return [paired(i) for i in [*range(0, 20, 2), *range(1, 20, 2)]]  # dark colours first
+    return list(plt.get_cmap("turbo", n)(np.arange(n)))

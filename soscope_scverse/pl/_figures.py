@@ -1,4 +1,4 @@
-"""The Axes that plots draw on, and the files they are saved to."""
+"""Axes to draw on, and the files that figures are saved to."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ _DPI = 150
 def panels(
     ax: Any, shape: tuple[int, ...], size: tuple[float, float], what: str, *, in_column: bool = False
 ) -> np.ndarray:
-    """Return the Axes given by the user as an array of this shape, or those of a new figure.
+    """Return the Axes passed by the user as an array of this shape, or the Axes of a new figure.
 
     Parameters
     ----------
     ax
-        Axes, an array of them or lists of them; None makes a figure.
+        Axes, an array of Axes or nested lists of Axes; None creates a figure.
     shape
         (n_panels,) or (n_rows, n_columns).
     size
         Width and height of a new panel in inches.
     what
-        What each of the Axes is for, to be named in the message.
+        Meaning of the Axes, for the error message.
     in_column
-        Put n_panels below each other, with one x axis, instead of beside each other.
+        Arrange n_panels in a column with a shared x axis instead of in a row.
     """
     if ax is None:
         n_rows, n_columns = (*shape, 1) if in_column else (1, *shape)[-2:]
@@ -50,6 +50,6 @@ def panels(
 
 
 def save_figure(ax: Axes, save: str | PathLike | None) -> None:
-    """Save the figure that holds these Axes, if there is a file to save it to."""
+    """Save the figure that contains these Axes unless `save` is None."""
     if save is not None:
         ax.figure.figure.savefig(save, dpi=_DPI)  # of a subfigure, the whole figure

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from mudata import MuData
 
 from soscope_scverse import _keys as keys
-from soscope_scverse import _validation as check
+from soscope_scverse import _read as read
 from soscope_scverse.pl._figures import panels, save_figure
 
 if TYPE_CHECKING:
@@ -26,37 +26,37 @@ _TERMS = {
     "graph_loss": "spot graph",
     "image_loss": "image",
 }
-"""What is drawn: names in the history, and titles."""
+"""Names in the history, and titles of the panels."""
 
 
 def history(
     result: AnnData | MuData | SoScope, *, ax: np.ndarray | Axes | None = None, save: str | PathLike | None = None
 ) -> np.ndarray:
-    """Draw the loss and its terms over the epochs: a row for each phase of the training.
+    """Plot the loss and its terms over the epochs, one row per training phase.
 
     Parameters
     ----------
     result
-        Subspots, as :func:`~soscope_scverse.tl.enhance` returns them, or a trained
+        Subspots returned by :func:`~soscope_scverse.tl.enhance`, or a trained
         :class:`~soscope_scverse.model.SoScope`.
     ax
-        As many Axes as are returned to draw on.
+        n_phases x n_terms Axes to draw on.
     save
         File to save the figure to.
 
     Returns
     -------
     numpy.ndarray of Axes
-        n_phases x n_terms; those that a phase with fewer terms does not need are empty. Phases are the pretraining, if
-        there was any, and the training; terms the loss, the reconstruction, the KL divergence of the latent states from
-        their prior, and what the graph of spots (pretraining) or the image (training) adds.
+        n_phases x n_terms; unused Axes of a phase with fewer terms are empty. Phases are the pretraining, if any, and
+        the training. Terms are the loss, the reconstruction, the KL divergence of the latent states from their prior,
+        and the loss of the spot graph (pretraining) or of the image (training).
 
     Raises
     ------
     TypeError, ValueError
-        If there is no history, or `ax` has another shape.
+        If there is no history, or `ax` has a different shape.
     """
-    phases = _phases(_found(result))
+    phases = _curves_by_phase(_read_history(result))
     shape = len(phases), max(map(len, phases.values()))
     axes = panels(ax, shape, (2.6, 2.2), f"a row for each of {list(phases)}, a column for each term of the loss")
     for row, (phase, terms) in zip(axes, phases.items(), strict=True):
@@ -74,27 +74,28 @@ def _draw_curves(ax: Axes, curves: Mapping[str, np.ndarray]) -> None:
         ax.plot(np.arange(1, len(values) + 1), values, linewidth=1, label=part)
     ax.set_xlabel("epoch", fontsize=8)
     ax.tick_params(labelsize=7)
+    ax.yaxis.get_offset_text().set_fontsize(7)
     ax.spines[["top", "right"]].set_visible(False)
     if len(curves) > 1:
         ax.legend(frameon=False, fontsize=7)
 
 
-def _found(result: Any) -> Mapping[str, Any]:
-    """The history of a model or of its result."""
+def _read_history(result: Any) -> Mapping[str, Any]:
+    """Return the history of a model or of its result."""
     if isinstance(result, AnnData | MuData):
-        found = check.noted(result, keys.RESULT).get("history")
+        found = read.record(result, keys.RESULT).get("history")
         where, advice = f"`uns['{keys.RESULT}']['history']`", "Pass a result of `tl.enhance`, or the model."
     else:
         found = getattr(result, "history", None)
         where, advice = f"`history` of {type(result).__name__}", "Call `model.train()` first."
     if not found or "train_loss" not in found:
-        msg = f"Expected the losses of a training in {where}, found {sorted(found) if found else 'none'}. {advice}"
+        msg = f"Expected the training losses in {where}, found {sorted(found) if found else 'none'}. {advice}"
         raise ValueError(msg)
     return found
 
 
-def _phases(found: Mapping[str, Any]) -> dict[str, dict[str, dict[str, np.ndarray]]]:
-    """Curves by phase, term and part of the data (training and validation)."""
+def _curves_by_phase(found: Mapping[str, Any]) -> dict[str, dict[str, dict[str, np.ndarray]]]:
+    """Return the curves by phase, term and part of the data (training and validation)."""
     phases: dict[str, dict[str, dict[str, np.ndarray]]] = {}
     for phase, prefix in (("pretraining", _PRETRAINING), ("training", "")):
         for term in _TERMS:

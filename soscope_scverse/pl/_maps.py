@@ -11,10 +11,32 @@ from anndata import AnnData
 from matplotlib.axes import Axes
 
 from soscope_scverse import _keys as keys
-from soscope_scverse import _validation as check
+from soscope_scverse import _read as read
 from soscope_scverse._arrays import columns, dense, layers_of
+from soscope_scverse._validators import (
+    FRACTION,
+    POSITIVE,
+    Choice,
+    Rules,
+    check_arguments,
+    check_spots_before_subspots,
+)
 from soscope_scverse.pl._figures import panels, save_figure
-from soscope_scverse.pl._sections import Outlines, background_image, draw_positions, frame, panel_size, places, set_up
+from soscope_scverse.pl._sections import (
+    Shapes,
+    axis_limits,
+    background_image,
+    draw_shapes,
+    panel_size,
+    prepare_panel,
+    shapes_of_section,
+)
+
+_UNITS = {"sum": "counts per spot area", "mean": "mean intensity"}
+"""Labels of the colour bars, by aggregate."""
+_MAP_RULES: Rules = {"image_scale": POSITIVE.or_(None), "image_alpha": FRACTION, "alpha": FRACTION}
+_COMPARE_RULES: Rules = {**_MAP_RULES, "aggregate": Choice(("sum", "mean"))}
+_UNCERTAINTY_RULES: Rules = {**_MAP_RULES, "measure": Choice(("interval", "std"))}
 
 
 def compare(
@@ -36,34 +58,34 @@ def compare(
     ax: np.ndarray | Axes | None = None,
     save: str | PathLike | None = None,
 ) -> np.ndarray:
-    """Draw genes side by side: spots, enhanced subspots and, if known, the truth.
+    """Plot genes side by side: spots, enhanced subspots and, if known, the truth.
 
-    Subspots are drawn as counts of a whole spot like them, so that all maps of a gene share one colour scale; it runs
-    from 0, or the 1st percentile of the lowest map if that is negative, to the 99th percentile of the highest. Spots
-    are circles of their diameter, or cells of their lattice if these leave no gaps. Subspots have their true shape:
-    squares or hexagons that tile the section, circles for cells and where there is no lattice.
+    Subspots are shown in counts per spot area, so that all maps of a gene share one colour scale. The scale runs from
+    0, or the 1st percentile of the lowest map if that is negative, to the 99th percentile of the highest. Spots are
+    drawn as circles of their diameter, or as the cells of their lattice if spots leave no gaps. Subspots have their
+    true shape: squares or hexagons that tile the section, or circles for cells and positions without a lattice.
 
     Parameters
     ----------
     adata
-        Spots, in the order and with the names that `enhanced` refers to.
+        Spots.
     enhanced
-        Subspots, as :func:`~soscope_scverse.tl.enhance` returns them.
+        Subspots returned by :func:`~soscope_scverse.tl.enhance`.
     genes
         Names of the genes, one row of maps each.
     truth
         True subspots with ``obs["spot"]``.
     layer, truth_layer
-        Layers of `adata` and `truth` to draw; None is ``X``.
+        Layers of `adata` and `truth` to plot. Default: ``X``.
     aggregate
         Whether a spot is the sum of its subspots (counts) or their mean (intensities), as in the model.
     library_key, library_id
-        Column of ``obs`` that tells the sections, and the section to draw; needed where there are several.
+        Column of ``obs`` with the sections, and the section to plot. Required if there are several sections.
     image, image_scale
-        Image to draw below the maps, as of :func:`~soscope_scverse.tl.enhance`. None takes the one in
-        ``uns["spatial"]`` of `adata` or `enhanced`, if there is any; False draws none.
+        Image to draw below the maps, see :func:`~soscope_scverse.tl.enhance`. None uses the image in ``uns["spatial"]``
+        of `adata` or `enhanced` if there is one; False draws no image.
     image_alpha
-        Opacity of the image over white, 0 to 1: the colours of the maps are told apart more easily over a pale one.
+        Opacity of the image over white, 0 to 1. Colours of the maps are easier to distinguish over a pale image.
     cmap
         Colour map.
     alpha
@@ -81,33 +103,33 @@ def compare(
     Raises
     ------
     TypeError, ValueError
-        If a section is no AnnData, a gene or layer is missing in one of them, a section has to be chosen, or `ax` has
-        another shape.
+        If a section is not an AnnData or lacks a gene or layer, `library_id` is required, or `ax` has a different
+        shape.
     """
-    check.given(compare, locals())
-    check.order_of_sections(adata, enhanced)
+    check_arguments(locals(), _COMPARE_RULES)
+    check_spots_before_subspots(adata, enhanced)
     maps = [("spots", adata, layer), ("enhanced", enhanced, None)]
     if truth is not None:
         maps.append(("truth", truth, truth_layer))
     for argument, (_, section, of) in zip(("adata", "enhanced", "truth"), maps, strict=False):
-        names = check.genes(check.anndata(section), genes, of=argument)
-        check.profiles(section, of)
-    shown = [places(section, library_key, library_id) for _, section, _ in maps]
-    if truth is not None and not (shown[1].tile or shown[2].tile):
-        shown[2] = shown[2]._replace(corners=shown[1].corners)  # true cells as wide as enhanced ones
-    under = background_image([adata, enhanced], image, image_scale, library_key, library_id)
-    limits = frame(shown)
+        names = read.genes(read.read_anndata(section), genes, of=argument)
+        read.profiles(section, of)
+    sections = [shapes_of_section(section, library_key, library_id) for _, section, _ in maps]
+    if truth is not None and not (sections[1].tiles or sections[2].tiles):
+        sections[2] = sections[2]._replace(corners=sections[1].corners)  # true cells as wide as enhanced ones
+    background = background_image([adata, enhanced], image, image_scale, library_key, library_id)
+    limits = axis_limits(sections)
     axes = panels(ax, (len(names), len(maps)), panel_size(limits), "a row for each gene")
     values = [
-        _values(section, drawn, names, of) * _parts(section, drawn, aggregate)
-        for (_, section, of), drawn in zip(maps, shown, strict=True)
+        _values(section, shapes, names, of) * _subspots_per_spot(section, shapes, aggregate)
+        for (_, section, of), shapes in zip(maps, sections, strict=True)
     ]
     for i, (gene, row) in enumerate(zip(names, axes, strict=True)):
         clim = _colour_limits([of_map[:, i] for of_map in values])
-        for panel, (title, *_), drawn, of_map in zip(row, maps, shown, values, strict=True):
-            set_up(panel, limits, under, image_alpha, f"{gene}: {title}")
-            mapped = draw_positions(panel, drawn, of_map[:, i], alpha=alpha, cmap=cmap, clim=clim)
-        panel.figure.colorbar(mapped, ax=list(row), shrink=0.8, pad=0.01, label=f"{aggregate} over a spot")
+        for panel, (title, *_), shapes, of_map in zip(row, maps, sections, values, strict=True):
+            prepare_panel(panel, limits, background, image_alpha, f"{gene}: {title}")
+            mapped = draw_shapes(panel, shapes, of_map[:, i], alpha=alpha, cmap=cmap, clim=clim)
+        panel.figure.colorbar(mapped, ax=list(row), shrink=0.8, pad=0.01, label=_UNITS[aggregate])
     save_figure(axes[0, 0], save)
     return axes
 
@@ -128,26 +150,26 @@ def uncertainty(
     ax: np.ndarray | Axes | None = None,
     save: str | PathLike | None = None,
 ) -> np.ndarray:
-    """Draw genes side by side: what is expected in every subspot, and how uncertain it is.
+    """Plot genes side by side: the expectation of every subspot and its uncertainty.
 
     Parameters
     ----------
     enhanced
-        Subspots with draws, as :func:`~soscope_scverse.tl.enhance` returns them with ``n_samples`` above 0.
+        Subspots returned by :func:`~soscope_scverse.tl.enhance` with ``n_samples`` above 0.
     genes
         Names of the genes, one row of maps each.
     measure
         ``"interval"``: the width of the 90 % interval, ``layers["q95"] - layers["q05"]``; ``"std"``: the standard
         deviation, ``layers["std"]``.
     relative
-        Divide by the absolute value of what is expected. Subspots where that or the width is 0 are left out: too little
-        is expected there for the draws to tell. False draws it in the units of ``X``, as fits data around 0.
+        Divide by the absolute value of the expectation. Subspots whose expectation or interval width is 0 are not
+        drawn. False shows the uncertainty in the units of ``X``, which suits data centred on 0.
     library_key, library_id, image, image_scale, image_alpha
-        As of :func:`compare`.
+        See :func:`compare`.
     cmap
-        Colour map of what is expected; the uncertainty is drawn in ``"viridis"``.
+        Colour map of the expectation. The uncertainty is shown in ``"viridis"``.
     alpha
-        As of :func:`compare`.
+        See :func:`compare`.
     ax
         n_genes x 2 Axes to draw on.
     save
@@ -156,69 +178,71 @@ def uncertainty(
     Returns
     -------
     numpy.ndarray of Axes
-        n_genes x 2. Each has its own colour scale, from 0, or the 1st percentile if that is negative, to the 99th
+        n_genes x 2. Each map has its own colour scale, from 0, or the 1st percentile if that is negative, to the 99th
         percentile.
 
     Raises
     ------
     TypeError, ValueError
-        If `enhanced` is no AnnData, a gene or the layers of the draws are missing, a section has to be chosen, or `ax`
-        has another shape.
+        If `enhanced` is not an AnnData, or lacks a gene or the layers of the posterior samples, `library_id` is
+        required, or `ax` has a different shape.
     """
-    check.given(uncertainty, locals())
-    names = check.genes(check.anndata(enhanced), genes, of="enhanced")
-    _check_draws(enhanced)
-    drawn = places(enhanced, library_key, library_id)
-    under = background_image([enhanced], image, image_scale, library_key, library_id)
-    limits = frame([drawn])
+    check_arguments(locals(), _UNCERTAINTY_RULES)
+    names = read.genes(read.read_anndata(enhanced), genes, of="enhanced")
+    _check_sample_layers(enhanced)
+    shapes = shapes_of_section(enhanced, library_key, library_id)
+    background = background_image([enhanced], image, image_scale, library_key, library_id)
+    limits = axis_limits([shapes])
     axes = panels(ax, (len(names), 2), panel_size(limits), "a row for each gene")
-    expected = _values(enhanced, drawn, names, None)
+    expected = _values(enhanced, shapes, names, None)
     if measure == "std":
-        spread = _values(enhanced, drawn, names, keys.STD)
+        spread = _values(enhanced, shapes, names, keys.STD)
     else:
-        spread = _values(enhanced, drawn, names, keys.Q95) - _values(enhanced, drawn, names, keys.Q05)
+        spread = _values(enhanced, shapes, names, keys.Q95) - _values(enhanced, shapes, names, keys.Q05)
     if relative:
-        told = (expected != 0) & (spread != 0)
-        spread = np.divide(spread, np.abs(expected), out=np.full_like(spread, np.nan), where=told)
+        defined = (expected != 0) & (spread != 0)
+        spread = np.divide(spread, np.abs(expected), out=np.full_like(spread, np.nan), where=defined)
     what = ("relative " if relative else "") + {"std": "std", "interval": "90 % interval"}[measure]
-    units = "in a subspot", "share of the expected" if relative else "in a subspot"
+    units = "per subspot", "fraction of the expectation" if relative else "per subspot"
     for i, (gene, row) in enumerate(zip(names, axes, strict=True)):
         for panel, title, unit, values, colours in zip(
             row, ("expected", what), units, (expected[:, i], spread[:, i]), (cmap, "viridis"), strict=True
         ):
-            set_up(panel, limits, under, image_alpha, f"{gene}: {title}")
-            mapped = draw_positions(panel, drawn, values, alpha=alpha, cmap=colours, clim=_colour_limits([values]))
+            prepare_panel(panel, limits, background, image_alpha, f"{gene}: {title}")
+            mapped = draw_shapes(panel, shapes, values, alpha=alpha, cmap=colours, clim=_colour_limits([values]))
             panel.figure.colorbar(mapped, ax=panel, shrink=0.8, pad=0.01, label=unit)
     save_figure(axes[0, 0], save)
     return axes
 
 
-def _check_draws(enhanced: AnnData) -> None:
+def _check_sample_layers(enhanced: AnnData) -> None:
+    """Raise a ValueError unless the result has the layers of the posterior samples."""
     missing = [name for name in (keys.STD, keys.Q05, keys.Q95) if name not in enhanced.layers]
     if missing:
         msg = (
-            f"Expected the layers {missing} of draws in `enhanced.layers`, found {sorted(layers_of(enhanced))}. "
-            "Draw with `tl.enhance(..., n_samples=100)` or `SoScope.get_enhanced(n_samples=100)`."
+            f"Expected the layers {missing} of posterior samples in `enhanced.layers`, found "
+            f"{sorted(layers_of(enhanced))}. Sample with `tl.enhance(..., n_samples=100)` or "
+            "`SoScope.get_enhanced(n_samples=100)`."
         )
         raise ValueError(msg)
 
 
-def _values(adata: AnnData, drawn: Outlines, genes: list[str], layer: str | None) -> np.ndarray:
-    """Profiles of the places that are drawn, n_places x n_genes."""
-    x = columns(check.profiles(adata, layer), adata.var_names.get_indexer(genes))
-    return dense(x[drawn.rows]).astype(float)
+def _values(adata: AnnData, shapes: Shapes, genes: list[str], layer: str | None) -> np.ndarray:
+    """Return the profiles of the shapes, n_shapes x n_genes."""
+    x = columns(read.profiles(adata, layer), adata.var_names.get_indexer(genes))
+    return dense(x[shapes.rows]).astype(float)
 
 
-def _parts(adata: AnnData, drawn: Outlines, aggregate: str) -> np.ndarray | float:
-    """How many subspots the spot of every subspot has, where they add up; n_places x 1."""
+def _subspots_per_spot(adata: AnnData, shapes: Shapes, aggregate: str) -> np.ndarray | float:
+    """Return the number of subspots in the spot of every subspot, n_shapes x 1; 1 if subspots do not add up."""
     if aggregate == "mean" or keys.SPOT not in adata.obs:
         return 1.0
-    spot = adata.obs[keys.SPOT].iloc[drawn.rows].astype("category").cat.codes.to_numpy()
+    spot = adata.obs[keys.SPOT].iloc[shapes.rows].astype("category").cat.codes.to_numpy()
     return np.bincount(spot)[spot][:, None].astype(float)
 
 
 def _colour_limits(values: list[np.ndarray]) -> tuple[float, float]:
-    """Ends of the colour scale that maps share."""
+    """Return the ends of the colour scale shared by maps."""
     finite = [of_map[np.isfinite(of_map)] for of_map in values]
     ends = [np.quantile(of_map, (0.01, 0.99)) for of_map in finite if len(of_map)] or [np.zeros(2)]
     low, high = float(min(0.0, np.min(ends))), float(np.max(ends))

@@ -1,4 +1,4 @@
-"""HTML of one self-contained page: elements that escape what they are given, images inside, style from a file."""
+"""HTML of a self-contained page: escaped text, embedded figures and style sheet."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from matplotlib.figure import Figure
 
 _DPI = 110
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-"""Nothing is loaded and no script runs, whatever the data hold."""
+"""No resources are loaded and no scripts run, regardless of the data."""
 
 
 def element(tag: str, *children: Element | str, **attributes: str) -> Element:
-    """An HTML element; text in it, from wherever it comes, is escaped when the page is written."""
+    """Return an HTML element. Its text is escaped when the page is written."""
     made = Element(tag, {name.rstrip("_").replace("_", "-"): value for name, value in attributes.items()})
     for child in children:
         if isinstance(child, Element):
@@ -31,14 +31,14 @@ def element(tag: str, *children: Element | str, **attributes: str) -> Element:
 
 
 def section(title: str, name: str, *children: Element) -> Element:
-    """A part of the page with a heading; `name` is what links point to."""
+    """Return a section of the page with a heading; links refer to it by `name`."""
     return element(
         "section", element("h2", title, id=f"{name}-title"), *children, id=name, aria_labelledby=f"{name}-title"
     )
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str) -> Element:
-    """A table whose rows begin with their names."""
+    """Return a table whose rows start with a header cell."""
     body = (
         element("tr", element("th", first, scope="row"), *(element("td", value) for value in values))
         for first, *values in rows
@@ -58,19 +58,19 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str) -> E
     )
 
 
-def image(ax: Axes, alt: str, *caption: Element | str) -> Element:
-    """The figure that `ax` is part of as an image within the page."""
+def embedded_figure(ax: Axes, alt: str, *caption: Element | str) -> Element:
+    """Return the figure that contains `ax` as an embedded PNG."""
     file = BytesIO()
     cast("Figure", ax.figure).savefig(file, format="png", dpi=_DPI, facecolor="white", bbox_inches="tight")
     png = file.getvalue()
-    width, height = (str(int.from_bytes(png[start : start + 4])) for start in (16, 20))  # of the header of a PNG
+    width, height = (str(int.from_bytes(png[start : start + 4])) for start in (16, 20))  # from the PNG header
     source = f"data:image/png;base64,{b64encode(png).decode()}"
     image = element("img", src=source, alt=alt, width=width, height=height)
     return element("figure", image, *([element("figcaption", *caption)] if caption else []))
 
 
 def page(title: str, *children: Element) -> str:
-    """The whole page."""
+    """Return the HTML of the whole page."""
     style = files("soscope_scverse.pl").joinpath("report.css").read_text(encoding="utf-8")
     head = element(
         "head",
@@ -78,7 +78,7 @@ def page(title: str, *children: Element) -> str:
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
         element("meta", http_equiv="Content-Security-Policy", content=_POLICY),
         element("meta", name="color-scheme", content="light dark"),
-        element("link", rel="icon", href="data:,"),  # or browsers ask for one
+        element("link", rel="icon", href="data:,"),  # otherwise browsers request one
         element("title", title),
         element("style", style),
     )

@@ -1,4 +1,4 @@
-"""A run as a report sees it: what was noted of it, and the spots and subspots of each modality."""
+"""Contents of a report: the record of the run, and spots and subspots of each modality."""
 
 from __future__ import annotations
 
@@ -11,103 +11,109 @@ from anndata import AnnData
 from mudata import MuData
 
 from soscope_scverse import _keys as keys
-from soscope_scverse import _validation as check
-from soscope_scverse import pp
+from soscope_scverse import _read as read
 from soscope_scverse._arrays import columns
-from soscope_scverse._mudata import modality
+from soscope_scverse._containers.mudata import modality
+from soscope_scverse._validators import check_spots_of_subspots
+from soscope_scverse.pp import spatial_genes
 
-_DRAWS = (keys.STD, keys.Q05, keys.Q95)
+_SAMPLE_LAYERS = (keys.STD, keys.Q05, keys.Q95)
 
 
 class Record(NamedTuple):
-    """What :func:`~soscope_scverse.tl.enhance` notes in ``uns["soscope"]``; empty if the result was made otherwise."""
+    """Record of :func:`~soscope_scverse.tl.enhance` in ``uns["soscope"]``; empty for other results."""
 
     entries: Mapping[str, Any]
+    """All entries."""
     arguments: Mapping[str, Any]
+    """Arguments of the call."""
 
     @classmethod
     def of(cls, enhanced: AnnData | MuData) -> Record:
-        """Read it from a result."""
-        entries = check.noted(enhanced, keys.RESULT)
+        """Read the record of a result."""
+        entries = read.record(enhanced, keys.RESULT)
         with suppress(TypeError, ValueError):
             arguments = json.loads(entries.get("arguments", "{}"))
             if isinstance(arguments, Mapping):
                 return cls(entries, arguments)
-        msg = f"Expected `uns['{keys.RESULT}']['arguments']` as `tl.enhance` writes it, found another text. Delete it."
+        msg = f"Expected `uns['{keys.RESULT}']['arguments']` to be JSON written by `tl.enhance`. Delete it."
         raise ValueError(msg)
 
     @property
     def library_key(self) -> str | None:
-        """Column that tells the sections."""
+        """Column of ``obs`` with the sections."""
         return self.arguments.get("library_key")
 
     @property
     def warnings(self) -> list[str]:
-        """What was warned of."""
+        """Warnings of the run."""
         return [str(message) for message in self.entries.get("warnings", [])]
 
     def of_modality(self, argument: str, name: str) -> Any:
-        """An argument that is one for all modalities or one for each."""
+        """Return an argument that has one value for all modalities, or one per modality."""
         value = self.arguments.get(argument)
         return value.get(name) if isinstance(value, Mapping) else value
 
 
 class Part(NamedTuple):
-    """A modality of the run; an AnnData is one without a name."""
+    """One modality of the run. An AnnData is a single modality with an empty name."""
 
     name: str
+    """Name of the modality."""
     spots: AnnData
-    """With the features of the result, in ``X``."""
+    """Spots with the features of the result, in ``X``."""
     subspots: AnnData
-    """With the features to draw."""
+    """Subspots with the features to plot."""
     n_features: int
+    """Number of features of the result."""
     aggregate: Any
+    """``"sum"`` or ``"mean"``."""
 
 
-def run_parts(
+def read_run(
     enhanced: AnnData | MuData,
     adata: AnnData | MuData,
     genes: Sequence[str] | Mapping[str, Sequence[str]] | None,
     n_genes: int,
 ) -> tuple[Record, list[Part]]:
-    """The record of a run and its modalities; arguments as of :func:`~soscope_scverse.pl.report`."""
-    pairs, record = _pairs(enhanced, adata), Record.of(enhanced)
-    chosen: Mapping[str, Any] = check.by_modality("genes", genes) if isinstance(enhanced, MuData) else {"": genes}
+    """Return the record of a run and its modalities; for the arguments see :func:`~soscope_scverse.pl.report`."""
+    pairs, record = _subspots_and_spots(enhanced, adata), Record.of(enhanced)
+    chosen: Mapping[str, Any] = read.by_modality("genes", genes) if isinstance(enhanced, MuData) else {"": genes}
     return record, [_part(name, *pair, chosen.get(name), n_genes, record) for name, pair in pairs.items()]
 
 
-def _pairs(enhanced: AnnData | MuData, adata: AnnData | MuData) -> dict[str, tuple[AnnData, AnnData]]:
-    """Subspots and spots of each modality."""
+def _subspots_and_spots(enhanced: AnnData | MuData, adata: AnnData | MuData) -> dict[str, tuple[AnnData, AnnData]]:
+    """Return subspots and spots of each modality."""
     if type(enhanced) is not type(adata):
-        msg = f"Expected two of a kind, found {type(enhanced).__name__} and {type(adata).__name__}."
+        msg = f"Expected two AnnData or two MuData, found {type(enhanced).__name__} and {type(adata).__name__}."
         raise TypeError(msg)
     if isinstance(enhanced, MuData):
-        check.mudata(adata, dict.fromkeys(enhanced.mod, ""), None)
+        read.read_mudata(adata, dict.fromkeys(enhanced.mod, ""), None)
         return {name: (modality(enhanced, name), modality(adata, name)) for name in enhanced.mod}
-    return {"": (check.anndata(enhanced), check.anndata(adata))}
+    return {"": (read.read_anndata(enhanced), read.read_anndata(adata))}
 
 
 def _part(
     name: str, enhanced: AnnData, adata: AnnData, genes: Sequence[str] | None, n_genes: int, record: Record
 ) -> Part:
-    spots = _features(adata, check.genes(adata, enhanced.var_names), record.of_modality("layer", name))
-    check.spots_of_subspots(spots, enhanced)
+    spots = _subset(adata, read.genes(adata, enhanced.var_names), record.of_modality("layer", name))
+    check_spots_of_subspots(spots, enhanced)
     if genes is None:
-        genes = pp.spatial_genes(spots, n_genes, library_key=record.library_key)
-    drawn = _features(enhanced, check.genes(enhanced, genes, of="enhanced"), None, _DRAWS)
+        genes = spatial_genes(spots, n_genes, library_key=record.library_key)
+    plotted = _subset(enhanced, read.genes(enhanced, genes, of="enhanced"), None, _SAMPLE_LAYERS)
     by_mean = record.of_modality("likelihood", name) == "gaussian"
     aggregate = record.arguments.get("model_kwargs", {}).get("aggregate") or ("mean" if by_mean else "sum")
-    return Part(name, spots, drawn, enhanced.n_vars, aggregate)
+    return Part(name, spots, plotted, enhanced.n_vars, aggregate)
 
 
-def _features(adata: AnnData, names: Sequence[str], layer: str | None, layers: Iterable[str] = ()) -> AnnData:
-    """Some features in memory, and of the rest what is drawn; of a file-backed AnnData only these are read."""
+def _subset(adata: AnnData, names: Sequence[str], layer: str | None, layers: Iterable[str] = ()) -> AnnData:
+    """Return some features in memory, with the slots needed for plots; from a file only these are read."""
     index = adata.var_names.get_indexer(names)
     return AnnData(
-        columns(check.profiles(adata, layer), index),
+        columns(read.profiles(adata, layer), index),
         obs=adata.obs.copy(),
         var=adata.var.iloc[index].copy(),
         layers={name: columns(adata.layers[name], index) for name in layers if name in adata.layers},
-        obsm={keys.SPATIAL: check.positions(adata)},
+        obsm={keys.SPATIAL: read.positions(adata)},
         uns=dict(adata.uns),
     )

@@ -1,4 +1,4 @@
-"""One section as it is drawn: its places in their true shape, over its image."""
+"""Drawing of one section: spots or subspots in their true shape over the histology image."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from matplotlib.collections import PolyCollection
 from matplotlib.transforms import Affine2DBase, AffineDeltaTransform
 
 from soscope_scverse import _keys as keys
-from soscope_scverse import _validation as check
+from soscope_scverse import _read as read
 from soscope_scverse.im import embedded_image, thumbnail
-from soscope_scverse.im.reading.embedded import library_entry
 from soscope_scverse.im.reading.sections import section_image
 from soscope_scverse.pp._outlines import spot_outline, subspot_outline
 
 _THUMBNAIL = 2000
+"""Longest side of a background image in pixels."""
 _CIRCLE = np.linspace(0, 2 * np.pi, 32, endpoint=False)
 
 
-class Outlines(NamedTuple):
-    """Spots or subspots of one section."""
+class Shapes(NamedTuple):
+    """Spots or subspots of one section, which all have the same outline."""
 
     rows: np.ndarray
-    """Their row numbers."""
-    xy: np.ndarray
-    """n_places x 2, full-resolution pixels."""
+    """Row numbers in the AnnData."""
+    positions: np.ndarray
+    """n_shapes x 2 centres (x, y) in full-resolution pixels."""
     corners: np.ndarray
-    """Outline around the position, n_corners x 2."""
-    tile: bool
-    """Whether the outlines meet, as cells of a lattice do."""
+    """n_corners x 2 outline, relative to the centre."""
+    tiles: bool
+    """Whether the shapes tile the section, as the cells of a lattice do."""
 
 
-class Image(NamedTuple):
-    """A small image and where it lies."""
+class Background(NamedTuple):
+    """A downsampled image and its location."""
 
     pixels: np.ndarray
     """height x width x 3 uint8."""
@@ -45,28 +45,48 @@ class Image(NamedTuple):
     """Left, right, bottom and top in full-resolution pixels."""
 
 
-def places(adata: AnnData, library_key: str | None, library_id: str | None) -> Outlines:
-    """The spots or, where ``obs`` tells their spot, subspots of the section to draw."""
-    is_shown = check.section_rows(check.anndata(adata), library_key, library_id)
-    shown = adata if is_shown.all() else adata[is_shown]
+def shapes_of_section(adata: AnnData, library_key: str | None, library_id: str | None) -> Shapes:
+    """Return the shapes of one section: subspots if ``obs["spot"]`` exists, spots otherwise."""
+    rows = _rows(read.read_anndata(adata), library_key, library_id)
+    section = adata if len(rows) == adata.n_obs else adata[rows]
     if keys.SPOT in adata.obs:
-        corners, diameter = subspot_outline(shown)
+        corners, diameter = subspot_outline(section)
     else:
-        entry = library_entry(adata, _library(adata, library_key, library_id))
-        corners, diameter = spot_outline(shown, entry.get("scalefactors", {}).get("spot_diameter_fullres"))
-    tile = corners is not None
+        entry = read.library_entry(adata, _library_id(adata, library_key, library_id))
+        corners, diameter = spot_outline(section, entry.get("scalefactors", {}).get("spot_diameter_fullres"))
+    tiles = corners is not None
     if corners is None:
         corners = float(diameter) / 2 * np.column_stack([np.cos(_CIRCLE), np.sin(_CIRCLE)])
-    return Outlines(np.flatnonzero(is_shown), check.positions(shown), corners, tile)
+    return Shapes(rows, read.positions(section), corners, tiles)
+
+
+def _rows(adata: AnnData, library_key: str | None, library_id: str | None) -> np.ndarray:
+    """Row numbers of the section to draw; several sections in ``uns["spatial"]`` require a `library_key`."""
+    if library_key is not None:
+        return read.rows_of_section(adata, library_key, library_id)
+    names = sorted(read.libraries(adata))
+    if library_id is not None or len(names) > 1:
+        found = f"`library_id` {library_id!r}" if library_id is not None else f"the sections {names} in `uns`"
+        msg = (
+            f"Expected `library_key`, the column of `obs` with the sections, found None with {found}. "
+            "Pass it, and the section to draw as `library_id`."
+        )
+        raise ValueError(msg)
+    return np.arange(adata.n_obs)
+
+
+def _library_id(adata: AnnData, library_key: str | None, library_id: str | None) -> str | None:
+    """Name of the section in ``uns["spatial"]``."""
+    return library_id if library_key is None or library_id is not None else str(adata.obs[library_key].iloc[0])
 
 
 def background_image(
     sections: Sequence[AnnData], image: Any, image_scale: float | None, library_key: str | None, library_id: str | None
-) -> Image | None:
-    """The image given by the user, or that in ``uns["spatial"]`` of the first section that has one."""
+) -> Background | None:
+    """Return the image passed by the user, or the one in ``uns["spatial"]`` of the first of `sections` that has one."""
     if image is False:
         return None
-    library_id = _library(sections[0], library_key, library_id)
+    library_id = _library_id(sections[0], library_key, library_id)
     holder = next((section for section in sections if embedded_image(section, library_id) is not None), None)
     if image is None and holder is None:
         return None
@@ -74,61 +94,56 @@ def background_image(
     left, top = source.extent[0]
     pixels, scale = thumbnail(source.counted_from(source.extent[0]), _THUMBNAIL)
     height, width = pixels.shape[:2]
-    return Image(pixels, (left, left + width / scale, top + height / scale, top))
+    return Background(pixels, (left, left + width / scale, top + height / scale, top))
 
 
-def _library(adata: AnnData, library_key: str | None, library_id: str | None) -> str | None:
-    """Name of the section in ``uns["spatial"]``."""
-    return library_id if library_key is None or library_id is not None else str(adata.obs[library_key].iloc[0])
+def draw_shapes(ax: Axes, shapes: Shapes, values: np.ndarray, *, alpha: float, **colours: Any) -> PolyCollection:
+    """Draw all shapes, coloured by their values; shapes with NaN are not drawn.
 
-
-def draw_positions(ax: Axes, drawn: Outlines, values: np.ndarray, *, alpha: float, **colours: Any) -> PolyCollection:
-    """Draw every place in its shape, coloured by its value; NaN is left out.
-
-    One outline is drawn at all positions, as pixels even in vector files, so that 10^6 places take seconds.
+    A single outline is drawn at all positions and rasterised also in vector files, so that 10^6 shapes take seconds.
     """
-    shapes = PolyCollection(
-        [drawn.corners],
-        offsets=drawn.xy,
+    collection = PolyCollection(
+        [shapes.corners],
+        offsets=shapes.positions,
         offset_transform=ax.transData,
         transform=AffineDeltaTransform(cast("Affine2DBase", ax.transData)),
         array=np.ma.masked_invalid(values),
         linewidth=0,
-        antialiased=not drawn.tile,  # else the image shines through where outlines meet
+        antialiased=not shapes.tiles,  # otherwise the image is visible between adjacent shapes
         rasterized=True,
         **colours,
     )
     if alpha < 1:
-        shapes.set_agg_filter(partial(_translucent, alpha=alpha))
-    ax.add_collection(shapes, autolim=False)
-    return shapes
+        collection.set_agg_filter(partial(_translucent, alpha=alpha))
+    ax.add_collection(collection, autolim=False)
+    return collection
 
 
 def _translucent(pixels: np.ndarray, dpi: float, alpha: float) -> tuple[np.ndarray, int, int]:
-    """Fade a drawing as a whole: outlines overlap by parts of a pixel, where opacities of their own would add up."""
+    """Apply the opacity to the rendered layer: shapes overlap by fractions of a pixel, where opacities would add up."""
     return pixels * (1, 1, 1, alpha), 0, 0
 
 
-def frame(shown: Sequence[Outlines]) -> tuple[np.ndarray, np.ndarray]:
-    """Least and greatest (x, y) of what is shown, with a margin."""
-    low = np.min([drawn.xy.min(axis=0) + drawn.corners.min(axis=0) for drawn in shown], axis=0)
-    high = np.max([drawn.xy.max(axis=0) + drawn.corners.max(axis=0) for drawn in shown], axis=0)
+def axis_limits(sections: Sequence[Shapes]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the smallest and largest (x, y) of all shapes, with a margin."""
+    low = np.min([shapes.positions.min(axis=0) + shapes.corners.min(axis=0) for shapes in sections], axis=0)
+    high = np.max([shapes.positions.max(axis=0) + shapes.corners.max(axis=0) for shapes in sections], axis=0)
     margin = 0.02 * (high - low).max()
     return low - margin, high + margin
 
 
 def panel_size(limits: tuple[np.ndarray, np.ndarray], width: float = 3.6) -> tuple[float, float]:
-    """Width and height in inches of a panel with these limits and a title."""
+    """Return width and height in inches of a panel with these limits and a title."""
     across, down = limits[1] - limits[0]
     return width, width * float(np.clip(down / across, 0.4, 2.0)) + 0.3
 
 
-def set_up(
-    ax: Axes, limits: tuple[np.ndarray, np.ndarray], under: Image | None, image_alpha: float, title: str
+def prepare_panel(
+    ax: Axes, limits: tuple[np.ndarray, np.ndarray], background: Background | None, image_alpha: float, title: str
 ) -> None:
-    """Give the Axes their limits, y pointing down as in an image, and the image."""
-    if under is not None:
-        ax.imshow(under.pixels, extent=under.extent, alpha=image_alpha, zorder=0)
+    """Set limits, with y pointing down as in an image, and title of the Axes, and draw the background image."""
+    if background is not None:
+        ax.imshow(background.pixels, extent=background.extent, alpha=image_alpha, zorder=0)
     (left, top), (right, bottom) = limits
     ax.set(xlim=(left, right), ylim=(bottom, top), aspect="equal", xticks=[], yticks=[])
-    ax.set_title(title, fontsize=10, parse_math=False)  # names of features may hold a dollar sign
+    ax.set_title(title, fontsize=10, parse_math=False)  # feature names may contain a dollar sign

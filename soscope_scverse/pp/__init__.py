@@ -1,4 +1,4 @@
-"""Preprocessing: the division of spots into subspots, the graph of spots, the choice of genes."""
+"""Preprocessing: partition of spots into subspots, spot graph, choice of genes."""
 
 from soscope_scverse.pp._genes import spatial_genes
 from soscope_scverse.pp._geometry import subspots

@@ -1,4 +1,4 @@
-"""Cells as subspots: which spot holds which cell."""
+"""Cells as subspots: the assignment of cells to spots."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from anndata import AnnData
 from scipy.spatial import cKDTree
 
 from soscope_scverse import _keys as keys
-from soscope_scverse import _validation as check
+from soscope_scverse import _read as read
+from soscope_scverse._read import Spots
 from soscope_scverse.pp._graphs import nearest_distance
 from soscope_scverse.pp._lattice import Lattice, lattice_or_none
 
@@ -19,7 +20,7 @@ _SLACK = 1.05  # spots lie off their lattice by some per cent: the cells between
 
 
 class Partition(NamedTuple):
-    """Spots divided into subspots."""
+    """Spots partitioned into subspots."""
 
     positions: np.ndarray
     """n_spots x n_subspots x 2, NaN = padding."""
@@ -30,46 +31,41 @@ class Partition(NamedTuple):
     names: np.ndarray | None = None
     """n_spots x n_subspots names of the cells, "" where there is none."""
     size: np.ndarray | None = None
-    """n_spots amounts of tissue relative to the mean spot."""
+    """n_spots numbers (or areas) of cells relative to the mean spot."""
 
 
 def partition_into_cells(
-    adata: AnnData,
-    cells: Any,
-    *,
-    exposure: Literal["equal", "area"],
-    spot_diameter: float | None,
-    library_key: str | None,
+    spots: Spots, cells: Any, *, exposure: Literal["equal", "area"], spot_diameter: float | None
 ) -> Partition:
-    """Give every cell to the spot that holds it; arguments as of :func:`~soscope_scverse.pp.subspots`.
+    """Assign every cell to the spot that contains it; arguments as in :func:`~soscope_scverse.pp.subspots`.
 
-    A spot without cells has itself as its one subspot, without a name, and the size of one cell.
+    A spot without cells is its own single subspot, without a name, and counts as one cell.
     """
-    table = cell_table(cells, library_key)
+    table = cell_table(cells, spots.library_key)
     amount = _amounts(table, exposure)
-    holder, pitch = _holders(adata, table, spot_diameter, library_key)
+    holder, pitch = _holders(spots, table, spot_diameter)
     inside = np.flatnonzero(holder >= 0)
     if not len(inside):
         msg = (
-            f"Expected cells inside of the spots, found none of {len(table)} cells in any of {adata.n_obs} spots. "
+            f"Expected cells inside of the spots, found none of {len(table)} cells in any of {spots.n} spots. "
             f"Cells need the coordinates (and the sections) of `adata.obsm['{keys.SPATIAL}']`."
         )
         raise ValueError(msg)
-    # by spot and place, not by the order of the table
+    # sorted by spot and position, so the order of the table has no influence
     order = np.lexsort((table.index[inside], table["x"].iloc[inside], table["y"].iloc[inside], holder[inside]))
     row = inside[order]
     spot = holder[row]
-    n_cells = np.bincount(spot, minlength=adata.n_obs)
+    n_cells = np.bincount(spot, minlength=spots.n)
     subspot = np.arange(len(row)) - np.repeat(n_cells.cumsum() - n_cells, n_cells)
     empty = n_cells == 0
-    _warn_left_over(adata, table, empty, holder < 0)
+    _warn_unassigned(spots.adata, table, empty, holder < 0)
 
-    shape = adata.n_obs, int(n_cells.max())
+    shape = spots.n, int(n_cells.max())
     positions, share, names = np.full((*shape, 2), np.nan), np.zeros(shape), np.full(shape, "", dtype=object)
     positions[spot, subspot] = table[["x", "y"]].to_numpy()[row]
     names[spot, subspot] = table.index.to_numpy()[row]
     share[spot, subspot] = amount[row]
-    positions[empty, 0] = check.positions(adata)[empty]
+    positions[empty, 0] = spots.positions[empty]
     share[empty, 0] = amount[row].mean()
     total = share.sum(axis=1)
     info = {
@@ -94,12 +90,12 @@ def cell_table(cells: Any, library_key: str | None) -> pd.DataFrame:
         If names repeat, or columns or positions are missing.
     """
     if isinstance(cells, AnnData):
-        columns, xy = cells.obs, check.positions(cells)
+        columns, xy = cells.obs, read.positions(cells)
     elif hasattr(cells, "geom_type"):  # a GeoDataFrame, without importing geopandas
         columns, xy = _of_shapes(cells)
     elif isinstance(cells, pd.DataFrame):
         _has_columns(cells, ["x", "y"])
-        columns, xy = cells, check.numbers("positions of cells", cells[["x", "y"]])
+        columns, xy = cells, read.numbers("positions of cells", cells[["x", "y"]])
     else:
         msg = f"Expected `cells` to be an AnnData, a DataFrame or a GeoDataFrame, found {type(cells).__name__}."
         raise TypeError(msg)
@@ -117,7 +113,7 @@ def cell_table(cells: Any, library_key: str | None) -> pd.DataFrame:
         msg = f"Expected finite positions of cells, found {bad.sum()} that are not (first: {table.index[bad][0]!r})."
         raise ValueError(msg)
     if "area" in columns:
-        table["area"] = check.numbers("areas of cells", columns["area"])
+        table["area"] = read.numbers("areas of cells", columns["area"])
     if library_key is not None:
         _has_columns(columns, [library_key])
         table[library_key] = columns[library_key].astype(str).to_numpy()
@@ -128,7 +124,7 @@ def _of_shapes(shapes: Any) -> tuple[pd.DataFrame, np.ndarray]:
     """Columns with the area, and centroids; points with a radius are circles, as in SpatialData."""
     columns, centre = pd.DataFrame(shapes.drop(columns=shapes.geometry.name)), shapes.geometry.centroid
     if "radius" in columns:
-        radius = check.numbers("radii of cells", columns["radius"])
+        radius = read.numbers("radii of cells", columns["radius"])
         columns["area"] = np.where(radius > 0, np.pi * radius**2, np.nan)  # which is refused where areas count
     elif (shapes.geometry.area > 0).any():
         columns["area"] = shapes.geometry.area
@@ -143,7 +139,7 @@ def _has_columns(table: pd.DataFrame, names: list[str]) -> None:
 
 
 def _amounts(table: pd.DataFrame, exposure: str) -> np.ndarray:
-    """How much of a spot each cell is, before it is divided by the total of the spot."""
+    """Number or area of each cell, before normalisation by the total of its spot."""
     if exposure == "equal":
         return np.ones(len(table))
     if "area" not in table:
@@ -156,27 +152,24 @@ def _amounts(table: pd.DataFrame, exposure: str) -> np.ndarray:
     return table["area"].to_numpy()
 
 
-def _holders(
-    adata: AnnData, table: pd.DataFrame, spot_diameter: float | None, library_key: str | None
-) -> tuple[np.ndarray, float]:
-    """Row of the spot that holds each cell, -1 for none, and the distance of neighbouring spots."""
-    xy, array, sections = check.positions(adata), check.array_index(adata), check.sections(adata, library_key)
-    places = table[["x", "y"]].to_numpy()
-    of_cells = np.full(len(table), sections[0]) if library_key is None else table[library_key].to_numpy()
+def _holders(spots: Spots, table: pd.DataFrame, spot_diameter: float | None) -> tuple[np.ndarray, float]:
+    """Row of the spot that contains each cell, -1 for none, and the centre-to-centre distance of the spots."""
+    positions, key = table[["x", "y"]].to_numpy(), spots.library_key
+    of_cells = np.full(len(table), spots.sections[0]) if key is None else table[key].to_numpy()
     holder, pitches = np.full(len(table), -1), []
-    for section in np.unique(sections):
-        spots, cells = np.flatnonzero(sections == section), np.flatnonzero(of_cells == section)
-        lattice = lattice_or_none(xy[spots], None if array is None else array[spots])
-        pitches.append(nearest_distance(xy[spots]) if lattice is None else lattice.pitch)
-        distance, nearest = cKDTree(xy[spots]).query(places[cells])
-        spot = spots[nearest]
+    for section, rows in spots.rows.items():
+        cells = np.flatnonzero(of_cells == section)
+        xy, array = spots.lattice_of(rows)
+        lattice = lattice_or_none(xy, array)
+        pitches.append(nearest_distance(xy) if lattice is None else lattice.pitch)
+        distance, nearest = cKDTree(xy).query(positions[cells])
         if spot_diameter is not None:
             inside = distance <= spot_diameter / 2
         elif lattice is not None:
-            inside = _in_lattice_cell(lattice, places[cells] - xy[spot])
+            inside = _in_lattice_cell(lattice, positions[cells] - xy[nearest])
         else:
             inside = distance <= pitches[-1]
-        holder[cells[inside]] = spot[inside]
+        holder[cells[inside]] = rows[nearest[inside]]
     return holder, float(np.median(pitches))
 
 
@@ -187,12 +180,12 @@ def _in_lattice_cell(lattice: Lattice, offset: np.ndarray) -> np.ndarray:
     return (np.abs(offset @ steps.T) <= _SLACK / 2 * (steps**2).sum(axis=1)).all(axis=1)
 
 
-def _warn_left_over(adata: AnnData, table: pd.DataFrame, empty: np.ndarray, outside: np.ndarray) -> None:
+def _warn_unassigned(adata: AnnData, table: pd.DataFrame, empty: np.ndarray, outside: np.ndarray) -> None:
     found = []
     if empty.any():
         found.append(
-            f"{empty.sum()} of {adata.n_obs} spots hold no cell (first: {adata.obs_names[empty][0]!r}); they teach the "
-            "model, but are no rows of its result"
+            f"{empty.sum()} of {adata.n_obs} spots hold no cell (first: {adata.obs_names[empty][0]!r}); they are used "
+            "in training, but have no rows in the result"
         )
     if outside.any():
         found.append(
@@ -200,4 +193,4 @@ def _warn_left_over(adata: AnnData, table: pd.DataFrame, empty: np.ndarray, outs
             f"`adata.uns['{keys.SUBSPOTS}']['cells_outside']`"
         )
     if found:
-        warnings.warn("; ".join(found) + ".", UserWarning, stacklevel=4)
+        warnings.warn("; ".join(found) + ".", UserWarning, stacklevel=5)

@@ -1,28 +1,38 @@
-"""Divides spots into subspots."""
+"""Partition of spots into subspots."""
 
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from anndata import AnnData
+from mudata import MuData
 
 from soscope_scverse import _keys as keys
-from soscope_scverse import _validation as check
-from soscope_scverse._mudata import accepts_mudata
-from soscope_scverse._spatialdata import accepts_spatialdata
+from soscope_scverse import _read as read
+from soscope_scverse._containers.dispatch import accepts_containers
+from soscope_scverse._containers.slots import writable
+from soscope_scverse._read import Spots, read_spots
+from soscope_scverse._validators import POSITIVE, Choice, Rules, check_arguments
 from soscope_scverse.pp._cells import Partition, partition_into_cells
 from soscope_scverse.pp._graphs import nearest_distance
 from soscope_scverse.pp._lattice import Lattice, LatticeKind, find_lattice
 
+if TYPE_CHECKING:
+    from spatialdata import SpatialData
+
 _DEFAULT_N_SUBSPOTS = {"square": 9, "hex": 7}
+_RULES: Rules = {
+    "geometry": Choice(("auto", "square", "hex")),
+    "exposure": Choice(("equal", "area")),
+    "spot_diameter": POSITIVE.or_(None),
+}
 
 
-@accepts_spatialdata
-@accepts_mudata
+@accepts_containers(mudata=True)
 def subspots(
-    adata: AnnData,
+    adata: AnnData | MuData | SpatialData,
     n_subspots: int | Literal["auto"] = "auto",
     *,
     geometry: Literal["auto", "square", "hex"] = "auto",
@@ -32,18 +42,21 @@ def subspots(
     spot_diameter: float | None = None,
     library_key: str | None = None,
     copy: bool = False,
-) -> AnnData | None:
-    """Divide every spot into subspots: equal parts that tile the section without overlap, or the cells in it.
+    table_key: str = "table",
+    shapes_key: str | None = None,
+    coordinate_system: str | None = None,
+) -> AnnData | MuData | None:
+    """Partition every spot into subspots: equal parts that tile the section without overlap, or the cells in it.
 
     The lattice is recognised from ``obs["array_row"]`` and ``obs["array_col"]`` or, without them, from the coordinates
     alone; it may be rotated, stretched or a quincunx. On a square lattice the pitch cell is cut into s x s equal
     cells; on a hexagonal one it is replaced by a flower of hexagons, a centre and its rings, whose copies on all spots
     tile the plane (fine lattice of index 7, 19, 37, ...).
 
-    With `cells`, every cell is a subspot of the spot that holds it: the nearest one, if the cell lies in its lattice
-    cell (square or hexagon; 5 % wider, as spots may lie off the lattice). Without a lattice it may be as far away as
-    the next spot (the median distance of nearest spots). Spots without cells are kept, as one subspot that is no row of
-    the result.
+    With `cells`, every cell is a subspot of the nearest spot if it lies in the lattice cell of that spot (square or
+    hexagon, enlarged by 5 %, since spots may lie off the lattice). Without a lattice it may be as far away as the
+    centre-to-centre distance (the median distance to the nearest spot). Spots without cells are kept with a single
+    subspot that has no row in the result.
 
     Parameters
     ----------
@@ -52,26 +65,26 @@ def subspots(
     n_subspots
         4, 9, 16, 25, 36, ... on a square lattice (default 9); 7, 19, 37, ... on a hexagonal one (default 7).
     geometry
-        The lattice, if it shall not be recognised.
+        The kind of lattice; ``"auto"`` recognises it.
     positions
-        Any other division: n_spots x n_subspots x 2 positions (x, y) in pixels, NaN pads spots that have fewer.
+        Any other partition: n_spots x n_subspots x 2 positions (x, y) in pixels, NaN pads spots that have fewer.
     cells
         Cells in the coordinates of ``adata.obsm["spatial"]``: an AnnData (``obsm["spatial"]``, ``obs["area"]``), a
         DataFrame (columns ``x``, ``y``, ``area``), or shapes of SpatialData (a GeoDataFrame of polygons, or of points
-        with a ``radius``), whose centroids and areas are taken. Areas may be missing. With `library_key` they have that
+        with a ``radius``), represented by centroids and areas. Areas are optional. With `library_key` they have that
         column as well.
     exposure
-        Share of its spot that a cell has: ``"equal"``, or in proportion to its ``"area"``.
+        Share of its spot that a cell covers: ``"equal"``, or proportional to its ``"area"``.
     spot_diameter
-        A cell belongs to the nearest spot if it lies in the circle of this diameter, in pixels, instead of the lattice
+        Assign a cell to the nearest spot if it lies in the circle of this diameter, in pixels, instead of the lattice
         cell.
     library_key
-        Column of ``obs`` that tells the sections; each has its own lattice.
+        Column of ``obs`` with the sections; each has its own lattice.
     copy
         Return a copy instead of writing to `adata`.
     table_key, shapes_key, coordinate_system
-        Of a SpatialData, as of :func:`~soscope_scverse.tl.enhance`. Slots are written to the table, positions in the
-        coordinates of the shapes and ``obsm["spatial"]`` with them; `cells` may be the name of shapes.
+        Elements of a SpatialData, see :func:`~soscope_scverse.tl.enhance`. Slots are written to the table, positions in
+        the coordinates of the shapes and ``obsm["spatial"]`` with them; `cells` may be the name of shapes.
 
     Returns
     -------
@@ -82,13 +95,13 @@ def subspots(
     ``obsm["subspot_exposure"]``
         n_spots x n_subspots shares of the spot, equal over its subspots unless by area, 0 for padding.
     ``uns["subspots"]``
-        ``geometry``, ``n_subspots`` (with cells the most of a spot), ``pitch`` of the spots and ``subspot_diameter`` in
-        pixels, ``basis`` of the lattice and, with array indices, ``array_steps``; with cells, ``exposure`` and
-        ``cells_outside``, a table of those that no spot holds.
+        ``geometry``, ``n_subspots`` (with cells the largest number in a spot), ``pitch`` of the spots and
+        ``subspot_diameter`` in pixels, ``basis`` of the lattice and, with array indices, ``array_steps``; with cells,
+        ``exposure`` and ``cells_outside``, a table of the cells outside of all spots.
     ``obsm["subspot_names"]``, ``obs["relative_cell_number"]``
         With cells: n_spots x n_subspots names, ``""`` where there is none, and the number or area of the cells of a
-        spot relative to the mean spot, where a spot without cells counts as one cell. Spots of larger size are expected
-        to have more counts.
+        spot relative to the mean spot, where a spot without cells counts as one cell. Expected counts of a spot are
+        proportional to it.
 
     Raises
     ------
@@ -98,44 +111,65 @@ def subspots(
     TypeError
         If `cells` is no table of cells.
     """
-    check.given(subspots, locals())
-    _check_one_division(n_subspots, positions, cells, exposure, spot_diameter)
-    xy = check.positions(check.anndata(adata))
-    if not len(xy):
-        msg = "Expected at least one spot to divide, found none."
-        raise ValueError(msg)
-    sections = check.sections(adata, library_key)
-    if cells is not None:
-        division = partition_into_cells(
-            adata, cells, exposure=exposure, spot_diameter=spot_diameter, library_key=library_key
-        )
-    elif positions is not None:
-        positions = _check_positions(positions, adata.n_obs)
-        division = _equal_parts(positions, {"geometry": "positions", "pitch": _median_pitch(xy, sections)})
-    else:
-        division = _divide(adata, xy, sections, n_subspots, geometry)
-
-    adata = check.writable(adata, copy=copy)
-    adata.obsm[keys.SUBSPOTS] = division.positions
-    adata.obsm[keys.EXPOSURE] = division.exposure
-    adata.uns[keys.SUBSPOTS] = division.info
-    adata.obsm.pop(keys.SUBSPOT_NAMES, None)
-    if keys.RELATIVE_CELL_NUMBER in adata.obs:
-        del adata.obs[keys.RELATIVE_CELL_NUMBER]
-    if division.names is not None:
-        adata.obsm[keys.SUBSPOT_NAMES] = division.names
-        adata.obs[keys.RELATIVE_CELL_NUMBER] = division.size
+    check_arguments(locals(), _RULES)
+    partition = partition_spots(
+        read_spots(adata, library_key),
+        n_subspots,
+        geometry=geometry,
+        positions=positions,
+        cells=cells,
+        exposure=exposure,
+        spot_diameter=spot_diameter,
+    )
+    adata = writable(adata, copy=copy)
+    write_partition(adata, partition)
     return adata if copy else None
 
 
+def partition_spots(
+    spots: Spots,
+    n_subspots: int | Literal["auto"] = "auto",
+    *,
+    geometry: Literal["auto", "square", "hex"] = "auto",
+    positions: np.ndarray | None = None,
+    cells: Any = None,
+    exposure: Literal["equal", "area"] = "equal",
+    spot_diameter: float | None = None,
+) -> Partition:
+    """Subspots of all spots; arguments as in :func:`subspots`."""
+    _check_one_partition(n_subspots, positions, cells, exposure, spot_diameter)
+    if not spots.n:
+        msg = "Expected at least one spot to divide, found none."
+        raise ValueError(msg)
+    if cells is not None:
+        return partition_into_cells(spots, cells, exposure=exposure, spot_diameter=spot_diameter)
+    if positions is not None:
+        info = {"geometry": "positions", "pitch": _median_distance(spots)}
+        return _equal_parts(_checked_positions(positions, spots.n), info)
+    return _partition_lattice(spots, n_subspots, geometry)
+
+
+def write_partition(adata: AnnData, partition: Partition) -> None:
+    """Write the slots of a partition, and delete those of an earlier one."""
+    adata.obsm[keys.SUBSPOTS] = partition.positions
+    adata.obsm[keys.EXPOSURE] = partition.exposure
+    adata.uns[keys.SUBSPOTS] = partition.info
+    adata.obsm.pop(keys.SUBSPOT_NAMES, None)
+    if keys.RELATIVE_CELL_NUMBER in adata.obs:
+        del adata.obs[keys.RELATIVE_CELL_NUMBER]
+    if partition.names is not None:
+        adata.obsm[keys.SUBSPOT_NAMES] = partition.names
+        adata.obs[keys.RELATIVE_CELL_NUMBER] = partition.size
+
+
 def subspot_offsets(lattice: Lattice, n_subspots: int) -> np.ndarray:
-    """Positions of the subspots relative to their spot, n_subspots x 2 in pixels; they add up to 0."""
+    """Positions of the subspots relative to their spot, n_subspots x 2 in pixels; they sum to 0."""
     index, basis = unit_subspots(lattice.kind, lattice.basis, n_subspots)
     return index @ basis
 
 
 def unit_subspots(kind: LatticeKind, basis: np.ndarray, n_subspots: int) -> tuple[np.ndarray, np.ndarray]:
-    """Positions_ of the subspots of a spot on the fine lattice, n_subspots x 2, and its vectors, rows in pixels."""
+    """Indices of the subspots of a spot on the fine lattice, n_subspots x 2, and its vectors, rows in pixels."""
     return _fine_index(kind, n_subspots), _fine_basis(kind, basis, n_subspots)
 
 
@@ -165,28 +199,20 @@ def fine_array_index(array: np.ndarray, info: dict) -> np.ndarray:
     return np.rint(np.stack([2 * axial[..., 0] + axial[..., 1], axial[..., 1]], axis=-1)).astype(int)
 
 
-def _divide(
-    adata: AnnData,
-    xy: np.ndarray,
-    sections: np.ndarray,
-    n_subspots: int | str,
-    geometry: Literal["auto", "square", "hex"],
+def _partition_lattice(
+    spots: Spots, n_subspots: int | Literal["auto"], geometry: Literal["auto", "square", "hex"]
 ) -> Partition:
-    """Subspots of all sections and what to note of their lattices."""
-    array = check.array_index(adata)
-    lattices = {}
-    for section in np.unique(sections):
-        rows = sections == section
-        lattices[section] = find_lattice(xy[rows], None if array is None else array[rows], geometry)
+    """Subspots that tile the lattices of all sections; arguments as in :func:`subspots`."""
+    lattices = {name: find_lattice(*spots.lattice_of(rows), geometry) for name, rows in spots.rows.items()}
     kinds = {lattice.kind for lattice in lattices.values()}
     if len(kinds) > 1:
         msg = f"Expected one kind of lattice, found {sorted(kinds)} in different sections. Divide them one by one."
         raise ValueError(msg)
     kind = kinds.pop()
     n = resolve_n_subspots(n_subspots, kind)
-    offsets = np.empty((adata.n_obs, n, 2))
-    for section, lattice in lattices.items():
-        offsets[sections == section] = subspot_offsets(lattice, n)
+    offsets = np.empty((spots.n, n, 2))
+    for name, lattice in lattices.items():
+        offsets[spots.rows[name]] = subspot_offsets(lattice, n)
 
     first = next(iter(lattices.values()))
     info: dict[str, Any] = {
@@ -197,7 +223,7 @@ def _divide(
     steps = [lattice.array_steps for lattice in lattices.values()]
     if all(s is not None and (s == steps[0]).all() for s in steps):
         info["array_steps"] = steps[0]
-    return _equal_parts(xy[:, None] + offsets, info)
+    return _equal_parts(spots.positions[:, None] + offsets, info)
 
 
 def _equal_parts(positions: np.ndarray, info: dict[str, Any]) -> Partition:
@@ -208,10 +234,10 @@ def _equal_parts(positions: np.ndarray, info: dict[str, Any]) -> Partition:
     return Partition(positions, valid / valid.sum(axis=1, keepdims=True), info)
 
 
-def _check_one_division(
+def _check_one_partition(
     n_subspots: int | str, positions: np.ndarray | None, cells: Any, exposure: str, spot_diameter: float | None
 ) -> None:
-    """Raise if more than one division is asked for, or an argument of cells is given without them."""
+    """Raise if more than one partition is asked for, or an argument of cells is given without them."""
     given = {"n_subspots": n_subspots != "auto", "positions": positions is not None, "cells": cells is not None}
     named = [name for name, is_given in given.items() if is_given]
     if cells is not None and len(named) > 1:
@@ -230,15 +256,15 @@ def resolve_n_subspots(n_subspots: int | str, kind: LatticeKind) -> int:
     if n_subspots not in allowed:
         msg = (
             f"Expected `n_subspots` to be 'auto' or one of {allowed} on a {kind} lattice, found {n_subspots!r}. "
-            "If the lattice is another one, name it with `geometry=`; any other division can be given by `positions=`."
+            "If the lattice is another one, name it with `geometry=`; any other partition can be given by `positions=`."
         )
         raise ValueError(msg)
     return int(n_subspots)
 
 
-def _check_positions(positions: np.ndarray, n_spots: int) -> np.ndarray:
-    """User-given subspot positions as float64, after checks."""
-    positions = check.numbers("`positions`", positions).astype(float)
+def _checked_positions(positions: np.ndarray, n_spots: int) -> np.ndarray:
+    """Subspot positions of the user as float64, once they are valid."""
+    positions = read.numbers("`positions`", positions).astype(float)
     if positions.ndim != 3 or positions.shape[0] != n_spots or positions.shape[2] != 2:
         msg = f"Expected `positions` to be n_spots x n_subspots x 2 with n_spots = {n_spots}, found {positions.shape}."
         raise ValueError(msg)
@@ -256,12 +282,12 @@ def _check_positions(positions: np.ndarray, n_spots: int) -> np.ndarray:
     return positions
 
 
-def _median_pitch(xy: np.ndarray, sections: np.ndarray) -> float:
-    return float(np.median([nearest_distance(xy[sections == s]) for s in np.unique(sections)]))
+def _median_distance(spots: Spots) -> float:
+    return float(np.median([nearest_distance(spots.positions[rows]) for rows in spots.rows.values()]))
 
 
 def _fine_index(kind: LatticeKind, n_subspots: int) -> np.ndarray:
-    """Coefficients of the subspot offsets in the fine basis, n_subspots x 2, adding up to 0."""
+    """Coefficients of the subspot offsets in the fine basis, n_subspots x 2, with sum 0."""
     if kind == "square":
         side = math.isqrt(n_subspots)
         v, u = np.mgrid[:side, :side] - (side - 1) / 2

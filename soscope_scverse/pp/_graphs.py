@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from anndata import AnnData
@@ -14,20 +14,41 @@ from scipy.sparse import csr_array, csr_matrix, diags_array, eye_array, issparse
 from scipy.spatial import cKDTree
 
 from soscope_scverse import _keys as keys
-from soscope_scverse import _validation as check
-from soscope_scverse._arrays import Matrix
-from soscope_scverse._mudata import modality, spots_of
-from soscope_scverse._spatialdata import accepts_spatialdata
+from soscope_scverse import _read as read
+from soscope_scverse._arrays import Matrix, is_counts
+from soscope_scverse._containers.dispatch import accepts_containers
+from soscope_scverse._containers.mudata import modality, spots_of
+from soscope_scverse._containers.slots import writable
+from soscope_scverse._read import Spots, read_spots
+from soscope_scverse._upstream import SPATIALDATA_NOTICES, without_notices
+from soscope_scverse._validators import (
+    POSITIVE,
+    POSITIVE_INTEGER,
+    Number,
+    Rules,
+    check_arguments,
+    check_finite,
+    check_text,
+)
 from soscope_scverse.pp._lattice import Lattice, lattice_or_none
+
+if TYPE_CHECKING:
+    from spatialdata import SpatialData
 
 _CHUNK_VALUES = 500_000
 _N_NEAREST = 6  # neighbours where there is no lattice
-_ROUNDING = 1.001  # a spot at the radius is within it
+_ROUNDING = 1.005  # a spot at the radius is within it: rows of a 6.5 mm Visium slide are 87.0 um apart, not 86.6
+_RULES: Rules = {
+    "n_neighbors": POSITIVE_INTEGER.or_(None),
+    "n_rings": POSITIVE_INTEGER.or_(None),
+    "radius": POSITIVE.or_(None),
+    "strength": Number(1, above=True),
+}
 
 
-@accepts_spatialdata
+@accepts_containers()
 def spot_graph(
-    adata: AnnData | MuData,
+    adata: AnnData | MuData | SpatialData,
     *,
     layer: str | Mapping[str, str | None] | None = None,
     n_neighbors: int | None = None,
@@ -37,12 +58,14 @@ def spot_graph(
     library_key: str | None = None,
     key_added: str = keys.SPOT_GRAPH,
     copy: bool = False,
+    table_key: str = "table",
+    shapes_key: str | None = None,
 ) -> AnnData | MuData | None:
     r"""Weighted neighbour graph of the spots, the A of soScope.
 
-    By default the range is short: neighbours on the lattice (4 on a square, 6 on a hexagonal one) are joined, and the 6
+    By default the range is short: edges join neighbours on the lattice (4 on a square, 6 on a hexagonal one), or the 6
     nearest spots where there is no lattice. `n_neighbors`, `n_rings` or `radius` set another range; ``radius=8`` is the
-    medium one of the paper, more is the long one. Joined spots have the weight
+    medium range of the paper, larger values are its long range. The weight of an edge is
     :math:`\exp(-(d - d_\mathrm{min}) / \delta)`, where d is the Euclidean distance of the two profiles and
     :math:`\delta = (d_\mathrm{median} - d_\mathrm{min}) / \ln s`, so that the median edge weighs 1 / s.
 
@@ -52,27 +75,25 @@ def spot_graph(
         Spots, with positions in ``obsm["spatial"]``. Of a MuData, the weight of an edge is the geometric mean of its
         weights in all modalities.
     layer
-        Layer that holds the profiles, of a MuData a dict by modality; None is ``X``. Counts are brought to equal depth
-        and log1p first.
+        Layer that holds the profiles, of a MuData a dict by modality; None is ``X``. Counts are normalised to equal
+        library size and log1p-transformed first.
     n_neighbors
         Join this many nearest spots.
     n_rings
-        Join all spots that are this many steps away or less, where a step goes to a neighbour of the default graph. 1
-        is that graph.
+        Join all spots that are at most this many edges of the default graph apart. 1 is that graph.
     radius
-        Join all spots within this distance, in units of the distance of neighbouring spots (the pitch of the lattice,
-        or the median distance to the nearest spot).
+        Join all spots within this distance, in units of the centre-to-centre distance (the pitch of the lattice, or
+        the median distance to the nearest spot).
     strength
         s, above 1: how much weaker the median edge is than the strongest. The paper's code uses 2 to 5.
     library_key
-        Column of ``obs`` that tells the sections; no edge joins two of them, and each is weighed as if it were alone.
+        Column of ``obs`` with the sections; no edge joins two of them, and the weights of each are computed separately.
     key_added
         Name of the slot in ``obsp``.
     copy
         Return a copy instead of writing to `adata`.
     table_key, shapes_key
-        Of a SpatialData, as of :func:`~soscope_scverse.tl.enhance`; the graph is
-        written to the table.
+        Elements of a SpatialData, see :func:`~soscope_scverse.tl.enhance`; the graph is written to the table.
 
     Returns
     -------
@@ -86,41 +107,46 @@ def spot_graph(
         If coordinates are missing, profiles are not finite, `strength` is not above 1, more than one range is given,
         `n_neighbors` or `n_rings` is below 1, or `radius` is not above 0.
     """
-    check.given(spot_graph, locals())
-    check.text("key_added", key_added)
+    check_arguments(locals(), _RULES)
+    check_text("key_added", key_added)
     _check_one_range(n_neighbors, n_rings, radius)
-    spots = spots_of(check.spots(adata))
-    xy = check.positions(spots)
+    spots = read_spots(spots_of(read.read_data(adata)), library_key)
     profiles = _profiles(adata, layer)
-    sections = check.sections(spots, library_key)
-    array = check.array_index(spots)
+    for x in profiles:
+        check_finite(x)
+    graph = weighted_graph(spots, profiles, n_neighbors=n_neighbors, n_rings=n_rings, radius=radius, strength=strength)
+    adata = writable(adata, copy=copy)
+    adata.obsp[key_added] = graph
+    return adata if copy else None
+
+
+def weighted_graph(
+    spots: Spots,
+    profiles: list[Matrix],
+    *,
+    n_neighbors: int | None = None,
+    n_rings: int | None = None,
+    radius: float | None = None,
+    strength: float = 2.0,
+) -> csr_matrix:
+    """Symmetric n_spots x n_spots float32 weights; `profiles` by modality, other arguments as in :func:`spot_graph`."""
     blocks, weights = [], []
-    for section in np.unique(sections):
-        rows = np.flatnonzero(sections == section)
-        of_section = xy[rows], None if array is None else array[rows]
-        pairs = _pairs(*of_section, n_neighbors, n_rings, radius)
+    for rows in spots.rows.values():
+        pairs = _pairs(*spots.lattice_of(rows), n_neighbors, n_rings, radius)
         blocks.append(rows[pairs])
         weights.append(_edge_weights([x[rows] for x in profiles], pairs, strength))
     (i, j), weight = np.concatenate(blocks).T, np.concatenate(weights)
-    _warn_isolated(adata, np.setdiff1d(np.arange(adata.n_obs), np.r_[i, j]))
-
-    adata = check.writable(adata, copy=copy)
-    shape = (adata.n_obs, adata.n_obs)
-    graph = csr_matrix((np.r_[weight, weight], (np.r_[i, j], np.r_[j, i])), shape=shape)
-    adata.obsp[key_added] = graph.astype(np.float32)
-    return adata if copy else None
+    _warn_isolated(spots.adata, np.setdiff1d(np.arange(spots.n), np.r_[i, j]))
+    graph = csr_matrix((np.r_[weight, weight], (np.r_[i, j], np.r_[j, i])), shape=(spots.n, spots.n))
+    return graph.astype(np.float32)
 
 
 def _profiles(data: AnnData | MuData, layer: Any) -> list[Matrix]:
     """Profiles of every modality."""
     if isinstance(data, MuData):
-        layers = check.by_modality("layer", layer)
-        matrices = [check.matrix(modality(data, name), layers.get(name)) for name in data.mod]
-    else:
-        matrices = [check.matrix(data, layer)]
-    for x in matrices:
-        check.finite(x)
-    return matrices
+        layers = read.by_modality("layer", layer)
+        return [read.matrix(modality(data, name), layers.get(name)) for name in data.mod]
+    return [read.matrix(data, layer)]
 
 
 def _edge_weights(profiles: list[Matrix], pairs: np.ndarray, strength: float) -> np.ndarray:
@@ -159,22 +185,22 @@ def image_similarity(
     return i, j, similarity_weights(_row_distance(features, i, j), strength)
 
 
-def nearest_distance(xy: np.ndarray) -> float:
-    """Median distance to the nearest other position; 1 for a single one."""
+def nearest_distance(xy: np.ndarray, *, single: float = 1.0) -> float:
+    """Median distance to the nearest other position: the centre-to-centre distance; `single` for fewer than two."""
     if len(xy) < 2:
-        return 1.0
+        return single
     return float(np.median(cKDTree(xy).query(xy, k=2)[0][:, 1]))
 
 
 def comparable_profiles(x: Matrix) -> Matrix:
-    """Profiles whose Euclidean distance means something: counts at equal depth and log1p, anything else as it is."""
-    return equal_library_size(x, np.asarray(x.sum(axis=1))) if check.is_counts(x) else x
+    """Profiles with a meaningful Euclidean distance: counts at equal library size and log1p, others unchanged."""
+    return equal_library_size(x, np.asarray(x.sum(axis=1))) if is_counts(x) else x
 
 
-def equal_library_size(x: Matrix, depth: np.ndarray) -> Matrix:
-    """log1p of counts brought to the mean depth; `depth` is the total of every row over all its features."""
-    depth = np.asarray(depth, dtype=float).reshape(-1, 1)
-    scale = depth.mean() / np.maximum(depth, 1)
+def equal_library_size(x: Matrix, library_size: np.ndarray) -> Matrix:
+    """log1p of counts scaled to the mean library size; `library_size` is that of every row over all its features."""
+    total = np.asarray(library_size, dtype=float).reshape(-1, 1)
+    scale = total.mean() / np.maximum(total, 1)
     return csr_matrix(diags_array(scale.ravel()) @ x).log1p() if issparse(x) else np.log1p(x * scale)
 
 
@@ -194,9 +220,9 @@ def _warn_isolated(adata: AnnData, isolated: np.ndarray) -> None:
     if len(isolated):
         warnings.warn(
             f"{len(isolated)} of {adata.n_obs} spots have no neighbour (first: {adata.obs_names[isolated[0]]!r}); "
-            "their latent state comes from their own profile alone.",
+            "their latent states depend on their own profiles only.",
             UserWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
@@ -211,14 +237,14 @@ def _check_one_range(n_neighbors: int | None, n_rings: int | None, radius: float
 def _pairs(
     xy: np.ndarray, array: np.ndarray | None, n_neighbors: int | None, n_rings: int | None, radius: float | None
 ) -> np.ndarray:
-    """Pairs i < j of rows of one section to be joined, n_pairs x 2."""
+    """Pairs i < j of rows of one section that edges join, n_pairs x 2."""
     if n_neighbors is not None:
-        return _nearest_pairs(xy, n_neighbors)
+        return _nearest_spots(xy, n_neighbors)
     lattice = lattice_or_none(xy, array)
     if radius is not None:
         pitch = nearest_distance(xy) if lattice is None else lattice.pitch
         return cKDTree(xy).query_pairs(radius * pitch * _ROUNDING, output_type="ndarray")
-    pairs = _nearest_pairs(xy, _N_NEAREST) if lattice is None else _lattice_pairs(xy, lattice)
+    pairs = _nearest_spots(xy, _N_NEAREST) if lattice is None else _lattice_pairs(xy, lattice)
     return _within_steps(pairs, len(xy), n_rings or 1)
 
 
@@ -250,8 +276,21 @@ def _lattice_pairs(xy: np.ndarray, lattice: Lattice) -> np.ndarray:
     return np.unique(np.vstack(found), axis=0)
 
 
+def _nearest_spots(xy: np.ndarray, n_neighbors: int) -> np.ndarray:
+    """Pairs i < j of spots of which one is among the nearest of the other, as in squidpy."""
+    if len(xy) < 2:
+        return np.empty((0, 2), dtype=int)
+    from squidpy.gr import spatial_neighbors_knn  # takes seconds to import
+
+    spots = AnnData(obsm={keys.SPATIAL: xy})
+    with without_notices(SPATIALDATA_NOTICES):
+        graph = spatial_neighbors_knn(spots, n_neighs=min(n_neighbors, len(xy) - 1), copy=True).connectivities
+    pairs = np.unique(np.sort(np.column_stack(graph.nonzero()), axis=1), axis=0)
+    return pairs[pairs[:, 0] != pairs[:, 1]]
+
+
 def _nearest_pairs(xy: np.ndarray, n_neighbors: int) -> np.ndarray:
-    """Pairs i < j of which one is among the nearest of the other."""
+    """Pairs i < j of subspots of which one is among the nearest of the other; there may be millions of them."""
     k = min(n_neighbors + 1, len(xy))
     nearest = cKDTree(xy).query(xy, k=range(1, k + 1))[1]
     pairs = np.column_stack([np.repeat(np.arange(len(xy)), k), nearest.ravel()])
@@ -260,11 +299,11 @@ def _nearest_pairs(xy: np.ndarray, n_neighbors: int) -> np.ndarray:
 
 
 def _touching(xy: np.ndarray) -> np.ndarray:
-    """Pairs i < j of touching subspots: the six nearest, as far as the subspots are dense.
+    """Pairs i < j of touching subspots: the six nearest within a reach.
 
     On a lattice the reach is 1.3 times the distance of the second nearest: the four sides of a square, the six of a
-    hexagon. Cells lie irregularly, so their nearest and second nearest typically are not equally far; they get their
-    nearest six but for those across a gap, three times that distance.
+    hexagon. Cells lie irregularly, so the typical distances of the nearest and the second nearest differ; their reach
+    is three times the latter, which excludes neighbours across a gap.
     """
     if len(xy) < 2:
         return np.empty((0, 2), dtype=int)
@@ -275,7 +314,7 @@ def _touching(xy: np.ndarray) -> np.ndarray:
 
 
 def _row_distance(x: Matrix, i: np.ndarray, j: np.ndarray) -> np.ndarray:
-    """Euclidean distance of rows i and j, a chunk of pairs at a time to bound the memory."""
+    """Euclidean distance of rows i and j, in chunks of pairs to bound the memory."""
     distance = np.empty(len(i))
     chunk = max(1, _CHUNK_VALUES // x.shape[1])
     for start in range(0, len(i), chunk):

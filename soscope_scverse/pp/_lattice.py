@@ -1,4 +1,4 @@
-"""Recognises the lattice that the spots of a section lie on."""
+"""Recognition of the lattice that the spots of a section lie on."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Lattice:
 
     @property
     def pitch(self) -> float:
-        """Distance of neighbouring spots in pixels (mean over the lattice directions)."""
+        """Centre-to-centre distance in pixels (mean over the lattice directions)."""
         return float(np.linalg.norm(self.basis, axis=1).mean())
 
 
@@ -70,7 +70,7 @@ def find_lattice(
     if pair is None:
         msg = (
             f"The {len(xy)} spots do not lie on a square or hexagonal lattice: no two steps between neighbours are "
-            f"shared by at least {_MIN_SUPPORT:.0%} of the spots. Pass the division yourself with `positions=` "
+            f"shared by at least {_MIN_SUPPORT:.0%} of the spots. Pass the partition with `positions=` "
             "(n_spots x n_subspots x 2)."
         )
         raise ValueError(msg)
@@ -80,7 +80,7 @@ def find_lattice(
 
 
 def lattice_or_none(xy: np.ndarray, array: np.ndarray | None) -> Lattice | None:
-    """The lattice, or None where there is none."""
+    """Return the lattice, or None where there is none."""
     try:
         return find_lattice(xy, array)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What spots and subspots look like: cells of a lattice that tile the section, or circles."""
+"""Outlines of spots and subspots: cells of a lattice that tile the section, or circles."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import numpy as np
 from anndata import AnnData
 
 from soscope_scverse import _keys as keys
-from soscope_scverse import _validation as check
+from soscope_scverse import _read as read
 from soscope_scverse.pp._geometry import unit_subspots
 from soscope_scverse.pp._graphs import nearest_distance
 from soscope_scverse.pp._lattice import lattice_or_none
 
-_TOUCH = 0.98  # spots with gaps below 2 % of the pitch have none
+_TOUCH = 0.98  # gaps between spots below 2 % of the pitch are ignored
 
 
 class Outline(NamedTuple):
-    """The shape that all places of a section have."""
+    """The common outline of all spots or subspots of a section."""
 
     corners: np.ndarray | None
-    """n_corners x 2, in turn, relative to the position, in its units; None is a circle."""
+    """n_corners x 2, in order, relative to the position, in its units; None is a circle."""
     diameter: float
     """Of the circle."""
 
@@ -32,10 +32,10 @@ def subspot_outline(enhanced: AnnData) -> Outline:
     Parameters
     ----------
     enhanced
-        Subspots of one section, or some of them. Of those that were not divided by :func:`~soscope_scverse.pp.subspots`
-        the lattice is recognised, if they lie on one.
+        Subspots of one section, or some of them. If they were not made by :func:`~soscope_scverse.pp.subspots`, their
+        lattice is recognised where they lie on one.
     """
-    xy = check.positions(enhanced)
+    xy = read.positions(enhanced)
     info = enhanced.uns.get(keys.RESULT, {}).get("geometry", {})
     kind = info.get("geometry", "positions")
     if kind in ("square", "hex"):
@@ -46,31 +46,31 @@ def subspot_outline(enhanced: AnnData) -> Outline:
 
 
 def spot_outline(adata: AnnData, diameter: float | None) -> Outline:
-    """Outline of the spots of one section: circles, or cells of their lattice if these leave no gaps.
+    """Outline of the spots of one section: circles, or cells of their lattice if the spots have no gaps.
 
     Parameters
     ----------
     adata
         Spots of one section.
     diameter
-        Of the spots, in pixels; None if it is not known, and they are as wide as they are apart.
+        Of the spots, in pixels; None if unknown: the centre-to-centre distance is used.
     """
-    xy = check.positions(adata)
-    lattice = lattice_or_none(xy, check.array_index(adata))
+    xy = read.positions(adata)
+    lattice = lattice_or_none(xy, read.array_index(adata))
     if lattice is not None and (diameter is None or diameter >= _TOUCH * lattice.pitch):
         return Outline(_corners(lattice.kind, lattice.basis), lattice.pitch)
     return Outline(None, nearest_distance(xy) if diameter is None else diameter)
 
 
 def _fine_basis(enhanced: AnnData, xy: np.ndarray, info: Mapping[str, Any]) -> np.ndarray:
-    """Lattice vectors of the subspots of this section; what is noted of the spots is that of the first section."""
+    """Lattice vectors of the subspots of this section; ``uns`` records those of the first section."""
     n_subspots = int(info["n_subspots"])
-    index, noted = unit_subspots(info["geometry"], np.asarray(info["basis"]), n_subspots)
+    index, recorded = unit_subspots(info["geometry"], np.asarray(info["basis"]), n_subspots)
     index = index[enhanced.obs[keys.SUBSPOT].to_numpy(int)]
     spot = enhanced.obs[keys.SPOT].astype("category").cat.codes.to_numpy()
     index, xy = (values - _means(values, spot) for values in (index, xy))
-    # the smallest change of what is noted, which stays where too few subspots are left to tell
-    return noted + np.linalg.lstsq(index, xy - index @ noted, rcond=1e-6)[0]
+    # the smallest change of the recorded vectors, which remain where too few subspots are left to identify others
+    return recorded + np.linalg.lstsq(index, xy - index @ recorded, rcond=1e-6)[0]
 
 
 def _means(values: np.ndarray, group: np.ndarray) -> np.ndarray:
@@ -80,7 +80,7 @@ def _means(values: np.ndarray, group: np.ndarray) -> np.ndarray:
 
 
 def _corners(kind: str, basis: np.ndarray) -> np.ndarray:
-    """Corners of the cell of a lattice around 0, in turn: halfway to the neighbours, or the middles of triangles."""
+    """Corners of the cell of a lattice around 0, in order: halfway to the neighbours, or the centres of triangles."""
     if kind == "square":
         return np.array([[-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [-0.5, 0.5]]) @ basis
     return np.array([[1, 1], [-1, 2], [-2, 1], [-1, -1], [1, -2], [2, -1]]) / 3 @ basis

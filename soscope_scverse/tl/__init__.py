@@ -1,4 +1,4 @@
-"""The one call."""
+"""Tools: enhancement in one call, and results as SpatialData."""
 
 from soscope_scverse.tl._elements import to_spatialdata
 from soscope_scverse.tl._enhance import enhance

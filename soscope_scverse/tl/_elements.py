@@ -1,11 +1,9 @@
-"""Results as elements of SpatialData: shapes of the subspots, and the table that annotates them."""
+"""Results as elements of SpatialData: shapes of the subspots and the table that annotates them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from functools import wraps
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,12 +12,13 @@ import zarr
 from anndata import AnnData
 
 from soscope_scverse import _keys as keys
-from soscope_scverse import _validation as check
-from soscope_scverse._spatialdata import SpatialSpots, is_spatialdata, take_options, with_options
-from soscope_scverse.im._features import needs_image
+from soscope_scverse import _read as read
+from soscope_scverse._containers.spatialdata import SpatialSpots
+from soscope_scverse._files import unfinished
 from soscope_scverse.im.reading.embedded import embedded_image
 from soscope_scverse.im.reading.opening import open_image
 from soscope_scverse.pp._outlines import subspot_outline
+from soscope_scverse.tl._prepare import needs_image_features
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -31,24 +30,24 @@ _REGION_KEY, _INSTANCE_KEY = "region", "subspot_id"
 def to_spatialdata(
     enhanced: AnnData, image: Any = None, *, image_scale: float | None = None, key_added: str = "enhanced"
 ) -> SpatialData:
-    """SpatialData of an enhanced section: the profiles, the shapes of the subspots and the image.
+    """Make a SpatialData of an enhanced section: profiles, shapes of the subspots and image.
 
     Parameters
     ----------
     enhanced
         Subspots of one section, as :func:`~soscope_scverse.tl.enhance` returns them, or some of them.
     image
-        Image, see :func:`~soscope_scverse.im.open_image`; it is taken as it is stored, piece by piece when needed.
-        None takes the image in ``uns["spatial"]``, if there is one.
+        Histology image, see :func:`~soscope_scverse.im.open_image`; it is stored lazily and unchanged. None uses the
+        image in ``uns["spatial"]``, if there is one.
     image_scale
-        Coordinates times this are pixels of `image`. Default: the scale that the image carries, else 1.
+        Coordinates times this are pixels of `image`. Default: the scale recorded with the image, else 1.
     key_added
         Name of the table; the shapes are ``"{key_added}_subspots"`` and the image ``"{key_added}_image"``.
 
     Returns
     -------
     SpatialData
-        With the one coordinate system "global", in the pixels of ``obsm["spatial"]``. Shapes are squares or hexagons
+        With a single coordinate system "global", in the pixels of ``obsm["spatial"]``. Shapes are squares or hexagons
         that tile the section, and circles for cells and where there is no lattice.
 
     Raises
@@ -60,7 +59,7 @@ def to_spatialdata(
     from spatialdata.models import Image2DModel
     from spatialdata.transformations import Affine, Identity
 
-    if not len(check.positions(check.anndata(enhanced))):
+    if not len(read.positions(read.read_anndata(enhanced))):
         msg = "Expected at least one subspot in `enhanced`, found none."
         raise ValueError(msg)
     if image is None and (embedded := embedded_image(enhanced)) is not None:
@@ -68,46 +67,55 @@ def to_spatialdata(
     images = {}
     if image is not None:
         source = open_image(image, scale=image_scale)
-        place = Affine(np.linalg.inv(source.matrix), ("x", "y"), ("x", "y"))
+        to_global = Affine(np.linalg.inv(source.matrix), ("x", "y"), ("x", "y"))
         pixels, dims = source.lazy_pixels()
-        images[f"{key_added}_image"] = Image2DModel.parse(pixels, dims=dims, transformations={"global": place})
+        images[f"{key_added}_image"] = Image2DModel.parse(pixels, dims=dims, transformations={"global": to_global})
     shapes = _shapes_element(_outlines(enhanced), {"global": Identity()})
     name = _shapes_name(key_added)
     table = _table(enhanced, np.full(enhanced.n_obs, name))
     return SpatialData(images=images, shapes={name: shapes}, tables={key_added: table})
 
 
-def enhances_spatialdata(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Let :func:`~soscope_scverse.tl.enhance` take a SpatialData and put the result into it."""
+def enhance_elements(
+    sdata: SpatialData,
+    enhance: Callable[..., tuple[Any, Any]],
+    options: Mapping[str, Any],
+    *,
+    image_key: Any,
+    key_added: str,
+    **elements: Any,
+) -> Any:
+    """Enhance the spots of a SpatialData, add the result to it and return the model.
 
-    @wraps(function)
-    def wrapper(adata: Any, **kwargs: Any) -> Any:
-        if not is_spatialdata(adata):
-            return function(adata, **kwargs)
-        options, image_key = take_options(function, kwargs)
-        key_added, overwrite = kwargs.pop("key_added", "enhanced"), kwargs.pop("overwrite", False)
-        returns_model = kwargs.pop("return_model", False)
-        if kwargs.get("out") is not None:
-            msg = (
-                f"Expected `out` with AnnData only, found {str(kwargs['out'])!r}. The result goes to `sdata`, on disk "
-                "if that is."
-            )
-            raise ValueError(msg)
-        spots = SpatialSpots(adata, **options)
-        names = _shapes_names(key_added, spots)
-        _check_names(adata, key_added, names.values(), overwrite=overwrite)
-        table = spots.adata()
-        looks = image_key is not None or needs_image_features(table, kwargs.get("encoder"), kwargs.get("sources"))
-        kwargs = spots.complete(kwargs, image_key=image_key, looks=looks)
-        enhanced, model = function(table, **kwargs, return_model=True)
-        enhanced.uns[keys.RESULT]["spatialdata"] = {
-            name: value for name, value in {**options, "image_key": image_key}.items() if value is not None
-        }
-        shapes, table = _elements(spots, enhanced, kwargs.get("cells"), names)
-        _add(adata, shapes, table, key_added)
-        return (adata, model) if returns_model else adata
-
-    return with_options(function, wrapper, key_added="enhanced")
+    Parameters
+    ----------
+    sdata
+        Gets the table and the shapes of the subspots.
+    enhance
+        Takes the spots as AnnData and `options`; returns the subspots and the model.
+    options
+        Arguments of :func:`~soscope_scverse.tl.enhance` that concern the spots.
+    image_key, key_added, **elements
+        See :func:`~soscope_scverse.tl.enhance`.
+    """
+    if options["out"] is not None:
+        msg = (
+            f"Expected `out` with AnnData only, found {str(options['out'])!r}. The result is added to `sdata`, and "
+            "written to its store if it has one."
+        )
+        raise ValueError(msg)
+    spots = SpatialSpots(sdata, **elements)
+    names = _shapes_names(key_added, spots)
+    _check_names(sdata, key_added, names.values(), overwrite=options["overwrite"])
+    table = spots.adata()
+    looks = image_key is not None or needs_image_features(table, options["encoder"], options["sources"])
+    completed = spots.complete(dict(options), image_key=image_key, looks=looks)
+    enhanced, model = enhance(table, completed)
+    recorded = {**elements, "image_key": image_key}
+    enhanced.uns[keys.RESULT]["spatialdata"] = {name: value for name, value in recorded.items() if value is not None}
+    shapes, table = _elements(spots, enhanced, completed["cells"], names)
+    _add(sdata, shapes, table, key_added)
+    return model
 
 
 def _elements(
@@ -122,18 +130,13 @@ def _elements(
     return shapes, _table(enhanced, regions)
 
 
-def needs_image_features(spots: AnnData, encoder: Any, sources: str | None) -> bool:
-    """Whether the image still has to be described."""
-    return sources != "positions" and needs_image(encoder) and keys.FEATURES not in spots.obsm
-
-
 def _shapes_name(key_added: str, section: str | None = None) -> str:
-    """Of the shapes: no two elements of a SpatialData have the same name."""
+    """Name of the shapes of a section; names of elements of a SpatialData are unique."""
     return f"{key_added}_subspots" if section is None else f"{key_added}_{section}_subspots"
 
 
 def _shapes_names(key_added: str, spots: SpatialSpots) -> dict[str, str]:
-    """Of the shapes of each section."""
+    """Names of the shapes of each section."""
     several = spots.library_key is not None
     return {section: _shapes_name(key_added, section if several else None) for section in spots.sections}
 
@@ -143,10 +146,10 @@ def _on_disk(sdata: SpatialData) -> set[str]:
 
 
 def _check_names(sdata: SpatialData, key_added: str, shapes: Collection[str], *, overwrite: bool) -> None:
-    """Raise unless the result can have its names."""
+    """Raise a ValueError unless the elements of the result can have these names."""
     from spatialdata import SpatialData
 
-    SpatialData(tables={key_added: AnnData()})  # a name that SpatialData takes
+    SpatialData(tables={key_added: AnnData()})  # raises for an invalid name
     wanted = {f"tables/{key_added}", *(f"shapes/{name}" for name in shapes)}
     names = {path.partition("/")[2] for path in wanted}
     there = {f"{kind}/{name}" for kind, name, _ in sdata.gen_elements()} | _on_disk(sdata)
@@ -159,7 +162,7 @@ def _check_names(sdata: SpatialData, key_added: str, shapes: Collection[str], *,
 
 
 def _add(sdata: SpatialData, shapes: Mapping[str, GeoDataFrame], table: AnnData, key_added: str) -> None:
-    """Put the result into a SpatialData, and on disk if that is: all elements or none, which replace those there."""
+    """Add the elements of the result to a SpatialData, and to its store if it has one: all of them or none."""
     from spatialdata import SpatialData
 
     result = SpatialData(shapes=dict(shapes), tables={key_added: table})
@@ -175,17 +178,17 @@ def _add(sdata: SpatialData, shapes: Mapping[str, GeoDataFrame], table: AnnData,
 
 
 def _write(result: SpatialData, store: Path) -> None:
-    """Write the elements of a result beside a store and, complete, move them there.
+    """Write the elements of a result beside a store, and move them there once they are complete.
 
-    A process that is killed leaves the store as it was, or, while elements are moved, without some of the result.
+    A process that is killed leaves the store unchanged or, while elements are moved, without some of the result.
     """
     root = zarr.open_group(store, mode="r+", use_consolidated=False)
-    with TemporaryDirectory(prefix=f".{store.stem}.", suffix=".part", dir=store.parent) as folder:
-        new, old = Path(folder, "new"), Path(folder, "old")
+    with unfinished(store) as folder:
+        new, old = folder / "new", folder / "old"
         zarr.create_group(new, zarr_format=root.metadata.zarr_format, attributes=dict(root.attrs))
         result.path = new
         result.write_element([name for _, name, _ in result.gen_elements()])
-        _drop_consolidated(root, store)  # it would tell of what is moved away
+        _drop_consolidated(root, store)  # it would list elements that are moved
         paths = result.elements_paths_in_memory()
         for path in reversed(paths):  # the table first, since it annotates the shapes
             root.require_group(path.partition("/")[0])
@@ -197,7 +200,7 @@ def _write(result: SpatialData, store: Path) -> None:
 
 
 def _drop_consolidated(root: zarr.Group, store: Path) -> None:
-    """Take the consolidated metadata away: of zarr 3 they are part of the metadata of the root, of 2 a file."""
+    """Delete the consolidated metadata: in zarr 3 part of the metadata of the root, in zarr 2 a file."""
     root.update_attributes({})
     (store / ".zmetadata").unlink(missing_ok=True)
 
@@ -206,7 +209,7 @@ def _table(enhanced: AnnData, regions: np.ndarray) -> AnnData:
     from spatialdata.models import TableModel
 
     table = enhanced.copy()
-    table.uns.pop("spatialdata_attrs", None)  # of a table that was taken out of another one
+    table.uns.pop("spatialdata_attrs", None)  # of the SpatialData that the table comes from
     table.obs[_REGION_KEY] = pd.Categorical(regions)
     table.obs[_INSTANCE_KEY] = table.obs_names.to_numpy(object)
     names = table.obs[_REGION_KEY].cat.categories.tolist()
@@ -220,7 +223,7 @@ def _shapes_element(shapes: GeoDataFrame, transformations: Mapping[str, Any]) ->
 
 
 def _outlines(enhanced: AnnData, cells: Any = None) -> GeoDataFrame:
-    """Shapes of the subspots: their own if they are cells with shapes, parts of a lattice, else circles."""
+    """Shapes of the subspots: those of the cells, parts of a lattice, else circles."""
     import shapely
     from geopandas import GeoDataFrame
 
@@ -229,7 +232,7 @@ def _outlines(enhanced: AnnData, cells: Any = None) -> GeoDataFrame:
         own = cells.set_axis(cells.index.astype(str)).loc[names]
         radius = {"radius": own["radius"].to_numpy()} if "radius" in own else None
         return GeoDataFrame(radius, geometry=own.geometry.to_numpy(), index=names)
-    xy, (corners, diameter) = check.positions(enhanced), subspot_outline(enhanced)
+    xy, (corners, diameter) = read.positions(enhanced), subspot_outline(enhanced)
     if corners is not None:
         return GeoDataFrame(geometry=shapely.polygons(xy[:, None] + corners), index=names)
     return GeoDataFrame({"radius": np.full(len(xy), diameter / 2)}, geometry=shapely.points(xy), index=names)

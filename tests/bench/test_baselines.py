@@ -10,7 +10,7 @@ from scipy.stats import multivariate_normal
 from merging import SECTIONS, cells, square
 from soscope_scverse import _keys as keys
 from soscope_scverse import bench, metrics, pp
-from soscope_scverse.bench import _baselines as baselines
+from soscope_scverse.bench import baselines
 
 
 def test_spatial_genes_are_the_smooth_ones_among_the_most_counted():
@@ -179,7 +179,7 @@ def broken(slot, value) -> ad.AnnData:
         (keys.EXPOSURE, None, "subspot_exposure.*found only"),
         (keys.SUBSPOTS, None, "pp.subspots"),
         (keys.FEATURES, None, "im.features"),
-        (keys.FEATURES, lambda x: x[:, :2], "hold 4 subspots a spot.* found 2"),
+        (keys.FEATURES, lambda x: x[:, :2], "hold 4 subspots per spot.* found 2"),
         (keys.FEATURES, lambda x: x[..., 0], "3 dimensions, found shape"),
         (keys.FEATURES, lambda x: x * np.nan, "finite"),
     ],

@@ -47,7 +47,7 @@ def test_the_table_is_tidy_and_has_every_method(task):
     low, truth, image = task
     before = low.copy()
     df = compare(low, truth, image, task="tiny")
-    assert list(df) == ["task", "method", "seed", "gene", "metric", "value", "seconds", "peak_mb"]
+    assert list(df) == ["task", "method", "seed", "gene", "metric", "value", "seconds"]
     assert list(df["method"].unique()) == [*bench.BASELINES, "soscope"]
     assert set(df["task"]) == {"tiny"}
     assert df["seed"].dtype == "Int64"
@@ -150,28 +150,6 @@ def test_a_run_that_diverges_is_nan_and_named(task):
         df = compare(low, truth, methods={"bad": diverging, "good": bench.BASELINES["repeat"]}, seeds=[7])
     assert df.loc[df["method"] == "bad", "value"].isna().all()
     assert df.loc[df["method"] == "good", "value"].notna().all()
-
-
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
-def test_peak_memory_is_that_of_the_run(task):
-    low, truth, _ = task
-
-    def needs_memory(adata):
-        np.ones(25_000_000)  # 200 MB, freed before the next run
-        return bench.BASELINES["repeat"](adata)
-
-    methods = {"large": needs_memory, "small": bench.BASELINES["repeat"], "large again": needs_memory}
-    peak = compare(low, truth, methods=methods).groupby("method")["peak_mb"].first()
-    assert 190 < peak["large"] < 260
-    assert 190 < peak["large again"] < 260
-    assert peak["small"] < 50
-
-
-def test_peak_memory_is_nan_where_the_system_does_not_tell(task, monkeypatch):
-    low, truth, _ = task
-    module = importlib.import_module("soscope_scverse.bench.compare")
-    monkeypatch.setattr(module, "Path", lambda path: Path("/nowhere") / path.lstrip("/"))
-    assert compare(low, truth, methods="repeat")["peak_mb"].isna().all()
 
 
 def test_the_merged_section_of_the_simulation_can_be_compared():

@@ -140,8 +140,8 @@ def without(adata, column):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: bench.simulate_low_resolution(square(6, 6), 7), "whole number from 2 to 6 .* found 7"),
-        (lambda: bench.simulate_low_resolution(square(6, 6), 2.5), "whole number from 2 to 6 .* found 2.5"),
+        (lambda: bench.simulate_low_resolution(square(6, 6), 7), "integer from 2 to 6 .* found 7"),
+        (lambda: bench.simulate_low_resolution(square(6, 6), 2.5), "integer from 2 to 6 .* found 2.5"),
         (lambda: bench.simulate_low_resolution(hexagonal(8, 16), 3), "flower of 7 spots, found 3"),
         (lambda: bench.simulate_low_resolution(square(6, 6), lattice="round"), "one of .*, found 'round'"),
         (lambda: bench.simulate_low_resolution(hexagonal(3, 3)), "no complete block of 7 spots in 5 spots"),

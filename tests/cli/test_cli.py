@@ -21,7 +21,7 @@ from spatialdata.models import Image2DModel, ShapesModel, TableModel
 
 import soscope_scverse
 from soscope_scverse import metrics
-from soscope_scverse._mudata import columns_apart
+from soscope_scverse._containers.mudata import columns_apart
 from soscope_scverse.cli import main
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -95,7 +95,7 @@ def test_an_existing_file_is_left_alone_unless_forced(folder):
     before = (folder / "out.h5ad").read_bytes()
     refused = enhance("--n-subspots", 9)
     assert refused.exit_code == 2
-    assert "out.h5ad exists" in refused.stderr
+    assert "Expected `--out` to be a new path, found 'out.h5ad'" in refused.stderr
     assert "--force" in refused.stderr
     assert (folder / "out.h5ad").read_bytes() == before
     # a forced run that fails leaves it alone as well
@@ -413,7 +413,10 @@ def test_a_report_with_and_after_a_run(folder):
     fewer = run("report", "out.h5ad", "in.h5ad", "--out", "after.html", "--n-genes", 1, "--force")
     assert fewer.exit_code == 0
     assert (folder / "after.html").read_text().count("<img") == 1 + 2
-    assert "after.html exists" in run("report", "out.h5ad", "in.h5ad", "--out", "after.html").stderr
+    again = run("report", "out.h5ad", "in.h5ad", "--out", "after.html")
+    assert "Expected `--out` to be a new path, found 'after.html'" in again.stderr
+    over_input = run("report", "out.h5ad", "in.h5ad", "--out", "out.h5ad", "--force")
+    assert "Expected `--out` to differ from the inputs, found 'out.h5ad'" in over_input.stderr
 
 
 @pytest.mark.filterwarnings("ignore:Observation names")
@@ -469,7 +472,7 @@ def test_spatialdata(spots, folder):
     assert enhance("--n-subspots", 4).exit_code == 0
     np.testing.assert_allclose(written["fine"].X, ad.read_h5ad("out.h5ad").X, rtol=1e-4, atol=1e-5)
     assert run("report", "out.zarr", "--key-added", "fine", "--out", "report.html").exit_code == 0
-    assert "unless this is a SpatialData" in run("report", "out.zarr", "in.h5ad", "--out", "other.html").stderr
+    assert "except for a SpatialData" in run("report", "out.zarr", "in.h5ad", "--out", "other.html").stderr
     assert "'image'" in run("enhance", "in.zarr", "--image-key", "none", "--out", "other.zarr").stderr
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from soscope_scverse import SoScope, datasets, im, pp
-from soscope_scverse.model import _files as saved
+from soscope_scverse.model import _save_load as saved
 
 folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / f"model_format_{saved._FORMAT}"
 adata, image, _ = datasets.synthetic_section(20, n_genes=4)

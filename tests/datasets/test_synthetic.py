@@ -15,9 +15,9 @@ def section():
 
 
 def by_subspot(section):
-    """Noise-free log expression without the depth, subspots x genes."""
+    """Noise-free log expression relative to the library size, subspots x genes."""
     truth = section.truth
-    return np.log(truth.layers["mean"] / truth.obs["depth"].to_numpy()[:, None])
+    return np.log(truth.layers["mean"] / truth.obs["library_size"].to_numpy()[:, None])
 
 
 def darkness(section):
@@ -133,13 +133,13 @@ def test_counts_are_overdispersed_by_the_stated_amount(section, level):
     assert np.mean(factor / (1 + phi)) == pytest.approx(1, abs=0.05)
 
 
-def test_depth_varies_from_spot_to_spot_and_is_shared_inside(section):
-    depth = section.truth.obs["depth"].to_numpy().reshape(400, 7)
-    assert (np.ptp(depth, axis=1) == 0).all()
-    assert np.std(np.log(depth[:, 0])) == pytest.approx(0.35, abs=0.05)
+def test_library_size_varies_from_spot_to_spot_and_is_shared_inside(section):
+    library_size = section.truth.obs["library_size"].to_numpy().reshape(400, 7)
+    assert (np.ptp(library_size, axis=1) == 0).all()
+    assert np.std(np.log(library_size[:, 0])) == pytest.approx(0.35, abs=0.05)
     noise = (section.adata.var["kind"] == "noise").to_numpy()
     total = section.adata.X[:, noise].toarray().sum(axis=1)
-    assert np.corrcoef(total, depth[:, 0])[0, 1] > 0.7
+    assert np.corrcoef(total, library_size[:, 0])[0, 1] > 0.7
 
 
 def test_image_looks_stained(section):

@@ -154,7 +154,7 @@ def test_texture_from_the_cache(tmp_path):
 
 
 def test_functions_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="Leave `cache` out"):
+    with pytest.raises(ValueError, match="Omit `cache`"):
         computed(tissue(), tmp_path, encoder=lambda tiles: tiles.mean(axis=(1, 2)))
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from grids import divided, grid, one_section
-from soscope_scverse.model._tiles import interpolation_weights
+from soscope_scverse.model._interpolation import interpolation_weights
 
 
 def test_interpolation_weights_sum_to_one_and_follow_the_kernel():

@@ -116,7 +116,7 @@ def shuffled(adata):
 def test_an_uninformative_image_changes_nothing(prepared, tmp_path):
     without = prepared.copy()
     del without.obsm["subspot_features"]
-    with pytest.warns(UserWarning, match="image is left out"):
+    with pytest.warns(UserWarning, match="image is ignored"):
         model = train(shuffled(prepared), test_image=True)
     enhanced = model.get_enhanced().X
     np.testing.assert_array_equal(enhanced, train(without).get_enhanced().X)

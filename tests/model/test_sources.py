@@ -62,7 +62,7 @@ def test_noise_stands_in_for_a_image(section):
     assert noise.shape == (60, 7, 128)
     assert abs(noise.mean()) < 0.02
     assert abs(noise.std() - 1) < 0.02
-    with pytest.warns(UserWarning, match="The image is left out"):
+    with pytest.warns(UserWarning, match="The image is ignored"):
         left_out = tl.enhance(section.adata, encoder="noise", max_epochs=3, train_kwargs=QUIET)
     assert not left_out.uns["soscope"]["uses_image"]
     as_in_the_paper = tl.enhance(section.adata, encoder="noise", preset="paper", max_epochs=3, train_kwargs=QUIET)

@@ -6,7 +6,8 @@ import torch
 from scipy.sparse import csr_matrix
 
 from grids import divided, grid, one_section, section_tiles
-from soscope_scverse.model._tiles import Section, Tiles, contiguous_groups, thin_counts
+from soscope_scverse.model._section import Section, thin_counts
+from soscope_scverse.model._tiles import Tiles, contiguous_groups
 from soscope_scverse.module.image_regularizer import graph_bce
 from soscope_scverse.module.vae import GraphAutoencoder, SoScopeVAE
 

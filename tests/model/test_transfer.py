@@ -1,5 +1,8 @@
 """Several sections in one model, sections that it was not trained on, and batches."""
 
+import gc
+import weakref
+
 import anndata as ad
 import numpy as np
 import pytest
@@ -7,7 +10,9 @@ import torch
 
 from helpers import QUIET, train
 from soscope_scverse import SoScope, bench, datasets, im, metrics, pp, tl
-from soscope_scverse.model.estimates.image_evidence import image_evidence, library_size_noise, within_sections
+from soscope_scverse.model._section import within_sections
+from soscope_scverse.model.estimates.image_evidence import image_evidence
+from soscope_scverse.model.estimates.library_size import library_size_noise
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +56,21 @@ def test_many_sections_are_not_kept(trained, other):
     for _ in range(3):
         trained.get_enhanced(other)
     assert [len(store) for store in stores] == before
+
+
+def test_a_deregistered_model_keeps_nothing_alive(other):
+    adata = other.copy()
+    SoScope.setup_anndata(adata)
+    model = SoScope(adata, test_image=False)
+    model.train(1, **QUIET)
+    expected = model.get_enhanced()
+    assert not [name for name in vars(adata) if "soscope" in name]
+    model.deregister_manager(adata)
+    np.testing.assert_array_equal(model.get_enhanced().X, expected.X)
+    references = weakref.ref(adata), weakref.ref(model)
+    del adata, model
+    gc.collect()
+    assert [reference() for reference in references] == [None, None]
 
 
 def test_features_are_found_by_name(trained, other):
@@ -118,7 +138,7 @@ def test_a_finer_division_of_the_same_spots(trained, section):
 def test_a_image_that_was_left_out_is_not_needed(prepared, other):
     permuted = np.random.default_rng(0).permutation(prepared.obsm["subspot_features"].reshape(420, -1))
     prepared.obsm["subspot_features"] = permuted.reshape(60, 7, -1)
-    with pytest.warns(UserWarning, match="image is left out"):
+    with pytest.warns(UserWarning, match="image is ignored"):
         model = train(prepared, max_epochs=4, test_image=True)
     expected = model.get_enhanced(other)
     del other.obsm["subspot_features"]

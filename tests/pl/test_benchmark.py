@@ -35,12 +35,12 @@ def table() -> pd.DataFrame:
     """Two tasks, two methods, two seeds of one; soscope was not run on the second task."""
     runs = [("A", "linear", None, 0.0), ("A", "soscope", 0, 1.0), ("A", "soscope", 1, 3.0), ("B", "linear", None, 5.0)]
     rows = [
-        (task, method, seed, f"g{gene}", metric, start + gene, 1.0, 1.0)
+        (task, method, seed, f"g{gene}", metric, start + gene, 1.0)
         for task, method, seed, start in runs
         for gene in range(5)
         for metric in ("pearson", "mse")
     ]
-    return pd.DataFrame(rows, columns=["task", "method", "seed", "gene", "metric", "value", "seconds", "peak_mb"])
+    return pd.DataFrame(rows, columns=["task", "method", "seed", "gene", "metric", "value", "seconds"])
 
 
 @pytest.mark.filterwarnings("error")

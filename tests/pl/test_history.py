@@ -50,7 +50,7 @@ def test_history_without_pretraining():
 
 def test_no_history(small):
     for thing, advice in ((small.truth, "Pass a result of `tl.enhance`"), (object(), "Call `model.train")):
-        with pytest.raises(ValueError, match=f"Expected the losses of a training in .*found none.*{advice}"):
+        with pytest.raises(ValueError, match=f"Expected the training losses in .*found none.*{advice}"):
             pl.history(thing)
     with pytest.raises(ValueError, match=r"`ax` to be 2 x 3 Axes, found shape \(1, 2\). Pass a row for each of"):
         pl.history(_Model(), ax=plt.subplots(1, 2, squeeze=False)[1])

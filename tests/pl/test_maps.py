@@ -211,7 +211,10 @@ def test_sections_do_not_mix(two_sections):
     [
         ({}, r"Expected `library_key`.* found None with the sections \['a', 'b'\]"),
         ({"library_id": "a"}, "Expected `library_key`.* found None with `library_id` 'a'"),
-        ({"library_key": "library"}, r"`library_id` to be one of the sections \['a', 'b'\] in 'library', found None"),
+        (
+            {"library_key": "library"},
+            r"`library_id` to be one of the sections \['a', 'b'\] in `adata\.obs\['library'\]`, found None",
+        ),
         ({"library_key": "library", "library_id": "c"}, "found 'c'"),
         ({"library_key": "slide"}, "`library_key` to be a column of `adata.obs`, found 'slide'"),
     ],
@@ -366,8 +369,8 @@ def test_uncertainty(small, kwargs, expected, title):
         np.testing.assert_allclose(drawn(row[0]).get_array(), x)
         spread = drawn(row[1]).get_array()
         assert row[1].get_title() == f"{gene}: {title}"
-        unit = "share of the expected" if kwargs.get("relative", True) else "in a subspot"
-        assert [drawn(panel).colorbar.ax.get_ylabel() for panel in row] == ["in a subspot", unit]
+        unit = "fraction of the expectation" if kwargs.get("relative", True) else "per subspot"
+        assert [drawn(panel).colorbar.ax.get_ylabel() for panel in row] == ["per subspot", unit]
         # where nothing is expected there is nothing to relate it to
         assert (np.ma.getmaskarray(spread) == ((x == 0) & (expected is not None))).all()
         np.testing.assert_allclose(spread[x > 0], 2.5 * x[x > 0] if expected is None else expected)
@@ -383,7 +386,9 @@ def test_uncertainty_leaves_out_what_the_draws_do_not_tell(small):
 def test_uncertainty_needs_draws(small):
     enhanced = result(small.adata)
     del enhanced.layers["q05"], enhanced.layers["q95"]
-    with pytest.raises(ValueError, match=r"the layers \['q05', 'q95'\] of draws.* found \['std'\].*n_samples=100"):
+    with pytest.raises(
+        ValueError, match=r"the layers \['q05', 'q95'\] of posterior samples.* found \['std'\].*n_samples=100"
+    ):
         pl.uncertainty(enhanced, "region_1")
     with pytest.raises(ValueError, match="`measure` to be one of"):
         pl.uncertainty(enhanced, "region_1", measure="variance")

@@ -16,7 +16,7 @@ from matplotlib import pyplot as plt
 from PIL import Image
 
 from soscope_scverse import datasets, metrics, pl, tl
-from soscope_scverse._mudata import columns_apart
+from soscope_scverse._containers.mudata import columns_apart
 
 QUICK = {"max_epochs": 2, "accelerator": "cpu", "train_kwargs": {"enable_progress_bar": False}}
 EVIL = "<script>alert(1)</script>"
@@ -25,7 +25,7 @@ DOLLARS = "$\\frac{1$"
 pytestmark = [
     pytest.mark.usefixtures("closed_figures"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore:The image is left out"),
+    pytest.mark.filterwarnings("ignore:The image is ignored"),
 ]
 
 
@@ -77,8 +77,8 @@ def path(spots, enhanced, tmp_path_factory):
 
 def test_what_is_on_the_page(path):
     page = Page(path)
-    headings = ["Warnings", "Before and after", "Training", "Alignment", "Uncertainty", "Calibration", "Contents"]
-    for heading in [*headings, "What was run"]:
+    headings = ["Warnings", "Maps", "Training", "Alignment", "Uncertainty", "Calibration", "Data"]
+    for heading in [*headings, "Reproducibility"]:
         assert heading in page.texts
     # maps and uncertainty of two genes, training, alignment, calibration
     images = page.all("img")
@@ -139,7 +139,7 @@ def test_the_truth_where_it_is_known(spots, enhanced, tmp_path):
     truth.var_names = enhanced.var_names
     pl.report(enhanced, spots.adata, tmp_path / "report.html", n_genes=1, truth=truth)
     alternatives = [attributes["alt"] for attributes in Page(tmp_path / "report.html").all("img")]
-    assert sum("then the truth" in text for text in alternatives) == 1
+    assert sum(text.endswith(", truth.") for text in alternatives) == 1
 
 
 def test_what_a_run_warned_of(spots, tmp_path):
@@ -157,13 +157,23 @@ def test_what_a_run_warned_of(spots, tmp_path):
     page = Page(tmp_path / "report.html")
     for message in recorded:
         assert message in page.texts
-    assert "The result carries no image of the tissue." in page.texts
-    assert "No draws were made" in page.text
+    assert "The result contains no image of the tissue." in page.texts
+    assert "The result has no posterior samples." in page.text
     # a run that warns of nothing the second time is told so
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         with pytest.raises(UserWarning, match="no counts"):
             tl.enhance(adata, **QUICK)
+
+
+@pytest.mark.parametrize("uses_image", [True, False])
+def test_use_of_the_image(spots, enhanced, tmp_path, uses_image):
+    enhanced = enhanced.copy()
+    enhanced.uns["soscope"]["uses_image"] = uses_image
+    pl.report(enhanced, spots.adata, tmp_path / "report.html", n_genes=1)
+    page = Page(tmp_path / "report.html")
+    assert ("used" if uses_image else "ignored") in page.texts
+    assert ("The image was ignored" in page.text) == (not uses_image)
 
 
 def test_a_result_without_a_record(spots, enhanced, tmp_path):
@@ -172,7 +182,7 @@ def test_a_result_without_a_record(spots, enhanced, tmp_path):
     pl.report(bare, spots.adata, tmp_path / "report.html", n_genes=1)
     text = Page(tmp_path / "report.html").text
     assert "No training was recorded." in text
-    assert "They were not recorded." in text
+    assert "Warnings were not recorded." in text
 
 
 @pytest.mark.parametrize("suffix", ["h5ad", "zarr"])
@@ -212,7 +222,7 @@ def test_modalities(spots, tmp_path):
     assert "CD8" in page.texts
     assert "CD4" not in page.texts
     assert len(page.all("img")) == 1 + 2 + 1
-    with pytest.raises(TypeError, match="two of a kind"):
+    with pytest.raises(TypeError, match="two AnnData or two MuData"):
         pl.report(result, spots.adata, tmp_path / "other.html")
     with pytest.raises(ValueError, match="nonsense"):
         pl.report(result, mdata, tmp_path / "other.html", genes={"prot": ["nonsense"]})

@@ -7,6 +7,7 @@ kills itself after that many steps, and prints the case and how it ended.
 import os
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,8 @@ import torch
 from lightning.pytorch import Callback
 
 from soscope_scverse import SoScope, datasets, im, pp
-from soscope_scverse.model.training import checkpoints
-from soscope_scverse.model.training import datamodule as splitter
+from soscope_scverse.model.training.checkpoints import Checkpoints
+from soscope_scverse.model.training.datamodule import TileDataModule
 
 CASES = {
     "whole": {"max_epochs": 12},
@@ -65,8 +66,8 @@ def spots():
 
 def trained(adata, case, folder=None, *, seed=0, **options):
     """A model after a training that goes on from what is in the folder."""
-    splitter._STEP_SPOTS = 4 if case == "steps" else 2048
-    checkpoints._SECONDS = 0
+    SoScope._data_splitter_cls = partial(TileDataModule, step_spots=4 if case == "steps" else 2048)
+    SoScope._checkpoints_cls = partial(Checkpoints, seconds=0)
     SoScope.setup_anndata(adata)
     torch.manual_seed(seed)
     model = SoScope(adata, test_image=False)

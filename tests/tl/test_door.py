@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
-from soscope_scverse._containers import columns_apart
+from soscope_scverse._containers.mudata import columns_apart
 
 from helpers import QUICK
 from soscope_scverse import SoScope, pp, tl

@@ -9,7 +9,7 @@ from scipy.sparse import csr_matrix
 
 import soscope_scverse as sos
 from soscope_scverse import bench, datasets, metrics, pp, tl
-from soscope_scverse._mudata import columns_apart
+from soscope_scverse._containers.mudata import columns_apart
 from soscope_scverse.module.likelihoods import (
     GaussianLikelihood,
     JointLikelihood,
@@ -167,7 +167,7 @@ def test_sparse_and_dense_modalities_stand_side_by_side(mdata):
     pp.subspots(mdata)
     pp.spot_graph(mdata)
     sos.SoScope.setup_mudata(mdata, LIKELIHOOD)
-    x = sos.SoScope(mdata)._section().x
+    x = sos.SoScope(mdata)._inputs.section().x
     names = mdata.obs_names
     expected = [np.asarray(mdata[name][names].to_df()) for name in LIKELIHOOD]
     np.testing.assert_allclose(x, np.hstack(expected), rtol=1e-6)

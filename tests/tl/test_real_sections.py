@@ -21,10 +21,10 @@ pytestmark = pytest.mark.realdata
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*(no counts|no neighbour)")
-def test_real_sections(data_dir, name, path, options, shape):
+def test_real_sections(data_dir, name, image, options, shape):
     adata = ad.read_h5ad(data_dir / f"{name}.h5ad")
     genes = pp.spatial_genes(adata, 20)
-    enhanced = tl.enhance(adata, image=data_dir / path, genes=genes, **QUICK | options)
+    enhanced = tl.enhance(adata, image=data_dir / image, genes=genes, **QUICK | options)
     assert enhanced.shape == shape
     assert np.isfinite(enhanced.X).all()
     assert (enhanced.X >= 0).all()
@@ -58,7 +58,7 @@ def test_wrong_images_and_coordinates_are_named(data_dir):
         return tl.enhance(spots, image=image, genes=genes, **QUICK | {"max_epochs": 1} | options)
 
     with warnings.catch_warnings():
-        warnings.filterwarnings("error", message=".*(misplaced|left out|grey)")
+        warnings.filterwarnings("error", message=".*(misplaced|image is ignored|grey)")
         enhanced(adata, path)
     with pytest.raises(ValueError, match=r"outside.*image_scale"):  # a smaller path, full-resolution coordinates
         enhanced(adata, small)

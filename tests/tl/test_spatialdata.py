@@ -91,7 +91,7 @@ def test_what_has_to_be_chosen_is_named(sdata):
     with pytest.raises(ValueError, match="'visium_hires_image' in a coordinate system of the spots"):
         tl.enhance(sdata, image_key="visium_hires_image", coordinate_system="visium_downscaled_lowres")
     set_transformation(sdata["visium_hires_image"], Identity(), "visium")
-    with pytest.raises(ValueError, match="Say which with `coordinate_system=`"):
+    with pytest.raises(ValueError, match="Choose one with `coordinate_system=`"):
         tl.enhance(sdata, image_key="visium_hires_image")
     with pytest.raises(ValueError, match=r"found \['shapes/visium'\]. Choose another `key_added`\."):
         tl.enhance(sdata, key_added="visium")

@@ -1,1 +1,1 @@
-"""Encoders of the histology image."""
+"""Image encoders: statistics of colour, stain and texture, pretrained networks, and functions or modules."""

@@ -1,4 +1,4 @@
-"""Features from one run of a convolutional network over large strips of the image, instead of one for each patch."""
+"""Features from a convolutional network that runs over large strips of the image instead of single patches."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from soscope_scverse.im.encoders.base import Encoder
 from soscope_scverse.im.reading.source import ImageSource
 
 _PROBE = 256
-"""Width in pixels of the image that tells how far the cells of a map lie apart."""
+"""Width in pixels of the image that is used to determine the stride of a feature map."""
 _STRIP_PIXELS = 1536
-"""Width and height over which the subspots of a strip lie, at most, in pixels of the network's input."""
+"""Maximum width and height of the region of subspots in a strip, in pixels of the network's input."""
 _MARGIN = 8
-"""Cells around the patches, so that the padding at the ends of a strip hardly reaches them."""
+"""Cells around the patches, so that the padding at the border of a strip has little effect on them."""
 
 
 class MappingEncoder(Protocol):
-    """An encoder with a convolutional map of features."""
+    """An encoder with a convolutional feature map."""
 
     name: str
 
     @property
     def pixels(self) -> float:
-        """As of :class:`Encoder`."""
+        """See :attr:`Encoder.pixels`."""
 
     def fingerprint(self) -> str:
-        """As of :class:`Encoder`."""
+        """See :meth:`Encoder.fingerprint`."""
 
     def feature_map(self, images: np.ndarray) -> np.ndarray:
         """Return n x n_image_features x h x w of uint8 images of any size, n x height x width x 3."""
@@ -40,42 +40,43 @@ class MappingEncoder(Protocol):
 
 @dataclass(frozen=True)
 class _Grid:
-    """How the cells of a map lie in the image that the network was given."""
+    """Geometry of the cells of a feature map in the input image of the network."""
 
     stride: int
-    """Pixels from cell to cell."""
+    """Pixels between adjacent cells."""
     cells: int
+    """Cells across the map of an image of a certain size."""
     smallest: int
-    """Pixels of the smallest image with so many ``cells``: it is used to the last pixel, so the map is centred."""
+    """Width in pixels of the smallest image with ``cells``: all its pixels are used, so the map is centred."""
 
     @property
     def first(self) -> float:
-        """Where the first cell begins, in strides; before the image if the network pads."""
+        """Start of the first cell in strides; negative if the network pads."""
         return (self.smallest / self.stride - self.cells) / 2
 
     def window(self, pixels: float) -> float:
-        """Cells across the map of a patch of that width, at least one."""
+        """Cells across the map of a patch of that width in pixels, at least one."""
         return max(1.0, self.cells + (pixels - self.smallest) / self.stride)
 
 
 class DenseEncoder(Encoder):
-    """Mean of a network's feature map over the patch; the network runs over large strips, not over every patch.
+    """Mean of a network's feature map over the patch; the network runs over large strips of the image.
 
-    Made by ``im.features(mode="dense")``. The patch is averaged over as many cells of the map as it has alone, and
-    cells that it covers in part count in part. In a strip the network sees the tissue around the patch where it pads
-    in a tile, so the features are not those of the tile, the less so the more cells feel its border.
+    Used by ``im.features(mode="dense")``. The mean is over as many cells of the map as a single patch has; partially
+    covered cells are weighted by their overlap. Around the patch the network sees the surrounding tissue instead of
+    padding, so the features differ from those of single patches, the more so the more cells are affected by the border.
 
-    Strips lie on the grid of cells and overlap by eight cells beyond the patches.
+    Strips are aligned with the grid of cells and extend eight cells beyond the patches.
 
     Parameters
     ----------
     encoder
-        Has a method ``feature_map``.
+        An encoder with a method ``feature_map``.
     resize
         Whether the image is resized so that a patch has the width of the network's input, ``encoder.pixels``. The
-        distance of cells becomes a whole number of pixels of the image, the closest.
+        stride in pixels of the image is rounded to an integer.
     origin
-        Pixel (x, y) at which the grid of cells starts. Default: the least position that is encoded.
+        Pixel (x, y) at which the grid of cells starts. Default: the minimum of the positions that are encoded.
     """
 
     def __init__(self, encoder: MappingEncoder, *, resize: bool, origin: np.ndarray | None = None) -> None:
@@ -85,11 +86,11 @@ class DenseEncoder(Encoder):
 
     @property
     def pixels(self) -> float:
-        """Those of the encoder; see :attr:`Encoder.pixels`."""
+        """As for the underlying encoder; see :attr:`Encoder.pixels`."""
         return self.encoder.pixels
 
     def anchored(self, origin: np.ndarray) -> DenseEncoder:
-        """Return the encoder whose cells start at ``origin``; see :meth:`Encoder.anchored`."""
+        """Return the encoder whose grid of cells starts at ``origin``; see :meth:`Encoder.anchored`."""
         return DenseEncoder(self.encoder, resize=self.resize, origin=origin)
 
     def fingerprint(self) -> str:
@@ -102,7 +103,7 @@ class DenseEncoder(Encoder):
         Raises
         ------
         ValueError
-            If the encoder gives no map that grows with the image, or values that are not finite.
+            If the encoder returns no feature map that grows with the image, or values that are not finite.
         """
         stride = self._grid.stride
         cell = max(1, round(width * stride / self.encoder.pixels)) if self.resize else stride
@@ -122,7 +123,7 @@ class DenseEncoder(Encoder):
         return features, [f"{self.name}_{i}" for i in range(features.shape[1])]
 
     def _strip_map(self, source: ImageSource, corner: np.ndarray, shape: np.ndarray, cell: int) -> np.ndarray:
-        """Map (n_image_features x h x w) of a strip of ``shape`` strides whose pixels begin at ``corner``."""
+        """Feature map (n_image_features x h x w) of a strip of ``shape`` in strides with its corner at ``corner``."""
         (x, y), (columns, rows) = corner.tolist(), shape.tolist()
         pixels = source.read(y, y + rows * cell, x, x + columns * cell)
         if cell != self._grid.stride:
@@ -137,14 +138,14 @@ class DenseEncoder(Encoder):
 
     @cached_property
     def _grid(self) -> _Grid:
-        """Told by images of several sizes."""
+        """Determined from feature maps of images of several sizes."""
         few, many = self._n_cells(_PROBE), self._n_cells(2 * _PROBE)
         stride, rest = divmod(_PROBE, many - few) if many > few else (0, 1)
         if rest:
             msg = (
-                f"Expected encoder {self.name!r} to give a feature map whose cells lie 1, 2, 4, ... pixels apart with "
-                f"`mode='dense'`, found {few} and {many} across images of {_PROBE} and {2 * _PROBE} pixels. Leave "
-                "out what resizes the image or averages the map, or use `mode='patch'`."
+                f"Expected encoder {self.name!r} to return a feature map with a stride of 1, 2, 4, ... pixels for "
+                f"`mode='dense'`, found {few} and {many} cells across images of {_PROBE} and {2 * _PROBE} pixels. "
+                "Remove layers that resize the image or average the map, or use `mode='patch'`."
             )
             raise ValueError(msg)
         sizes = range(_PROBE + 1)
@@ -156,14 +157,14 @@ class DenseEncoder(Encoder):
         if len(shape) != 4 or shape[0] != 1:
             msg = (
                 f"Expected encoder {self.name!r} to return a feature map, n x n_image_features x h x w, with "
-                f"`mode='dense'`, found shape {shape} for one image. Use `mode='patch'`, or leave out what pools it."
+                f"`mode='dense'`, found shape {shape} for one image. Use `mode='patch'`, or remove the pooling layer."
             )
             raise ValueError(msg)
         return shape[3]
 
 
 def resized(image: np.ndarray, size: tuple[int, int], interpolation: str = "bilinear") -> np.ndarray:
-    """Resize an image (height x width x 3 uint8) to another height and width, without aliasing."""
+    """Resize an image (height x width x 3 uint8) to a height and width, with antialiasing."""
     import torch
     from torchvision.transforms import InterpolationMode
     from torchvision.transforms.functional import resize
@@ -174,7 +175,7 @@ def resized(image: np.ndarray, size: tuple[int, int], interpolation: str = "bili
 
 
 def _squares(positions: np.ndarray, size: float) -> Iterator[np.ndarray]:
-    """Indices of the positions in every square of at most that size."""
+    """Yield the indices of the positions in every square of at most that size."""
     low, extent = positions.min(axis=0), np.ptp(positions, axis=0)
     n = np.maximum(1, np.ceil(extent / size))
     square = np.minimum((positions - low) * n // np.maximum(extent, 1e-9), n - 1)
@@ -193,7 +194,7 @@ def _window_means(cells: np.ndarray, positions: np.ndarray, width: float) -> np.
 
 
 def _covered(centre: float, width: float) -> tuple[slice, np.ndarray]:
-    """The cells that a window covers along one axis, and their weights, which sum to 1."""
+    """Cells that a window covers along one axis, and their weights, which sum to 1."""
     start, stop = centre - width / 2, centre + width / 2
     first, last = int(np.floor(start)), int(np.ceil(stop))
     index = np.arange(first, last)

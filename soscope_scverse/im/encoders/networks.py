@@ -1,4 +1,4 @@
-"""Deep encoders: torchvision's Inception, networks of timm, and modules of the user.
+"""Neural networks as encoders: Inception v3 of torchvision, networks of timm, and modules of the user.
 
 torch is imported when one of them is used, not before.
 """
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from dask.base import tokenize
 
-from soscope_scverse.im.encoders.base import PatchEncoder, register_encoder
+from soscope_scverse.im.encoders.base import PatchEncoder
 from soscope_scverse.im.encoders.dense import DenseEncoder, resized
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ _IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True, eq=False)
 class _Network:
-    """A network without its head, and what it takes."""
+    """A network without its head, and the form of its input."""
 
     module: torch.nn.Module
     size: tuple[int, int]
@@ -44,17 +44,17 @@ class _Network:
 class NetworkEncoder(PatchEncoder):
     """Features of whole patches from a pretrained network that takes images of one size.
 
-    A patch is resized to the input of the network, whatever its width, and normalised as the network was trained.
+    A patch of any width is resized to the input of the network and normalised as in its training.
 
     Parameters
     ----------
     weights
-        File with the weights: a state dict saved by ``torch.save``, or ``.safetensors``. Default: the pretrained ones,
-        from the cache of the library that the network is from, or downloaded.
+        File with the weights: a state dict saved by ``torch.save``, or ``.safetensors``. Default: the pretrained
+        weights, from the cache of the library that provides the network, or downloaded.
     device
-        As in torch; default: "cuda" if there is one, else "cpu". On a GPU the network runs in mixed precision.
+        As in torch; default: "cuda" if available, else "cpu". On a GPU the network runs in mixed precision.
     batch_size
-        Tiles that go through the network at once; the features do not depend on it.
+        Number of patches that the network processes at once; the features do not depend on it.
     """
 
     needs_colour = True
@@ -71,7 +71,7 @@ class NetworkEncoder(PatchEncoder):
 
     @abstractmethod
     def load(self) -> _Network:
-        """Make the network and load its weights.
+        """Build the network and load its weights.
 
         Returns
         -------
@@ -81,16 +81,16 @@ class NetworkEncoder(PatchEncoder):
         Raises
         ------
         FileNotFoundError
-            If the weights are nowhere and cannot be downloaded.
+            If the weights are not found and cannot be downloaded.
         ValueError
-            If the weights are those of another network, or the library has no network of that name.
+            If the weights belong to another network, or the library has no network of that name.
         ImportError
             If a library that is needed is not installed.
         """
 
     @cached_property
     def network(self) -> _Network:
-        """The network, loaded when first asked for."""
+        """The network, loaded at its first use."""
         network = self.load()
         network.module.eval()
         return network
@@ -104,13 +104,13 @@ class NetworkEncoder(PatchEncoder):
         """Return a hash of name and weights; see :meth:`Encoder.fingerprint`."""
         return tokenize(self.name, _hash(self.network.module))
 
-    def prepare(self, tile: np.ndarray) -> np.ndarray:
-        """Resize a tile to the input of the network; see :meth:`PatchEncoder.prepare`."""
-        return resized(tile, self.network.size, self.network.interpolation)
+    def prepare(self, patch: np.ndarray) -> np.ndarray:
+        """Resize a patch to the input of the network; see :meth:`PatchEncoder.prepare`."""
+        return resized(patch, self.network.size, self.network.interpolation)
 
-    def describe(self, tiles: np.ndarray) -> np.ndarray:
-        """Normalise the tiles and run the network on them; see :meth:`PatchEncoder.describe`."""
-        return self._run(self.network.module, tiles)
+    def describe(self, patches: np.ndarray) -> np.ndarray:
+        """Normalise the patches and run the network on them; see :meth:`PatchEncoder.describe`."""
+        return self._run(self.network.module, patches)
 
     def _run(self, module: torch.nn.Module, images: np.ndarray) -> np.ndarray:
         """Normalise the images and run the network, or a part of it, on them."""
@@ -121,12 +121,11 @@ class NetworkEncoder(PatchEncoder):
         return _run(module, (pixels / 255 - mean) / std)
 
 
-@register_encoder("inception_v3")
 class InceptionV3(NetworkEncoder):
-    """Inception v3 of torchvision with ImageNet weights: the 2,048 features of the last pooling, as in the paper.
+    """Inception v3 of torchvision with ImageNet weights: the 2,048 features of the last pooling layer, as in the paper.
 
     Patches are resized to 299 x 299. With ``mode="dense"`` the image is resized so that a patch is about 299 pixels
-    wide, and the last map of convolutions (8 x 8 cells of a patch) is averaged, see :class:`DenseEncoder`.
+    wide, and the last convolutional feature map (8 x 8 cells of a patch) is averaged, see :class:`DenseEncoder`.
 
     Parameters
     ----------
@@ -134,12 +133,14 @@ class InceptionV3(NetworkEncoder):
         See :class:`NetworkEncoder`.
     """
 
+    name = "inception_v3"
+
     def dense(self) -> DenseEncoder:
-        """Return the encoder that averages the map before the last pooling; see :meth:`Encoder.dense`."""
+        """Return the encoder that averages the feature map before the last pooling; see :meth:`Encoder.dense`."""
         return DenseEncoder(self, resize=True)
 
     def feature_map(self, images: np.ndarray) -> np.ndarray:
-        """Run the network up to its last map of convolutions.
+        """Run the network up to its last convolutional feature map.
 
         Parameters
         ----------
@@ -155,7 +156,7 @@ class InceptionV3(NetworkEncoder):
 
     @cached_property
     def _convolutions(self) -> torch.nn.Module:
-        """The network up to its last map."""
+        """The network up to its last feature map."""
         from torchvision.models.feature_extraction import create_feature_extractor
 
         return create_feature_extractor(self.network.module, ["Mixed_7c"]).eval()
@@ -165,7 +166,7 @@ class InceptionV3(NetworkEncoder):
         import torch
         from torchvision.models import inception_v3
 
-        # `transform_input` turns the normalisation of ImageNet into the one that these weights were trained with.
+        # `transform_input` converts the normalisation of ImageNet to the one that these weights were trained with.
         module = inception_v3(weights=None, init_weights=False, transform_input=True)
         module.fc, module.AuxLogits, module.aux_logits = torch.nn.Identity(), None, False
         state = _pretrained_inception() if self.weights is None else read_weights(self.weights)
@@ -179,8 +180,8 @@ class TimmEncoder(NetworkEncoder):
     Parameters
     ----------
     model
-        Name in timm; "hf-hub:OWNER/NAME" for one of the Hugging Face hub, "local-dir:FOLDER" for a copy of such a
-        repository.
+        Name in timm; "hf-hub:OWNER/NAME" for a repository of the Hugging Face hub, "local-dir:FOLDER" for a local copy
+        of one.
     weights, device, batch_size
         See :class:`NetworkEncoder`.
     """
@@ -201,10 +202,10 @@ class TimmEncoder(NetworkEncoder):
         timm = _import_timm()
         try:
             module = timm.create_model(self.model, pretrained=self.weights is None, num_classes=0)
-        except OSError as error:  # All errors of downloads are, those of the hub too.
+        except OSError as error:  # the base class of all download errors, including those of the hub
             raise FileNotFoundError(_missing_timm(self.model)) from error
         except RuntimeError as error:
-            msg = f"Expected a network of timm, found {self.model!r}: {error}. `timm.list_models()` names them."
+            msg = f"Expected a network of timm, found {self.model!r}: {error}. `timm.list_models()` lists them."
             raise ValueError(msg) from error
         if self.weights is not None:
             heads = module.pretrained_cfg.get("classifier") or ()
@@ -220,10 +221,10 @@ class ModuleEncoder(PatchEncoder):
     Parameters
     ----------
     module
-        Maps uint8 RGB tiles (n_tiles x 3 x size x size) to n_tiles x n_image_features, or to a feature map (n_tiles x
-        n_image_features x h x w), which is averaged; ``size`` is the width of the patch in pixels. It resizes and
-        normalises them itself, e.g. as ``torch.nn.Sequential(weights.transforms(), network)``. It is put in evaluation
-        mode and moved to the device.
+        Maps uint8 RGB patches (n_patches x 3 x size x size) to n_patches x n_image_features, or to a feature map
+        (n_patches x n_image_features x h x w), which is averaged; ``size`` is the width of the patch in pixels. It
+        resizes and normalises the patches itself, e.g. as ``torch.nn.Sequential(weights.transforms(), network)``. It is
+        set to evaluation mode and moved to the device.
     device, batch_size
         See :class:`NetworkEncoder`.
     """
@@ -238,13 +239,13 @@ class ModuleEncoder(PatchEncoder):
         """Return a hash of layers and weights; see :meth:`Encoder.fingerprint`."""
         return tokenize(type(self.module).__module__, repr(self.module), _hash(self.module))
 
-    def describe(self, tiles: np.ndarray) -> np.ndarray:
-        """Run the module on the tiles; see :meth:`PatchEncoder.describe`."""
-        features = self.feature_map(tiles)
+    def describe(self, patches: np.ndarray) -> np.ndarray:
+        """Run the module on the patches; see :meth:`PatchEncoder.describe`."""
+        features = self.feature_map(patches)
         return features.mean(axis=(2, 3)) if features.ndim == 4 else features
 
     def dense(self) -> DenseEncoder:
-        """Return the encoder that averages the map which the module returns; see :meth:`Encoder.dense`."""
+        """Return the encoder that averages the feature map of the module; see :meth:`Encoder.dense`."""
         return DenseEncoder(self, resize=False)
 
     def feature_map(self, images: np.ndarray) -> np.ndarray:
@@ -258,29 +259,30 @@ class ModuleEncoder(PatchEncoder):
         Returns
         -------
         numpy.ndarray
-            What the module returns: n x n_image_features, or a map n x n_image_features x h x w.
+            The output of the module: n x n_image_features, or a feature map n x n_image_features x h x w.
         """
         return _run(self.module.eval(), _on_device(images, self.device))
 
 
 def read_weights(path: str | PathLike) -> Mapping[str, torch.Tensor]:
-    """Read a state dict from a file of ``torch.save`` (no code in it is run) or a ``.safetensors`` file.
+    """Read a state dict from a file of ``torch.save`` (without running code in it) or a ``.safetensors`` file.
 
     Parameters
     ----------
     path
-        The file. A dict with an entry "state_dict", as Lightning saves it, counts as that entry.
+        The file. Of a dict with an entry "state_dict", as Lightning saves it, that entry is read.
 
     Returns
     -------
-    Tensors by name, on the CPU.
+    Mapping
+        Tensors by name, on the CPU.
 
     Raises
     ------
     FileNotFoundError
-        If there is no such file.
+        If the file does not exist.
     ValueError
-        If the file holds something else.
+        If the file is in another format.
     """
     import torch
 
@@ -297,10 +299,10 @@ def read_weights(path: str | PathLike) -> Mapping[str, torch.Tensor]:
         return state.get("state_dict", state)
     except ImportError:
         raise
-    except Exception as error:  # What is raised for a broken file differs with the kind of damage.
+    except Exception as error:  # the type depends on how the file is damaged
         msg = (
             f"Expected a state dict in {path}, as `torch.save(network.state_dict(), path)` writes it, or a "
-            f".safetensors file, found neither: {shorten(str(error), 200)}. Save the weights in one of these ways."
+            f".safetensors file, found neither: {shorten(str(error), 200)}. Save the weights in one of these formats."
         )
         raise ValueError(msg) from error
 
@@ -317,13 +319,13 @@ def _safetensors() -> Any:
 def _fill(
     module: torch.nn.Module, state: Mapping[str, torch.Tensor], heads: tuple[str, ...], path: str | PathLike | None
 ) -> None:
-    """Load weights into a network whose head was taken off."""
+    """Load weights into a network whose head was removed."""
     try:
         module.load_state_dict({name: value for name, value in state.items() if not name.startswith(heads)})
     except RuntimeError as error:
         msg = (
-            f"Expected the weights of this network in {path}, found those of another: {shorten(str(error), 300)}. "
-            "Pass the file that belongs to the encoder as `weights`."
+            f"Expected the weights of this network in {path}, found those of another network: "
+            f"{shorten(str(error), 300)}. Pass the file that belongs to the encoder as `weights`."
         )
         raise ValueError(msg) from error
 
@@ -346,11 +348,11 @@ def _pretrained_inception() -> Mapping[str, torch.Tensor]:
     weights = Inception_V3_Weights.IMAGENET1K_V1
     try:
         return weights.get_state_dict(progress=False, check_hash=True)
-    except OSError as error:  # All errors of downloads are.
+    except OSError as error:  # the base class of all download errors
         cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
         msg = (
             f"Expected the ImageNet weights of encoder 'inception_v3' at {cached}, found no such file and could not "
-            f"download it ({error}). Fetch {weights.url} and put it there or pass its path as `weights=`, or use "
+            f"download it ({error}). Download {weights.url} and move it there or pass its path as `weights=`, or use "
             '`encoder="texture"`, which needs no weights.'
         )
         raise FileNotFoundError(msg) from error
@@ -371,24 +373,24 @@ def _missing_timm(model: str) -> str:
 
     kind, _, name = model.rpartition(":")
     repository = name if kind else _import_timm().get_pretrained_cfg(model).hf_hub_id
-    needs = f"`model.safetensors` of https://huggingface.co/{repository}"
-    by_hand = (
-        'Fetch that repository and pass `encoder="timm:local-dir:FOLDER"`, since its `config.json` is needed as well'
+    file = f"`model.safetensors` of https://huggingface.co/{repository}"
+    advice = (
+        'Download that repository and pass `encoder="timm:local-dir:FOLDER"`, since its `config.json` is needed as well'
         if kind
-        else "Fetch it and pass its path as `weights=`"
+        else "Download it and pass its path as `weights=`"
     )
     return (
-        f"Expected the weights of encoder 'timm:{model}', {needs}, in the cache {HF_HUB_CACHE}, found none and could "
-        f'not download them. {by_hand}, or use `encoder="texture"`, which needs no weights.'
+        f"Expected the weights of encoder 'timm:{model}', {file}, in the cache {HF_HUB_CACHE}, found none and could "
+        f'not download them. {advice}, or use `encoder="texture"`, which needs no weights.'
     )
 
 
-def _on_device(tiles: np.ndarray, device: str | torch.device | None) -> torch.Tensor:
-    """uint8 tiles (n_tiles x height x width x 3) as torch takes them: n_tiles x 3 x height x width."""
+def _on_device(images: np.ndarray, device: str | torch.device | None) -> torch.Tensor:
+    """Images (n x height x width x 3, uint8) as a tensor on the device, n x 3 x height x width."""
     import torch
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.from_numpy(tiles).to(device).permute(0, 3, 1, 2)
+    return torch.from_numpy(images).to(device).permute(0, 3, 1, 2)
 
 
 def _run(module: torch.nn.Module, pixels: torch.Tensor) -> np.ndarray:
@@ -397,6 +399,6 @@ def _run(module: torch.nn.Module, pixels: torch.Tensor) -> np.ndarray:
     kind = pixels.device.type
     with torch.inference_mode(), torch.autocast(kind, enabled=kind == "cuda"):
         features = module.to(pixels.device)(pixels)
-    if isinstance(features, Mapping):  # Of a feature extractor of torchvision.
+    if isinstance(features, Mapping):  # of a feature extractor of torchvision
         (features,) = features.values()
     return features.float().cpu().numpy()

@@ -1,14 +1,11 @@
-"""Images and scale factors in ``uns["spatial"]``."""
+"""Images that are stored in ``uns["spatial"]``."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from anndata import AnnData
 
-from soscope_scverse import _validation as validation
+from soscope_scverse import _read as read
 
 
 def embedded_image(adata: AnnData, library_id: str | None = None) -> tuple[np.ndarray, float] | None:
@@ -31,24 +28,17 @@ def embedded_image(adata: AnnData, library_id: str | None = None) -> tuple[np.nd
     TypeError, ValueError
         If ``library_id`` is omitted and ``uns["spatial"]`` holds several.
     """
-    libraries = validation.libraries(validation.spots(adata))
+    libraries = read.libraries(read.read_data(adata))
     if library_id is None and len(libraries) > 1:
         msg = (
-            f"Expected one section in `adata.uns['spatial']`, found {sorted(libraries)}. Say which with `library_key`."
+            f"Expected one section in `adata.uns['spatial']`, found {sorted(libraries)}. Choose one with `library_id`, "
+            "or name `library_key`."
         )
         raise ValueError(msg)
-    entry = library_entry(adata, library_id)
+    entry = read.library_entry(adata, library_id)
     for resolution in ("hires", "lowres"):
         image = entry.get("images", {}).get(resolution)
         scale = entry.get("scalefactors", {}).get(f"tissue_{resolution}_scalef")
         if image is not None and scale is not None:
-            return image, float(validation.numbers(f"`tissue_{resolution}_scalef`", scale))
+            return image, float(read.numbers(f"`tissue_{resolution}_scalef`", scale))
     return None
-
-
-def library_entry(adata: AnnData, library_id: str | None = None) -> Mapping[str, Any]:
-    """Return ``uns["spatial"][library_id]``; without ``library_id`` that of the only section, {} if there is none."""
-    libraries = validation.libraries(adata)
-    if library_id is None and len(libraries) == 1:
-        (library_id,) = libraries
-    return {} if library_id is None else libraries.get(library_id, {})

@@ -1,4 +1,4 @@
-"""Opens every kind of image: arrays, files, squidpy containers and SpatialData elements."""
+"""Opens images of every kind: arrays, files, squidpy containers and SpatialData elements."""
 
 from __future__ import annotations
 
@@ -6,56 +6,101 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 import numpy as np
 
-from soscope_scverse import _validation as validation
-from soscope_scverse._spatialdata import opens_spatialdata
+from soscope_scverse._containers.dispatch import check_no_element_options
+from soscope_scverse._containers.spatialdata import PlacedImage, SpatialSpots, is_spatialdata
+from soscope_scverse._validators import POSITIVE, Rules, check_arguments
 from soscope_scverse.im.reading.files import read_file
 from soscope_scverse.im.reading.source import ImageSource
 
+if TYPE_CHECKING:
+    from dask.array import Array
+    from xarray import DataArray
+
+    ImageLike: TypeAlias = str | os.PathLike[str] | np.ndarray | Array | DataArray | ImageSource | PlacedImage
+
 _STRETCH = (0.001, 0.999)
+"""Quantiles of a fluorescence channel that are mapped to black and white."""
+_RULES: Rules = {"scale": POSITIVE.or_(None)}
 
 
-@opens_spatialdata
-def open_image(image: Any, *, scale: float | None = None, channels: Sequence[int] | None = None) -> ImageSource:
-    """Open an image of any supported kind; pixels are read when they are asked for.
+@overload
+def open_image(
+    image: ImageLike, *, scale: float | None = None, channels: Sequence[int] | None = None
+) -> ImageSource: ...
+@overload
+def open_image(
+    image: Any,
+    *,
+    scale: float | None = None,
+    channels: Sequence[int] | None = None,
+    table_key: str = "table",
+    image_key: Any = None,
+    shapes_key: str | None = None,
+    coordinate_system: str | None = None,
+) -> ImageSource | dict[str, ImageSource]: ...
+def open_image(
+    image: Any,
+    *,
+    scale: float | None = None,
+    channels: Sequence[int] | None = None,
+    table_key: str = "table",
+    image_key: Any = None,
+    shapes_key: str | None = None,
+    coordinate_system: str | None = None,
+) -> ImageSource | dict[str, ImageSource]:
+    """Open an image of any supported kind; pixels are read on demand.
 
     Parameters
     ----------
     image
-        Array (numpy or dask; height x width, height x width x channels, or channels x height x width), xarray
-        ``DataArray`` with dimensions "y" and "x", path of a JPEG, PNG or TIFF file (BigTIFF, OME-TIFF and SVS too; read
-        lazily, and of a pyramid the level that suffices) or of a slide of MIRAX, Hamamatsu or DICOM (extra
-        ``openslide``), squidpy ``ImageContainer`` (its first layer, with its scale
-        and its place if it is a crop), SpatialData image element (with its levels, and its transformation to "global"
-        if it has one), or an :class:`ImageSource`. Of a whole SpatialData the image over the spots of a table, placed
-        where these are in their own coordinates.
+        One of:
+
+        - array (numpy or dask): height x width, height x width x channels, or channels x height x width;
+        - xarray ``DataArray`` with dimensions "y" and "x";
+        - path of a JPEG, PNG or TIFF file (including BigTIFF, OME-TIFF and SVS), or of a slide of MIRAX, Hamamatsu or
+          DICOM (extra ``openslide``). TIFF files and slides are read in part, of a pyramid the coarsest sufficient
+          level;
+        - squidpy ``ImageContainer``: its first layer, with its scale and, of a crop, its position;
+        - SpatialData image element, with its levels and its transformation to "global", if any;
+        - SpatialData: the image of the spots of a table, in the coordinates of these spots;
+        - :class:`ImageSource`.
     scale
-        Full-resolution coordinates times ``scale`` are pixels of the image. Default: the scale and the place that
-        the image carries, 1 and the corner if it has none.
+        Full-resolution coordinates times ``scale`` are pixels of the image. Default: the scale and position that are
+        recorded in the image, or else 1 and the corner of the image.
     channels
-        Of a fluorescence image: the numbers of the one to three channels to show, as grey, or as red, green and
-        blue. Each is stretched so that 1 in 1,000 of its pixels are black and as many white, as told by parts of
-        its coarsest level.
+        For a fluorescence image, the indices of the one to three channels to show, in greyscale or as red, green and
+        blue. The 0.1 % and 99.9 % quantiles of each channel are mapped to black and white, estimated from regions of
+        the coarsest level.
     table_key, image_key, shapes_key, coordinate_system
-        Of a SpatialData, as of :func:`~soscope_scverse.tl.enhance`.
+        For SpatialData only, see :func:`~soscope_scverse.tl.enhance`.
 
     Returns
     -------
-    ImageSource
-        The opened image; where a table annotates several elements of a SpatialData, a dict of them.
+    ImageSource or dict
+        The opened image. Where a table of a SpatialData annotates several elements: the image of each, by name.
 
     Raises
     ------
     TypeError
         If ``image`` is none of the above.
     ValueError
-        If the file is of another kind, the image is not grey, RGB or RGBA of a supported data type, or it has no such
-        channels.
+        If the file format is not supported, the image is not greyscale, RGB or RGBA of a supported data type, or it has
+        no such channels.
     """
-    validation.given(open_image, locals())
+    check_arguments(locals(), _RULES)
+    elements = {"table_key": table_key, "shapes_key": shapes_key, "coordinate_system": coordinate_system}
+    if is_spatialdata(image):
+        return _open_over_spots(image, image_key, scale, channels, elements)
+    check_no_element_options(image, elements | {"image_key": image_key})
+    return open_source(image, scale=scale, channels=channels)
+
+
+def open_source(image: Any, *, scale: float | None, channels: Sequence[int] | None = None) -> ImageSource:
+    """Open one image whose arguments are valid; see :func:`open_image`."""
     source = _open(image, placed=scale is None)
     if channels is not None:
         source = _stretched(source, channels)
@@ -65,14 +110,32 @@ def open_image(image: Any, *, scale: float | None = None, channels: Sequence[int
     return source
 
 
+def _open_over_spots(
+    sdata: Any, image_key: Any, scale: float | None, channels: Sequence[int] | None, elements: dict[str, Any]
+) -> ImageSource | dict[str, ImageSource]:
+    """Open the image of the spots of a SpatialData; of several elements a dict of them."""
+    if scale is not None:
+        msg = "Expected no `scale` with SpatialData, whose transformations define it. Omit it."
+        raise ValueError(msg)
+    found = SpatialSpots(sdata, **elements).image(image_key)
+    if found is None:
+        msg = f"Expected an image in a coordinate system of the spots, found none of {list(sdata.images)} there."
+        raise ValueError(msg)
+    if isinstance(found, dict):
+        return {name: open_image(image, channels=channels) for name, image in found.items()}
+    return open_image(found, channels=channels)
+
+
 def _open(image: Any, *, placed: bool) -> ImageSource:
-    """Open an image, with the place that a SpatialData element has if it is to be ``placed``."""
+    """Open an image; if ``placed``, a SpatialData element has the position of its transformation."""
     if isinstance(image, ImageSource):
         return image
+    if isinstance(image, PlacedImage):
+        return _open(image.element, placed=False).placed(image.matrix)
     if isinstance(image, str | os.PathLike):
         file = read_file(Path(image))
         return ImageSource(file.levels[0], file.axes, levels=tuple(file.levels[1:]), microns=file.microns)
-    # Other libraries' types are told by what they offer, so that none of these libraries needs to be imported.
+    # types of other libraries are identified by their attributes, so that these libraries need not be imported
     if type(image).__name__ == "ImageContainer":
         return _open_container(image)
     if "scale0" in getattr(image, "children", ()):
@@ -107,12 +170,12 @@ def _check(source: ImageSource) -> None:
 
 
 def _stretched(source: ImageSource, channels: Sequence[int]) -> ImageSource:
-    """The image with these channels stretched over black to white."""
+    """Return the image with the range of these channels mapped to black to white."""
     channels = np.atleast_1d(np.asarray(channels)).tolist()
     if not 1 <= len(channels) <= 3 or not all(channel in range(source.n_channels) for channel in channels):
         msg = (
             f"Expected one to three of the channels 0 to {source.n_channels - 1} as `channels`, found "
-            f"{channels}. Describe further ones in a second call."
+            f"{channels}. Describe further channels in a second call."
         )
         raise ValueError(msg)
     coarsest = source.coarsened(np.inf)
@@ -122,7 +185,7 @@ def _stretched(source: ImageSource, channels: Sequence[int]) -> ImageSource:
 
 
 def _limits(source: ImageSource, channel: int) -> tuple[float, float]:
-    """The values of a channel that become black and white, from parts of the image that lie evenly over it."""
+    """Values of a channel that are mapped to black and white, from regions evenly distributed over the image."""
     parts = [part.ravel() for part in source.sample(slice(channel, channel + 1))]
     black, white = (float(value) for value in np.quantile(np.concatenate(parts), _STRETCH))
     return black, white if white > black else black + 1
@@ -134,7 +197,7 @@ def _guess_axes(shape: tuple[int, ...]) -> str:
     if len(shape) != 3:
         msg = f"Expected an image of 2 or 3 dimensions, found shape {shape}. Select one plane first."
         raise ValueError(msg)
-    # Channels come last unless they are known, or fewer, in front.
+    # channels are last, unless only the first axis has a number of channels of an image, or it is the shorter one
     first = shape[2] not in (1, 3, 4) and (shape[0] in (1, 3, 4) or shape[0] < shape[2])
     return "cyx" if first else "yxc"
 
@@ -169,7 +232,7 @@ def _open_container(container: Any) -> ImageSource:
         msg = f"Expected an ImageContainer with one section, found {layer.sizes['z']}. Pass a dict of one per section."
         raise ValueError(msg)
     crop, padding = attributes.get("coords"), attributes.get("padding")
-    if padding:  # It is no tissue; the reader mirrors at the border instead.
+    if padding:  # not tissue; the reader mirrors at the border instead
         layer = layer.isel(
             y=slice(round(padding.y_pre), layer.sizes["y"] - round(padding.y_post)),
             x=slice(round(padding.x_pre), layer.sizes["x"] - round(padding.x_post)),

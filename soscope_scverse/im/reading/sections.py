@@ -1,43 +1,80 @@
-"""Every section with its image."""
+"""The images of the sections of a dataset, opened once, with what is known of their spots."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-from anndata import AnnData
-from scipy.spatial import KDTree
 
-from soscope_scverse import _validation as validation
-from soscope_scverse.im.reading.embedded import embedded_image, library_entry
-from soscope_scverse.im.reading.opening import open_image
+from soscope_scverse import _read as read
+from soscope_scverse._read import Spots
+from soscope_scverse.im.reading.embedded import embedded_image
+from soscope_scverse.im.reading.opening import open_source
 from soscope_scverse.im.reading.source import ImageSource
+from soscope_scverse.pp._graphs import nearest_distance
 
 
 @dataclass(frozen=True, eq=False)
-class Section:
+class SectionImage:
     """Spots of one section and their image."""
 
     library_id: str | None
+    """None where no `library_key` is given."""
     rows: np.ndarray
+    """n_spots mask of the spots of the section."""
+    positions: np.ndarray
+    """n_rows x 2 positions of these spots."""
     source: ImageSource
+    scale_factors: Mapping[str, Any]
+    """Those of the section in ``uns["spatial"]``."""
+
+    @property
+    def name(self) -> str:
+        """The section in a message."""
+        return "" if self.library_id is None else f" of section {self.library_id!r}"
+
+    @property
+    def pitch(self) -> float:
+        """Centre-to-centre distance of the spots, NaN for fewer than two."""
+        return nearest_distance(self.positions, single=float("nan"))
+
+    @cached_property
+    def radius(self) -> float:
+        """Radius of a spot in full-resolution pixels.
+
+        Half of ``spot_diameter_fullres`` or, without it, a quarter of the centre-to-centre distance.
+        """
+        diameter = self.scale_factors.get("spot_diameter_fullres")
+        radius = self.pitch / 4 if diameter is None else float(read.numbers("`spot_diameter_fullres`", diameter)) / 2
+        if not 0 < radius < np.inf:
+            msg = (
+                f"Expected spots of positive size, found a radius of {radius} in a section of {self.rows.sum()} spots. "
+                "Check that `library_key` is the column of the sections, or store the diameter of the spots in "
+                "full-resolution pixels as "
+                "`adata.uns['spatial'][library_id]['scalefactors']['spot_diameter_fullres']`."
+            )
+            raise ValueError(msg)
+        return radius
 
 
-def open_sections(adata: AnnData, image: Any, image_scale: float | None, library_key: str | None) -> list[Section]:
-    """Open the image of every section; arguments as for :func:`features`."""
-    if library_key is None:
-        return [Section(None, np.ones(adata.n_obs, dtype=bool), section_image(adata, image, image_scale, None))]
-    labels = validation.sections(adata, library_key)
-    return [
-        Section(library_id, labels == library_id, section_image(adata, image, image_scale, library_id))
-        for library_id in np.unique(labels)
-    ]
+def open_sections(spots: Spots, image: Any, image_scale: float | None) -> list[SectionImage]:
+    """Open the image of every section; arguments as in :func:`~soscope_scverse.im.features`."""
+    sections = {None: np.arange(spots.n)} if spots.library_key is None else spots.rows
+    opened = []
+    for library_id, rows in sections.items():
+        mask = np.zeros(spots.n, dtype=bool)
+        mask[rows] = True
+        factors = spots.library(library_id).get("scalefactors", {})
+        source = section_image(spots.adata, image, image_scale, library_id)
+        opened.append(SectionImage(library_id, mask, spots.positions[rows], source, factors))
+    return opened
 
 
-def section_image(adata: AnnData, image: Any, image_scale: float | None, library_id: str | None) -> ImageSource:
-    """Open the image of one section; arguments as for :func:`features`."""
+def section_image(adata: Any, image: Any, image_scale: float | None, library_id: str | None) -> ImageSource:
+    """Open the image of one section; arguments as in :func:`~soscope_scverse.im.features`."""
     if isinstance(image, Mapping) and not _is_element(image):
         if library_id is None:
             msg = f"Expected `library_key`, the column of `obs`, with a dict of images ({sorted(image)}), found None."
@@ -47,7 +84,7 @@ def section_image(adata: AnnData, image: Any, image_scale: float | None, library
             raise ValueError(msg)
         image = image[library_id]
     if image is not None:
-        return open_image(image, scale=image_scale)
+        return open_source(image, scale=image_scale)
     embedded = embedded_image(adata, library_id)
     if embedded is None:
         name = "" if library_id is None else f" of section {library_id!r}"
@@ -57,34 +94,9 @@ def section_image(adata: AnnData, image: Any, image_scale: float | None, library
         )
         raise ValueError(msg)
     pixels, scale = embedded
-    return open_image(pixels, scale=scale if image_scale is None else image_scale)
+    return open_source(pixels, scale=scale if image_scale is None else image_scale)
 
 
 def _is_element(image: Any) -> bool:
-    """A multi-scale element is a mapping too."""
+    """Whether a mapping is a multi-scale image element."""
     return hasattr(image, "children")
-
-
-def spot_radius(adata: AnnData, section: Section) -> float:
-    """Radius of the spots of a section in full-resolution pixels."""
-    diameter = library_entry(adata, section.library_id).get("scalefactors", {}).get("spot_diameter_fullres")
-    if diameter is None:
-        radius = pitch(validation.positions(adata)[section.rows]) / 4
-    else:
-        radius = float(validation.numbers("`spot_diameter_fullres`", diameter)) / 2
-    if not 0 < radius < np.inf:
-        msg = (
-            f"Expected spots of positive size, found a radius of {radius} in a section of {section.rows.sum()} spots. "
-            "Check that `library_key` is the column of the sections, or store the diameter of the spots in "
-            "full-resolution pixels as `adata.uns['spatial'][library]['scalefactors']['spot_diameter_fullres']`."
-        )
-        raise ValueError(msg)
-    return radius
-
-
-def pitch(positions: np.ndarray) -> float:
-    """Median distance of the nearest neighbours, NaN of fewer than two positions."""
-    if len(positions) < 2:
-        return float("nan")
-    distance, _ = KDTree(positions).query(positions, k=2)
-    return float(np.median(distance[:, 1]))

@@ -1,17 +1,17 @@
-"""Whole-slide files of scanners that tifffile does not know, through OpenSlide."""
+"""Whole-slide files of scanners that tifffile does not support, read by OpenSlide."""
 
 from __future__ import annotations
 
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from soscope_scverse._files import file_state
+from soscope_scverse.im.reading.shared import SharedFile
 
 SUFFIXES = (".dcm", ".mrxs", ".vms", ".vmu")
-"""Of the formats that are read here: DICOM, MIRAX, Hamamatsu."""
+"""Of the formats that OpenSlide reads here: DICOM, MIRAX, Hamamatsu."""
 
 
 class SlideLevel:
@@ -19,43 +19,42 @@ class SlideLevel:
 
     Parameters
     ----------
-    path
-        The file.
+    slide
+        The file, which all levels share.
     level
         0 is the full resolution.
     """
 
     dtype = np.dtype(np.uint8)
 
-    def __init__(self, path: Path, level: int) -> None:
-        self.path, self.level = path.absolute(), level
-        width, height = self._slide.level_dimensions[level]
+    def __init__(self, slide: SharedFile[Any], level: int) -> None:
+        self.slide, self.level = slide, level
+        width, height = slide.file.level_dimensions[level]
         self.shape = (height, width, 4)
-
-    @cached_property
-    def _slide(self) -> Any:
-        return open_slide(self.path)
 
     def __getitem__(self, window: Any) -> np.ndarray:
         rows, columns = (slice(*part.indices(size)) for part, size in zip(window, self.shape[:2], strict=False))
-        # the corner is given in pixels of the full resolution
-        zoom = self._slide.level_downsamples[self.level]
+        slide = self.slide.file
+        # the corner is in pixels of the full resolution
+        zoom = slide.level_downsamples[self.level]
         corner = round(columns.start * zoom), round(rows.start * zoom)
         size = columns.stop - columns.start, rows.stop - rows.start
-        return np.asarray(self._slide.read_region(corner, self.level, size))
+        return np.asarray(slide.read_region(corner, self.level, size))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return SlideLevel, (self.path, self.level)
+        return SlideLevel, (self.slide, self.level)
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
-        return *file_state(self.path), self.level
+        return *file_state(self.slide.path), self.level
 
 
 def slide_levels(path: Path) -> tuple[list[SlideLevel], float | None]:
-    """All levels of a slide, finest first, and the width of its pixels in micrometres if it is known."""
-    slide = open_slide(path)
-    microns = slide.properties.get("openslide.mpp-x")
-    return [SlideLevel(path, n) for n in range(slide.level_count)], None if microns is None else float(microns)
+    """Return all levels of a slide, finest first, and the width of its pixels in micrometres if it is known."""
+    slide = SharedFile(open_slide, path)
+    with slide.closed_on_error():
+        microns = slide.file.properties.get("openslide.mpp-x")
+        levels = [SlideLevel(slide, n) for n in range(slide.file.level_count)]
+        return levels, None if microns is None else float(microns)
 
 
 def open_slide(path: Path) -> Any:

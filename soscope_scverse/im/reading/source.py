@@ -1,4 +1,4 @@
-"""An image that is read in part: its pixels, where it lies, and its coarser levels."""
+"""An image that is read in part: its pixels, its position, and its coarser levels."""
 
 from __future__ import annotations
 
@@ -16,16 +16,23 @@ from soscope_scverse.im.reading import slides
 from soscope_scverse.im.reading.files import DecodedFile, TiffLevel
 
 _SAMPLES = 16
-"""Parts along each axis that tell the range of a channel, so many pixels wide and high:"""
+"""Regions along each axis that are sampled to estimate the range of a channel."""
 _SAMPLE_PIXELS = 256
+"""Width and height of such a region."""
 
 Stretch: TypeAlias = tuple[int, float, float]
-"""Channel, and its values that are shown as black and white."""
+"""Channel, and its values that are mapped to black and white."""
 
 
 @dataclass(frozen=True)
 class Recolouring:
-    """Colours of CIELAB times ``factor`` plus ``shift``, channel by channel."""
+    """Linear map of the CIELAB colours of an image: times ``factor`` plus ``shift``, channel by channel.
+
+    Parameters
+    ----------
+    factor, shift
+        One value for each of the three channels.
+    """
 
     factor: tuple[float, ...]
     shift: tuple[float, ...]
@@ -34,39 +41,39 @@ class Recolouring:
         """Recolour height x width x 3 uint8."""
         factor, shift = (np.array(values, dtype=np.float32) for values in (self.factor, self.shift))
         colours = rgb2lab(pixels.astype(np.float32) / 255) * factor + shift
-        # No colour is yellower: skimage warns of negative blue light, and cuts it off in the same way.
+        # the least blue light is 0; skimage clips it in the same way, with a warning
         colours[..., 2] = np.minimum(colours[..., 2], 200 / 116 * (colours[..., 0] + 16))
         return np.rint(lab2rgb(colours) * 255).astype(np.uint8)
 
 
 @dataclass(frozen=True, eq=False)
 class ImageSource:
-    """An image that is read piece by piece, as 8-bit RGB whatever it is stored as.
+    """An image that is read in part and converted to 8-bit RGB.
 
-    Made by :func:`open_image`.
+    Returned by :func:`open_image`.
 
     Parameters
     ----------
     pixels
-        Anything with ``shape``, ``dtype`` and slicing: numpy, dask or zarr array. uint8, uint16, bool or float in 0..1.
+        Array with ``shape``, ``dtype`` and slicing (numpy, dask or zarr); uint8, uint16, bool or float in 0..1.
     axes
-        The axes of ``pixels`` in their order: "y", "x" and, unless the image is grey, "c".
+        The axes of ``pixels`` in order: "y", "x" and, unless the image is greyscale, "c".
     scale
         Full-resolution coordinates times ``scale``, plus ``offset``, are pixels of this image.
     offset
-        Pixel (x, y) of the image at which full-resolution coordinates are 0; negative in a crop.
+        Pixel (x, y) of the image at the origin of full-resolution coordinates; negative in a crop.
     levels
-        The same image at coarser resolutions, finest first, each as ``pixels``.
+        The same image at coarser resolutions, finest first, each in the form of ``pixels``.
     stretches
-        Of a fluorescence image, for the one to three channels to show: the channel, and the values that become black
-        and white. Any data type will do then.
+        Of a fluorescence image, for each of the one to three channels to show: the channel, and the values that are
+        mapped to black and white. ``pixels`` then may be of any data type.
     microns
-        Width of a pixel of this image in micrometres, None if it is not known.
+        Width of a pixel of this image in micrometres, None if unknown.
     recolouring
-        Change of the colours as they are read, see :func:`normalize_stain`.
+        Transformation of the colours when they are read, see :func:`normalize_stain`.
     turn
-        2 x 2 matrix of determinant 1 or -1 that coordinates are multiplied with before ``scale``, of an image that is
-        rotated, mirrored or sheared against them. Patches lie along the axes of the image.
+        2 x 2 matrix of determinant 1 or -1 by which coordinates are multiplied before ``scale``, for an image that is
+        rotated, mirrored or sheared relative to them. Patches are aligned with the axes of the image.
     """
 
     pixels: Any
@@ -91,16 +98,16 @@ class ImageSource:
 
     @property
     def n_channels(self) -> int:
-        """Channels as stored: 1 (grey), 3 (RGB) or 4 (RGBA), any number in fluorescence."""
+        """Number of stored channels: 1 (grey), 3 (RGB), 4 (RGBA), or any in fluorescence."""
         return int(self.pixels.shape[self.axes.index("c")]) if "c" in self.axes else 1
 
     @property
     def is_grey(self) -> bool:
-        """Whether it is stored, or shown, in one channel."""
+        """Whether it has one channel, or shows one."""
         return (len(self.stretches) or self.n_channels) == 1
 
     def to_pixels(self, xy: np.ndarray) -> np.ndarray:
-        """Positions in pixels of this image.
+        """Transform positions to pixels of this image.
 
         Parameters
         ----------
@@ -110,37 +117,37 @@ class ImageSource:
         Returns
         -------
         numpy.ndarray
-            n x 2 pixels.
+            n x 2 positions in pixels.
         """
         turned = xy if self.turn is None else xy @ self.turn.T
         return turned * self.scale + np.asarray(self.offset)
 
     @property
     def matrix(self) -> np.ndarray:
-        """3 x 3 matrix that takes (x, y, 1) of full-resolution coordinates to pixels."""
+        """3 x 3 matrix that maps (x, y, 1) of full-resolution coordinates to pixels."""
         linear = self.scale * (np.eye(2) if self.turn is None else self.turn)
         return np.block([[linear, np.reshape(self.offset, (2, 1))], [np.zeros((1, 2)), np.ones((1, 1))]])
 
     @property
     def extent(self) -> np.ndarray:
-        """Least and greatest (x, y) of the image in full-resolution coordinates, 2 x 2."""
+        """Minimum and maximum (x, y) of the image in full-resolution coordinates, 2 x 2."""
         corners = (
             np.array([[x, y, 1] for x in (0, self.width) for y in (0, self.height)]) @ np.linalg.inv(self.matrix).T
         )
         return np.stack([corners[:, :2].min(axis=0), corners[:, :2].max(axis=0)])
 
     def placed(self, matrix: np.ndarray) -> ImageSource:
-        """Return the image in another place.
+        """Return the image at another position.
 
         Parameters
         ----------
         matrix
-            3 x 3, takes (x, y, 1) of full-resolution coordinates to pixels of the image.
+            3 x 3, maps (x, y, 1) of full-resolution coordinates to pixels of the image.
 
         Returns
         -------
         ImageSource
-            The same pixels, placed by `matrix`.
+            The same pixels, positioned by `matrix`.
         """
         linear, (x, y) = matrix[:2, :2], matrix[:2, 2]
         scale = math.sqrt(abs(np.linalg.det(linear)))
@@ -149,29 +156,29 @@ class ImageSource:
         return replace(self, scale=scale, offset=(float(x), float(y)), turn=turn)
 
     def counted_from(self, origin: np.ndarray) -> ImageSource:
-        """Return the image in coordinates that begin elsewhere.
+        """Return the image in coordinates with another origin.
 
         Parameters
         ----------
         origin
-            (x, y) in full-resolution coordinates where the new ones are 0.
+            (x, y) in full-resolution coordinates of the new origin.
 
         Returns
         -------
         ImageSource
-            The same pixels; coordinates less `origin` are where the coordinates were.
+            The same pixels; `origin` is subtracted from all coordinates.
         """
         shift = np.eye(3)
         shift[:2, 2] = origin
         return self.placed(self.matrix @ shift)
 
     def coarsened(self, factor: float) -> ImageSource:
-        """Return the coarsest level of the image that is fine enough.
+        """Return the coarsest level of the image whose resolution suffices.
 
         Parameters
         ----------
         factor
-            How many times as wide as those of the image its pixels may be.
+            Largest width of its pixels, relative to those of the image.
 
         Returns
         -------
@@ -191,13 +198,13 @@ class ImageSource:
     def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
         """Read the pixel rows ``y0:y1`` and columns ``x0:x1`` as uint8 (y1 - y0) x (x1 - x0) x 3.
 
-        Parts outside the image are mirrored at its border, RGBA is laid over white, grey becomes three equal
-        channels.
+        Outside the image its pixels are mirrored at the border. RGBA is blended with white, and greyscale is repeated
+        in three channels.
 
         Parameters
         ----------
         y0, y1, x0, x1
-            First pixel row, and the one after the last; columns likewise.
+            First pixel row, and the row after the last; columns likewise.
 
         Returns
         -------
@@ -222,20 +229,20 @@ class ImageSource:
         Returns
         -------
         tuple
-            The pixels as stored, with an axis for the channels, and the names of the axes in their order.
+            The stored pixels, with an axis for the channels, and the names of the axes in order.
         """
         lazy = from_array(self.pixels) if not hasattr(self.pixels, "__dask_graph__") else self.pixels
         return (lazy, tuple(self.axes)) if "c" in self.axes else (lazy[None], ("c", *self.axes))
 
     def release(self) -> None:
-        """Let go of decoded JPEG or PNG pixels; they are decoded again when next read."""
+        """Free decoded JPEG or PNG pixels; at the next read the file is opened and decoded again."""
         if isinstance(self.pixels, DecodedFile):
             self.pixels.release()
 
     def for_tasks(self) -> ImageSource:
-        """Return the image as the tasks of a cluster read it: dask arrays are computed in the task that asks.
+        """Return the image for the tasks of a cluster; dask arrays are computed within the task that reads them.
 
-        A file travels as its path, which all workers must reach; an array in memory travels as it is.
+        A file is sent as its path, which all workers must be able to open; an array in memory is sent itself.
 
         Returns
         -------
@@ -247,27 +254,27 @@ class ImageSource:
         )
 
     def fingerprint(self) -> str:
-        """Return a hash that tells this image from others: its pixels in memory, or its file with size and date.
+        """Return a hash that identifies the image: of its pixels in memory, or of the path, size and date of its file.
 
-        Of dask and zarr arrays it is what they are made of and a sample of their pixels.
+        For dask and zarr arrays it is a hash of their definition and of a sample of their pixels.
 
         Returns
         -------
         str
             The hash.
         """
-        told = [self.pixels, self.axes, self.stretches, self.recolouring]
+        identity = [self.pixels, self.axes, self.stretches, self.recolouring]
         if not isinstance(self.pixels, np.ndarray | DecodedFile | TiffLevel | slides.SlideLevel):
-            told.extend(self.sample(slice(None)))
-        return tokenize(*told)
+            identity.extend(self.sample(slice(None)))
+        return tokenize(*identity)
 
     def sample(self, channels: slice) -> Iterator[np.ndarray]:
-        """Read parts of the image that lie evenly over it, as stored.
+        """Read regions evenly distributed over the image, as stored.
 
         Parameters
         ----------
         channels
-            Which of the channels.
+            Channels to read.
 
         Yields
         ------
@@ -285,7 +292,7 @@ class ImageSource:
         return shown if self.recolouring is None else self.recolouring(shown)
 
     def _shown(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
-        """Read as 8-bit RGB, in the colours that are stored."""
+        """Read as 8-bit RGB, in the stored colours."""
         if not self.stretches:
             return _to_rgb(_to_uint8(self._stored(y0, y1, x0, x1, slice(None))))
         shown = np.zeros((y1 - y0, x1 - x0, 1 if len(self.stretches) == 1 else 3), dtype=np.uint8)
@@ -295,7 +302,7 @@ class ImageSource:
         return _to_rgb(shown)
 
     def _stored(self, y0: int, y1: int, x0: int, x1: int, channels: slice) -> np.ndarray:
-        """Rows x columns x channels as stored."""
+        """Read rows x columns x channels as stored."""
         window = {"y": slice(y0, y1), "x": slice(x0, x1), "c": channels}
         block = np.asarray(self.pixels[tuple(window[axis] for axis in self.axes)])
         block = block.transpose([self.axes.index(axis) for axis in "yxc" if axis in self.axes])
@@ -303,9 +310,14 @@ class ImageSource:
 
 
 class _InTask:
-    """Dask array whose pieces are computed where they are read.
+    """Dask array whose chunks are computed in the task that reads them.
 
-    By default a piece would become tasks of the cluster that the reading task waits for, and occupies.
+    By default they would become tasks of the cluster, for which the reading task would wait while it occupies a worker.
+
+    Parameters
+    ----------
+    pixels
+        The dask array.
     """
 
     def __init__(self, pixels: Any) -> None:
@@ -317,13 +329,13 @@ class _InTask:
 
 
 def _ratio(fine: int, coarse: int) -> float:
-    """How much wider the pixels of a level are: a whole number wherever its size is only rounded."""
+    """Ratio of two sizes of an image: an integer if they differ from that ratio by rounding only."""
     whole = round(fine / coarse)
     return whole if abs(fine - whole * coarse) < whole else fine / coarse
 
 
 def _mirrored(start: int, stop: int, size: int) -> np.ndarray:
-    """Indices ``start:stop`` of an axis that is mirrored at its ends without end: d c b a | a b c d | d c b a."""
+    """Indices ``start:stop`` of an axis that is repeatedly mirrored at its ends: d c b a | a b c d | d c b a."""
     index = np.arange(start, stop) % (2 * size)
     return np.where(index < size, index, 2 * size - 1 - index)
 
@@ -335,7 +347,7 @@ def _to_uint8(block: np.ndarray) -> np.ndarray:
         return ((block.astype(np.uint32) + 128) // 257).astype(np.uint8)
     if block.dtype == np.bool_:
         return block.astype(np.uint8) * np.uint8(255)
-    # Resampled images overshoot a little; anything more is another range.
+    # resampling overshoots slightly; larger deviations mean another range
     if not (block.min() >= -0.01 and block.max() <= 1.01):
         msg = (
             f"Expected a float image in 0..1, found values from {block.min():g} to {block.max():g}. "

@@ -5,41 +5,48 @@ from __future__ import annotations
 import numpy as np
 from skimage.transform import AffineTransform, warp
 
-from soscope_scverse import _validation as validation
+from soscope_scverse._validators import POSITIVE_INTEGER, Rules, check_arguments
 from soscope_scverse.im.reading.source import ImageSource
 
 _STRIP_PIXELS = 8_000_000
+_RULES: Rules = {"size": POSITIVE_INTEGER}
 
 
 def thumbnail(source: ImageSource, size: int = 1000) -> tuple[np.ndarray, float]:
-    """Shrink an image by an integer factor, strip by strip.
+    """Downsample an image by an integer factor.
 
     Parameters
     ----------
     source
         Opened image.
     size
-        Longest side of the result in pixels, at most; more of an image that would be left without a row or column.
+        Maximum length of the longest side of the result in pixels; exceeded where a very narrow image would otherwise
+        lose its only row or column.
 
     Returns
     -------
     tuple
-        The small image, height x width x 3 uint8, and the factor from full-resolution coordinates to its pixels. A
-        image that is turned against the coordinates is turned back, over white.
+        The small image, height x width x 3 uint8, and the factor from full-resolution coordinates to its pixels. An
+        image that is rotated, mirrored or sheared relative to the coordinates is aligned with them, on white.
 
     Raises
     ------
     TypeError, ValueError
-        If `source` is no opened image, or `size` is below 1.
+        If `source` is not an opened image, or `size` is below 1.
     """
-    validation.given(thumbnail, locals())
+    check_arguments(locals(), _RULES)
     if not isinstance(source, ImageSource):
         msg = f"Expected an image opened by `im.open_image`, found {type(source).__name__}."
         raise TypeError(msg)
+    return shrunk(source, size)
+
+
+def shrunk(source: ImageSource, size: int = 1000) -> tuple[np.ndarray, float]:
+    """Downsample an opened image by an integer factor; see :func:`thumbnail`."""
     if source.turn is not None:
         return _turned_back(source, size)
     source = source.coarsened(max(source.height, source.width) / size)
-    # The thumbnail begins where coordinates do, since plots know a scale and no place.
+    # starts at the origin of the coordinates, since plots take a scale and no offset
     x, y = (round(shift) for shift in source.offset)
     stop_x, stop_y = source.width - x, source.height - y
     step = min(-(-max(stop_x, stop_y) // size), max(1, min(stop_x, stop_y)))  # at least one row and one column
@@ -50,25 +57,24 @@ def thumbnail(source: ImageSource, size: int = 1000) -> tuple[np.ndarray, float]
         last = min(first + rows, height)
         block = _read_over_white(source, y + first * step, y + last * step, x, x + width * step)
         small[first:last] = block.reshape(last - first, step, width, step, 3).mean(axis=(1, 3))
-    source.release()
     return small, source.scale / step
 
 
 def _turned_back(source: ImageSource, size: int) -> tuple[np.ndarray, float]:
-    """Thumbnail along the axes of the coordinates, of an image that is turned against them."""
-    small, shrunk = thumbnail(source.placed(np.eye(3)), size)
-    to_small = np.diag([shrunk, shrunk, 1.0]) @ source.matrix
-    extent = source.extent[1]  # it begins where coordinates do
-    scale = min(size / extent.max(), source.scale * shrunk)
+    """Thumbnail aligned with the axes of the coordinates."""
+    small, to_thumbnail = shrunk(source.placed(np.eye(3)), size)
+    to_small = np.diag([to_thumbnail, to_thumbnail, 1.0]) @ source.matrix
+    extent = source.extent[1]  # from the origin of the coordinates
+    scale = min(size / extent.max(), source.scale * to_thumbnail)
     columns, rows = np.ceil(extent * scale).astype(int)
-    half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])  # from the middle of a pixel to its corner
+    half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])  # from the centre of a pixel to its corner
     back = np.linalg.inv(half) @ to_small @ np.diag([1 / scale, 1 / scale, 1]) @ half
     turned = warp(small, AffineTransform(back), output_shape=(rows, columns), cval=255, preserve_range=True)
     return np.rint(turned).astype(np.uint8), scale
 
 
 def _read_over_white(source: ImageSource, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
-    """Read pixels that may begin before the image, which is white there."""
+    """Read pixels of which some may be above or left of the image; these are white."""
     block = np.full((y1 - y0, x1 - x0, 3), 255, dtype=np.uint8)
     top, left = max(y0, 0), max(x0, 0)
     if top < y1 and left < x1:

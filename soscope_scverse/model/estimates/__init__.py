@@ -1,1 +1,1 @@
-"""What is estimated from the spots before and after the training."""
+"""What is estimated from the spots before and after training."""

@@ -1,4 +1,4 @@
-"""Image features as the networks see them: standardised, and those of wide encoders reduced once for all steps."""
+"""Projection of the image features: standardised, and reduced once where they are wide."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from scipy.linalg import eigh
 from scipy.linalg.blas import ssyrk
 
 from soscope_scverse._arrays import spread
+from soscope_scverse.module.vae import SoScopeVAE
 
 _MOST_SAMPLED = 20_000  # subspots that the moments are taken from
 _CHUNK_VALUES = 250_000
@@ -24,7 +26,7 @@ class Projection(NamedTuple):
     """n_image_features x n_image_components."""
 
     def __call__(self, features: np.ndarray, spots: np.ndarray) -> np.ndarray:
-        """Projected features of some spots, a chunk at a time.
+        """Projected features of some spots, in chunks.
 
         Parameters
         ----------
@@ -47,12 +49,24 @@ class Projection(NamedTuple):
         return projected
 
 
+def projection_of(module: SoScopeVAE) -> Projection:
+    """Projection that a module was trained with."""
+    return Projection(module.image_mean.cpu().numpy(), module.image_projection.cpu().numpy())
+
+
+def set_projection(module: SoScopeVAE, features: np.ndarray, valid: np.ndarray, spots: np.ndarray) -> None:
+    """Fit the projection of a module; `features`, `valid` and `spots` as in :func:`fit_projection`."""
+    projection = fit_projection(features, valid, module.image_projection.shape[1], spots)
+    module.image_mean.copy_(torch.as_tensor(projection.mean))
+    module.image_projection.copy_(torch.as_tensor(projection.matrix))
+
+
 def fit_projection(features: np.ndarray, valid: np.ndarray, n_components: int, spots: np.ndarray) -> Projection:
     """Standardise image features and reduce those that are wider than `n_components` to their principal components.
 
-    The components are turned until all of them vary alike. Dropping single ones at random, as the decoder does in
-    training, is then a ridge penalty of one strength in every direction of the reduced space, as it is for standardised
-    features that are not reduced; dropping principal components would hold back the strong ones as much as the weak.
+    The components are rotated to equal variance. Dropping single ones at random, as the decoder does in training, is
+    then a ridge penalty of equal strength in every direction of the reduced space, as it is for standardised features
+    that are not reduced; dropping principal components would shrink strong and weak ones alike.
 
     Parameters
     ----------
@@ -61,9 +75,9 @@ def fit_projection(features: np.ndarray, valid: np.ndarray, n_components: int, s
     valid
         n_spots x n_subspots, False for padding.
     n_components
-        Most features that the networks see.
+        Largest number of features after the reduction.
     spots
-        Rows in the order in which they are looked at, of which the result depends by rounding alone.
+        Rows in the order of the computation, which affects the result by rounding only.
     """
     width = features.shape[2]
     spot, subspot = np.nonzero(valid[spots])
@@ -90,7 +104,7 @@ def fit_projection(features: np.ndarray, valid: np.ndarray, n_components: int, s
 def levelling_rotation(variance: np.ndarray) -> np.ndarray:
     """Rotation of uncorrelated coordinates to ones that all have the mean variance.
 
-    One plane rotation after the other brings a coordinate to the mean (Chan and Li, Diagonal elements and eigenvalues
+    Successive plane rotations each bring one coordinate to the mean (Chan and Li, Diagonal elements and eigenvalues
     of a real symmetric matrix, 1983).
 
     Returns

@@ -1,34 +1,37 @@
-"""What is read off the data before and after the training: scales, noise, use of the image, spread of draws."""
+"""Starting values of a training: scales of the features and their noise."""
 
 from __future__ import annotations
 
-import warnings
 from typing import Literal
 
 import numpy as np
 import torch
+from scipy.sparse import csr_matrix
 
-from soscope_scverse._arrays import dense, spread
-from soscope_scverse.model._tiles import Section
-from soscope_scverse.model.estimates.image_evidence import (
-    image_evidence,
-    library_size_noise,
-    local_noise,
-    sample_blocks,
-    within_sections,
-)
-from soscope_scverse.model.estimates.uncertainty import feature_variation
+from soscope_scverse._arrays import Matrix, dense, spread
+from soscope_scverse.model._section import Section
+from soscope_scverse.model.estimates.library_size import library_size_noise
 from soscope_scverse.module.vae import SoScopeVAE
 
-_EVIDENCE = 4.0  # log likelihood ratio; a permuted image reaches it in less than 1 of 100 sections
-_MOST_SAMPLED = 20_000  # spots that starting values are taken from
+_MOST_SAMPLED = 20_000  # spots for starting values
+_MOST_COMPARED = 5_000  # spots that are compared with their neighbours
 
 Sample = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]
 
 
-def set_start(module: SoScopeVAE, section: Section, noise: float | Literal["auto"], *, test_image: bool) -> None:
-    """Set scales, noise of the depth (unless it is given) and whether the image is used, before the training."""
-    module.start_from(*sampled(section, is_counts=module.likelihood.is_counts))
+def set_start(module: SoScopeVAE, section: Section, noise: float | Literal["auto"]) -> None:
+    """Set the scales of the features and the library-size noise before training.
+
+    Parameters
+    ----------
+    module
+        Of an untrained model.
+    section
+        The spots to train on.
+    noise
+        Library-size noise; ``"auto"`` estimates it.
+    """
+    module.start_from(*starting_sample(section, is_counts=module.likelihood.is_counts))
     for i, (part, features) in enumerate(zip(module.likelihood.parts, module.features, strict=True)):
         if part.is_counts:
             module.library_size_noise[i] = (
@@ -36,57 +39,46 @@ def set_start(module: SoScopeVAE, section: Section, noise: float | Literal["auto
                 if noise == "auto"
                 else noise
             )
-    if section.features is not None and test_image:
-        _test_image(module, section)
 
 
-def _test_image(module: SoScopeVAE, section: Section) -> None:
-    """Leave the image out, with a warning, where it tells nothing."""
-    assert section.features is not None
-    rows, blocks = sample_blocks(section.spatial, section.sections)
-    profile = module.transform(module.likelihood.at_mean_size(*_profiles(section, rows))).numpy()
-    image = np.einsum("nk,nkl->nl", section.exposure[rows] / section.size[rows], section.features[rows])
-    sections = section.sections[rows]
-    evidence = image_evidence(
-        within_sections(profile, sections), within_sections(image, sections), section.spatial[rows], blocks
-    )
-    module.uses_image.fill_(evidence > _EVIDENCE)
-    if evidence <= _EVIDENCE:
-        msg = (
-            "The image is left out: it tells nothing of the profiles that their positions do not tell (log "
-            f"likelihood ratio {evidence:.1f}, needed {_EVIDENCE:.0f}). Check that it is the image of this "
-            "section and that positions fit it (`im.check_alignment`); `test_image=False` uses it all the same."
-        )
-        warnings.warn(msg, UserWarning, stacklevel=4)
-
-
-@torch.no_grad()
-def set_variation(module: SoScopeVAE, section: Section) -> None:
-    """Set what draws are made with, after the training, which leaves dispersions about where they start."""
-    for i, (part, features) in enumerate(zip(module.likelihood.parts, module.features, strict=True)):
-        variation = feature_variation(
-            section.x[:, features],
-            section.spatial,
-            section.sections,
-            section.size,
-            is_counts=part.is_counts,
-            library_size_noise=module.library_size_noise[i].item(),
-        )
-        if part.is_counts and not module.per_subspot_dispersion:
-            module.log_dispersion[features] = torch.as_tensor(variation.dispersion).log().to(module.log_dispersion)
-        module.residual_loadings[:, features] = torch.as_tensor(variation.loadings).to(module.residual_loadings)
-        module.residual_length[i] = variation.length
-
-
-def sampled(section: Section, *, is_counts: bool) -> Sample:
-    """Profiles, sizes and batches of enough spots to tell means and variances of the features, and their noise."""
+def starting_sample(section: Section, *, is_counts: bool) -> Sample:
+    """Profiles, sizes and batches of enough spots to estimate means and variances of the features, and their noise."""
     rows = spread(len(section.spatial), _MOST_SAMPLED)
     batches = None if section.batches is None else torch.as_tensor(section.batches[rows])
     # counts start with a noise of their own
     noise = None if is_counts else torch.as_tensor(local_noise(section.x, section.graph), dtype=torch.float32)
-    return *_profiles(section, rows), batches, noise
+    return *dense_profiles(section, rows), batches, noise
 
 
-def _profiles(section: Section, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-    """Profiles and sizes of spots, dense."""
+def dense_profiles(section: Section, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """Profiles, n_rows x n_features, and relative sizes, n_rows x 1, of some spots."""
     return torch.as_tensor(dense(section.x[rows]), dtype=torch.float32), torch.as_tensor(section.size[rows])
+
+
+def local_noise(x: Matrix, graph: csr_matrix) -> np.ndarray:
+    """Variance of every feature that a spot does not share with its neighbours.
+
+    It is the variance of the difference to the mean of the neighbours, corrected for the noise of this mean; linear
+    variation around a spot does not contribute (Gasser, Sroka & Jennen-Steinmetz, Residual variance and residual
+    pattern in nonlinear regression, Biometrika 73, 625, 1986).
+
+    Parameters
+    ----------
+    x
+        n_spots x n_features.
+    graph
+        n_spots x n_spots neighbour graph.
+
+    Returns
+    -------
+    n_features variances; the total variances if no spot has a neighbour.
+    """
+    n_neighbors = np.diff(graph.indptr)
+    rows = np.flatnonzero(n_neighbors)
+    rows = rows[spread(len(rows), _MOST_COMPARED)]
+    if len(rows) == 0:
+        return dense(x).var(axis=0)
+    n = n_neighbors[rows, None]
+    joined = csr_matrix((np.ones(len(graph.indices)), graph.indices, graph.indptr), graph.shape)[rows]
+    residual = dense(x[rows]) - dense(joined @ x) / n
+    return (residual**2 * n / (n + 1)).mean(axis=0)

@@ -1,8 +1,8 @@
-"""How features vary from spot to spot: smoothly in space, or spot by spot.
+"""Width of the posterior intervals: residual variation between and inside spots, and dispersion.
 
-It is read off the spots, not off what a training leaves unexplained. The smooth part is taken to go on at distances
-below that of the spots in the same way as above it, which gives what the spots do not tell of their subspots; the rest
-is the dispersion.
+It is estimated from the spots, not from the residuals of the training. The part of a feature that is smooth in space is
+extrapolated to distances below that of the spots, which gives the variation of the subspots that the spots do not
+determine; the rest is the dispersion.
 """
 
 from __future__ import annotations
@@ -10,25 +10,30 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from scipy.spatial.distance import cdist
+import torch
 from scipy.special import gammaln, logsumexp
 
 from soscope_scverse._arrays import Matrix, dense
-from soscope_scverse.model.estimates.image_evidence import sample_blocks, within_sections
-from soscope_scverse.module.vae import N_RESIDUALS
-from soscope_scverse.pp._graphs import nearest_distance
+from soscope_scverse._gp import TINY, SpectralProcess
+from soscope_scverse.model._section import Section, within_sections
+from soscope_scverse.model.estimates.gp import (
+    MIN_SPOTS,
+    Group,
+    correlation,
+    groups_of,
+    sample_groups,
+)
+from soscope_scverse.module.vae import N_RESIDUALS, SoScopeVAE
 
-_MIN_SPOTS = 8
-_LENGTHS = np.array([0.5, 0.75, 1, 1.5, 2, 3, 4, 6, 8, 12, 20])  # in distances of neighbouring spots
+_LENGTHS = np.array([0.5, 0.75, 1, 1.5, 2, 3, 4, 6, 8, 12, 20])  # in centre-to-centre distances of the spots
 _SHARES = 1 / (1 + np.exp(-np.linspace(-5, 5, 21)))  # of the variance that is smooth in space
 _LOG_DISPERSIONS = np.linspace(-4, 4, 17)
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(5)
-_TINY = 1e-12
 _CHUNK_FEATURES = 256
 
 
 class Variation(NamedTuple):
-    """Variation of the features around what the model predicts of them."""
+    """Variation of the features around the predictions of the model."""
 
     dispersion: np.ndarray
     """n_features: phi of counts, variance of a spot's noise of other data."""
@@ -36,22 +41,48 @@ class Variation(NamedTuple):
     """N_RESIDUALS x n_features: the smooth part of the features is these patterns, each a Gaussian process of variance
     1 with covariance exp(-distance / length), on the log scale of counts."""
     length: float
-    """In distances of neighbouring spots."""
-
-
-class _Block(NamedTuple):
-    """A contiguous group of spots; groups are taken to be independent."""
-
-    rows: np.ndarray
-    distance: np.ndarray
+    """In centre-to-centre distances of the spots."""
 
 
 class _Smooth(NamedTuple):
     """Gaussian processes of the features, all of one length."""
 
-    smooth: np.ndarray
-    noise: np.ndarray
+    process: SpectralProcess
+    """At this length."""
     length: float
+    """In centre-to-centre distances of the spots."""
+    smooth: np.ndarray
+    """n_features variances of the smooth part."""
+    noise: np.ndarray
+    """n_features variances of the noise of the single spot."""
+
+
+@torch.no_grad()
+def set_variation(module: SoScopeVAE, section: Section) -> None:
+    """Set the residual variation and the dispersions of the posterior samples after training.
+
+    Training itself changes dispersions little.
+
+    Parameters
+    ----------
+    module
+        The trained module.
+    section
+        The spots that it was trained on.
+    """
+    for i, (part, features) in enumerate(zip(module.likelihood.parts, module.features, strict=True)):
+        variation = feature_variation(
+            section.x[:, features],
+            section.spatial,
+            section.sections,
+            section.size,
+            is_counts=part.is_counts,
+            library_size_noise=module.library_size_noise[i].item(),
+        )
+        if part.is_counts and not module.per_subspot_dispersion:
+            module.log_dispersion[features] = torch.as_tensor(variation.dispersion).log().to(module.log_dispersion)
+        module.residual_loadings[:, features] = torch.as_tensor(variation.loadings).to(module.residual_loadings)
+        module.residual_length[i] = variation.length
 
 
 def feature_variation(
@@ -67,7 +98,7 @@ def feature_variation(
 
     A feature (counts: its logarithm) is a Gaussian process with an exponential covariance plus noise. One length for
     all features and the variances of each are set by their likelihood. The dispersion of counts is then the one under
-    which the counts of a spot are most likely given what the other spots say of them.
+    which the counts of a spot are most likely given their expectation from the other spots.
 
     Parameters
     ----------
@@ -78,82 +109,59 @@ def feature_variation(
     sections
         n_spots labels; None is one section.
     size
-        Sizes of the spots, n_spots x 1.
+        Relative sizes of the spots, n_spots x 1.
     is_counts
         Whether features are counts.
     library_size_noise
-        Variance of the log depth of the single spot, which is not dispersion.
+        Variance of the log library size of the single spot, which is not dispersion.
 
     Returns
     -------
-    The variation; without a smooth part, and with dispersion 1 of counts, where there are fewer than eight spots.
+    The variation; with fewer than eight spots it has no smooth part, and dispersion 1 for counts.
     """
     sections = np.zeros(len(spatial)) if sections is None else np.asarray(sections)
-    sampled, number = sample_blocks(spatial, sections)
+    sampled, number = sample_groups(spatial, sections)
     x, size = np.asarray(dense(x[sampled]), dtype=float), np.broadcast_to(size, (len(spatial), 1))[sampled]
     y = np.log((x + 0.5) / size) if is_counts else x
     deviation = within_sections(y - y.mean(axis=0), sections[sampled])
-    if len(x) < _MIN_SPOTS:
-        dispersion = np.ones(x.shape[1]) if is_counts else np.maximum(0.5 * deviation.var(axis=0), _TINY)
+    if len(x) < MIN_SPOTS:
+        dispersion = np.ones(x.shape[1]) if is_counts else np.maximum(0.5 * deviation.var(axis=0), TINY)
         return Variation(dispersion, np.zeros((N_RESIDUALS, x.shape[1])), 1.0)
-    blocks = [_block(np.flatnonzero(number == i), spatial[sampled]) for i in range(number.max() + 1)]
-    fit = _fit(blocks, deviation)
-    fitted, others, variance = _predictions(blocks, deviation, fit)
-    dispersion = np.maximum(fit.noise, _TINY)
+    fit = _fit(groups_of(spatial[sampled], number), deviation)
+    others, variance = fit.process.left_out(fit.smooth, fit.noise)
+    dispersion = np.maximum(fit.noise, TINY)
     if is_counts:
         typical, log_variance = size * np.exp(y - deviation + others), variance + library_size_noise
         parts = [slice(start, start + _CHUNK_FEATURES) for start in range(0, x.shape[1], _CHUNK_FEATURES)]
         dispersion = np.concatenate([_dispersion(x[:, p], typical[:, p], log_variance[:, p]) for p in parts])
+    fitted = fit.process.fitted(fit.smooth, fit.noise)
     return Variation(dispersion, _loadings(fitted) * fit.smooth**0.5, fit.length)
 
 
-def _block(rows: np.ndarray, spatial: np.ndarray) -> _Block:
-    own = spatial[rows]
-    return _Block(rows, cdist(own, own) / nearest_distance(np.unique(own, axis=0)))
+def _fit(groups: list[Group], y: np.ndarray) -> _Smooth:
+    """The most likely length for all features together, and the expected variances of each at this length."""
 
+    def process_of(length: float) -> SpectralProcess:
+        correlations = [correlation(group.distance, length) for group in groups]
+        return SpectralProcess(correlations, [group.rows for group in groups], y)
 
-def _fit(blocks: list[_Block], y: np.ndarray) -> _Smooth:
-    """The length that is most likely for all features together, and at this length the expected variances of each."""
-    square = np.zeros((len(_LENGTHS), len(_SHARES), y.shape[1]))
-    volume = np.zeros((len(_LENGTHS), len(_SHARES), 1))
-    for rows, distance in blocks:
-        for i, length in enumerate(_LENGTHS):
-            values, vectors = np.linalg.eigh(np.exp(-distance / length))
-            spectrum = np.outer(_SHARES, values) + (1 - _SHARES)[:, None]
-            square[i] += (1 / spectrum) @ (vectors.T @ y[rows]) ** 2
-            volume[i] += np.log(spectrum).sum(axis=1, keepdims=True)
-    n = len(y)
-    total = np.maximum(square / n, _TINY)  # the most likely variance for each length and share
-    log_likelihood = -0.5 * (n * np.log(total) + volume)
+    grid = [process_of(length).log_likelihood(_SHARES) for length in _LENGTHS]
+    log_likelihood, total = (np.stack(values) for values in zip(*grid, strict=True))
     best = int(logsumexp(log_likelihood, axis=1).sum(axis=1).argmax())
     weight = np.exp(log_likelihood[best] - logsumexp(log_likelihood[best], axis=0))
-    smooth, noise = (weight * total[best] * share[:, None] for share in (_SHARES, 1 - _SHARES))
-    return _Smooth(smooth.sum(axis=0), noise.sum(axis=0), float(_LENGTHS[best]))
-
-
-def _predictions(blocks: list[_Block], y: np.ndarray, fit: _Smooth) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The smooth part at every spot given all spots, and its mean and variance given all others."""
-    fitted, others, variance = np.empty_like(y), np.empty_like(y), np.empty_like(y)
-    for rows, distance in blocks:
-        values, vectors = np.linalg.eigh(np.exp(-distance / fit.length))
-        inverse = 1 / (np.outer(values, fit.smooth) + fit.noise)
-        precision = vectors**2 @ inverse
-        weighted = vectors @ (inverse * (vectors.T @ y[rows]))
-        fitted[rows] = y[rows] - fit.noise * weighted
-        others[rows] = y[rows] - weighted / precision
-        variance[rows] = np.maximum(1 / precision - fit.noise, _TINY)
-    return fitted, others, variance
+    smooth, noise = ((weight * total[best] * share[:, None]).sum(axis=0) for share in (_SHARES, 1 - _SHARES))
+    length = float(_LENGTHS[best])
+    return _Smooth(process_of(length), length, smooth, noise)
 
 
 def _dispersion(x: np.ndarray, typical: np.ndarray, log_variance: np.ndarray) -> np.ndarray:
-    """Expected phi of counts whose means are log-normal around `typical` times a factor.
+    """Expected phi, n_features, of counts whose means are log-normal around `typical` times a factor.
 
-    A priori log phi is N(0, 1).
+    The prior of log phi is N(0, 1).
     """
     mean = typical * np.exp(log_variance / 2)
-    typical = (
-        typical * np.maximum(x.mean(axis=0), _TINY) / mean.mean(axis=0)
-    )  # the log of a count is not that of its mean
+    # the expected log of a count is not the log of its mean
+    typical = typical * np.maximum(x.mean(axis=0), TINY) / mean.mean(axis=0)
     scores = np.stack([_score(x, typical, log_variance, log_phi) for log_phi in _LOG_DISPERSIONS])
     log_posterior = scores - 0.5 * _LOG_DISPERSIONS[:, None] ** 2
     weight = np.exp(log_posterior - logsumexp(log_posterior, axis=0))
@@ -163,7 +171,7 @@ def _dispersion(x: np.ndarray, typical: np.ndarray, log_variance: np.ndarray) ->
 def _score(x: np.ndarray, typical: np.ndarray, log_variance: np.ndarray, log_phi: float) -> np.ndarray:
     """Log likelihood of every feature for one dispersion, the log mean integrated out by quadrature.
 
-    The nodes lie around what prior and count together tell of the log mean, as many molecules tell it precisely.
+    The nodes are centred on the approximate posterior of the log mean, which is narrow where counts are large.
     """
     phi, prior = np.exp(log_phi), np.log(typical)
     variance = 1 / (1 / log_variance + (x + 1) / (1 + phi))
@@ -171,7 +179,7 @@ def _score(x: np.ndarray, typical: np.ndarray, log_variance: np.ndarray, log_phi
     at_nodes = []
     for node in _NODES:
         log_mean = centre + np.sqrt(variance) * node
-        shape = np.maximum(np.exp(log_mean) / phi, _TINY)
+        shape = np.maximum(np.exp(log_mean) / phi, TINY)
         counts = gammaln(x + shape) - gammaln(shape) - shape * np.log1p(phi)
         at_nodes.append(counts - 0.5 * (log_mean - prior) ** 2 / log_variance + 0.5 * node**2)
     weight = (_WEIGHTS / _WEIGHTS.sum())[:, None, None]
@@ -180,11 +188,11 @@ def _score(x: np.ndarray, typical: np.ndarray, log_variance: np.ndarray, log_phi
 
 
 def _loadings(fitted: np.ndarray) -> np.ndarray:
-    """Patterns whose random sums correlate as the smooth parts of the features do, with variance 1 for each."""
+    """Patterns, N_RESIDUALS x n_features, whose random sums correlate as the smooth parts do, of variance 1 each."""
     scale = fitted.std(axis=0)
     standard = (fitted - fitted.mean(axis=0)) / np.where(scale > 0, scale, 1)
     _, size, patterns = np.linalg.svd(standard, full_matrices=False)
     n = min(N_RESIDUALS, len(size))
     loadings = np.zeros((N_RESIDUALS, fitted.shape[1]))
     loadings[:n] = size[:n, None] * patterns[:n]
-    return loadings / np.maximum(np.sqrt((loadings**2).sum(axis=0)), _TINY)
+    return loadings / np.maximum(np.sqrt((loadings**2).sum(axis=0)), TINY)

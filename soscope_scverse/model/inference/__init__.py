@@ -1,1 +1,1 @@
-"""From a trained module to the profiles of the subspots."""
+"""Results of a trained model."""

@@ -1,43 +1,50 @@
-"""The trained model at positions that are no subspots: cells, finer divisions, gaps between the spots."""
+"""Predictions at given positions: cells, finer partitions, gaps between the spots."""
 
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
+from mudata import MuData
 from scipy.spatial import cKDTree
 
 from soscope_scverse import _keys as keys
-from soscope_scverse import _validation as check
-from soscope_scverse.model._tiles import Section, Tiles, weights_at
-from soscope_scverse.model.estimates.image_projection import Projection
-from soscope_scverse.model.inference.processes import Processes
-from soscope_scverse.model.inference.result import latent_states, spatial_uns
+from soscope_scverse import _read as read
+from soscope_scverse._validators import POSITIVE_INTEGER, Rules
+from soscope_scverse.model._interpolation import weights_at
+from soscope_scverse.model._section import Section
+from soscope_scverse.model._tiles import Tiles
+from soscope_scverse.model.estimates.image_projection import Projection, projection_of
+from soscope_scverse.model.inference.posterior import Posterior
+from soscope_scverse.model.inference.result import profile_slots, spatial_uns, with_profiles
 from soscope_scverse.model.inference.store import Arrays
-from soscope_scverse.module.vae import SoScopeVAE
 from soscope_scverse.pp._graphs import nearest_distance
 
-_CHUNK_VALUES = 5_000_000
-_FAR = 2.0
-"""Distances of neighbouring spots beyond which a position has no spot near it."""
+PREDICT_RULES: Rules = {"batch_size": POSITIVE_INTEGER.or_(None)}
+"""Of :meth:`SoScope.predict`."""
+
+_CHUNK_VALUES = 5_000_000  # decoded at once
+_FAR = 2.0  # from all spots, in centre-to-centre distances: predictions are extrapolated
 
 
 class Positions(NamedTuple):
-    """Where to predict, and what is known there."""
+    """Positions to predict at."""
 
     xy: np.ndarray
     """n_positions x 2."""
     exposure: np.ndarray
     """n_positions shares of a spot."""
     features: np.ndarray | None
-    """n_positions x n_image_features as the encoder gives them."""
+    """n_positions x n_image_features, before their projection."""
     rows: np.ndarray
-    """Spots of the section that holds the positions."""
+    """Rows of the spots of the section that contains the positions."""
 
     def part(self, which: slice) -> Positions:
         """Some of the positions."""
@@ -45,8 +52,47 @@ class Positions(NamedTuple):
         return Positions(self.xy[which], self.exposure[which], features, self.rows)
 
 
-def table(positions: np.ndarray | pd.DataFrame | AnnData, n_positions: int) -> pd.DataFrame:
-    """Names of the positions and whatever else is given of them."""
+def predicted_profiles(
+    posterior: Posterior,
+    positions: np.ndarray | pd.DataFrame | AnnData,
+    image_features: np.ndarray | None,
+    exposure: float | np.ndarray | None,
+    library_id: str | None,
+    batch_size: int | None,
+    out: Path | None,
+) -> AnnData | MuData:
+    """Expected profiles at positions, see :meth:`SoScope.predict`.
+
+    Parameters
+    ----------
+    posterior
+        Spots of the section.
+    positions, image_features, exposure, library_id, batch_size
+        See :meth:`SoScope.predict`.
+    out
+        Path that can be written to; None is memory.
+    """
+    module, inputs, tiles = posterior.module, posterior.inputs, posterior.tiles
+    xy = read.xy(positions)
+    spots = inputs.spots()
+    rows = read.rows_of_section(spots, inputs.library_key, library_id)
+    features = checked_features(image_features, len(xy), len(module.image_mean) if module.uses_image else 0)
+    trained = tiles.section.exposure[rows]
+    exposure = checked_exposure(trained[trained > 0].mean() if exposure is None else exposure, len(xy))
+    warn_far(tiles.section.spatial[rows], xy)
+    obs = positions_table(positions, len(xy))
+    if inputs.library_key is not None:
+        obs[inputs.library_key] = pd.Categorical(tiles.section.sections[rows[:1]].repeat(len(xy)))
+    frame = positions_frame(xy, obs, spots, inputs.library_key)
+    size = batch_size or max(1, _CHUNK_VALUES // module.n_features)
+    fill = partial(
+        fill_positions, posterior=posterior, positions=Positions(xy, exposure, features, rows), batch_size=size
+    )
+    return posterior.like_inputs(with_profiles(frame, out, profile_slots(0), size, fill, posterior.processes))
+
+
+def positions_table(positions: np.ndarray | pd.DataFrame | AnnData, n_positions: int) -> pd.DataFrame:
+    """Return ``obs`` of the positions: their names and the other columns that were given."""
     if isinstance(positions, AnnData):
         return positions.obs.copy()
     if isinstance(positions, pd.DataFrame):
@@ -58,26 +104,13 @@ def table(positions: np.ndarray | pd.DataFrame | AnnData, n_positions: int) -> p
     return pd.DataFrame(index=[f"position_{i}" for i in range(n_positions)])
 
 
-def section_rows(sections: np.ndarray, library_id: str | None) -> np.ndarray:
-    """Spots of one section; `library_id` may be left out where there is no other."""
-    names = np.unique(sections)
-    if library_id is None and len(names) == 1:
-        library_id = names[0]
-    if library_id not in names:
-        msg = (
-            f"Expected `library_id` to be the section of the positions, one of {names.tolist()}; found {library_id!r}."
-        )
-        raise ValueError(msg)
-    return np.flatnonzero(sections == library_id)
-
-
 def checked_features(features: np.ndarray | None, n_positions: int, width: int) -> np.ndarray | None:
-    """Image features of the positions; None where the model looks at none (`width` 0)."""
+    """Return the image features of the positions; None if the model uses none (`width` 0)."""
     if not width:
         return None
     if features is not None:
-        with np.errstate(over="ignore"):  # what is too large for the networks is refused as infinite
-            features = check.numbers("`image_features`", features).astype(np.float32)
+        with np.errstate(over="ignore"):  # values too large for float32 are refused as infinite
+            features = read.numbers("`image_features`", features).astype(np.float32)
     if features is None or np.shape(features) != (n_positions, width) or not np.isfinite(features).all():
         found = "none" if features is None else f"shape {np.shape(features)}, finite={np.isfinite(features).all()}"
         msg = (
@@ -89,8 +122,8 @@ def checked_features(features: np.ndarray | None, n_positions: int, width: int) 
 
 
 def checked_exposure(exposure: float | np.ndarray, n_positions: int) -> np.ndarray:
-    """Exposure of every position."""
-    exposure = check.numbers("`exposure`", exposure).astype(np.float32)
+    """Return the exposure of every position."""
+    exposure = read.numbers("`exposure`", exposure).astype(np.float32)
     if exposure.shape not in ((), (n_positions,)) or not (np.isfinite(exposure) & (exposure > 0)).all():
         msg = f"Expected `exposure` to be positive, one number or {n_positions}, found shape {exposure.shape}."
         raise ValueError(msg)
@@ -98,7 +131,7 @@ def checked_exposure(exposure: float | np.ndarray, n_positions: int) -> np.ndarr
 
 
 def positions_frame(xy: np.ndarray, obs: pd.DataFrame, spots: AnnData, library_key: str | None) -> AnnData:
-    """AnnData of the positions without their profiles."""
+    """Return an AnnData of the positions without profiles."""
     frame = AnnData(obs=obs, var=spots.var.copy(), obsm={keys.SPATIAL: xy})
     spatial = spatial_uns(spots, frame, library_key)
     record = {"version": version("soscope-scverse")}
@@ -109,60 +142,41 @@ def positions_frame(xy: np.ndarray, obs: pd.DataFrame, spots: AnnData, library_k
     return frame
 
 
-def block_positions(n_features: int) -> int:
-    """How many positions to decode at once."""
-    return max(1, _CHUNK_VALUES // n_features)
-
-
 def warn_far(spots: np.ndarray, xy: np.ndarray) -> None:
-    """Warn of positions that no spot is near to."""
+    """Warn of positions without a nearby spot."""
     far = cKDTree(spots).query(xy)[0] > _FAR * nearest_distance(spots)
     if far.any():
         warnings.warn(
-            f"{far.sum()} of {len(xy)} positions are farther than {_FAR:g} distances of neighbouring spots from all "
-            "spots: what is predicted there is extrapolated from the nearest ones.",
+            f"{far.sum()} of {len(xy)} positions are farther than {_FAR:g} centre-to-centre distances from all spots: "
+            "predictions there are extrapolated from the nearest spots.",
             UserWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
 @torch.inference_mode()
-def fill_positions(
-    arrays: Arrays,
-    module: SoScopeVAE,
-    tiles: Tiles,
-    positions: Positions,
-    projection: Projection,
-    *,
-    batch_size: int,
-    processes: Processes,
-) -> None:
-    """Write the expected profiles at any positions, block by block, to ``arrays["X"]`` of the first process.
+def fill_positions(arrays: Arrays, posterior: Posterior, positions: Positions, *, batch_size: int) -> None:
+    """Write the expected profiles at positions, block by block, to ``arrays["X"]`` of the first process.
 
     Parameters
     ----------
     arrays
         n_positions x n_features; empty on all processes but the first.
-    module
-        Trained module.
-    tiles
-        The spots that the latent states are of.
+    posterior
+        Spots whose latent states are interpolated.
     positions
-        Where to predict.
-    projection
-        Of the image features.
+        Positions to predict at.
     batch_size
         Positions decoded at once.
-    processes
-        Who takes part.
     """
-    states = latent_states(module, tiles, processes)
+    module, processes = posterior.module, posterior.processes
+    states, projection = posterior.latent_states(), projection_of(module)
     for turn, start in enumerate(range(0, len(positions.xy), batch_size)):
         rows = slice(start, start + batch_size)
         block = positions.part(rows)
         values = None
         if processes.takes(turn):
-            batch = _batch(block, tiles, projection)
+            batch = _batch(block, posterior.tiles, projection)
             batch = {name: value.to(states.mean.device) for name, value in batch.items()}
             values = module.generative(batch, states.mean)["subspots"].mean.squeeze(1)
         values = processes.to_first(values, turn, (len(block.xy), module.n_features))
@@ -171,7 +185,7 @@ def fill_positions(
 
 
 def _batch(positions: Positions, tiles: Tiles, projection: Projection) -> dict[str, torch.Tensor]:
-    """What the decoder is given: every position is the only subspot of a spot of its own."""
+    """Inputs of the decoder: every position is the only subspot of a spot of its own."""
     section: Section = tiles.section
     near, weights = weights_at(
         section.spatial[positions.rows], positions.xy, kind=tiles.interpolation, bandwidth=tiles.bandwidth

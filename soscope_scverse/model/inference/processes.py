@@ -1,4 +1,4 @@
-"""What the processes of a distributed run do together."""
+"""Communication of the processes of a distributed run."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from torch import Tensor, distributed
 
 
 class Processes(NamedTuple):
-    """The processes that share the work, and which of them this is; alone unless said otherwise.
-
-    Tensors travel on `device`, since some backends know only those of a GPU.
-    """
+    """The processes that share the work; a single one by default."""
 
     rank: int = 0
+    """Of this process."""
     n: int = 1
+    """Number of processes."""
     device: torch.device = torch.device("cpu")
+    """Device for communication; some backends send tensors of a GPU only."""
 
     @classmethod
     def of_group(cls, device: torch.device) -> Processes:
-        """The processes of torch's default group."""
+        """Return the processes of torch's default group."""
         return cls(distributed.get_rank(), distributed.get_world_size(), device)
 
     @property
@@ -30,7 +30,7 @@ class Processes(NamedTuple):
         return self.rank == 0
 
     def takes(self, turn: int) -> bool:
-        """Whether a piece of work is this process's; they take turns."""
+        """Whether this process does the piece of work number `turn`."""
         return turn % self.n == self.rank
 
     def add_up(self, values: np.ndarray) -> np.ndarray:
@@ -42,7 +42,7 @@ class Processes(NamedTuple):
         return total.cpu().numpy()
 
     def to_first(self, values: Tensor | None, turn: int, shape: tuple[int, ...]) -> Tensor | None:
-        """Float32 values from the process that made them to the first one; None on all others."""
+        """Send float32 values from the process that computed them to the first one; None on all others."""
         source = turn % self.n
         if source == 0:
             return values if self.is_first else None
@@ -55,13 +55,13 @@ class Processes(NamedTuple):
         return None
 
     def from_first(self, values: np.ndarray) -> None:
-        """Fill an array of every process with that of the first one."""
+        """Overwrite an array of every process by that of the first one."""
         if self.n > 1:
             sent = torch.as_tensor(values, device=self.device)
             distributed.broadcast(sent, 0)
             values[...] = sent.cpu().numpy()
 
     def wait(self) -> None:
-        """Wait until all processes have come this far."""
+        """Wait for all processes."""
         if self.n > 1:
             distributed.barrier()

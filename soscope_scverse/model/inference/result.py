@@ -1,4 +1,4 @@
-"""From a trained module to the AnnData of subspots."""
+"""Enhanced profiles and posterior samples of the subspots, in memory or on disk."""
 
 from __future__ import annotations
 
@@ -12,51 +12,108 @@ import pandas as pd
 import torch
 import zarr
 from anndata import AnnData
+from mudata import MuData
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from soscope_scverse import _keys as keys
-from soscope_scverse import _validation as check
-from soscope_scverse.model._tiles import Tiles, contiguous_groups
+from soscope_scverse import _read as read
+from soscope_scverse._validators import POSITIVE_INTEGER, Choice, Number, Rules
+from soscope_scverse.model._tiles import Tiles
+from soscope_scverse.model.inference.posterior import Posterior
 from soscope_scverse.model.inference.processes import Processes
-from soscope_scverse.model.inference.sampler import LatentStates, Sampler
+from soscope_scverse.model.inference.sampler import Sampler
 from soscope_scverse.model.inference.store import Arrays, new_array, new_store, open_lazily
-from soscope_scverse.module.vae import SoScopeVAE
 from soscope_scverse.pp._geometry import fine_array_index
 from soscope_scverse.pp._graphs import nearest_distance
 
+ENHANCED_RULES: Rules = {
+    "expectation": Choice(("conditional", "decoded")),
+    "n_samples": Number(0, integer=True),
+    "batch_size": POSITIVE_INTEGER.or_(None),
+}
+"""Of :meth:`SoScope.get_enhanced`."""
+
+SAMPLE_RULES: Rules = {**ENHANCED_RULES, "n_samples": POSITIVE_INTEGER}
+"""Of :meth:`SoScope.sample_enhanced`."""
+
 _CHUNK_VALUES = 5_000_000  # subspot values decoded at once: 20 MB a tensor
-_DRAWN_VALUES = 50_000_000  # the same of all draws together
-_LATENT_SPOTS = 2048
+_SAMPLED_VALUES = 50_000_000  # the same for all posterior samples together
 _QUANTILES = {keys.Q05: 0.05, keys.Q95: 0.95}
 
 
-@torch.inference_mode()
-def latent_states(module: SoScopeVAE, tiles: Tiles, processes: Processes) -> LatentStates:
-    """Latent states of all spots, tile by tile; on the module's device."""
-    module.eval()
-    device = _device(module)
-    states = np.zeros((2, tiles.n_spots, module.encoder.mean.out_features), np.float32)
-    groups = contiguous_groups(tiles.section.spatial, tiles.section.sections, _LATENT_SPOTS)
-    for turn, group in enumerate(groups):
-        if processes.takes(turn):
-            own = np.sort(group)
-            tile = {name: value.to(device) for name, value in tiles.tile(own).items()}
-            qz = module.inference(tile)["qz"]
-            states[0, own], states[1, own] = (part[tile["own"]].cpu().numpy() for part in (qz.loc, qz.scale))
-    return LatentStates(*torch.as_tensor(processes.add_up(states), device=device))
+def enhanced_profiles(
+    posterior: Posterior,
+    expectation: str,
+    n_samples: int,
+    batch_size: int | None,
+    out: Path | None,
+    uns: Mapping[str, Any],
+) -> AnnData | MuData:
+    """Enhanced profiles of all subspots, see :meth:`SoScope.get_enhanced`.
+
+    Parameters
+    ----------
+    posterior
+        The spots.
+    expectation, n_samples, batch_size
+        See :meth:`SoScope.get_enhanced`.
+    out
+        Path that can be written to; None is memory.
+    uns
+        Further entries of ``uns``.
+    """
+    inputs, tiles, processes = posterior.inputs, posterior.tiles, posterior.processes
+    spots = inputs.spots()
+    frame = result_frame(spots, features_key=inputs.features_key, library_key=inputs.library_key, uns=uns)
+    size = batch_size or block_spots(tiles, posterior.module.n_features, n_samples)
+    kept = result_rows(spots)[tiles.section.exposure > 0]
+    sampler = posterior.sampler(expectation, n_samples)
+
+    def fill(arrays: Arrays) -> None:
+        fill_profiles({slot: SomeRows(array, kept) for slot, array in arrays.items()}, sampler, size, processes)
+
+    chunk_rows = size * tiles.section.exposure.shape[1]
+    slots = profile_slots(n_samples, counts=sampler.samples_counts)
+    return posterior.like_inputs(with_profiles(frame, out, slots, chunk_rows, fill, processes))
 
 
-def places(n_samples: int, *, counts: bool = False) -> list[str]:
-    """Where the result has arrays of subspots x features; `counts` is one draw that adds up to observed counts."""
-    drawn = [keys.STD, *_QUANTILES, *([keys.SAMPLED_COUNTS] if counts else [])]
-    return ["X", *(f"layers/{name}" for name in drawn if n_samples)]
+def posterior_samples(
+    posterior: Posterior, expectation: str, n_samples: int, batch_size: int | None, out: Path | None
+) -> np.ndarray | zarr.Array:
+    """Posterior samples of all subspots, see :meth:`SoScope.sample_enhanced`.
+
+    Parameters
+    ----------
+    posterior
+        The spots.
+    expectation, n_samples, batch_size
+        See :meth:`SoScope.sample_enhanced`.
+    out
+        Path that can be written to; None is memory.
+    """
+    tiles, processes, n_features = posterior.tiles, posterior.processes, posterior.module.n_features
+    size = batch_size or block_spots(tiles, n_features, n_samples)
+    kept = result_rows(posterior.inputs.spots())[tiles.section.exposure > 0]
+    sampler = posterior.sampler(expectation, n_samples)
+
+    def fill(array: Any) -> None:
+        fill_samples(SomeRows(array, kept), sampler, size, processes)
+
+    shape = n_samples, int(kept.sum()), n_features
+    return with_samples(shape, out, size * tiles.section.exposure.shape[1], fill, processes)
+
+
+def profile_slots(n_samples: int, *, counts: bool = False) -> list[str]:
+    """Slots of the result that hold n_targets x n_features; `counts` adds one sample that sums to observed counts."""
+    sampled = [keys.STD, *_QUANTILES, *([keys.SAMPLED_COUNTS] if counts else [])]
+    return ["X", *(f"layers/{name}" for name in sampled if n_samples)]
 
 
 def block_spots(tiles: Tiles, n_features: int, n_samples: int) -> int:
-    """How many spots to decode at once."""
+    """Number of spots to decode at once."""
     values = tiles.section.exposure.shape[1] * n_features
-    return max(1, min(_CHUNK_VALUES, _DRAWN_VALUES // max(n_samples, 1)) // values)
+    return max(1, min(_CHUNK_VALUES, _SAMPLED_VALUES // max(n_samples, 1)) // values)
 
 
 def fill_profiles(arrays: Arrays, sampler: Sampler, batch_size: int, processes: Processes) -> None:
@@ -65,42 +122,42 @@ def fill_profiles(arrays: Arrays, sampler: Sampler, batch_size: int, processes: 
     Parameters
     ----------
     arrays
-        n_targets x n_features for each of :func:`places`; empty on all processes but the first.
+        n_targets x n_features for each of :func:`profile_slots`; empty on all processes but the first.
     sampler
-        The section, in the order of the result, and its draws, if any.
+        Of the section, in the order of the result.
     batch_size
         Spots decoded at once.
     processes
-        Who takes part.
+        Those that share the work.
     """
-    names = places(sampler.n_samples, counts=sampler.samples_counts)
+    slots = profile_slots(sampler.n_samples, counts=sampler.samples_counts)
 
     def write(rows: slice, values: np.ndarray) -> None:
-        for name, value in zip(names, values, strict=True):
-            arrays[name][rows] = value
+        for slot, value in zip(slots, values, strict=True):
+            arrays[slot][rows] = value
 
-    _in_blocks(sampler.tiles, batch_size, len(names), lambda spots: _decoded(sampler, spots), write, processes)
+    _in_blocks(sampler.tiles, batch_size, len(slots), lambda spots: _decoded(sampler, spots), write, processes)
 
 
 def fill_samples(array: Any, sampler: Sampler, batch_size: int, processes: Processes) -> None:
-    """Write all draws, n_samples x n_targets x n_features; parameters as of :func:`fill_profiles`."""
+    """Write all samples, n_samples x n_targets x n_features; parameters as in :func:`fill_profiles`."""
 
     def write(rows: slice, values: np.ndarray) -> None:
         array[rows] = values
 
     def block(spots: np.ndarray) -> Tensor:
-        return sampler.draw(spots)[:, torch.as_tensor(sampler.tiles.section.exposure[spots] > 0)]
+        return sampler.sample(spots)[:, torch.as_tensor(sampler.tiles.section.exposure[spots] > 0)]
 
     _in_blocks(sampler.tiles, batch_size, sampler.n_samples, block, write, processes)
 
 
 def _decoded(sampler: Sampler, spots: np.ndarray) -> Tensor:
-    """Profiles of the valid subspots of some spots: mean and, with draws, what is told of them, one after the other."""
+    """Mean and statistics of the samples for the valid subspots of some spots, n_arrays x n_targets x n_features."""
     values = [sampler.mean(spots)]
     if sampler.n_samples:
-        draws = sampler.draw(spots)
-        values += [draws.std(dim=0, correction=0), *(draws.quantile(q, dim=0) for q in _QUANTILES.values())]
-        values += [draws[0]] if sampler.samples_counts else []
+        samples = sampler.sample(spots)
+        values += [samples.std(dim=0, correction=0), *(samples.quantile(q, dim=0) for q in _QUANTILES.values())]
+        values += [samples[0]] if sampler.samples_counts else []
     valid = torch.as_tensor(sampler.tiles.section.exposure[spots] > 0)
     return torch.stack([value[valid] for value in values])
 
@@ -113,7 +170,7 @@ def _in_blocks(
     write: Callable[[slice, np.ndarray], None],
     processes: Processes,
 ) -> None:
-    """Make n_arrays x n_targets x n_features values of `size` spots at a time; the first process writes them."""
+    """Compute n_arrays x n_targets x n_features values for `size` spots at a time; the first process writes them."""
     starts = range(0, tiles.n_spots, size)
     progress = tqdm(starts, desc="Enhancing", unit="block", delay=5, disable=None if processes.is_first else True)
     for turn, start in enumerate(progress):
@@ -125,12 +182,8 @@ def _in_blocks(
             write(rows, values.cpu().numpy())
 
 
-def _device(module: SoScopeVAE) -> torch.device:
-    return next(module.parameters()).device
-
-
 def result_rows(adata: AnnData) -> np.ndarray:
-    """Which subspots are rows of a result, n_spots x n_subspots: neither padding nor a spot that holds no cell."""
+    """Which subspots are rows of a result, n_spots x n_subspots: neither padding nor a spot without cells."""
     valid = np.asarray(adata.obsm[keys.EXPOSURE]) > 0
     if keys.SUBSPOT_NAMES in adata.obsm:
         valid &= np.asarray(adata.obsm[keys.SUBSPOT_NAMES]) != ""
@@ -138,14 +191,14 @@ def result_rows(adata: AnnData) -> np.ndarray:
 
 
 class SomeRows:
-    """An array whose rows are some of those that are written to it; the others are dropped.
+    """An array that keeps some of the rows that are written to it and drops the others.
 
     Parameters
     ----------
     array
-        Takes the rows to keep, next to each other; n_targets x n_features or several of these.
+        Receives the rows to keep, contiguously; n_targets x n_features or several of these.
     kept
-        For every row that is written whether to keep it.
+        For every written row whether to keep it.
     """
 
     def __init__(self, array: Any, kept: np.ndarray) -> None:
@@ -160,7 +213,7 @@ class SomeRows:
 def result_frame(
     adata: AnnData, *, features_key: str | None, library_key: str | None, uns: Mapping[str, Any]
 ) -> AnnData:
-    """AnnData of the subspots of `adata` without their profiles.
+    """Return an AnnData of the subspots of `adata` without profiles.
 
     Parameters
     ----------
@@ -169,7 +222,7 @@ def result_frame(
     features_key
         Slot of ``obsm`` with the image features, if any.
     library_key
-        Column of ``obs`` that tells the sections.
+        Column of ``obs`` with the sections.
     uns
         Further entries of ``uns``.
     """
@@ -184,7 +237,7 @@ def result_frame(
         obs[library_key] = adata.obs[library_key].to_numpy()[spot]
         obs[library_key] = obs[library_key].astype("category")
     info = adata.uns.get(keys.SUBSPOTS, {})
-    array = check.array_index(adata)
+    array = read.array_index(adata)
     if array is not None and "array_steps" in info:
         obs[["array_col", "array_row"]] = fine_array_index(array, info)[valid]
     frame = AnnData(obs=obs, var=adata.var.copy())
@@ -197,59 +250,64 @@ def result_frame(
 
 
 def _targets(values: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """Rows of the valid subspots; no copy where there is no padding, since image features may be large."""
+    """Rows of the valid subspots; no copy without padding, since image features may be large."""
     rows = np.asarray(values).reshape(valid.size, -1)
     return rows if valid.all() else rows[valid.ravel()]
 
 
 def with_profiles(
-    frame: AnnData, out: Path | None, places: list[str], chunk_rows: int, fill: Callable[[Arrays], None], who: Processes
+    frame: AnnData,
+    out: Path | None,
+    slots: list[str],
+    chunk_rows: int,
+    fill: Callable[[Arrays], None],
+    processes: Processes,
 ) -> AnnData:
     """Fill the profiles of a result in memory, or on disk if `out` is given; all processes get the result."""
     if out is None:
-        arrays = {place: np.empty(frame.shape, np.float32) for place in places}
+        arrays = {slot: np.empty(frame.shape, np.float32) for slot in slots}
         fill(arrays)
         frame = frame.copy()  # its arrays may be those of the spots
-        for place, values in arrays.items():
-            who.from_first(values)
-            if place == "X":
+        for slot, values in arrays.items():
+            processes.from_first(values)
+            if slot == "X":
                 frame.X = values
             else:
-                frame.layers[place.removeprefix("layers/")] = values
+                frame.layers[slot.removeprefix("layers/")] = values
         return frame
-    if who.is_first:
-        with new_store(out, frame, places, chunk_rows) as arrays:
+    if processes.is_first:
+        with new_store(out, frame, slots, chunk_rows) as arrays:
             fill(arrays)
     else:
         fill({})
-    who.wait()
+    processes.wait()
     return open_lazily(out)
 
 
 def with_samples(
-    shape: tuple[int, int, int], out: Path | None, chunk_rows: int, fill: Callable[[Any], None], who: Processes
+    shape: tuple[int, int, int], out: Path | None, chunk_rows: int, fill: Callable[[Any], None], processes: Processes
 ) -> np.ndarray | zarr.Array:
-    """Fill an array of draws in memory, or a zarr array if `out` is given; all processes get it."""
+    """Fill an array of posterior samples in memory, or a zarr array if `out` is given; all processes get it."""
     if out is None:
         array = np.empty(shape, np.float32)
         fill(array)
-        who.from_first(array)
+        processes.from_first(array)
         return array
-    if who.is_first:
+    if processes.is_first:
         with new_array(out, shape, (1, min(chunk_rows, max(shape[1], 1)), shape[2])) as array:
             fill(array)
     else:
         fill(None)
-    who.wait()
+    processes.wait()
     return zarr.open_array(out, mode="r")
 
 
 def spatial_uns(adata: AnnData, frame: AnnData, library_key: str | None) -> dict:
-    """``uns["spatial"]`` of the spots with the diameter of the subspots, for squidpy and scanpy."""
-    spatial: dict[str, Any] = copy.deepcopy(dict(check.libraries(adata)))
-    sections = check.sections(frame, library_key)
+    """Return ``uns["spatial"]`` of the spots with the diameter of the subspots, for squidpy and scanpy."""
+    spatial: dict[str, Any] = copy.deepcopy(dict(read.libraries(adata)))
+    sections = read.sections(frame, library_key)
     for section in np.unique(sections):
-        # without a library_key there is one section, whatever name it has in uns
+        # without a library_key there is one section, under any name in uns
         library_id = next(iter(spatial), section) if library_key is None else section
         entry = spatial.setdefault(library_id, {"images": {}})
         diameter = nearest_distance(frame.obsm[keys.SPATIAL][sections == section])

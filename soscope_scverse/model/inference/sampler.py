@@ -1,4 +1,4 @@
-"""Draws of the subspots' profiles, the same whatever the order of the spots and however many are drawn at once."""
+"""Posterior samples of the subspots, invariant to the order of the spots and to the block size."""
 
 from __future__ import annotations
 
@@ -10,24 +10,27 @@ import torch
 from torch import Tensor
 
 from soscope_scverse._arrays import dense
-from soscope_scverse.model._tiles import Section, Tiles
+from soscope_scverse.model._section import Section
+from soscope_scverse.model._tiles import Tiles
 from soscope_scverse.module.likelihoods import Subspots
 from soscope_scverse.module.vae import SoScopeVAE
 from soscope_scverse.pp._graphs import nearest_distance
 
 
 class LatentStates(NamedTuple):
-    """q(Z given X, A): mean and standard deviation, n_spots x n_latent each."""
+    """q(Z given X, A)."""
 
     mean: Tensor
+    """n_spots x n_latent."""
     scale: Tensor
+    """n_spots x n_latent standard deviations."""
 
 
 class Sampler:
-    """What a trained module says of a section: expected subspots, and draws of latent states, residuals and subspots.
+    """Expected subspots of a section, and joint posterior samples of latent states, residuals and subspots.
 
-    Every spot has random numbers of its own, which belong to its place among the names: a latent state is the same for
-    all subspots that are interpolated from it, in whichever block they are drawn.
+    Every spot has its own seeds, assigned in the order of the names of the spots. So a sample of a latent state is the
+    same for all subspots that are interpolated from it, in any block.
 
     Parameters
     ----------
@@ -40,11 +43,11 @@ class Sampler:
     order
         Rows of the spots by name.
     n_samples
-        Number of draws.
+        Number of posterior samples.
     given
-        Whether subspots are those given the observed spots, so that they add up to them.
+        Whether to condition on the observed spots, so that subspots add up to them.
     seed
-        Decides all random numbers.
+        Of all random numbers.
     """
 
     def __init__(
@@ -68,12 +71,12 @@ class Sampler:
 
     @cached_property
     def pitch(self) -> np.ndarray:
-        """Distance of neighbouring spots in the section of every spot; only draws ask for it."""
+        """Centre-to-centre distance in the section of every spot, n_spots; only samples need it."""
         return _pitch(self.tiles.section)
 
     @property
     def samples_counts(self) -> bool:
-        """Whether a draw has integers that add up to the observed spots."""
+        """Whether a sample consists of integers that add up to the observed spots."""
         return self.given and self.module.likelihood.is_counts
 
     @torch.inference_mode()
@@ -84,8 +87,8 @@ class Sampler:
         return self.module.likelihood.condition(self._observed(spots), subspots) if self.given else subspots.mean
 
     @torch.inference_mode()
-    def draw(self, spots: np.ndarray) -> Tensor:
-        """Draws of the subspots of some spots, padding included: n_samples x n_own x n_subspots x n_features."""
+    def sample(self, spots: np.ndarray) -> Tensor:
+        """Posterior samples of some spots, padding included: n_samples x n_own x n_subspots x n_features."""
         device = self.states.mean.device
         x = self._observed(spots)
         roots = [
@@ -104,7 +107,7 @@ class Sampler:
         return torch.stack(own, dim=1)
 
     def _batch(self, spots: np.ndarray) -> tuple[np.ndarray, dict[str, Tensor]]:
-        """What the decoder is given of some spots, and the rows of the latent states that it needs."""
+        """Rows of the latent states that the decoder needs for some spots, and its other inputs."""
         inputs, batch = self.tiles.block(spots)
         return inputs, {name: value.to(self.states.mean.device) for name, value in batch.items()}
 
@@ -112,7 +115,7 @@ class Sampler:
         return torch.as_tensor(dense(self.tiles.section.x[spots]), dtype=torch.float32, device=self.states.mean.device)
 
     def _subspots(self, spots: np.ndarray) -> Subspots:
-        """Parameters of the subspots under each draw of the latent states."""
+        """Parameters of the subspots for each sample of the latent states."""
         inputs, batch = self._batch(spots)
         mean, scale = self.states.mean[inputs], self.states.scale[inputs]
         device = mean.device
@@ -120,18 +123,18 @@ class Sampler:
         for i, seed in enumerate(self.seeds[inputs, 0]):
             _seed(device, seed)
             noise[:, i] = torch.randn(self.n_samples, mean.shape[1], device=device)
-        drawn = [self.module.generative(batch, mean + scale * one)["subspots"] for one in noise]
-        return Subspots(*(torch.stack(values) for values in zip(*drawn, strict=True)))
+        sampled = [self.module.generative(batch, mean + scale * one)["subspots"] for one in noise]
+        return Subspots(*(torch.stack(values) for values in zip(*sampled, strict=True)))
 
     def _roots(self, spots: np.ndarray, length: float) -> np.ndarray:
-        """Roots of the covariances of the residual field in some spots."""
+        """Roots of the covariances of the residual process in some spots."""
         section = self.tiles.section
         return residual_roots(
             section.subspots[spots] / (length * self.pitch[spots, None, None]), section.exposure[spots]
         )
 
     def _change(self, roots: list[Tensor]) -> Tensor:
-        """How the subspots of a spot differ from what the latent states tell: n_samples x n_subspots x n_features."""
+        """Sample residuals of the subspots of a spot around the decoder: n_samples x n_subspots x n_features."""
         parts = []
         loadings = self.module.residual_loadings.split(self.module.sizes, dim=1)
         for part, root, pattern, noise in zip(
@@ -140,24 +143,24 @@ class Sampler:
             change = root @ torch.randn(self.n_samples, len(root), len(pattern), device=root.device) @ pattern
             if part.is_counts:  # a log-normal factor of mean 1
                 change -= 0.5 * (root**2).sum(dim=1, keepdim=True) * (pattern**2).sum(dim=0)
-            # a subspot differs from its spot in depth as a spot does from its place
+            # library sizes of subspots vary around that of the spot as spots do around their position
             change += noise.sqrt() * torch.randn(self.n_samples, len(root), 1, device=root.device)
-            if not self.given:  # given the observed spot, its depth is known
+            if not self.given:  # the library size of an observed spot is known
                 change += noise.sqrt() * torch.randn(self.n_samples, 1, 1, device=root.device)
             parts.append(change)
         return torch.cat(parts, dim=2)
 
 
 def residual_roots(positions: np.ndarray, exposure: np.ndarray) -> np.ndarray:
-    """Symmetric roots R of the covariance R R of what a spot does not tell of its subspots.
+    """Symmetric roots R of the residual covariance R R of the subspots given their spot.
 
-    It is that of a Gaussian process of variance 1 and length 1 whose average over the spot is known. What the
-    neighbours tell beyond this is left to the prediction; the residuals of different spots are independent.
+    It is that of a Gaussian process of variance 1 and length 1 given its average over the spot. Information of the
+    neighbours is part of the prediction; the residuals of different spots are independent.
 
     Parameters
     ----------
     positions
-        n_spots x n_subspots x 2, in lengths of the process; those of padding do not matter.
+        n_spots x n_subspots x 2, in lengths of the process; padding may have any value.
     exposure
         n_spots x n_subspots, 0 = padding.
 
@@ -165,9 +168,9 @@ def residual_roots(positions: np.ndarray, exposure: np.ndarray) -> np.ndarray:
     -------
     n_spots x n_subspots x n_subspots.
     """
-    place = np.where(exposure[..., None] > 0, positions, 0)
+    positions = np.where(exposure[..., None] > 0, positions, 0)
     share = (exposure / exposure.sum(axis=1, keepdims=True)).astype(float)
-    covariance = np.exp(-np.linalg.norm(place[:, :, None] - place[:, None], axis=-1))
+    covariance = np.exp(-np.linalg.norm(positions[:, :, None] - positions[:, None], axis=-1))
     with_average = np.einsum("nkj,nj->nk", covariance, share)
     average = np.einsum("nk,nk->n", with_average, share)
     covariance -= with_average[:, :, None] * with_average[:, None] / average[:, None, None]
@@ -176,7 +179,7 @@ def residual_roots(positions: np.ndarray, exposure: np.ndarray) -> np.ndarray:
 
 
 def _pitch(section: Section) -> np.ndarray:
-    """Distance of neighbouring spots in the section of every spot."""
+    """Centre-to-centre distance in the section of every spot."""
     pitch = np.empty(len(section.spatial))
     for name in np.unique(section.sections):
         rows = section.sections == name
@@ -185,7 +188,7 @@ def _pitch(section: Section) -> np.ndarray:
 
 
 def _seed(device: torch.device, seed: np.int64) -> None:
-    """Seed the generator of one device; that of all, GPUs included, would take longer than the draws of a spot."""
+    """Seed the generator of one device; seeding all, GPUs included, takes longer than the samples of a spot."""
     if device.type == "cpu":
         torch.default_generator.manual_seed(int(seed))
     else:
@@ -193,7 +196,7 @@ def _seed(device: torch.device, seed: np.int64) -> None:
 
 
 def _of_spot(subspots: Subspots, i: int) -> Subspots:
-    """Those of one spot, with the draws in the place of the spots."""
+    """Parameters of one spot, with the samples along the dimension of the spots."""
     dispersion = subspots.dispersion
     return Subspots(
         subspots.mean[:, i], dispersion[:, i] if dispersion.dim() == 4 else dispersion[0], subspots.exposure[:, i]

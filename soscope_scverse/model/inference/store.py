@@ -1,11 +1,12 @@
-"""Results on disk: filled piece by piece, complete or absent, and opened without being read."""
+"""Results on disk: written in pieces, complete or absent, and opened lazily."""
 
 from __future__ import annotations
 
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from os import PathLike
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,34 +16,63 @@ import numpy as np
 import zarr
 from anndata import AnnData
 from anndata.experimental import read_elem_lazy
+from mudata import MuData
 from zarr.errors import ZarrUserWarning
 
 from soscope_scverse._files import completed
+from soscope_scverse._validators import check_no_mudata_on_disk, check_output
 
 Arrays: TypeAlias = dict[str, Any]
-"""Arrays by their place in the AnnData, as "X" or "layers/std"; rows can be assigned to."""
+"""Arrays by their slot of the AnnData, as "X" or "layers/std"; rows can be assigned to."""
+
+
+def output_path(
+    out: str | PathLike | None,
+    data: AnnData | MuData | None = None,
+    *,
+    overwrite: bool,
+    suffixes: Sequence[str] = (".zarr", ".h5ad"),
+) -> Path | None:
+    """Return the path of a result that can be written, None for a result in memory.
+
+    Parameters
+    ----------
+    out
+        The argument of a user.
+    data
+        Spots whose container the result has; those of a MuData cannot be written in pieces.
+    overwrite
+        Whether an existing file or store may be replaced.
+    suffixes
+        Those of the formats that can be written.
+    """
+    check_no_mudata_on_disk(data, out)
+    if out is None:
+        return None
+    check_output("out", out, overwrite=overwrite, suffixes=suffixes)
+    return Path(out)
 
 
 @contextmanager
-def new_store(path: Path, frame: AnnData, places: list[str], chunk_rows: int) -> Iterator[Arrays]:
-    """Arrays of a new zarr store or h5ad file, which takes its name when they have been filled.
+def new_store(path: Path, frame: AnnData, slots: list[str], chunk_rows: int) -> Iterator[Arrays]:
+    """Arrays of a new zarr store or h5ad file, which is renamed to `path` when they have been filled.
 
     Parameters
     ----------
     path
-        Ends in ``.zarr`` or ``.h5ad``; whatever is there is replaced in the end.
+        Ends in ``.zarr`` or ``.h5ad``; an existing one is replaced at the end.
     frame
-        Everything else that the store holds.
-    places
-        The n_obs x n_vars float32 arrays to make.
+        Everything else in the store.
+    slots
+        The n_obs x n_vars float32 arrays to create.
     chunk_rows
         Rows of a chunk.
     """
     make = _h5ad_arrays if path.suffix == ".h5ad" else _zarr_arrays
     if path.suffix == ".h5ad":
-        _check_space(path, 4 * len(places) * frame.n_obs * frame.n_vars)
+        _check_space(path, 4 * len(slots) * frame.n_obs * frame.n_vars)
     with completed(path) as part:
-        with make(part, frame, places, (min(chunk_rows, max(frame.n_obs, 1)), frame.n_vars)) as arrays:
+        with make(part, frame, slots, (min(chunk_rows, max(frame.n_obs, 1)), frame.n_vars)) as arrays:
             yield arrays
         if part.suffix == ".zarr":
             with _consolidating():
@@ -51,13 +81,13 @@ def new_store(path: Path, frame: AnnData, places: list[str], chunk_rows: int) ->
 
 @contextmanager
 def new_array(path: Path, shape: tuple[int, ...], chunks: tuple[int, ...]) -> Iterator[Any]:
-    """A new float32 zarr array, which takes its name when it has been filled."""
+    """A new float32 zarr array, which is renamed to `path` when it has been filled."""
     with completed(path) as part:
         yield zarr.create_array(part, shape=shape, dtype=np.float32, chunks=chunks)
 
 
 def _check_space(path: Path, size: int) -> None:
-    """Raise an OSError if the disk has no room for a file: HDF5 may crash when it fills up, instead of raising one."""
+    """Raise an OSError if the disk has no room for a file: HDF5 may crash on a full disk instead of raising one."""
     free = shutil.disk_usage(path.parent).free
     if free < size:
         msg = f"No space left on device: {str(path)!r} needs {size / 1e6:.1f} MB, {free / 1e6:.1f} MB are free."
@@ -65,38 +95,38 @@ def _check_space(path: Path, size: int) -> None:
 
 
 @contextmanager
-def _h5ad_arrays(part: Path, frame: AnnData, places: list[str], chunks: tuple[int, int]) -> Iterator[Arrays]:
+def _h5ad_arrays(part: Path, frame: AnnData, slots: list[str], chunks: tuple[int, int]) -> Iterator[Arrays]:
     frame.write_h5ad(part)
     with h5py.File(part, "r+") as file:
         arrays = {}
-        for place in places:
-            arrays[place] = file.create_dataset(place, frame.shape, np.float32, chunks=chunks)
-            arrays[place].attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+        for slot in slots:
+            arrays[slot] = file.create_dataset(slot, frame.shape, np.float32, chunks=chunks)
+            arrays[slot].attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
         yield arrays
 
 
 @contextmanager
-def _zarr_arrays(part: Path, frame: AnnData, places: list[str], chunks: tuple[int, int]) -> Iterator[Arrays]:
+def _zarr_arrays(part: Path, frame: AnnData, slots: list[str], chunks: tuple[int, int]) -> Iterator[Arrays]:
     with ad.settings.override(zarr_write_format=3, auto_shard_zarr_v3=False), _consolidating():
         frame.write_zarr(part)
     group = zarr.open_group(part, mode="r+", use_consolidated=False)
     arrays = {}
-    for place in places:
-        arrays[place] = group.create_array(place, shape=frame.shape, dtype=np.float32, chunks=chunks)
-        arrays[place].attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+    for slot in slots:
+        arrays[slot] = group.create_array(slot, shape=frame.shape, dtype=np.float32, chunks=chunks)
+        arrays[slot].attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
     yield arrays
 
 
 @contextmanager
 def _consolidating() -> Iterator[None]:
-    """Without the warning that other readers of zarr 3 may not know consolidated metadata; anndata does."""
+    """Silence the warning that other readers of zarr 3 may ignore consolidated metadata; anndata reads it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ZarrUserWarning)
         yield
 
 
 def open_lazily(path: Path) -> AnnData:
-    """AnnData of a store whose profiles and image features are dask arrays, read when they are asked for."""
+    """Return the AnnData of a store, with profiles and image features as dask arrays."""
     if path.suffix == ".h5ad":
         with h5py.File(path, "r") as file:
             return _lazy(file)

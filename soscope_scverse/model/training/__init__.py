@@ -1,1 +1,1 @@
-"""Training in two phases, with checkpoints."""
+"""Training through scvi-tools and Lightning."""

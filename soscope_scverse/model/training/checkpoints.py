@@ -1,4 +1,4 @@
-"""Checkpoints of a training: a run that was killed goes on from the last one as if nothing had happened."""
+"""Checkpoints: interrupted training resumes bit-for-bit from the last one."""
 
 from __future__ import annotations
 
@@ -8,22 +8,18 @@ from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
 from textwrap import shorten
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from dask.base import tokenize
 from lightning.pytorch import Callback
 
-from soscope_scverse import _keys as keys
-from soscope_scverse import _validation as check
 from soscope_scverse._files import completed, remove_unfinished
-from soscope_scverse._mudata import spots_of
-from soscope_scverse.model._inputs import read_section
-from soscope_scverse.model._serialization import curves, plain, tables
-
-if TYPE_CHECKING:
-    from soscope_scverse.model._soscope import SoScope
+from soscope_scverse._upstream import set_epoch
+from soscope_scverse._validators import check_folder
+from soscope_scverse.model._inputs import Inputs
+from soscope_scverse.model._plain_values import curves, plain, tables
 
 logger = logging.getLogger(__name__)
 
@@ -32,43 +28,44 @@ _DONE = "done"
 _FORMAT = 1
 _DECIDING = (
     *("max_epochs", "max_steps", "pretrain_epochs", "batch_size", "train_size", "early_stopping"),
-    *("lr", "weight_decay", "kl_weight"),
+    *("lr", "weight_decay", "kl_weight", "seed"),
 )
-"""Arguments of :meth:`SoScope.train` that decide on the result."""
-_SECONDS = 30.0  # between two checkpoints
-_ROUNDING = 1e-6  # inputs that were computed again, perhaps by another processor, are the same up to this
+"""Arguments of :meth:`SoScope.train` that determine the result."""
+_ROUNDING = 1e-6  # relative difference of inputs that were computed again, perhaps by another processor
 
 
 def check_checkpoint(folder: str | PathLike | None, *, resume: bool) -> None:
-    """Raise if there is a checkpoint in a folder that is not to be resumed, or no folder to resume from."""
+    """Raise if a folder has a checkpoint that is not to be resumed, or if there is no folder to resume from."""
     if folder is None:
         if resume:
             msg = "Expected `checkpoint_dir` with `resume=True`, found None. Name the folder of the checkpoint."
             raise ValueError(msg)
         return
-    check.folder("checkpoint_dir", folder)
+    check_folder("checkpoint_dir", folder)
     path = Path(folder) / _NAME
     if path.exists() and not resume:
         msg = (
-            f"Expected no checkpoint in `checkpoint_dir`, found {str(path)!r}. Pass `resume=True` to go on from it, "
+            f"Expected no checkpoint in `checkpoint_dir`, found {str(path)!r}. Pass `resume=True` to resume from it, "
             "choose another folder, or remove the file."
         )
         raise ValueError(msg)
 
 
 class Checkpoints:
-    """The checkpoint of a training, one file in a folder, replaced by the next one; taken up if there is one.
+    """The checkpoint of a training: one file in a folder, replaced by the next one; read if it exists.
 
-    It is written between two epochs, at most every half a minute, and holds everything that the rest of the training
-    depends on: weights, optimiser, learning rate, random states, early stopping and history. The seed of the tiles and
-    of the held-out molecules follows from the random state at the start, which is set again on resumption.
+    It is written between two epochs and contains everything that the rest of the training depends on: weights,
+    optimiser, learning rate, random states, early stopping and history. The seeds of the tiles and of the held-out
+    molecules follow from the random state at the start, which is restored on resumption.
 
     Parameters
     ----------
     folder
-        Is made if it does not exist.
+        Created if it does not exist.
     run
-        Arguments and inputs by name, in plain values: what tells the run from others.
+        Arguments and inputs by name, in plain values, that identify the run, see :func:`describe_run`.
+    seconds
+        Least time between two checkpoints.
 
     Raises
     ------
@@ -76,9 +73,10 @@ class Checkpoints:
         If there is a checkpoint that cannot be read or is that of another run.
     """
 
-    def __init__(self, folder: str | PathLike, run: Mapping[str, Any]) -> None:
+    def __init__(self, folder: str | PathLike, run: Mapping[str, Any], *, seconds: float = 30.0) -> None:
         self.path = Path(folder) / _NAME
         self.run = plain(run)
+        self.seconds = seconds
         self.start = torch.get_rng_state()
         self.saved: dict[str, Any] | None = None
         self.written = time.monotonic()
@@ -86,7 +84,7 @@ class Checkpoints:
             self.saved = self._read()
             self.start = self.saved["start"]
             torch.set_rng_state(self.start)
-            logger.info("Going on from %s (%s).", self.path, self.saved["phase"])
+            logger.info("Resuming from %s (%s).", self.path, self.saved["phase"])
         self.path.parent.mkdir(parents=True, exist_ok=True)
         remove_unfinished(self.path)
 
@@ -102,7 +100,7 @@ class Checkpoints:
     @property
     def is_due(self) -> bool:
         """Whether the last checkpoint is old enough."""
-        return time.monotonic() - self.written >= _SECONDS
+        return time.monotonic() - self.written >= self.seconds
 
     def write(self, phase: str, module: torch.nn.Module, history: Mapping[str, Any], fit: Mapping[str, Any]) -> None:
         """Replace the checkpoint.
@@ -110,18 +108,18 @@ class Checkpoints:
         Parameters
         ----------
         phase
-            What is being trained.
+            Name of the phase of the training.
         module
             The model's module.
         history
-            History of what was trained before.
+            Training curves of earlier phases and trainings.
         fit
             State of the trainer, see :class:`CheckpointWriter`.
         """
         self._replace({"phase": phase, "module": module.state_dict(), "history": curves(history), "fit": fit})
 
     def finish(self, module: torch.nn.Module, history: Mapping[str, Any]) -> None:
-        """Leave the trained module in place of the checkpoint."""
+        """Replace the checkpoint by the trained module."""
         end = torch.get_rng_state()
         self._replace({"phase": _DONE, "module": module.state_dict(), "history": curves(history), "end": end})
 
@@ -134,7 +132,7 @@ class Checkpoints:
         try:
             saved = torch.load(self.path, map_location="cpu", weights_only=True)
             form = saved["format"]
-        except Exception as error:  # what is raised for a broken file differs with the kind of damage
+        except Exception as error:  # the kind of error depends on the damage
             msg = (
                 f"Expected a checkpoint of soscope_scverse in {str(self.path)!r}, but it cannot be read as one: "
                 f"{shorten(str(error), 200)}. Remove it to train from the start."
@@ -142,8 +140,8 @@ class Checkpoints:
             raise ValueError(msg) from error
         if form != _FORMAT:
             msg = (
-                f"Expected a checkpoint of format {_FORMAT} in {str(self.path)!r}, found format {form}. Go on with the "
-                "version of soscope_scverse that wrote it, or remove it to train from the start."
+                f"Expected a checkpoint of format {_FORMAT} in {str(self.path)!r}, found format {form}. Resume with "
+                "the version of soscope_scverse that wrote it, or remove it to train from the start."
             )
             raise ValueError(msg)
         differ = [_difference(name, saved["run"], self.run) for name in sorted({*saved["run"], *self.run})]
@@ -158,20 +156,20 @@ class Checkpoints:
 
 
 class CheckpointWriter(Callback):
-    """Writes a checkpoint before an epoch begins, and takes up the one that a phase goes on from.
+    """Writes a checkpoint before an epoch begins, and restores the one that a phase resumes from.
 
-    At this moment the epoch before has been validated, logged and judged by early stopping.
+    At this moment the previous epoch has been validated and logged, and early stopping has been updated.
 
     Parameters
     ----------
     checkpoints
-        Where to.
+        The checkpoints of the training.
     phase
         Name of the phase.
     module
         The model's module; in the first phase another one is trained.
-    curves
-        History of what was trained before.
+    history
+        Training curves of earlier phases and trainings.
     """
 
     def __init__(self, checkpoints: Checkpoints, phase: str, module: torch.nn.Module, history: Mapping) -> None:
@@ -180,20 +178,18 @@ class CheckpointWriter(Callback):
         self.checkpoints = checkpoints
         self.steps_before = 0
 
-    def take_up(self, trainer: Any) -> None:
-        """Bring a new trainer to the epoch, the history and the callbacks' states of the checkpoint."""
+    def restore(self, trainer: Any) -> None:
+        """Set epoch, history and callback states of a new trainer to those of the checkpoint."""
         if self.resumed is None:
             return
-        progress = trainer.fit_loop.epoch_progress
-        for count in (progress.current, progress.total):
-            count.ready = count.started = count.processed = count.completed = self.resumed["epoch"]
+        set_epoch(trainer, self.resumed["epoch"])
         _logged(trainer).update(tables(self.resumed["history"]))
         for callback in trainer.callbacks:
             if callback.state_key in self.resumed["callbacks"]:
                 callback.load_state_dict(self.resumed["callbacks"][callback.state_key])
 
     def on_train_epoch_start(self, trainer: Any, plan: Any) -> None:
-        """Set the random states of the checkpoint, or write one if it is time."""
+        """Restore the random states of the checkpoint, or write a checkpoint if one is due."""
         if self.resumed is not None:
             _set_random_states(self.resumed["random"], trainer, plan)
             self.steps_before, self.resumed = self.resumed["step"], None
@@ -216,12 +212,12 @@ class CheckpointWriter(Callback):
 
 
 def _logged(trainer: Any) -> dict:
-    """What scvi-tools' logger, that of the first process, has kept; loggers of the user keep theirs themselves."""
+    """Curves of scvi-tools' logger, which the first process has; a logger of the user has none."""
     return getattr(trainer.logger, "history", {}) if trainer.is_global_zero else {}
 
 
 def _random_states(trainer: Any, plan: Any) -> list[torch.Tensor]:
-    """States of torch's generators on all processes; nothing else is drawn from in training."""
+    """States of torch's generators on all processes; training uses no other random numbers."""
     states = [torch.get_rng_state()]
     if plan.device.type == "cuda":
         states.append(torch.cuda.get_rng_state(plan.device))
@@ -235,11 +231,26 @@ def _set_random_states(states: list[torch.Tensor], trainer: Any, plan: Any) -> N
         torch.cuda.set_rng_state(own[1], plan.device)
 
 
-def describe_run(model: SoScope, arguments: Mapping[str, Any], n_processes: int) -> dict[str, Any]:
-    """Plain values that tell a training from others: its arguments, those of the model, and the inputs."""
-    manager, setup = model.adata_manager, model.registry["setup_args"]
-    section = read_section(manager, np.arange(manager.adata.n_obs), None, [])
-    inputs = {
+def describe_run(
+    inputs: Inputs, model: Mapping[str, Any], training: Mapping[str, Any], *, n_processes: int, is_trained: bool
+) -> dict[str, Any]:
+    """Plain values that identify a training.
+
+    Parameters
+    ----------
+    inputs
+        The spots.
+    model
+        Arguments of the model.
+    training
+        Arguments of :meth:`SoScope.train`.
+    n_processes
+        Processes that share the training.
+    is_trained
+        Whether the model was trained before.
+    """
+    section = inputs.section()._replace(batches=None)
+    arrays = {
         "profiles": section.x,
         "features": section.x.T,
         "positions": section.spatial,
@@ -247,32 +258,28 @@ def describe_run(model: SoScope, arguments: Mapping[str, Any], n_processes: int)
         "exposures": section.exposure,
         "spot graph": section.graph,
     }
-    if keys.FEATURES in manager.data_registry:
-        inputs["image features"] = np.asarray(manager.get_from_registry(keys.FEATURES))
-    spots = spots_of(manager.adata)
-    labels = [setup[name] for name in ("library_key", "batch_key") if setup[name] is not None]
-    columns = [spots.obs[label].astype(str).tolist() for label in labels]
+    if inputs.has_image_features:
+        arrays["image features"] = inputs.image_features()
     return {
-        **{name: repr(value) for name, value in model.init_params_["non_kwargs"].items() if name != "adata"},
-        **{name: arguments[name] for name in _DECIDING},
-        "precision": arguments["trainer_kwargs"].get("precision"),
+        **{name: repr(value) for name, value in model.items() if name != "adata"},
+        **{name: training[name] for name in _DECIDING},
+        "precision": training["trainer_kwargs"].get("precision"),
         "processes": n_processes,
-        "seed": model._seed,
-        "spots": tokenize(spots.obs_names.tolist(), columns),
-        "names of features": tokenize(manager.adata.var_names.tolist()),
-        "trained before": model.is_trained_,
-        **{name: _sketch(values) for name, values in inputs.items()},
+        "spots": tokenize(inputs.data.obs_names.tolist(), inputs.labels()),
+        "names of features": tokenize(inputs.data.var_names.tolist()),
+        "trained before": is_trained,
+        **{name: _sketch(values) for name, values in arrays.items()},
     }
 
 
 def _sketch(values: Any) -> list[float]:
-    """Shape and a few sums of an input: enough to tell it from others, and the same up to rounding if made again."""
+    """Shape and a few sums of an input: they identify it, and are equal up to rounding if it is computed again."""
     rows = np.asarray(values.sum(axis=tuple(range(1, values.ndim)), dtype=float)).ravel()
     return [*map(float, values.shape), rows.mean(), rows.std(), (rows * np.linspace(0, 1, len(rows))).mean()]
 
 
 def _difference(name: str, there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """In which way an entry differs between two runs, "" if it does not."""
+    """Describe how an entry differs between two runs, "" if it does not."""
     a, b = there.get(name), here.get(name)
     if isinstance(a, list) and isinstance(b, list):
         return "" if len(a) == len(b) and np.allclose(a, b, rtol=_ROUNDING) else name

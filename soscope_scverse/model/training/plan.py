@@ -1,4 +1,4 @@
-"""Training plan: Adam with cosine decay, metrics and divergence check on top of scvi-tools' plan."""
+"""Training plan: Adam, cosine learning-rate schedule, metrics and a check for divergence, on scvi-tools' plan."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from scvi.train import TrainingPlan
 
 
 class CosineTrainingPlan(TrainingPlan):
-    """scvi-tools' plan with plain Adam, a cosine learning-rate decay and a constant weight of the divergence.
+    """scvi-tools' plan with plain Adam, a cosine learning-rate schedule and a constant weight of the KL divergence.
 
     Parameters
     ----------
@@ -26,9 +26,9 @@ class CosineTrainingPlan(TrainingPlan):
     weight_decay
         L2 penalty.
     kl_weight
-        Weight of the divergence from the prior.
+        Weight of the KL divergence from the prior.
     resumed
-        States of optimiser and schedule to go on from, see :class:`.Checkpoints`.
+        States of optimiser and schedule to resume from, see :class:`.Checkpoints`.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class CosineTrainingPlan(TrainingPlan):
         self.resumed = resumed
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """Adam over the trainable parameters and a cosine schedule over all steps."""
+        """Return Adam over the trainable parameters and a cosine schedule over all steps."""
         parameters = [p for p in self.module.parameters() if p.requires_grad]
         optimizer = torch.optim.Adam(parameters, lr=self.lr, weight_decay=self.weight_decay)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=self.n_steps, eta_min=0.01 * self.lr)
@@ -64,12 +64,12 @@ class CosineTrainingPlan(TrainingPlan):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_fit_start(self) -> None:
-        """Let every process hide other spots and draw other latent states."""
+        """Let every process mask its own spots and sample its own latent states."""
         if self.trainer.world_size > 1:
             torch.manual_seed(torch.initial_seed() + self.trainer.global_rank)
 
     def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
-        """One step; stops with a message if the loss is not finite."""
+        """Return the loss of a step; raise a FloatingPointError if it is not finite."""
         output = self._step(batch, self.train_metrics, "train")
         if not torch.isfinite(output.loss):
             msg = (
@@ -81,7 +81,7 @@ class CosineTrainingPlan(TrainingPlan):
         return output.loss
 
     def validation_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> None:
-        """Score the molecules that were held out."""
+        """Score the held-out molecules."""
         self._step(batch, self.val_metrics, "validation")
 
     def _step(self, batch: dict[str, torch.Tensor], metrics: Any, mode: str) -> LossOutput:
@@ -92,7 +92,7 @@ class CosineTrainingPlan(TrainingPlan):
             self.log,
             on_step=False,
             on_epoch=True,
-            # it cannot be told from a dictionary of tensors of different lengths
+            # Lightning cannot infer it from a dictionary of tensors of different lengths
             batch_size=output.n_obs_minibatch,
             sync_dist=self.use_sync_dist,
         )
@@ -106,7 +106,7 @@ class CosineTrainingPlan(TrainingPlan):
 
 _TERMS = {
     "reconstruction_loss": "the reconstruction of the spots",
-    "kl_local": "the divergence of the latent states from their prior (KL)",
+    "kl_local": "the KL divergence of the latent states from their prior",
     "graph_loss": "the reconstruction of the spot graph",
     "image_loss": "the image regulariser",
 }

@@ -1,91 +1,207 @@
-"""Runs the phases of a training through scvi-tools and Lightning, to the end or until Ctrl-C."""
+"""Run of a training: preparation, the two phases through scvi-tools and Lightning, and what is set afterwards."""
 
 from __future__ import annotations
 
-import logging
 import math
 import signal
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
+import numpy as np
+import pandas as pd
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.trainer.states import TrainerStatus
-from scvi.model._utils import parse_device_args
 from scvi.train import Trainer as ScviTrainer
 from scvi.train import TrainRunner
 
-from soscope_scverse.model._serialization import tables
-from soscope_scverse.model.estimates.initialise import sampled
-from soscope_scverse.model.training.checkpoints import Checkpoints, CheckpointWriter, check_checkpoint
-from soscope_scverse.model.training.datamodule import TileDataModule
-from soscope_scverse.model.training.plan import CosineTrainingPlan
-from soscope_scverse.module.vae import GraphAutoencoder
+from soscope_scverse._upstream import device_arguments, mark_interrupted, without_notices
+from soscope_scverse._validators import NON_NEGATIVE, POSITIVE, POSITIVE_INTEGER, SEED, Number, Rules
+from soscope_scverse.model._inputs import Inputs
+from soscope_scverse.model._plain_values import tables
+from soscope_scverse.model._section import Section, thin_counts
+from soscope_scverse.model._tiles import Tiles
+from soscope_scverse.model.estimates.image_evidence import decide_on_image
+from soscope_scverse.model.estimates.image_projection import set_projection
+from soscope_scverse.model.estimates.initialise import set_start, starting_sample
+from soscope_scverse.model.estimates.uncertainty import set_variation
+from soscope_scverse.model.training.checkpoints import Checkpoints, CheckpointWriter, check_checkpoint, describe_run
+from soscope_scverse.model.training.datamodule import HeldOut, TileDataModule
+from soscope_scverse.module.vae import GraphAutoencoder, SoScopeVAE
 
-if TYPE_CHECKING:
-    from soscope_scverse.model._soscope import SoScope
+TRAIN_RULES: Rules = {
+    **dict.fromkeys(("max_epochs", "max_steps"), POSITIVE_INTEGER.or_(None)),
+    "batch_size": POSITIVE_INTEGER,
+    "pretrain_epochs": Number(0, integer=True).or_(None),
+    "train_size": Number(0, 1, above=True),
+    "lr": POSITIVE,
+    **dict.fromkeys(("weight_decay", "kl_weight"), NON_NEGATIVE),
+    "seed": SEED.or_(None),
+}
+"""Of :meth:`SoScope.train`."""
 
 TRAINER: Mapping[str, Any] = {
     "benchmark": False,
     "gradient_clip_val": 5.0,
     "log_every_n_steps": 1,
-    "use_distributed_sampler": False,  # the tiles are spread by the data module
+    "use_distributed_sampler": False,  # the data module distributes the tiles
 }
-"""What is asked of Lightning unless the user says otherwise."""
+"""Defaults of Lightning's trainer."""
 
 EARLY_STOPPING: Mapping[str, Any] = {
     "early_stopping": True,
     "early_stopping_monitor": "reconstruction_loss_validation",
-    "early_stopping_patience": 5,  # scores are taken every ten steps
+    "early_stopping_patience": 5,  # validation takes place every ten steps
 }
 
 _N_STEPS = 400
 _PRETRAIN, _TRAIN = "pretrain", "train"
 
 
-class Training:
-    """The two phases of a model's training.
+class TrainableModel(Protocol):
+    """The parts of :class:`SoScope` that a training uses."""
+
+    module: SoScopeVAE
+    trainer: Any
+    history_: dict[str, pd.DataFrame] | None
+    is_trained_: bool
+    _data_splitter_cls: Any
+    _training_plan_cls: Any
+    _checkpoints_cls: Any
+
+    @property
+    def _inputs(self) -> Inputs: ...
+
+    @property
+    def _arguments(self) -> Mapping[str, Any]: ...
+
+    def _section(self, inputs: Inputs, order: np.ndarray | None = None) -> Section: ...
+
+    def _tiles(self, section: Section, similarity_strength: float | None = None) -> Tiles: ...
+
+    def to_device(self, device: Any) -> None:
+        """Move the module to a device."""
+
+
+def train_model(model: TrainableModel, arguments: Mapping[str, Any]) -> None:
+    """Train a model, see :meth:`SoScope.train`.
 
     Parameters
     ----------
     model
-        Its module is trained; it is given the history and the trainer.
+        Its module is trained; history and trainer are set.
+    arguments
+        Those of :meth:`SoScope.train`, all of them by name.
+    """
+    module, train_size = model.module, arguments["train_size"]
+    lightning = check_training(arguments, is_counts=module.likelihood.is_counts)
+    checkpoints = _checkpoints(model, arguments, lightning.world_size)
+    if checkpoints is not None and checkpoints.finished is not None:
+        _restore_finished(model, checkpoints.finished, lightning.strategy.root_device)
+        return
+    starting = not model.is_trained_
+    section, held_out = _prepare(model, train_size, starting=starting)
+    # W is part of the loss only, with an image that is used
+    with_similarity = module.uses_image and model._arguments["image_weight"]
+    tiles = model._tiles(section, model._arguments["similarity_strength"] if with_similarity else None)
+    data = model._data_splitter_cls(
+        tiles, arguments["batch_size"], held_out, seed=torch.initial_seed(), n_processes=lightning.world_size
+    )
+    Training(model, data, arguments, checkpoints).run(starting=starting)
+    set_variation(module, section)
+    if lightning.world_size > 1:  # scvi-tools would put the models of all processes on the first device
+        model.to_device(model.trainer.strategy.root_device)
+    if held_out is not None:
+        module.scale_library_size(1 / train_size)
+    if checkpoints is not None and not model.trainer.interrupted and model.trainer.is_global_zero:
+        checkpoints.finish(module, model.history_ or {})
+
+
+def _prepare(model: TrainableModel, train_size: float, *, starting: bool) -> tuple[Section, HeldOut | None]:
+    """Section to train on and held-out molecules; an untrained module gets its projection and starting values."""
+    module, inputs = model.module, model._inputs
+    order, held_out = inputs.order(), None
+    if starting and inputs.features_key:
+        set_projection(module, inputs.image_features(), inputs.is_subspot(), order)
+    section = model._section(inputs, order)
+    if module.likelihood.is_counts and train_size < 1:
+        kept, rest = thin_counts(section.x, train_size, seed=int(torch.randint(2**31, (1,))))
+        section, held_out = section._replace(x=kept), HeldOut(rest, (1 - train_size) / train_size)
+    if starting:
+        set_start(module, section, model._arguments["library_size_noise"])
+        if section.features is not None and model._arguments["test_image"] and module.uses_latent:
+            decide_on_image(module, section)
+    return section, held_out
+
+
+def _checkpoints(model: TrainableModel, arguments: Mapping[str, Any], n_processes: int) -> Checkpoints | None:
+    """Checkpoints of a training, if there is a folder for them."""
+    if arguments["checkpoint_dir"] is None:
+        return None
+    run = describe_run(
+        model._inputs, model._arguments, arguments, n_processes=n_processes, is_trained=model.is_trained_
+    )
+    return model._checkpoints_cls(arguments["checkpoint_dir"], run)
+
+
+def _restore_finished(model: TrainableModel, finished: Mapping[str, Any], device: torch.device) -> None:
+    """Set a model to the result of a finished training."""
+    model.module.load_state_dict(finished["module"])
+    model.module.eval()
+    model.to_device(device)
+    model.history_ = tables(finished["history"])
+    model.is_trained_ = True
+    torch.set_rng_state(finished["end"])
+
+
+class Training:
+    """The two phases of the training of a model.
+
+    Parameters
+    ----------
+    model
+        Its module is trained; history and trainer are set.
     data
         Tiles to train on.
-    plan
-        Arguments of :class:`CosineTrainingPlan`.
-    trainer_kwargs
-        Arguments of Lightning's trainer.
+    arguments
+        Those of :meth:`SoScope.train`, by name.
     checkpoints
-        Where to write checkpoints and which one to go on from, if any.
+        Where to write checkpoints and which one to resume from, if any.
     """
 
     def __init__(
         self,
-        model: SoScope,
+        model: TrainableModel,
         data: TileDataModule,
-        plan: Mapping[str, Any],
-        trainer_kwargs: Mapping[str, Any],
+        arguments: Mapping[str, Any],
         checkpoints: Checkpoints | None,
     ) -> None:
-        self.model, self.data, self.plan, self.checkpoints = model, data, plan, checkpoints
-        # scored about every ten steps, but not more than once a pass
+        self.model, self.data, self.arguments, self.checkpoints = model, data, arguments, checkpoints
+        # validation about every ten steps, but not more than once per pass
         every = max(data.n_epochs, 10 // data.n_steps) if data.n_val else None
-        self.trainer_kwargs = {"check_val_every_n_epoch": every, **trainer_kwargs}
+        devices = {name: arguments[name] for name in ("accelerator", "devices")}
+        self.trainer_kwargs = {"check_val_every_n_epoch": every, **TRAINER, **devices, **arguments["trainer_kwargs"]}
         self.saved = None if checkpoints is None else checkpoints.saved
         self.history = dict(model.history_ or {})
         if self.saved is not None:
             self.model.module.load_state_dict(self.saved["module"])
             self.history = tables(self.saved["history"])
 
-    def lengths(
-        self, max_epochs: int | None, max_steps: int | None, pretrain_epochs: int | None, *, starting: bool
-    ) -> tuple[int, int]:
-        """Steps of both phases, see :meth:`SoScope.train`; `starting` tells that the model was not trained before."""
+    def run(self, *, starting: bool) -> None:
+        """Train in both phases; `starting` is whether the model was not trained before."""
+        n_pretrain, n_train = self.lengths(starting=starting)
+        if n_pretrain:
+            self.pretrain(n_pretrain)
+        self.train(n_train, early_stopping=self.arguments["early_stopping"])
+
+    def lengths(self, *, starting: bool) -> tuple[int, int]:
+        """Return the numbers of steps of both phases, see :meth:`SoScope.train`."""
+        max_epochs, max_steps, pretrain_epochs = (
+            self.arguments[name] for name in ("max_epochs", "max_steps", "pretrain_epochs")
+        )
         if max_steps is None:
             max_steps = _N_STEPS if max_epochs is None else max_epochs * self.data.n_steps
         if pretrain_epochs is not None:
@@ -93,7 +209,7 @@ class Training:
         return max_steps // 6 if starting and self.model.module.uses_latent else 0, max_steps
 
     def pretrain(self, n_steps: int) -> None:
-        """Warm up the encoder; the history of this phase has names that begin with ``pretrain_``."""
+        """Pre-train the encoder; the curves of this phase have names that begin with ``pretrain_``."""
         if self.saved is not None and self.saved["phase"] != _PRETRAIN:
             return
         module = self.model.module
@@ -107,7 +223,7 @@ class Training:
             n_graph_samples=module.n_graph_samples,
             n_batches=0 if module.batch_effect is None else len(module.batch_effect),
         )
-        autoencoder.start_from(*sampled(self.data.tiles.section, is_counts=module.likelihood.is_counts))
+        autoencoder.start_from(*starting_sample(self.data.tiles.section, is_counts=module.likelihood.is_counts))
         autoencoder.library_size_noise.copy_(module.library_size_noise)
         kwargs = {**self.trainer_kwargs, "check_val_every_n_epoch": None}
         if self._fit(_PRETRAIN, autoencoder, self.data.without_validation(), n_steps, kwargs):
@@ -116,7 +232,7 @@ class Training:
         self.history |= {f"pretrain_{name}": values for name, values in (self.model.history_ or {}).items()}
 
     def train(self, n_steps: int, *, early_stopping: bool) -> None:
-        """Train the whole model; at Ctrl-C it keeps what it has learnt."""
+        """Train the whole model; after Ctrl-C it keeps its weights."""
         kwargs = {**(EARLY_STOPPING if early_stopping else {}), **self.trainer_kwargs}
         best = _Best()
         interrupted = self._fit(_TRAIN, self.model.module, self.data, n_steps, kwargs, best)
@@ -125,9 +241,9 @@ class Training:
             kept = best.restore(self.model.module)
             warnings.warn(
                 f"The training was interrupted (Ctrl-C) after {self.model.trainer.global_step} of {n_steps} steps. "
-                f"The model has {kept}; it can be used as it is or trained on.",
+                f"The model has {kept}; it can be used, or trained further.",
                 UserWarning,
-                stacklevel=3,
+                stacklevel=5,
             )
 
     def _fit(
@@ -139,7 +255,7 @@ class Training:
         kwargs: Mapping[str, Any],
         *callbacks: Callback,
     ) -> bool:
-        """Run one phase; returns whether it was interrupted. Afterwards ``history_`` is that of this phase."""
+        """Run one phase and return whether it was interrupted. Afterwards ``history_`` is that of this phase."""
         model = self.model
         model.is_trained_ = False  # else scvi-tools appends to the history, and drops metrics that were not in it
         module.train()
@@ -152,23 +268,24 @@ class Training:
             "accumulate_grad_batches": data.n_accumulated,
             "reload_dataloaders_every_n_epochs": int(data.n_tiles > 1),
         }
-        added = {"callbacks": list(kwargs.get("callbacks") or [])}  # scvi-tools adds its own to the list
-        plan = CosineTrainingPlan(module, n_steps=n_steps, resumed=resumed, **self.plan)
-        with _without_notices():
+        added = {"callbacks": list(kwargs.get("callbacks") or [])}  # scvi-tools appends to the list
+        weights = {name: self.arguments[name] for name in ("lr", "weight_decay", "kl_weight")}
+        plan = model._training_plan_cls(module, n_steps=n_steps, resumed=resumed, **weights)
+        with without_notices():
             runner = TrainRunner(model, training_plan=plan, data_splitter=data, **{**steps, **kwargs, **added})
         trainer = runner.trainer
         trainer.callbacks.extend(callbacks)
         if self.checkpoints is not None:
             writer = CheckpointWriter(self.checkpoints, phase, model.module, self.history)
             trainer.callbacks.append(writer)
-            writer.take_up(trainer)
-        with _interruptible(trainer), _without_notices():
+            writer.restore(trainer)
+        with _interruptible(trainer), without_notices():
             runner()
         return trainer.interrupted
 
 
 class _Best(Callback):
-    """Remembers the weights with the best score of the held-out molecules, for a training that is interrupted."""
+    """Keeps the weights with the best validation score, for a training that is interrupted."""
 
     def __init__(self) -> None:
         self.score = math.inf
@@ -181,7 +298,7 @@ class _Best(Callback):
             self.weights = {name: value.clone() for name, value in plan.module.state_dict().items()}
 
     def restore(self, module: torch.nn.Module) -> str:
-        """Go back to these weights, if there are any; says which the module has."""
+        """Restore these weights, if there are any; return which weights the module has."""
         if not self.weights:
             return "the weights of the last step"
         module.load_state_dict(self.weights)
@@ -190,9 +307,9 @@ class _Best(Callback):
 
 @contextmanager
 def _interruptible(trainer: Trainer) -> Iterator[None]:
-    """Let Ctrl-C end the training after the step that is running; a second one ends it at once.
+    """Let Ctrl-C end the training after the current step; a second one ends it immediately.
 
-    Lightning itself would leave the interpreter, and a model in the middle of a step.
+    Lightning itself would exit the interpreter, and leave a model in the middle of a step.
     """
     alone = threading.current_thread() is threading.main_thread() and trainer.world_size == 1
     if not alone or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
@@ -215,23 +332,23 @@ def _interruptible(trainer: Trainer) -> Iterator[None]:
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if pressed:
-        trainer.state.status = TrainerStatus.INTERRUPTED
+        mark_interrupted(trainer)
 
 
 def check_training(arguments: Mapping[str, Any], *, is_counts: bool) -> Trainer:
-    """Raise unless arguments of :meth:`SoScope.train` go together and Lightning's trainer takes the further ones.
+    """Raise unless arguments of :meth:`SoScope.train` are consistent and Lightning's trainer takes the further ones.
 
     Parameters
     ----------
     arguments
-        By name, all of them.
+        All of them by name.
     is_counts
         Whether molecules can be held out.
 
     Returns
     -------
     Trainer
-        As it will train, for what it says of devices and processes.
+        With the devices and processes of the training.
     """
     max_epochs, max_steps = arguments["max_epochs"], arguments["max_steps"]
     if max_epochs is not None and max_steps is not None:
@@ -245,34 +362,20 @@ def check_training(arguments: Mapping[str, Any], *, is_counts: bool) -> Trainer:
 
 
 def trainer_of(trainer_kwargs: Mapping[str, Any]) -> Trainer:
-    """Lightning's trainer as scvi-tools will make it; raises if it cannot be made of these arguments."""
+    """Return Lightning's trainer as scvi-tools will construct it; raise a ValueError for invalid arguments."""
     kwargs = dict(trainer_kwargs)
     try:
         kwargs["callbacks"] = list(kwargs.get("callbacks") or [])
-        with _without_notices(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what it warns of is told when the training starts
-            kwargs["accelerator"], kwargs["devices"], _ = parse_device_args(
-                kwargs["accelerator"], kwargs["devices"], return_device="torch"
-            )
+        with without_notices(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the same warnings follow when the training starts
+            kwargs["accelerator"], kwargs["devices"] = device_arguments(kwargs["accelerator"], kwargs["devices"])
             trainer = ScviTrainer(**kwargs)
         strange = [one for one in trainer.callbacks if not isinstance(one, Callback)]
         strange += [one for one in trainer.loggers if not isinstance(one, Logger)]
         if strange:
             raise TypeError(f"{strange[0]!r} is neither a callback nor a logger of Lightning")
         return trainer
-    except Exception as error:  # Lightning has several kinds for arguments that it does not take
+    except Exception as error:  # Lightning raises several kinds for invalid arguments
         found = ", ".join(f"{name}={value!r}" for name, value in trainer_kwargs.items())
         msg = f"Expected arguments that Lightning's trainer takes on this machine, found {found}: {error}"
         raise ValueError(msg) from error
-
-
-@contextmanager
-def _without_notices() -> Iterator[None]:
-    """Keep Lightning from telling of devices, tips and its end in every phase; warnings are told."""
-    notices = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    level = notices.level
-    notices.setLevel(max(level, logging.WARNING))
-    try:
-        yield
-    finally:
-        notices.setLevel(level)

@@ -155,7 +155,7 @@ def test_encoders_without_a_map_are_refused(encoder):
 
 def test_modules_without_a_map_are_refused():
     pooled = torch.nn.Sequential(Convolutions(), torch.nn.AdaptiveAvgPool2d(1))
-    with pytest.raises(ValueError, match="found 1 and 1 across"):
+    with pytest.raises(ValueError, match="found 1 and 1 cells across"):
         computed(image(), pooled, 64, mode="dense")
     with pytest.raises(ValueError, match=r"found shape \(1, 16\)"):
         computed(image(), torch.nn.Sequential(pooled, torch.nn.Flatten()), 64, mode="dense")

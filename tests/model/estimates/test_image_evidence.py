@@ -5,7 +5,8 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from soscope_scverse.model.estimates.image_evidence import image_evidence, library_size_noise
+from soscope_scverse.model.estimates.image_evidence import image_evidence
+from soscope_scverse.model.estimates.library_size import library_size_noise
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ from scipy.sparse import csr_matrix
 
 from soscope_scverse import datasets, im, pp
 from soscope_scverse.model import SoScope
-from soscope_scverse.model.estimates.image_evidence import local_noise
+from soscope_scverse.model.estimates.initialise import local_noise
 from soscope_scverse.module.likelihoods import get_likelihood, joint_likelihood
 
 

@@ -142,7 +142,7 @@ def test_positions_of_a_section(prepared):
         np.testing.assert_allclose(predicted.X, expected.X, rtol=1e-5)
         assert set(predicted.obs["library"]) == {name}
         assert set(predicted.uns["spatial"]) == {name}
-    with pytest.raises(ValueError, match=r"one of \['a', 'b'\]; found None"):
+    with pytest.raises(ValueError, match=r"one of the sections \['a', 'b'\] .* found None"):
         model.predict(expected.obsm["spatial"])
 
 

@@ -63,7 +63,7 @@ def test_the_result_does_not_depend_on_the_blocks(padded, batch_size):
 
 
 def test_many_draws_take_smaller_blocks(padded):
-    tiles = padded._tiles(padded._section())
+    tiles = padded._tiles(padded._section(padded._inputs))
     assert prediction.block_spots(tiles, 1000, 0) == 5_000_000 // 7000
     assert prediction.block_spots(tiles, 1000, 200) == 250_000 // 7000
     assert prediction.block_spots(tiles, 10**9, 0) == 1

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,8 @@ from lightning.pytorch import Callback
 
 from helpers import QUIET
 from soscope_scverse import SoScope, tl
-from soscope_scverse.model.training import checkpoints
+from soscope_scverse.model.training.checkpoints import Checkpoints
+from soscope_scverse.model.training.datamodule import TileDataModule
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"
 train = runpy.run_path(str(SCRIPT))
@@ -25,10 +26,8 @@ train = runpy.run_path(str(SCRIPT))
 
 @pytest.fixture(autouse=True)
 def _before_every_epoch(monkeypatch):
-    from soscope_scverse.model.training import datamodule as splitter
-
-    monkeypatch.setattr(checkpoints, "_SECONDS", 0)
-    monkeypatch.setattr(splitter, "_STEP_SPOTS", 2048)  # the script changes it
+    monkeypatch.setattr(SoScope, "_checkpoints_cls", partial(Checkpoints, seconds=0))
+    monkeypatch.setattr(SoScope, "_data_splitter_cls", TileDataModule)  # the script changes it
 
 
 @pytest.fixture(autouse=True)

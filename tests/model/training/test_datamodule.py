@@ -5,7 +5,6 @@ import pytest
 
 from grids import section_tiles
 from soscope_scverse.model._tiles import Tiles
-from soscope_scverse.model.training import datamodule as splitter
 from soscope_scverse.model.training.datamodule import TileDataModule
 
 
@@ -33,9 +32,8 @@ def test_borders_move_from_epoch_to_epoch(tiles):
     assert c == d
 
 
-def test_a_long_pass_takes_several_epochs(tiles, monkeypatch):
-    monkeypatch.setattr(splitter, "_STEP_SPOTS", 14)
-    data = started(tiles, 14, seed=0)
+def test_a_long_pass_takes_several_epochs(tiles):
+    data = started(tiles, 14, seed=0, step_spots=14)
     assert (data.n_steps, data.n_epochs) == (14, 2)
     for turn in (0, 2):
         parts = [[batch["x"][batch["own"]] for batch in data.epoch(turn + i)] for i in range(2)]
@@ -57,13 +55,12 @@ def test_a_step_takes_the_same_spots_whatever_fits_into_memory(tiles, batch_size
     assert data.n_tiles <= data.n_accumulated * n_processes < data.n_tiles + n_processes
 
 
-def test_large_sections_take_several_steps(tiles, monkeypatch):
-    monkeypatch.setattr(splitter, "_STEP_SPOTS", 60)
-    assert TileDataModule(tiles, 2048, seed=0).n_steps == 1
+def test_large_sections_take_several_steps(tiles):
+    assert TileDataModule(tiles, 2048, seed=0, step_spots=60).n_steps == 1
     whole, small, two = (
-        TileDataModule(tiles, 60, seed=0),
-        TileDataModule(tiles, 20, seed=0),
-        TileDataModule(tiles, 60, seed=0, n_processes=2),
+        TileDataModule(tiles, 60, seed=0, step_spots=60),
+        TileDataModule(tiles, 20, seed=0, step_spots=60),
+        TileDataModule(tiles, 60, seed=0, n_processes=2, step_spots=60),
     )
     assert whole.n_steps == small.n_steps == two.n_steps == 4
     assert (whole.n_accumulated, small.n_accumulated, two.n_accumulated) == (1, 3, 1)

@@ -1,4 +1,4 @@
-"""What files hold: tensors, numbers, strings, lists and dicts, which are read without running anything."""
+"""Content of files: tensors, numbers, strings, lists and dicts, which are read without running code."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pandas as pd
 
 
 def plain(value: Any) -> Any:
-    """The same of lists and Python's own types; tensors stay, and so do objects, which `torch.load` then refuses."""
+    """Convert to lists and Python's own types; tensors stay, as do objects, which `torch.load` then refuses."""
     if isinstance(value, Mapping):
         return {plain(name): plain(entry) for name, entry in value.items()}
     if isinstance(value, list | tuple):

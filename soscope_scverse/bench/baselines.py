@@ -1,14 +1,14 @@
-"""The simple answers that every claim of quality has to beat.
+"""Baseline methods for the resolution enhancement of spots.
 
 A baseline takes a low-resolution AnnData with ``obsm["spatial"]``, ``obsm["subspots"]``, ``obsm["subspot_exposure"]``
-and, if it uses the image, ``obsm["subspot_features"]``. It returns an n_targets x n_features array, in the C order of
-the valid subspots. All but :func:`repeat` learn the profile of a spot from its position or from the mean image feature
-of its subspots and apply that to the subspots.
+and, if it uses the image, ``obsm["subspot_features"]``. It returns an n_targets x n_features array in the C order of
+the valid subspots. All baselines except :func:`repeat` and the linear interpolations fit a regression of the profiles
+of the spots on their positions or mean image features, and predict the profiles of the subspots with it.
 
-Where ``uns["subspots"]["aggregate"]`` is ``"mean"``, as :func:`~soscope_scverse.bench.simulate_low_resolution` writes
-it, that is the prediction. Otherwise spots are sums of counts: it is clipped at 0 and multiplied by the share of the
-spot that a subspot covers.
-``obs["relative_cell_number"]``, if there, tells how much tissue is in a spot: counts are learnt per mean spot.
+Predictions are expected profiles of spots. If ``uns["subspots"]["aggregate"]`` is ``"mean"``, as written by
+:func:`~soscope_scverse.bench.simulate_low_resolution`, they are returned unchanged. Otherwise spots are sums of counts:
+predictions are clipped at 0 and multiplied by the exposures of the subspots.
+If ``obs["relative_cell_number"]`` is present, counts are divided by it before fitting, and exposures multiplied by it.
 """
 
 from __future__ import annotations
@@ -19,38 +19,45 @@ from typing import NamedTuple
 import numpy as np
 from anndata import AnnData
 from scipy.interpolate import LinearNDInterpolator, NearestNDInterpolator
-from scipy.linalg import eigh
 from scipy.sparse import csr_matrix, diags
 from scipy.spatial import QhullError
 from scipy.spatial.distance import cdist
 
 from soscope_scverse import _keys as keys
-from soscope_scverse import _validation
+from soscope_scverse import _read as read
 from soscope_scverse._arrays import dense
+from soscope_scverse._gp import SpectralProcess
+from soscope_scverse._validators import check_finite
 
-TINY = np.finfo(float).tiny
 SIGNAL_SHARES = np.array([0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99])
+"""Shares of the variance of a feature that its Gaussian process explains."""
+LENGTH_SCALES = np.geomspace(0.05, 5, 13)
+"""In units of the square root of the number of inputs, to which distances of standardised inputs are proportional."""
 SAME_EVIDENCE = 1e-6
-"""Difference of log evidences that is rounding, so that it must not decide."""
-LENGTH_SCALES = np.geomspace(0.05, 5, 13)  # times the square root of the number of inputs: the scale of their distances
+"""Log evidences that differ by less are regarded as equal, so that rounding has no effect on the choice."""
 
 
 class _Task(NamedTuple):
-    """The arrays of a baseline: spots and targets (the valid subspots in C order)."""
+    """Spots and targets (the valid subspots in C order) as arrays."""
 
-    profiles: np.ndarray  # n_spots x n_features, counts as of spots of mean size
-    spot: np.ndarray  # n_targets numbers of spots
-    subspot: np.ndarray  # n_targets numbers of subspots in their spot
-    exposure: np.ndarray  # n_targets x 1 shares of the spot, times its size
-    is_mean: bool  # whether a spot is the mean of its subspots, instead of the sum of their counts
+    profiles: np.ndarray
+    """n_spots x n_features; counts are divided by the relative cell number."""
+    spot: np.ndarray
+    """n_targets row numbers of spots."""
+    subspot: np.ndarray
+    """n_targets numbers of subspots within their spots."""
+    exposure: np.ndarray
+    """n_targets x 1, multiplied by the relative cell number of counts."""
+    is_mean: bool
+    """Whether a spot is the mean of its subspots rather than the sum of their counts."""
 
-    def of_targets(self, levels: np.ndarray) -> np.ndarray:
-        """Bring n_targets x n_features values on the scale of spots to that of subspots."""
+    def scaled_to_targets(self, levels: np.ndarray) -> np.ndarray:
+        """Convert n_targets x n_features expected profiles of spots to profiles of subspots."""
         return levels if self.is_mean else np.clip(levels, 0, None) * self.exposure
 
 
 def repeat(adata: AnnData) -> np.ndarray:
-    """Give every subspot the profile of its spot, of counts its share by exposure, as if the spot were uniform.
+    """Repeat the profile of a spot in all its subspots; counts are divided in proportion to the exposures.
 
     Parameters
     ----------
@@ -65,14 +72,14 @@ def repeat(adata: AnnData) -> np.ndarray:
     Raises
     ------
     TypeError, ValueError
-        If a slot is missing or does not fit.
+        If a slot is missing or inconsistent with the others.
     """
     task = _task(adata)
-    return task.of_targets(task.profiles[task.spot])
+    return task.scaled_to_targets(task.profiles[task.spot])
 
 
 def linear(adata: AnnData) -> np.ndarray:
-    """Interpolate linearly between the spot centres; outside of their hull take the nearest spot.
+    """Interpolate linearly between the spot centres, and take the nearest spot outside their convex hull.
 
     Parameters
     ----------
@@ -87,22 +94,14 @@ def linear(adata: AnnData) -> np.ndarray:
     Raises
     ------
     TypeError, ValueError
-        If a slot is missing or does not fit, or the spots lie on one line.
+        If a slot is missing or inconsistent with the others, or the spots lie on one line.
     """
     task = _task(adata)
-    centres, targets = _positions(adata, task)
-    try:
-        rates = LinearNDInterpolator(centres, task.profiles)(targets)
-    except QhullError as error:
-        msg = f"Expected at least three spots that do not lie on one line, found {len(centres)} that do."
-        raise ValueError(msg) from error
-    outside = np.isnan(rates).any(axis=1)
-    rates[outside] = NearestNDInterpolator(centres, task.profiles)(targets[outside])
-    return task.of_targets(rates)
+    return _interpolate(task, *_positions(adata, task))
 
 
 def linear_conserving(adata: AnnData) -> np.ndarray:
-    """Interpolate linearly, then rescale (counts) or shift (means) each spot so that its subspots make it up.
+    """Interpolate linearly, then scale (counts) or shift (means) the subspots of a spot to match its profile.
 
     Parameters
     ----------
@@ -112,17 +111,17 @@ def linear_conserving(adata: AnnData) -> np.ndarray:
     Returns
     -------
     np.ndarray
-        n_targets x n_features. A spot of counts whose interpolation is 0 throughout is repeated.
+        n_targets x n_features. Counts of a spot are repeated where the interpolation is 0 in all its subspots.
 
     Raises
     ------
     TypeError, ValueError
-        If a slot is missing or does not fit, or the spots lie on one line.
+        If a slot is missing or inconsistent with the others, or the spots lie on one line.
     """
     task = _task(adata)
-    guess = linear(adata)
+    guess = _interpolate(task, *_positions(adata, task))
     if task.is_mean:
-        return guess + (task.profiles - _area(task) @ guess)[task.spot]
+        return guess + (task.profiles - _area_mean(task) @ guess)[task.spot]
     members = csr_matrix((np.ones(len(task.spot)), (task.spot, np.arange(len(task.spot)))))
     total = (members @ guess)[task.spot]
     size = (members @ task.exposure)[task.spot]
@@ -131,7 +130,7 @@ def linear_conserving(adata: AnnData) -> np.ndarray:
 
 
 def gaussian_process(adata: AnnData) -> np.ndarray:
-    """Gaussian process on the positions, tuned for each gene by marginal likelihood.
+    """Gaussian process regression on the positions, its parameters chosen for each gene by marginal likelihood.
 
     Parameters
     ----------
@@ -146,7 +145,7 @@ def gaussian_process(adata: AnnData) -> np.ndarray:
     Raises
     ------
     TypeError, ValueError
-        If a slot is missing or does not fit.
+        If a slot is missing or inconsistent with the others.
     """
     task = _task(adata)
     return _regress(task, *_positions(adata, task), _fit_gaussian_process)
@@ -168,14 +167,14 @@ def image_linear(adata: AnnData) -> np.ndarray:
     Raises
     ------
     TypeError, ValueError
-        If a slot is missing or does not fit.
+        If a slot is missing or inconsistent with the others.
     """
     task = _task(adata)
     return _regress(task, *_features(adata, task), _fit_ridge)
 
 
 def image_gaussian_process(adata: AnnData) -> np.ndarray:
-    """Gaussian process on the image features, tuned for each gene by marginal likelihood.
+    """Gaussian process regression on the image features, its parameters chosen for each gene by marginal likelihood.
 
     Parameters
     ----------
@@ -190,7 +189,7 @@ def image_gaussian_process(adata: AnnData) -> np.ndarray:
     Raises
     ------
     TypeError, ValueError
-        If a slot is missing or does not fit.
+        If a slot is missing or inconsistent with the others.
     """
     task = _task(adata)
     return _regress(task, *_features(adata, task), _fit_gaussian_process)
@@ -212,7 +211,7 @@ def image_mlp(adata: AnnData) -> np.ndarray:
     Raises
     ------
     TypeError, ValueError
-        If a slot is missing or does not fit.
+        If a slot is missing or inconsistent with the others.
     """
     task = _task(adata)
     return _regress(task, *_features(adata, task), _fit_network)
@@ -234,7 +233,7 @@ def joint_mlp(adata: AnnData) -> np.ndarray:
     Raises
     ------
     TypeError, ValueError
-        If a slot is missing or does not fit.
+        If a slot is missing or inconsistent with the others.
     """
     task = _task(adata)
     pairs = zip(_features(adata, task), _positions(adata, task), strict=True)
@@ -255,53 +254,57 @@ BASELINES: dict[str, Callable[[AnnData], np.ndarray]] = {
         joint_mlp,
     )
 }
-"""Every baseline by its name."""
+"""All baselines by name."""
 
 Predictor = Callable[[np.ndarray], np.ndarray]
 Fit = Callable[[np.ndarray, np.ndarray], Predictor]
 
 
 def _regress(task: _Task, at_spots: np.ndarray, at_targets: np.ndarray, fit: Fit) -> np.ndarray:
-    """Learn the spots' profiles from standardised inputs and predict those of the targets."""
+    """Fit the profiles of the spots on standardised inputs and predict those of the targets."""
     centre, spread = _moments(at_spots)
     mean, deviation = _moments(task.profiles)
     predict = fit(_divided(at_spots - centre, spread), _divided(task.profiles - mean, deviation))
     levels = predict(_divided(at_targets - centre, spread)).reshape(len(at_targets), -1)
-    return task.of_targets(mean + deviation * levels)
+    return task.scaled_to_targets(mean + deviation * levels)
+
+
+def _interpolate(task: _Task, centres: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Interpolate linearly between the spots, and take the nearest spot outside their convex hull."""
+    try:
+        levels = LinearNDInterpolator(centres, task.profiles)(targets)
+    except QhullError as error:
+        msg = f"Expected at least three spots that do not lie on one line, found {len(centres)} that do."
+        raise ValueError(msg) from error
+    outside = np.isnan(levels).any(axis=1)
+    levels[outside] = NearestNDInterpolator(centres, task.profiles)(targets[outside])
+    return task.scaled_to_targets(levels)
 
 
 def _fit_gaussian_process(inputs: np.ndarray, values: np.ndarray) -> Predictor:
-    r"""Fit one Gaussian process per column, with covariance c (s RBF(l) + (1 - s) I), by its evidence.
+    """Fit a Gaussian process per column with covariance c (s RBF(l) + (1 - s) I) by marginal likelihood.
 
-    With the eigenvectors Q and eigenvalues :math:`\lambda_i` of the RBF matrix of n spots, and the best c put in, it is
-
-    .. math:: \log p(y) = -\frac12 \left[n \log \frac1n \sum_i \frac{(Q^T y)_i^2}{v_i} + \sum_i \log v_i\right]
-        + \text{const}, \qquad v_i = s \lambda_i + 1 - s
-
-    so that one decomposition per length scale l serves all genes and all s: a grid of both costs less than a search per
-    gene and has no local optimum (Rasmussen & Williams, Gaussian Processes for Machine Learning, 2006, chapter 5).
+    All combinations of the length scales l and signal shares s are evaluated, each at its most likely variance c, so
+    the result is no local optimum.
     """
-    shares = SIGNAL_SHARES[:, None]
-    best, chosen = np.full(values.shape[1], -np.inf), np.zeros(values.shape[1])
-    weights = np.zeros_like(values)  # of the RBF around each spot
+    n_spots, n_features = values.shape
+    best, chosen_length = np.full(n_features, -np.inf), np.zeros(n_features)
+    weights = np.zeros_like(values)  # of the RBF of every spot
     for length in LENGTH_SCALES * np.sqrt(inputs.shape[1]):
-        eigenvalues, vectors = eigh(_rbf(inputs, inputs, length))
-        variances = shares * np.clip(eigenvalues, 0, None) + 1 - shares
-        rotated = vectors.T @ values
-        scale = (1 / variances) @ rotated**2 / len(inputs)
-        evidence = -0.5 * (len(inputs) * np.log(scale + TINY) + np.log(variances).sum(axis=1, keepdims=True))
+        process = SpectralProcess([_rbf(inputs, inputs, length)], [np.arange(n_spots)], values)
+        evidence = process.log_likelihood(SIGNAL_SHARES)[0]
         highest = evidence.max(axis=0)
         better = highest > best + SAME_EVIDENCE
-        # where the length is so short that signal and noise are one, all is noise
-        share = (evidence >= highest - SAME_EVIDENCE).argmax(axis=0)[better]
-        best[better], chosen[better] = highest[better], length
-        weights[:, better] = vectors @ (SIGNAL_SHARES[share] * rotated[:, better] / variances[share].T)
+        # the smallest of equal shares: for a very short length, signal and noise have the same covariance
+        share = SIGNAL_SHARES[(evidence >= highest - SAME_EVIDENCE).argmax(axis=0)]
+        best[better], chosen_length[better] = highest[better], length
+        weights[:, better] = (share * process.weights(share, 1 - share))[:, better]
 
     def predict(new: np.ndarray) -> np.ndarray:
-        result = np.empty((len(new), values.shape[1]))
-        for length in np.unique(chosen):
-            genes = chosen == length
-            result[:, genes] = _rbf(new, inputs, length) @ weights[:, genes]
+        result = np.empty((len(new), n_features))
+        for length in np.unique(chosen_length):
+            features = chosen_length == length
+            result[:, features] = _rbf(new, inputs, length) @ weights[:, features]
         return result
 
     return predict
@@ -318,9 +321,10 @@ def _fit_ridge(inputs: np.ndarray, values: np.ndarray) -> Predictor:
 
 
 def _fit_network(inputs: np.ndarray, values: np.ndarray) -> Predictor:
-    """Fit a network until its loss stands still.
+    """Fit a neural network until its loss converges.
 
-    Some tens of spots are too few to set any aside: strong weight decay beat early stopping on the real sections.
+    With some tens of spots, no validation set is held out: strong weight decay scored better than early stopping on
+    the real sections.
     """
     from sklearn.neural_network import MLPRegressor
 
@@ -329,12 +333,11 @@ def _fit_network(inputs: np.ndarray, values: np.ndarray) -> Predictor:
 
 
 def _task(adata: AnnData) -> _Task:
-    """Read the spots and their valid subspots, which are the targets."""
-    _validation.anndata(adata)
-    exposure = _validation.division(adata)
+    """Read the spots and their valid subspots, the targets."""
+    exposure = read.exposures(read.read_anndata(adata))
     spot, subspot = np.nonzero(exposure > 0)
-    x = _validation.matrix(adata, None)
-    _validation.finite(x)
+    x = read.matrix(adata, None)
+    check_finite(x)
     profiles = dense(x).astype(float)
     is_mean = adata.uns.get(keys.SUBSPOTS, {}).get("aggregate") == "mean"
     if keys.RELATIVE_CELL_NUMBER in adata.obs and not is_mean:
@@ -345,30 +348,30 @@ def _task(adata: AnnData) -> _Task:
 
 def _positions(adata: AnnData, task: _Task) -> tuple[np.ndarray, np.ndarray]:
     """Return the positions of spots and targets, n_spots x 2 and n_targets x 2."""
-    return _validation.positions(adata), _of_targets(adata, keys.SUBSPOTS, task)
+    return read.positions(adata), _of_targets(adata, keys.SUBSPOTS, task)
 
 
 def _features(adata: AnnData, task: _Task) -> tuple[np.ndarray, np.ndarray]:
-    """Return the image features of spots (mean over their area) and targets, n_spots x L and n_targets x L."""
+    """Return the image features of spots (area means) and targets, n_spots x L and n_targets x L."""
     features = _of_targets(adata, keys.FEATURES, task)
-    return _area(task) @ features, features
+    return _area_mean(task) @ features, features
 
 
-def _area(task: _Task) -> csr_matrix:
-    """Shares of the subspots in their spots, n_spots x n_targets: averages over the area of every spot."""
+def _area_mean(task: _Task) -> csr_matrix:
+    """Matrix of n_spots x n_targets that averages values of the targets over the areas of the spots."""
     shape = len(task.profiles), len(task.spot)
     exposure = csr_matrix((task.exposure.ravel(), (task.spot, np.arange(len(task.spot)))), shape=shape)
     return diags(1 / np.asarray(exposure.sum(axis=1)).ravel()) @ exposure
 
 
 def _of_targets(adata: AnnData, slot: str, task: _Task) -> np.ndarray:
-    """Return the entries of the valid subspots of an n_spots x n_subspots x any slot."""
+    """Return the entries of the valid subspots in a slot of n_spots x n_subspots x any shape."""
     values = _slot(adata, slot)
     n_subspots = adata.obsm[keys.EXPOSURE].shape[1]
     if values.shape[1] != n_subspots:
         msg = (
-            f"Expected `adata.obsm['{slot}']` to hold {n_subspots} subspots a spot, like `{keys.EXPOSURE}`, "
-            f"found {values.shape[1]}. Make both from one division of the spots."
+            f"Expected `adata.obsm['{slot}']` to hold {n_subspots} subspots per spot, like `{keys.EXPOSURE}`, "
+            f"found {values.shape[1]}. Compute both from the same subspots."
         )
         raise ValueError(msg)
     entries = np.asarray(values[task.spot, task.subspot], dtype=float)
@@ -382,10 +385,10 @@ def _slot(adata: AnnData, slot: str) -> np.ndarray:
     if slot not in adata.obsm:
         msg = (
             f"Expected `adata.obsm['{slot}']`, found only {sorted(adata.obsm)}. "
-            "`bench.simulate_low_resolution` and `pp.subspots` divide the spots, `im.features` adds the image features."
+            "`bench.simulate_low_resolution` and `pp.subspots` write the subspots, `im.features` the image features."
         )
         raise ValueError(msg)
-    values = _validation.numbers(f"`adata.obsm[{slot!r}]`", adata.obsm[slot])
+    values = read.numbers(f"`adata.obsm[{slot!r}]`", adata.obsm[slot])
     if values.ndim != 3 or not values.size:
         msg = f"Expected `adata.obsm['{slot}']` to have 3 dimensions, found shape {values.shape}."
         raise ValueError(msg)
@@ -393,11 +396,11 @@ def _slot(adata: AnnData, slot: str) -> np.ndarray:
 
 
 def _moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of the columns; 0 for what varies by rounding only."""
+    """Mean and standard deviation of the columns; deviations within rounding error are 0."""
     mean, deviation = values.mean(axis=0), values.std(axis=0)
     return mean, np.where(deviation > 1e-9 * np.abs(mean), deviation, 0)
 
 
 def _divided(values: np.ndarray, deviation: np.ndarray) -> np.ndarray:
-    """Divide each column by its standard deviation; a constant column becomes 0."""
+    """Divide columns by their standard deviations; constant columns become 0."""
     return values * np.divide(1, deviation, out=np.zeros_like(deviation), where=deviation > 0)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
-from functools import wraps
-from typing import Any, TypeVar
 
 import mudata
 import pandas as pd
@@ -14,29 +11,26 @@ from anndata import AnnData
 from mudata import MuData
 
 from soscope_scverse._arrays import layers_of
-from soscope_scverse._slots import handed_back
-
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def columns_apart() -> AbstractContextManager:
-    """Context in which a MuData that is made or read does not copy the columns of its modalities to the top."""
+    """Return a context in which a MuData that is made or read keeps the columns of its modalities apart."""
     if hasattr(mudata, "set_options"):  # before 0.4
         return mudata.set_options(pull_on_update=False)
     return mudata.settings.override(pull_on_update=False)
 
 
 def spots_of(data: AnnData | MuData, modalities: Iterable[str] | None = None) -> AnnData:
-    """What the data say of their spots, without profiles; an AnnData says it itself.
+    """Return an AnnData with the slots of the spots and without profiles; an AnnData is returned unchanged.
 
-    Slots at the top of a MuData win over those of its modalities, and the first modality over the next.
+    Slots at the top of a MuData take precedence over those of its modalities, and the first modality over the next.
 
     Parameters
     ----------
     data
         AnnData, or a MuData whose modalities hold the same spots.
     modalities
-        Those whose features stand side by side, in this order; None is all.
+        Those whose features are concatenated, in this order; None is all.
     """
     if isinstance(data, AnnData):
         return data
@@ -55,14 +49,14 @@ def spots_of(data: AnnData | MuData, modalities: Iterable[str] | None = None) ->
 
 
 def modality(mdata: MuData, name: str) -> AnnData:
-    """One modality, with what the MuData says of the spots."""
+    """Return one modality with the slots of the spots of the whole MuData."""
     part, spots = mdata.mod[name][mdata.obs_names], spots_of(mdata)
     slots = {"obs": spots.obs, "obsm": dict(spots.obsm), "obsp": dict(spots.obsp), "uns": dict(spots.uns)}
     return AnnData(part.X, var=part.var, layers=layers_of(part), **slots)
 
 
 def joined(modalities: Mapping[str, AnnData]) -> MuData:
-    """MuData of modalities; what the first says of the spots goes to the top, and the others keep profiles alone."""
+    """Return a MuData of modalities: slots of the spots of the first go to the top, the others keep profiles alone."""
     bare = {name: AnnData(part.X, part.obs, part.var, layers=layers_of(part)) for name, part in modalities.items()}
     with columns_apart():
         mdata = MuData(bare)
@@ -74,28 +68,8 @@ def joined(modalities: Mapping[str, AnnData]) -> MuData:
     return mdata
 
 
-def accepts_mudata(function: Function) -> Function:
-    """Let a function that writes slots of the spots work on MuData: it sees the spots, and the slots go to the top."""
-    parameters = inspect.signature(function).parameters
-    first = next(iter(parameters))
-
-    @wraps(function)
-    def wrapper(*args: Any, copy: bool = False, **kwargs: Any) -> Any:
-        arguments = {**dict(zip(parameters, args, strict=False)), **kwargs}
-        data = arguments.pop(first, None)
-        if not isinstance(data, MuData):
-            return function(*args, copy=copy, **kwargs)
-        data = data.copy() if copy else data
-        spots = spots_of(data)
-        with handed_back(spots, data):
-            function(spots, **arguments)
-        return data if copy else None
-
-    return wrapper  # type: ignore[return-value]
-
-
 def split(joint: AnnData, mdata: MuData, modalities: Iterable[str]) -> MuData:
-    """MuData of a result that has the features of the modalities side by side."""
+    """Return the MuData of a result whose features are those of the modalities, concatenated."""
     parts, start = {}, 0
     for name in modalities:
         var = mdata.mod[name].var

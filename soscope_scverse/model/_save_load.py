@@ -1,4 +1,4 @@
-"""Model files: complete or absent, of a known format, and read without running anything that is in them."""
+"""Save and load models: files are complete or absent, of a known format, and read without running code."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
-from shutil import rmtree
 from textwrap import shorten
 from typing import Any, Self
 
@@ -19,13 +18,14 @@ from mudata import MuData
 from scvi.model.base import BaseModelClass
 
 from soscope_scverse import _keys as keys
-from soscope_scverse import _validation as check
-from soscope_scverse._files import completed
-from soscope_scverse.model._serialization import curves, plain, tables
+from soscope_scverse._files import completed, new_folder
+from soscope_scverse._upstream import SCVI_SLOTS
+from soscope_scverse._validators import check_folder, check_path
+from soscope_scverse.model._plain_values import curves, plain, tables
 from soscope_scverse.model.training.runner import trainer_of
 
 _FORMAT = 1
-"""Of the model files that are written; others with a lower number can be read, too."""
+"""Format of the written model files; those of lower formats can be read, too."""
 
 _MODEL, _ADATA, _MUDATA = "model.pt", "adata.h5ad", "mdata.h5mu"  # as scvi-tools calls them
 
@@ -63,8 +63,10 @@ class SavedModel(BaseModelClass):
         ------
         ValueError
             If the directory exists and `overwrite` is False.
+        TypeError
+            If `dir_path` is no path.
         """
-        check.folder("dir_path", dir_path, new=not overwrite)
+        check_folder("dir_path", dir_path, new=not overwrite)
         folder = Path(dir_path)
         content = {
             "registry": self.registry,
@@ -73,16 +75,10 @@ class SavedModel(BaseModelClass):
             "is_trained": self.is_trained_,
             "history": curves(self.history_ or {}),
         }
-        is_new = not folder.exists()
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
+        with new_folder(folder):
             if save_anndata:
                 _write_spots(folder, prefix or "", self.adata, **anndata_write_kwargs)
             _write_model(folder, prefix or "", content)
-        except BaseException:
-            if is_new:
-                rmtree(folder)
-            raise
 
     @classmethod
     def load(
@@ -93,7 +89,7 @@ class SavedModel(BaseModelClass):
         device: int | str = "auto",
         prefix: str | None = None,
     ) -> Self:
-        """Load a model that was saved. Nothing that a file holds is run, so files of others can be loaded safely.
+        """Load a saved model. Nothing in a file is executed, so files of others can be loaded safely.
 
         Parameters
         ----------
@@ -118,12 +114,12 @@ class SavedModel(BaseModelClass):
             If the model, or the spots without `adata`, are not there.
         TypeError, ValueError
             If the file is damaged, of a newer format or no model file, or the spots have other features, modalities or
-            image features, or do not suit the likelihood.
+            image features, or do not fit the likelihood.
         """
-        check.path_of("dir_path", dir_path)
+        check_path("dir_path", dir_path)
         devices = device if device == "auto" else [device]
-        place = trainer_of({"accelerator": accelerator, "devices": devices}).strategy.root_device
-        saved = _read_model(Path(dir_path), prefix or "", place)
+        target = trainer_of({"accelerator": accelerator, "devices": devices}).strategy.root_device
+        saved = _read_model(Path(dir_path), prefix or "", target)
         spots = _read_spots(Path(dir_path), prefix or "") if adata is None else adata
         registry = saved["registry"]
         setup = getattr(cls, registry["setup_method_name"])
@@ -137,24 +133,31 @@ class SavedModel(BaseModelClass):
             raise ValueError(msg)
         model.module.load_state_dict(saved["module"])
         model.module.eval()
-        model.to_device(place)
+        model.to_device(target)
         model.is_trained_ = saved["is_trained"]
         model.history_ = tables(saved["history"])
         return model
 
     @staticmethod
     def load_registry(dir_path: str | PathLike, prefix: str | None = None) -> dict:
-        """What a saved model notes of its spots and of how they were set up.
+        """Return what a saved model recorded of its spots and their setup.
 
         Parameters
         ----------
         dir_path, prefix
-            As of :meth:`load`.
+            See :meth:`load`.
 
         Returns
         -------
         dict
             The registry of scvi-tools.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no model.
+        ValueError
+            If the file is damaged, of a newer format or no model file.
         """
         return _read_model(Path(dir_path), prefix or "", "cpu")["registry"]
 
@@ -189,7 +192,7 @@ def _read_model(folder: Path, prefix: str, device: str | torch.device) -> dict[s
     try:
         content = torch.load(path, map_location=device, weights_only=True)
         form = int(content["format"])
-    except Exception as error:  # what is raised for a broken file differs with the kind of damage
+    except Exception as error:  # the kind of error depends on the damage
         msg = (
             f"Expected a model of soscope_scverse in {str(path)!r}, but it cannot be read as one: "
             f"{shorten(str(error), 200)}. It may be damaged, or from elsewhere; files that would run code are not read."
@@ -208,7 +211,10 @@ def _read_spots(folder: Path, prefix: str) -> AnnData | MuData:
     """Read the spots that were saved with a model."""
     for name, read in ((_ADATA, ad.read_h5ad), (_MUDATA, md.read)):
         if (folder / f"{prefix}{name}").is_file():
-            return read(folder / f"{prefix}{name}")
+            spots = read(folder / f"{prefix}{name}")
+            for key in SCVI_SLOTS:  # else their registry would replace that of the spots that were saved
+                spots.uns.pop(key, None)
+            return spots
     msg = (
         f"Expected the spots of the model in {str(folder)!r}, found neither {_ADATA!r} nor {_MUDATA!r}. Pass them with "
         "`adata=`, or save the model with `save_anndata=True`."

@@ -1,0 +1,472 @@
+"""Readers of user input: each checks what it reads and returns it in the form that the package works on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from mudata import MuData
+from scipy.sparse import issparse
+
+from soscope_scverse import _keys as keys
+from soscope_scverse._arrays import Matrix, in_memory, layers_of, stored
+from soscope_scverse._validators import check_text
+
+SINGLE_SECTION = "section"
+"""Section of all spots where no `library_key` is given."""
+
+
+@dataclass(frozen=True, eq=False)
+class Spots:
+    """Spots as the package works on them: made once, by :func:`read_spots`, and not checked again."""
+
+    adata: AnnData
+    """The slots of the spots; profiles are read separately."""
+    positions: np.ndarray
+    """n_spots x 2 (x, y) in full-resolution pixels."""
+    sections: np.ndarray
+    """n_spots labels; one and the same without `library_key`."""
+    library_key: str | None
+    array: np.ndarray | None
+    """n_spots x 2 integer (``array_col``, ``array_row``), None without them."""
+    libraries: Mapping[str, Mapping[str, Any]]
+    """``uns["spatial"]``: images and scale factors by section."""
+
+    @property
+    def n(self) -> int:
+        """Number of spots."""
+        return len(self.positions)
+
+    @cached_property
+    def rows(self) -> dict[str, np.ndarray]:
+        """Row numbers of the spots of every section."""
+        return {str(name): np.flatnonzero(self.sections == name) for name in np.unique(self.sections)}
+
+    def library(self, library_id: str | None) -> Mapping[str, Any]:
+        """Images and scale factors of a section; None is the only one."""
+        return _entry(self.libraries, library_id)
+
+    def lattice_of(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Positions and array indices of some spots."""
+        return self.positions[rows], None if self.array is None else self.array[rows]
+
+
+def read_spots(adata: object, library_key: str | None = None) -> Spots:
+    """Read positions and sections of an AnnData.
+
+    Raises
+    ------
+    TypeError
+        If it is no AnnData, or positions or ``uns["spatial"]`` are of a wrong type.
+    ValueError
+        If names are not unique, or positions or sections are missing or incomplete.
+    """
+    adata = read_anndata(adata)
+    xy = positions(adata)
+    return Spots(adata, xy, sections(adata, library_key), library_key, array_index(adata), libraries(adata))
+
+
+def read_model_spots(
+    adata: object, *, features_key: str | None, library_key: str | None, batch_key: str | None
+) -> AnnData:
+    """Return spots that have every slot that a model needs: positions, sections, batches, subspots, graph, features."""
+    spots = read_spots(adata, library_key)
+    if features_key is not None:
+        check_text("features_key", features_key)
+    model_slots(spots.adata, features_key)
+    if batch_key is not None:
+        labels(spots.adata, "batch_key", batch_key, "batch")
+    return spots.adata
+
+
+def numbers(what: str, values: Any) -> np.ndarray:
+    """Return `values` as a floating-point array unless they are no real numbers or some are masked."""
+    with suppress(TypeError, ValueError):
+        array = np.asarray(values)
+        if array.dtype.kind in "biufO" and not (issparse(values) or np.ma.is_masked(values)):
+            return array if array.dtype.kind == "f" else array.astype(float)
+    found = f"{type(values).__name__} of {getattr(values, 'dtype', 'mixed types')}"
+    msg = f"Expected {what} to be an array of real numbers without a mask, found {found}. Convert it to float first."
+    raise TypeError(msg)
+
+
+def numbers_or_sparse(what: str, values: Any) -> Any:
+    """Return a sparse matrix unchanged, and anything else as :func:`numbers` does."""
+    return values if issparse(values) else numbers(what, values)
+
+
+def read_data(data: object) -> AnnData | MuData:
+    """Return `data` if it is a MuData, or an AnnData with unique names."""
+    if isinstance(data, MuData):
+        return data
+    if not isinstance(data, AnnData):
+        msg = f"Expected an AnnData or a MuData, found {type(data).__name__}."
+        raise TypeError(msg)
+    return read_anndata(data)
+
+
+def read_anndata(adata: object) -> AnnData:
+    """Return `adata` if it is an AnnData with unique names of observations and variables."""
+    if not isinstance(adata, AnnData):
+        msg = f"Expected an AnnData, found {type(adata).__name__}."
+        raise TypeError(msg)
+    for axis, names in (("obs", adata.obs_names), ("var", adata.var_names)):
+        if not names.is_unique:
+            repeated = names[names.duplicated()].unique()
+            msg = (
+                f"Expected unique `adata.{axis}_names`, found {len(repeated)} that occur more than once "
+                f"(first: {repeated[0]!r}). Call `adata.{axis}_names_make_unique()`."
+            )
+            raise ValueError(msg)
+    return adata
+
+
+def read_mudata(
+    mdata: object, modalities: Mapping[str, str], layer: Mapping[str, str | None] | None, named: Iterable[str] = ()
+) -> MuData:
+    """Return `mdata` if it is a MuData with these modalities, layers and others `named`, all of the same spots."""
+    if not isinstance(mdata, MuData):
+        msg = f"Expected a MuData, found {type(mdata).__name__}."
+        raise TypeError(msg)
+    if not isinstance(modalities, Mapping) or not modalities:
+        msg = f"Expected the likelihood of each modality, as {{'rna': 'nb', 'prot': 'poisson'}}, found {modalities!r}."
+        raise ValueError(msg)
+    unknown = [name for name in [*modalities, *(layer or {}), *named] if name not in mdata.mod]
+    if unknown:
+        msg = f"Expected modalities out of {list(mdata.mod)}, found {unknown}."
+        raise ValueError(msg)
+    for name in modalities:
+        profiles(read_anndata(mdata.mod[name]), (layer or {}).get(name))
+        missing = mdata.obs_names.difference(mdata.mod[name].obs_names)
+        if len(missing):
+            msg = (
+                f"Expected the same spots in all modalities, found {len(missing)} of {mdata.n_obs} spots missing in "
+                f"{name!r} (first: {missing[0]!r}). Keep the spots that all have, e.g. `muon.pp.intersect_obs(mdata)`."
+            )
+            raise ValueError(msg)
+    return mdata
+
+
+def by_modality(name: str, value: Any) -> Mapping[str, Any]:
+    """Return an argument that is given for each modality of a MuData, {} for None."""
+    if value is not None and not isinstance(value, Mapping):
+        msg = f"Expected `{name}` of a MuData to be a dict by modality, found {value!r}."
+        raise ValueError(msg)
+    return value or {}
+
+
+def positions(adata: AnnData) -> np.ndarray:
+    """Return ``obsm["spatial"]`` as n_obs x 2 float64.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the slot is missing, is not n_obs x 2 or holds NaN or infinite values.
+    """
+    if keys.SPATIAL not in adata.obsm:
+        msg = (
+            f"Expected spot coordinates in `adata.obsm['{keys.SPATIAL}']`, found only {sorted(adata.obsm)}. "
+            "Store the (x, y) positions in full-resolution pixels there."
+        )
+        raise ValueError(msg)
+    xy = numbers(f"`adata.obsm['{keys.SPATIAL}']`", adata.obsm[keys.SPATIAL]).astype(float, copy=False)
+    if xy.ndim != 2 or xy.shape[1] != 2:
+        msg = f"Expected `adata.obsm['{keys.SPATIAL}']` to be n_obs x 2 (x, y), found shape {xy.shape}."
+        raise ValueError(msg)
+    bad = ~np.isfinite(xy).all(axis=1)
+    if bad.any():
+        msg = (
+            f"Expected finite coordinates in `adata.obsm['{keys.SPATIAL}']`, found NaN or infinite values for "
+            f"{bad.sum()} of {len(bad)} observations (first: {adata.obs_names[bad][0]!r}). "
+            "Drop these observations or fill in their positions."
+        )
+        raise ValueError(msg)
+    return xy
+
+
+def xy(given: np.ndarray | pd.DataFrame | AnnData) -> np.ndarray:
+    """Return `positions`, an array, columns ``x`` and ``y`` or ``obsm["spatial"]``, as n_positions x 2."""
+    if isinstance(given, AnnData):
+        return positions(read_anndata(given))
+    if isinstance(given, pd.DataFrame):
+        missing = [name for name in ("x", "y") if name not in given]
+        if missing:
+            msg = f"Expected columns 'x' and 'y' in `positions`, found {list(given)}."
+            raise ValueError(msg)
+        given = given[["x", "y"]]
+    found = numbers("`positions`", given).astype(float, copy=False)
+    if found.ndim != 2 or found.shape[1] != 2 or not len(found) or not np.isfinite(found).all():
+        msg = (
+            "Expected finite `positions` (x, y): n_positions x 2, a DataFrame with columns 'x' and 'y', or an AnnData "
+            f"with `obsm['{keys.SPATIAL}']`; found shape {found.shape}, {(~np.isfinite(found)).sum()} not finite."
+        )
+        raise ValueError(msg)
+    return found
+
+
+def sections(adata: AnnData, library_key: str | None) -> np.ndarray:
+    """Return the section of every observation; one and the same without `library_key`."""
+    if library_key is None:
+        return np.full(adata.n_obs, SINGLE_SECTION)
+    return labels(adata, "library_key", library_key, "section")
+
+
+def rows_of_section(
+    adata: AnnData, library_key: str | None, library_id: str | None, *, of: str = "adata.obs"
+) -> np.ndarray:
+    """Return the numbers of the observations of one section.
+
+    Parameters
+    ----------
+    adata
+        Spots or subspots.
+    library_key
+        Column of ``obs`` with the sections.
+    library_id
+        The section; may be None where there is only one.
+    of
+        Where the sections are, for the message.
+
+    Raises
+    ------
+    ValueError
+        If there is no such section, or several and none was chosen.
+    """
+    of_row = sections(adata, library_key)
+    there = np.unique(of_row).tolist()
+    if library_id is None and len(there) == 1:
+        library_id = there[0]
+    if library_id not in there:
+        where = of if library_key is None else f"{of}[{library_key!r}]"
+        msg = f"Expected `library_id` to be one of the sections {there} in `{where}`, found {library_id!r}."
+        raise ValueError(msg)
+    return np.flatnonzero(of_row == library_id)
+
+
+def labels(adata: AnnData, name: str, key: str, what: str) -> np.ndarray:
+    """Return a column of ``obs`` with the section or batch of every observation, as strings."""
+    if not isinstance(key, str) or key not in adata.obs:
+        msg = f"Expected `{name}` to be a column of `adata.obs`, found {key!r}; there are {list(adata.obs)}."
+        raise ValueError(msg)
+    column = adata.obs[key]
+    if column.isna().any():
+        msg = (
+            f"Expected a {what} for every spot in `adata.obs[{key!r}]`, found {column.isna().sum()} NaN. "
+            "Fill them in, or drop these spots."
+        )
+        raise ValueError(msg)
+    return column.astype(str).to_numpy()
+
+
+def subspots(adata: AnnData) -> tuple[np.ndarray, np.ndarray]:
+    """Return the positions of the subspots, n_spots x n_subspots x 2, and which of them are no padding."""
+    if keys.SUBSPOTS not in adata.obsm:
+        msg = (
+            f"Expected subspots in `adata.obsm['{keys.SUBSPOTS}']`, found only {sorted(adata.obsm)}. "
+            "Run `soscope_scverse.pp.subspots` first."
+        )
+        raise ValueError(msg)
+    found = numbers(f"`adata.obsm['{keys.SUBSPOTS}']`", adata.obsm[keys.SUBSPOTS])
+    if found.ndim != 3 or found.shape[2] != 2:
+        msg = f"Expected `adata.obsm['{keys.SUBSPOTS}']` to be n_spots x n_subspots x 2, found shape {found.shape}."
+        raise ValueError(msg)
+    padding = np.isnan(found).all(axis=2)
+    broken = ~(padding | np.isfinite(found).all(axis=2))
+    if broken.any() or padding.all():
+        msg = (
+            f"Expected finite (x, y) positions or NaN for both in `adata.obsm['{keys.SUBSPOTS}']`, found "
+            f"{broken.sum()} of {broken.size} neither, {padding.sum()} padded. Run `soscope_scverse.pp.subspots` again."
+        )
+        raise ValueError(msg)
+    return found, ~padding
+
+
+def exposures(adata: AnnData) -> np.ndarray:
+    """Return the exposures, n_spots x n_subspots, once they fit the positions of the subspots and relative sizes."""
+    for key in (keys.SUBSPOTS, keys.EXPOSURE):
+        if key not in adata.obsm:
+            msg = f"Expected `adata.obsm[{key!r}]`, found only {sorted(adata.obsm)}. Call `pp.subspots(adata)` first."
+            raise ValueError(msg)
+    record(adata, keys.SUBSPOTS)
+    where = numbers(f"`adata.obsm['{keys.SUBSPOTS}']`", adata.obsm[keys.SUBSPOTS])
+    exposure = numbers(f"`adata.obsm['{keys.EXPOSURE}']`", adata.obsm[keys.EXPOSURE])
+    shape = where.shape
+    if len(shape) != 3 or shape[2] != 2 or exposure.shape != shape[:2]:
+        msg = (
+            f"Expected `adata.obsm['{keys.SUBSPOTS}']` to be n_spots x n_subspots x 2 and "
+            f"`adata.obsm['{keys.EXPOSURE}']` n_spots x n_subspots, found {shape} and {exposure.shape}."
+        )
+        raise ValueError(msg)
+    if not (exposure >= 0).all() or not np.allclose(exposure.sum(axis=1), 1, atol=1e-5):
+        msg = f"Expected `adata.obsm['{keys.EXPOSURE}']` to be non-negative with rows that sum to 1."
+        raise ValueError(msg)
+    lost = (exposure > 0) & ~np.isfinite(where).all(axis=2)
+    if lost.any():
+        msg = (
+            f"Expected finite positions in `adata.obsm['{keys.SUBSPOTS}']` where `adata.obsm['{keys.EXPOSURE}']` is "
+            f"above 0, found {lost.sum()} that are not. Call `pp.subspots(adata)` again."
+        )
+        raise ValueError(msg)
+    if keys.RELATIVE_CELL_NUMBER in adata.obs:
+        size = numbers(f"`adata.obs['{keys.RELATIVE_CELL_NUMBER}']`", adata.obs[keys.RELATIVE_CELL_NUMBER])
+        if not ((size > 0) & (size < np.inf)).all():
+            msg = (
+                f"Expected `adata.obs['{keys.RELATIVE_CELL_NUMBER}']` to be above 0 for every spot. "
+                "Drop this column if unknown."
+            )
+            raise ValueError(msg)
+    return exposure
+
+
+def model_slots(adata: AnnData, features_key: str | None) -> np.ndarray:
+    """Return the exposures of spots whose graph, subspots and image features are there and fit each other."""
+    exposure = exposures(adata)
+    if keys.SPOT_GRAPH not in adata.obsp:
+        msg = f"Expected `adata.obsp['{keys.SPOT_GRAPH}']`, found {sorted(adata.obsp)}. Call `pp.spot_graph(adata)`."
+        raise ValueError(msg)
+    weights = numbers(f"`adata.obsp['{keys.SPOT_GRAPH}']`", stored(adata.obsp[keys.SPOT_GRAPH]))
+    if not (np.isfinite(weights) & (weights >= 0)).all():
+        msg = (
+            f"Expected finite weights of at least 0 in `adata.obsp['{keys.SPOT_GRAPH}']`, found others. "
+            "Call `pp.spot_graph(adata)` again."
+        )
+        raise ValueError(msg)
+    if features_key is not None and features_key in adata.obsm:
+        record(adata, features_key)
+        shape = exposure.shape
+        features = numbers(f"`adata.obsm[{features_key!r}]`", adata.obsm[features_key])
+        if features.ndim != 3 or features.shape[:2] != shape or not features.size or not np.isfinite(features).all():
+            msg = (
+                f"Expected `adata.obsm[{features_key!r}]` to be finite and n_spots x n_subspots x n_image_features "
+                f"with {shape[0]} x {shape[1]} subspots, found shape {features.shape}. "
+                "Call `im.features(adata, image)` again."
+            )
+            raise ValueError(msg)
+    return exposure
+
+
+def record(adata: AnnData | MuData, key: str) -> Mapping[str, Any]:
+    """Return what a step or a run recorded in ``uns[key]``, {} if it is not there."""
+    found = adata.uns.get(key, {})
+    if not isinstance(found, Mapping):
+        msg = f"Expected `adata.uns[{key!r}]` to be a dict, found {type(found).__name__}. Delete it or make it again."
+        raise TypeError(msg)
+    return found
+
+
+def array_index(adata: AnnData) -> np.ndarray | None:
+    """Return integer (``array_col``, ``array_row``) as n_obs x 2, or None if a column is missing or not integer."""
+    if "array_col" not in adata.obs or "array_row" not in adata.obs:
+        return None
+    values = adata.obs[["array_col", "array_row"]].to_numpy()
+    try:
+        values = values.astype(float)
+    except (TypeError, ValueError):
+        return None
+    if not np.isfinite(values).all() or (values != np.round(values)).any():
+        return None
+    return values.astype(int)
+
+
+def libraries(adata: AnnData | MuData) -> Mapping[str, Mapping[str, Any]]:
+    """Return ``uns["spatial"]``, images and scale factors by section; empty if it is not there."""
+    found = adata.uns.get(keys.SPATIAL, {})
+    entries = found.values() if isinstance(found, Mapping) else [found]
+    parts = [
+        entry.get(name, {}) for entry in entries if isinstance(entry, Mapping) for name in ("images", "scalefactors")
+    ]
+    wrong = [thing for thing in [found, *entries, *parts] if not isinstance(thing, Mapping)]
+    if wrong:
+        msg = (
+            f"Expected `adata.uns['{keys.SPATIAL}']` to be a dict of sections, each a dict with the dicts 'images' and "
+            f"'scalefactors', found {type(wrong[0]).__name__} instead of one of these. Correct or delete it."
+        )
+        raise TypeError(msg)
+    return found
+
+
+def library_entry(adata: AnnData, library_id: str | None = None) -> Mapping[str, Any]:
+    """Return ``uns["spatial"][library_id]``; without `library_id` that of the only section, {} if there is none."""
+    return _entry(libraries(adata), library_id)
+
+
+def _entry(found: Mapping[str, Mapping[str, Any]], library_id: str | None) -> Mapping[str, Any]:
+    if library_id is None and len(found) == 1:
+        (library_id,) = found
+    return {} if library_id is None else found.get(library_id, {})
+
+
+def profiles(adata: AnnData, layer: str | None) -> Any:
+    """Return ``X`` or a layer as the AnnData holds it, perhaps on disk."""
+    read_anndata(adata)
+    if layer is not None and (not isinstance(layer, str) or layer not in adata.layers):
+        msg = f"Expected `layer` to be one of {sorted(layers_of(adata))}, found {layer!r}."
+        raise ValueError(msg)
+    x = adata.X if layer is None else adata.layers[layer]
+    if x is None:
+        msg = "Expected profiles in `adata.X`, found None. Name the layer that holds them with `layer=`."
+        raise ValueError(msg)
+    if x.shape[0] == 0 or x.shape[1] == 0:
+        msg = f"Expected at least one observation and one feature, found a {x.shape[0]} x {x.shape[1]} matrix."
+        raise ValueError(msg)
+    if np.dtype(x.dtype).kind not in "biuf" or np.ma.is_masked(x):
+        masked = f" with {np.ma.count_masked(x)} masked" if np.ma.is_masked(x) else ""
+        msg = f"Expected profiles of real numbers, found {x.dtype}{masked}. Convert them to float, fill in masked ones."
+        raise TypeError(msg)
+    return x
+
+
+def matrix(adata: AnnData, layer: str | None) -> Matrix:
+    """Return the profiles, ``X`` or a layer, as a dense array or CSR matrix."""
+    return in_memory(profiles(adata, layer))
+
+
+def genes(adata: AnnData, names: Sequence[str], *, of: str = "adata") -> list[str]:
+    """Return `names` as a list if each is a feature of the argument `of`, named once."""
+    read_anndata(adata)
+    names = [names] if isinstance(names, str) else list(names) if isinstance(names, Iterable) else [names]
+    if not all(isinstance(name, str) for name in names):
+        wrong = next(name for name in names if not isinstance(name, str))
+        msg = f"Expected `genes` to be names out of `{of}.var_names`, found {wrong!r}, {type(wrong).__name__}."
+        raise TypeError(msg)
+    if not names:
+        msg = "Expected at least one gene in `genes`, found none."
+        raise ValueError(msg)
+    missing = [name for name in names if name not in adata.var_names]
+    if missing:
+        msg = (
+            f"Expected `genes` to be in `{of}.var_names` ({adata.n_vars} names), {len(missing)} of {len(names)} are "
+            f"not: {', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}."
+            f"{_similar(missing[0], adata.var_names)}"
+        )
+        raise ValueError(msg)
+    if len(set(names)) < len(names):
+        msg = f"Expected every gene once in `genes`, found {len(names) - len(set(names))} repeated."
+        raise ValueError(msg)
+    return names
+
+
+def _similar(name: str, names: Iterable[str]) -> str:
+    """Names that a misspelt one may stand for, as a sentence."""
+    by_lower = {str(known).lower(): known for known in names}
+    close = get_close_matches(name.lower(), by_lower, n=3)
+    return f" Did you mean {' or '.join(by_lower[known] for known in close)}?" if close else ""
+
+
+def highly_variable(adata: AnnData) -> list[str]:
+    """Return the features that ``var["highly_variable"]`` marks."""
+    marked = adata.var["highly_variable"]
+    if not pd.api.types.is_bool_dtype(marked) or marked.isna().any():
+        msg = f"Expected `adata.var['highly_variable']` to be booleans, found {marked.dtype}. Name `genes=` instead."
+        raise TypeError(msg)
+    if not marked.any():
+        msg = "Expected genes marked in `adata.var['highly_variable']`, found none. Name them with `genes=`."
+        raise ValueError(msg)
+    return adata.var_names[marked.to_numpy(bool)].tolist()

@@ -1,0 +1,193 @@
+"""From the user's data to spots with subspots, graph and image features, ready for the model."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Mapping
+from contextlib import nullcontext
+from copy import deepcopy
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from anndata import AnnData
+from mudata import MuData
+
+from soscope_scverse import _keys as keys
+from soscope_scverse import _read as read
+from soscope_scverse._arrays import Matrix
+from soscope_scverse._containers.mudata import joined, modality, spots_of
+from soscope_scverse._containers.slots import written_back
+from soscope_scverse._read import Spots, read_spots
+from soscope_scverse._validators import check_choice, check_profiles, warn_empty
+from soscope_scverse.im import embedded_image
+from soscope_scverse.im._alignment import compare_placements, library_sizes
+from soscope_scverse.im._coordinates import check_inside
+from soscope_scverse.im._features import describe, needs_image
+from soscope_scverse.im.reading.sections import SectionImage, open_sections
+from soscope_scverse.im.reading.thumbnails import shrunk
+from soscope_scverse.model._transfer import with_features
+from soscope_scverse.module.likelihoods import LIKELIHOODS, count_likelihoods
+from soscope_scverse.pp._genes import rank_genes
+from soscope_scverse.pp._geometry import partition_spots, write_partition
+from soscope_scverse.pp._graphs import weighted_graph
+
+logger = logging.getLogger(__name__)
+
+_N_GENES = 500
+
+
+def read_input(data: AnnData | MuData, options: Mapping[str, Any]) -> tuple[AnnData | MuData, Spots, list[Matrix]]:
+    """Read the chosen features of the spots into memory.
+
+    Returns
+    -------
+    tuple
+        A copy of the data with these features, of a MuData with the modalities to model; its spots; and its profiles by
+        modality.
+    """
+    layer, genes, likelihood = options["layer"], options["genes"], options["likelihood"]
+    if isinstance(data, MuData):
+        layer, genes = read.by_modality("layer", layer), read.by_modality("genes", genes)
+        read.read_mudata(data, likelihood, layer, genes)
+        spots = read_spots(spots_of(data), options["library_key"])
+        parts, profiles = {}, []
+        for name, of_it in likelihood.items():
+            part = replace(spots, adata=modality(data, name))
+            parts[name], x = _read_profiles(part, layer.get(name), genes.get(name), of_it)
+            profiles.append(x)
+        chosen: AnnData | MuData = joined(parts)
+    else:
+        spots = read_spots(data, options["library_key"])
+        chosen, x = _read_profiles(spots, layer, genes, likelihood)
+        profiles = [x]
+    spots = replace(spots, adata=spots_of(chosen))
+    if options["batch_key"] is not None:
+        read.labels(spots.adata, "batch_key", options["batch_key"], "batch")
+    return chosen, spots, profiles
+
+
+def _read_profiles(spots: Spots, layer: str | None, genes: Any, likelihood: str) -> tuple[AnnData, Matrix]:
+    """A copy of an AnnData in memory with the chosen genes, and its profiles."""
+    adata = spots.adata
+    check_choice("likelihood", likelihood, list(LIKELIHOODS))
+    x = read.profiles(adata, layer)
+    if genes is not None:
+        chosen = read.genes(adata, genes)
+    elif "highly_variable" in adata.var:
+        chosen = read.highly_variable(adata)
+    elif adata.n_vars <= _N_GENES:
+        chosen = adata.var_names.tolist()
+    else:
+        chosen = rank_genes(spots, x, _N_GENES)
+    part = with_features(adata, chosen)
+    part.uns = deepcopy(dict(part.uns))  # thumbnails are written there
+    x = read.matrix(part, layer)
+    check_profiles(x, likelihood, count_likelihoods())
+    if LIKELIHOODS[likelihood].is_counts:
+        warn_empty(part, x)
+    return part, x
+
+
+def prepare(
+    data: AnnData | MuData, chosen: AnnData | MuData, spots: Spots, profiles: list[Matrix], options: Mapping[str, Any]
+) -> None:
+    """Write subspots, spot graph and image features to the chosen data, unless they are there already.
+
+    Parameters
+    ----------
+    data
+        The user's data, for the library sizes over all genes.
+    chosen, spots, profiles
+        What :func:`read_input` returned.
+    options
+        Arguments of :func:`~soscope_scverse.tl.enhance`.
+    """
+    adata, encoder = spots.adata, options["encoder"]
+    with nullcontext() if adata is chosen else written_back(adata, chosen):
+        describes = needs_image_features(adata, encoder, options["sources"])
+        images = _open_images(spots, options, needed=describes)
+        describes = describes and bool(images)
+        if describes:
+            check_inside(images, read.subspots(adata) if keys.SUBSPOTS in adata.obsm else None)
+            _check_alignment(data, images, options)
+        _partition(spots, options)
+        if keys.SPOT_GRAPH not in adata.obsp:
+            adata.obsp[keys.SPOT_GRAPH] = weighted_graph(spots, profiles)
+        if describes or not needs_image(encoder):
+            name = encoder if isinstance(encoder, str) else type(encoder).__name__
+            logger.info("Extracting image features (encoder=%s).", name)
+            kwargs = options["features_kwargs"]
+            adata.obsm[keys.FEATURES], adata.uns[keys.FEATURES] = describe(spots, images, encoder=encoder, **kwargs)
+        if options["image"] is not None:
+            for section in images:
+                _embed_thumbnail(adata, section)
+                if len(images) > 1:
+                    section.source.release()
+
+
+def needs_image_features(spots: AnnData, encoder: Any, sources: str | None) -> bool:
+    """Whether image features have to be computed."""
+    return sources != "positions" and needs_image(encoder) and keys.FEATURES not in spots.obsm
+
+
+def _open_images(spots: Spots, options: Mapping[str, Any], *, needed: bool) -> list[SectionImage]:
+    """Images of all sections; none, with a warning, where there are none, and none where they are not needed."""
+    image = options["image"]
+    shown = image is not None and options["sources"] != "positions" and options["encoder"] != "noise"
+    if not (needed or shown):
+        return []
+    if image is None:
+        names = [None] if spots.library_key is None else list(spots.rows)
+        if any(embedded_image(spots.adata, name) is None for name in names):
+            if options["sources"] == "image":
+                msg = "Expected an image for sources='image', found none. Pass it with `image=`."
+                raise ValueError(msg)
+            warnings.warn(
+                "No image given and none in `adata.uns['spatial']`: enhancing from positions alone.",
+                UserWarning,
+                stacklevel=5,
+            )
+            return []
+    return open_sections(spots, image, options["image_scale"])
+
+
+def _check_alignment(data: AnnData | MuData, images: list[SectionImage], options: Mapping[str, Any]) -> None:
+    """Warn if spots may be misplaced, by the library size over all genes of the first counts."""
+    layer, likelihood = options["layer"], options["likelihood"]
+    if isinstance(data, MuData):
+        names = [name for name, of_it in likelihood.items() if LIKELIHOODS[of_it].is_counts]
+        if names:
+            counts = modality(data, names[0])
+            compare_placements(images, library_sizes(read.profiles(counts, (layer or {}).get(names[0]))))
+    elif LIKELIHOODS[likelihood].is_counts:
+        compare_placements(images, library_sizes(read.profiles(data, layer)))
+
+
+def _partition(spots: Spots, options: Mapping[str, Any]) -> None:
+    """Partition the spots unless they have subspots already."""
+    n_subspots, cells, adata = options["n_subspots"], options["cells"], spots.adata
+    if keys.SUBSPOTS not in adata.obsm:
+        write_partition(adata, partition_spots(spots, n_subspots, cells=cells))
+        return
+    found = np.shape(adata.obsm[keys.SUBSPOTS])[1]
+    if n_subspots not in ("auto", found) or cells is not None:
+        asked = f"n_subspots={n_subspots}" if cells is None else "a partition into cells"
+        msg = (
+            f"Asked for {asked}, but `adata.obsm['{keys.SUBSPOTS}']` holds {found} subspots per spot. "
+            "Delete that slot and the image features, or omit this argument."
+        )
+        raise ValueError(msg)
+
+
+def _embed_thumbnail(adata: AnnData, section: SectionImage) -> None:
+    """Write a thumbnail to ``uns["spatial"]``, so that plots of spots and of subspots show the tissue."""
+    if (section.source.extent[1] <= 0).any():
+        return  # plots show images from 0 on
+    libraries = adata.uns.setdefault(keys.SPATIAL, {})
+    library_id = next(iter(libraries), read.SINGLE_SECTION) if section.library_id is None else section.library_id
+    pixels, scale = shrunk(section.source)
+    entry = libraries.setdefault(library_id, {})
+    entry["images"] = {"hires": pixels}
+    entry.setdefault("scalefactors", {})["tissue_hires_scalef"] = scale

@@ -1,0 +1,75 @@
+"""The record of a run in ``uns["soscope"]`` of its result."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib.metadata import version
+from os import PathLike, fspath
+from platform import python_version
+from typing import Any
+
+import numpy as np
+from anndata import AnnData
+from mudata import MuData
+
+from soscope_scverse import _keys as keys
+from soscope_scverse.model import SoScope
+
+_PACKAGES = ("anndata", "lightning", "numpy", "scvi-tools", "torch", "torch-geometric")
+"""Packages that determine the numbers of a result; their versions are recorded."""
+
+
+def record(spots: AnnData | MuData, model: SoScope, arguments: Mapping[str, Any], warned: list[str]) -> dict[str, Any]:
+    """Everything needed to reproduce the result, in types that h5ad and zarr can hold.
+
+    Arguments that a file cannot hold, such as the pixels of an image, are described in a few words under ``"inputs"``.
+    """
+    stored, inputs = _storable(arguments)
+    record: dict[str, Any] = {
+        "version": version("soscope-scverse"),
+        "versions": {"python": python_version(), **{name: version(name) for name in _PACKAGES}},
+        "seed": arguments["seed"],
+        "arguments": json.dumps(stored),
+        "inputs": json.dumps(inputs),
+        "uses_image": bool(model.module.uses_image),
+        "warnings": np.array(warned, dtype=str),
+        "history": {name: frame.to_numpy(float).ravel() for name, frame in (model.history or {}).items()},
+    }
+    for name, key in (("geometry", keys.SUBSPOTS), ("encoder", keys.FEATURES)):
+        if key in spots.uns:
+            record[name] = spots.uns[key]
+    return record
+
+
+def _storable(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Arguments that JSON can hold, and descriptions of those that it cannot; of ``..._kwargs`` entry by entry."""
+    stored: dict[str, Any] = {}
+    described: dict[str, Any] = {}
+    for name, value in arguments.items():
+        if name.endswith("_kwargs"):
+            stored[name], inside = _storable(value)
+            described |= {f"{name}.{entry}": words for entry, words in inside.items()}
+            continue
+        try:
+            stored[name] = json.loads(json.dumps(value, default=_simple))
+        except TypeError:
+            described[name] = _describe(value)
+    return stored, described
+
+
+def _describe(thing: Any) -> Any:
+    """Description of an image, cells or an encoder in a few words."""
+    if isinstance(thing, Mapping):
+        return {str(name): _describe(value) for name, value in thing.items()}
+    shape = getattr(thing, "shape", None)
+    return f"{type(thing).__name__}{'' if shape is None else f' of shape {tuple(shape)}'}"
+
+
+def _simple(value: Any) -> Any:
+    """Numbers and short lists of numpy, and paths, in built-in types."""
+    if isinstance(value, PathLike):
+        return fspath(value)
+    if isinstance(value, np.generic | np.ndarray) and value.ndim < 2:
+        return value.tolist()
+    raise TypeError
