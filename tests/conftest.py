@@ -5,7 +5,6 @@ before numpy and torch are imported, and the processes that tests start inherit 
 """
 
 import os
-import sys
 
 for _threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_threads] = "1"

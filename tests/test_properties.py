@@ -26,8 +26,9 @@ from scipy.stats import kstest, nbinom
 
 from soscope_scverse import SoScope, bench, im, metrics, pp, tl
 from soscope_scverse._containers.mudata import columns_apart
-from soscope_scverse.model.inference import posterior
 from soscope_scverse.model._interpolation import interpolation_weights
+from soscope_scverse.model.inference import posterior
+from soscope_scverse.model.inference.result import result_rows
 from soscope_scverse.module.likelihoods import LIKELIHOODS, Start
 
 pytestmark = pytest.mark.slow

@@ -18,9 +18,9 @@ from scipy import sparse
 
 from helpers import QUIET
 from soscope_scverse import SoScope, bench, datasets, im, metrics, pl, pp, tl
+from soscope_scverse._containers.mudata import columns_apart
 from soscope_scverse._read import rows_of_section
 from soscope_scverse._validators import check_spots_of_subspots
-from soscope_scverse._containers.mudata import columns_apart
 
 pytestmark = pytest.mark.filterwarnings("ignore:Observation names", "ignore:Variable names", "ignore:Transforming")
 
@@ -415,7 +415,7 @@ def cells(**columns):
     return pd.DataFrame(columns, index=[f"cell {i}" for i in range(len(next(iter(columns.values()))))])
 
 
-NUMBER, WHOLE = "to be a number", "to be a whole number"
+NUMBER, WHOLE = "to be a number", "to be an integer"
 BAD_ARGUMENTS = {
     ("tl.enhance", "n_subspots"): [
         (value, "`n_subspots` to be 'auto' or one of") for value in (0, -1, 2.5, 10**9, "nine")
@@ -563,7 +563,7 @@ BAD_ARGUMENTS = {
         ("a", "real numbers"),
     ],
     ("im.features_at", "library_id"): [("nope", "`library_id` to be one of")],
-    ("im.features_at", "key"): [("nope", "noted encoder")],
+    ("im.features_at", "key"): [("nope", "have recorded encoder and patch")],
     ("im.mask_subspots", "image_scale"): [(0, "above 0")],
     ("im.check_alignment", "image_scale"): [(0, "above 0")],
     ("im.check_coordinates", "image_scale"): [(0, "above 0"), (9, "outside")],
@@ -608,7 +608,7 @@ BAD_ARGUMENTS = {
     ("sample_enhanced", "out"): [("x.h5ad", "to end in '.zarr'")],
     ("predict", "positions"): [(np.zeros(3), "finite `positions`"), (5, "finite `positions`")],
     ("predict", "exposure"): [(0, "positive"), ("a", "real numbers"), ([1, 2], "positive, one number or 3")],
-    ("predict", "library_id"): [("nope", "`library_id` to be the section")],
+    ("predict", "library_id"): [("nope", "`library_id` to be one of the sections")],
     ("bench.simulate_low_resolution", "factor"): [(7, "left at 2"), ("a", "left at 2")],
     ("bench.simulate_low_resolution", "lattice"): [("cubic", "`lattice` to be one of")],
     ("bench.simulate_low_resolution", "aggregate"): [("max", "`aggregate` to be one of")],
@@ -859,14 +859,13 @@ def test_spots_and_subspots_are_not_mistaken(prepared, enhanced):
         pl.compare(enhanced, prepared, "noise_1")
 
 
-def test_the_section_to_draw_has_to_be_named(prepared):
+def test_a_section_has_to_be_chosen(prepared):
     prepared.obs["slide"] = ["a", "b"] * 30
-    choose = rows_of_section
-    as_before(lambda a: choose(a, None, "a"), prepared, "found None with `library_id` 'a'")
-    as_before(lambda a: choose(a, "slide", None), prepared, r"one of the sections \['a', 'b'\] in 'slide', found None")
-    assert choose(prepared, "slide", "b").sum() == 30
-    prepared.uns["spatial"] = {"a": {}, "b": {}}
-    as_before(lambda a: choose(a, None, None), prepared, r"found None with the sections \['a', 'b'\] in `uns`")
+    for chosen in (None, "c"):
+        message = rf"one of the sections \['a', 'b'\] in `adata.obs\['slide'\]`, found {chosen!r}"
+        as_before(lambda a, chosen=chosen: rows_of_section(a, "slide", chosen), prepared, message)
+    np.testing.assert_array_equal(rows_of_section(prepared, "slide", "b"), np.arange(1, 60, 2))
+    assert len(rows_of_section(prepared, None, None)) == 60
 
 
 def test_image_features_of_another_encoder_are_refused(prepared, model):

@@ -107,13 +107,13 @@ def compare(
         shape.
     """
     check_arguments(locals(), _COMPARE_RULES)
-    check_spots_before_subspots(adata, enhanced)
     maps = [("spots", adata, layer), ("enhanced", enhanced, None)]
     if truth is not None:
         maps.append(("truth", truth, truth_layer))
     for argument, (_, section, of) in zip(("adata", "enhanced", "truth"), maps, strict=False):
         names = read.genes(read.read_anndata(section), genes, of=argument)
         read.profiles(section, of)
+    check_spots_before_subspots(adata, enhanced)
     sections = [shapes_of_section(section, library_key, library_id) for _, section, _ in maps]
     if truth is not None and not (sections[1].tiles or sections[2].tiles):
         sections[2] = sections[2]._replace(corners=sections[1].corners)  # true cells as wide as enhanced ones

@@ -1,8 +1,5 @@
 """The table of a comparison against scores made by hand."""
 
-import importlib
-from pathlib import Path
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd

@@ -21,10 +21,10 @@ pytestmark = pytest.mark.realdata
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*(no counts|no neighbour)")
-def test_real_sections(data_dir, name, image, options, shape):
+def test_real_sections(data_dir, name, path, options, shape):
     adata = ad.read_h5ad(data_dir / f"{name}.h5ad")
     genes = pp.spatial_genes(adata, 20)
-    enhanced = tl.enhance(adata, image=data_dir / image, genes=genes, **QUICK | options)
+    enhanced = tl.enhance(adata, image=data_dir / path, genes=genes, **QUICK | options)
     assert enhanced.shape == shape
     assert np.isfinite(enhanced.X).all()
     assert (enhanced.X >= 0).all()
