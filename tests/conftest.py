@@ -7,10 +7,8 @@ before numpy and torch are imported, and the processes that tests start inherit 
 import os
 import sys
 
-for _threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
+for _threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_threads] = "1"
-if "numba" in sys.modules:  # imported by a plugin of pytest; its threads would set those of torch
-    sys.modules["numba"].config.reload_config()
 os.environ.setdefault("MPLBACKEND", "agg")
 
 from pathlib import Path
@@ -30,9 +28,11 @@ def pytest_configure(config):
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
-    """Of torch, which does not follow the environment everywhere."""
+    """Of torch, and of numba, which a plugin of pytest may have imported before: those of numba set those of torch."""
+    import numba
     import torch
 
+    numba.set_num_threads(1)
     torch.set_num_threads(1)
 
 

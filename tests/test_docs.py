@@ -118,3 +118,15 @@ def test_the_examples_of_spatialdata_run(as_visium, monkeypatch):
     assert {"enhanced", "cells"} <= set(sdata.tables)
     assert hd["enhanced"].n_obs == 16 * 49
     assert set(given["table"]["method"]) == {"repeat", "linear"}
+
+
+def test_every_row_of_the_reliability_page_names_a_test():
+    named = set(re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (DOCS / "reliability.md").read_text()))
+    assert len(named) > 20
+    root = DOCS.parent
+    missing = [
+        f"{file}::{name}"
+        for file, name in sorted(named)
+        if not (root / file).exists() or f"\ndef {name}(" not in (root / file).read_text()
+    ]
+    assert missing == []

@@ -26,7 +26,7 @@ from scipy.stats import kstest, nbinom
 
 from soscope_scverse import SoScope, bench, im, metrics, pp, tl
 from soscope_scverse._containers.mudata import columns_apart
-from soscope_scverse.model import prediction
+from soscope_scverse.model.inference import posterior
 from soscope_scverse.model._interpolation import interpolation_weights
 from soscope_scverse.module.likelihoods import LIKELIHOODS, Start
 
@@ -244,7 +244,7 @@ def assert_same(a: Any, b: Any) -> None:
 
 def totals(model: SoScope, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Sums (or means) over the subspots of the spots that are in a result, and the observed profiles of these."""
-    rows = prediction.result_rows(model.adata)
+    rows = result_rows(model.adata)
     spot, subspot = np.nonzero(rows)
     weight = np.ones(len(spot))
     if model.module.likelihood.is_mean:
@@ -479,7 +479,7 @@ def test_a_tiling_changes_nothing(drawn, batch_size, latent_spots):
     whole = seeded(model.get_enhanced, n_samples=2)
     latent = model.get_latent_representation()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prediction, "_LATENT_SPOTS", latent_spots)
+        patch.setattr(posterior, "_LATENT_SPOTS", latent_spots)
         tiled = seeded(model.get_enhanced, n_samples=2, batch_size=batch_size)
         assert_close(model.get_latent_representation(), latent)
     assert_close(tiled.X, whole.X)

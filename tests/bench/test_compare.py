@@ -1,8 +1,6 @@
-"""The table of a comparison against scores made by hand, and its plot."""
+"""The table of a comparison against scores made by hand."""
 
-import importlib.util
-import subprocess
-import sys
+import importlib
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -12,15 +10,15 @@ import pytest
 from anndata import AnnData
 from scipy.sparse import csr_matrix
 
-from soscope_scverse import bench, im, metrics, pl, pp
+from soscope_scverse import bench, im, metrics, pp
 
 METRICS = ["pearson", "within_r", "mse", "normalized_pearson"]
-IMAGE_METHODS = {"image_linear", "image_gaussian_process", "image_mlp", "joint_mlp"}
-FAST = {"max_epochs": 1, "accelerator": "cpu"}
 
-spec = importlib.util.spec_from_file_location("memory", Path(__file__).parents[1] / "benchmarks" / "memory.py")
-memory = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(memory)
+
+IMAGE_METHODS = {"image_linear", "image_gaussian_process", "image_mlp", "joint_mlp"}
+
+
+FAST = {"max_epochs": 1, "accelerator": "cpu"}
 
 
 @pytest.fixture
@@ -43,9 +41,6 @@ def compare(low, truth, image=None, **kwargs) -> pd.DataFrame:
 def values(df, method, metric, seed=None) -> np.ndarray:
     rows = df[(df["method"] == method) & (df["metric"] == metric)]
     return (rows if seed is None else rows[rows["seed"] == seed])["value"].to_numpy()
-
-
-# ------------------------------------------------------------------------------------------------------------ the table
 
 
 def test_the_table_is_tidy_and_has_every_method(task):
@@ -157,24 +152,6 @@ def test_a_run_that_diverges_is_nan_and_named(task):
     assert df.loc[df["method"] == "good", "value"].notna().all()
 
 
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
-def test_peak_memory_is_that_of_the_block():
-    rises = []
-    for size in (25_000_000, 1, 25_000_000):
-        with memory.PeakMemory() as peak:
-            np.ones(size)  # 200 MB, freed before the next block
-        rises.append(peak.mb)
-    assert 190 < rises[0] < 260
-    assert 190 < rises[2] < 260
-    assert rises[1] < 50
-
-
-def test_peak_memory_is_nan_on_other_systems(tmp_path):
-    with memory.PeakMemory(tmp_path / "nowhere") as peak:
-        pass
-    assert np.isnan(peak.mb)
-
-
 def test_the_merged_section_of_the_simulation_can_be_compared():
     x, y = (axis.ravel() for axis in np.meshgrid(np.arange(6), np.arange(6)))
     obs = pd.DataFrame({"array_row": y, "array_col": x}, index=[f"s{i}" for i in range(36)])
@@ -222,80 +199,3 @@ def without(adata, slot, key):
     adata = adata.copy()
     del getattr(adata, slot)[key]
     return adata
-
-
-def test_importing_bench_does_not_import_torch():
-    code = "import sys, soscope_scverse.bench, soscope_scverse.pl; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-# ------------------------------------------------------------------------------------------------------------- the plot
-
-
-@pytest.fixture
-def table() -> pd.DataFrame:
-    """Two tasks, two methods, two seeds of one; soscope was not run on the second task."""
-    runs = [("A", "linear", None, 0.0), ("A", "soscope", 0, 1.0), ("A", "soscope", 1, 3.0), ("B", "linear", None, 5.0)]
-    rows = [
-        (task, method, seed, f"g{gene}", metric, start + gene, 1.0)
-        for task, method, seed, start in runs
-        for gene in range(5)
-        for metric in ("pearson", "mse")
-    ]
-    return pd.DataFrame(rows, columns=["task", "method", "seed", "gene", "metric", "value", "seconds"])
-
-
-@pytest.mark.filterwarnings("error")
-def test_boxes_show_genes_averaged_over_seeds(table, tmp_path):
-    axes = pl.benchmark(table, save=tmp_path / "plot.png")
-    assert [ax.get_ylabel() for ax in axes] == ["pearson", "mse"]
-    assert (tmp_path / "plot.png").stat().st_size > 1000
-    assert [text.get_text() for text in axes[-1].get_xticklabels()] == ["A", "B"]
-    for ax in axes:
-        medians = [line.get_ydata() for line in ax.lines if line.get_linewidth() == 1 and line.get_linestyle() == "-"]
-        np.testing.assert_array_equal([m[0] if len(m) else np.nan for m in medians], [2, 7, 4, np.nan])
-    legend = axes[0].get_legend()
-    assert [text.get_text() for text in legend.get_texts()] == ["linear", "soscope"]
-    colours = [patch.get_facecolor() for patch in legend.get_patches()]
-    assert colours[0] != colours[1]
-
-
-def test_boxes_of_a_task_lie_together(table):
-    (ax,) = pl.benchmark(table, metric="mse")
-    centres = np.array([patch.get_path().vertices[:, 0].mean() for patch in ax.patches])
-    assert set(np.round(centres)) <= {0, 1}
-    assert len(set(centres)) == len(centres)
-
-
-def test_axes_can_be_given(table):
-    _, ax = plt.subplots()
-    assert pl.benchmark(table, metric="pearson", ax=ax)[0] is ax
-    _, grid = plt.subplots(1, 2)
-    assert list(pl.benchmark(table, metric=["mse", "pearson"], ax=grid)) == list(grid)
-
-
-@pytest.mark.filterwarnings("error")
-def test_many_methods_and_missing_values_can_be_drawn(table):
-    many = pd.concat([table.assign(method=f"method {i}") for i in range(23)])
-    many.loc[many["gene"] == "g0", "value"] = np.nan
-    assert len(pl.benchmark(many)) == 2
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda df: pl.benchmark(df, metric="recall"), r"\['pearson', 'mse'\], found \['recall'\]"),
-        (lambda df: pl.benchmark(df, metric=[]), "found none"),
-        (lambda df: pl.benchmark(df.drop(columns="gene")), r"without \['gene'\]"),
-        (lambda df: pl.benchmark(df, ax=plt.subplots()[1]), "`ax` to be 2 Axes, found shape"),
-    ],
-)
-def test_tables_and_axes_that_do_not_fit_are_named(table, call, message):
-    with pytest.raises(ValueError, match=message):
-        call(table)
-
-
-def test_the_plot_takes_the_table_of_a_comparison(task):
-    low, truth, _ = task
-    df = compare(low, truth, methods=["repeat", "linear"])
-    assert [ax.get_ylabel() for ax in pl.benchmark(df)] == METRICS

@@ -1,8 +1,6 @@
 """Do spots and tissue fit?"""
 
-import os
 import warnings
-from pathlib import Path
 
 import anndata as ad
 import matplotlib as mpl
@@ -14,7 +12,6 @@ import soscope_scverse.im as im
 from soscope_scverse import pl
 
 HEIGHT, WIDTH = 600, 800
-DATA = Path(os.environ.get("SOSCOPE_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
 def slide():
@@ -69,7 +66,7 @@ def test_spots_in_their_place_raise_no_suspicion():
 
 
 @pytest.mark.parametrize("mistake", WRONG)
-def test_misplaced_spots_are_told_how_to_fit(mistake):
+def test_misplaced_spots_are_reported_with_what_fits(mistake):
     adata, image = section()
     with pytest.warns(UserWarning, match=f"may be misplaced.*{mistake}"):
         table = im.check_alignment(moved(adata, WRONG[mistake]), image).table
@@ -92,13 +89,13 @@ def test_coordinates_of_another_resolution_name_its_factor():
         im.check_alignment(wrong, image, image_scale=0.25)
 
 
-def test_grey_images_are_told_by_darkness():
+def test_tissue_of_grey_images_is_found_by_darkness():
     adata, image = section()
     grey = image.mean(axis=2).astype(np.uint8)
     assert im.check_alignment(adata, grey).table.loc[("", "as given"), "on_tissue"] > 0.95
 
 
-def test_depth_that_tells_nothing():
+def test_uninformative_library_sizes():
     adata, image = section()
     adata.layers["flat"] = np.ones(adata.shape)
     with warnings.catch_warnings():
@@ -126,10 +123,8 @@ def test_sections_crops_and_the_image():
 
 @pytest.mark.realdata
 @pytest.mark.parametrize("name", ["her2st/C2.h5ad", "her2st/C3.h5ad", "her2st/C4.h5ad"])
-def test_real_sections(name):
-    path = DATA / name
-    if not path.exists():
-        pytest.skip(f"no real data at {DATA}; set SOSCOPE_TEST_DATA")
+def test_real_sections(data_dir, name):
+    path = data_dir / name
     adata = ad.read_h5ad(path)
     source = im.open_image(path.with_name(f"{path.stem}_HE.jpg"))
     image, scale = im.thumbnail(source)

@@ -14,7 +14,7 @@ from soscope_scverse import SoScope
 from soscope_scverse.im.encoders.networks import read_weights
 from soscope_scverse.model import _save_load as saved
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "data"
 FORMATS = sorted(DATA.glob("model_format_*"))
 
 

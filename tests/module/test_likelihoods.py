@@ -10,13 +10,6 @@ N_DRAWS = 100_000
 ALL = [("nb", {}), ("poisson", {}), ("gaussian", {"sigma": 0.7}), ("gaussian", {"aggregate": "sum", "sigma": 0.7})]
 
 
-@pytest.fixture(autouse=True)
-def _seed():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        yield
-
-
 @pytest.fixture(params=ALL, ids=["nb", "poisson", "gaussian mean", "gaussian sum"])
 def likelihood(request):
     name, options = request.param

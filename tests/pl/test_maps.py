@@ -8,36 +8,15 @@ import shapely
 from anndata import AnnData
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.collections import PolyCollection
-from matplotlib.colors import to_rgba
 from scipy.sparse import csr_matrix
 
-from soscope_scverse import datasets, im, pl, pp
-from soscope_scverse.model.inference.result import result_frame
+from maps import colours, drawn, result
+from soscope_scverse import datasets, im, pl
 
 pytestmark = pytest.mark.usefixtures("closed_figures")
 
+
 GENES = ["region_1", "gradient_1"]
-
-
-@pytest.fixture(scope="module")
-def small():
-    return datasets.synthetic_section(30, lattice="square", n_subspots=4, n_genes=5)
-
-
-def result(adata: AnnData, library_key: str | None = None, **subspots) -> AnnData:
-    """Subspots of any spots, with profiles and draws that are easy to tell apart."""
-    adata = pp.subspots(adata, library_key=library_key, copy=True, **subspots)
-    uns = {"soscope": {"geometry": adata.uns["subspots"]}}
-    enhanced = result_frame(adata, features_key=None, library_key=library_key, uns=uns)
-    enhanced.X = np.arange(enhanced.n_obs * enhanced.n_vars, dtype=float).reshape(enhanced.shape)
-    enhanced.layers.update({"std": enhanced.X / 4, "q05": enhanced.X / 2, "q95": enhanced.X * 3})
-    return enhanced
-
-
-def drawn(ax) -> PolyCollection:
-    [shapes] = [artist for artist in ax.collections if isinstance(artist, PolyCollection)]
-    return shapes
 
 
 def corners(ax) -> np.ndarray:
@@ -47,11 +26,6 @@ def corners(ax) -> np.ndarray:
 def polygons(ax) -> np.ndarray:
     """What is drawn, in data units."""
     return shapely.polygons(np.asarray(drawn(ax).get_offsets())[:, None] + corners(ax))
-
-
-def colours(ax) -> np.ndarray:
-    ax.figure.canvas.draw()
-    return drawn(ax).get_facecolors()
 
 
 @pytest.mark.parametrize(("genes", "n_genes"), [("region_1", 1), (["region_1"], 1), (GENES, 2)])
@@ -418,106 +392,6 @@ def test_uncertainty_needs_draws(small):
         pl.uncertainty(enhanced, "region_1")
     with pytest.raises(ValueError, match="`measure` to be one of"):
         pl.uncertainty(enhanced, "region_1", measure="variance")
-
-
-@pytest.fixture
-def clustered(small):
-    enhanced = result(small.adata)
-    enhanced.obs["leiden"] = pd.Categorical.from_codes(np.arange(enhanced.n_obs) % 3, ["0", "1", "2"])
-    spots = small.adata.copy()
-    spots.obs["leiden"] = pd.Categorical(["2", "0"] * 15)
-    return spots, enhanced
-
-
-def test_colours_of_clusters(clustered):
-    _, enhanced = clustered
-    [ax] = pl.spatial_clusters(enhanced)
-    assert len(drawn(ax).get_offsets()) == enhanced.n_obs
-    assert "leiden_colors" not in enhanced.uns
-    np.testing.assert_allclose(colours(ax)[:3], [to_rgba(f"C{i}") for i in range(3)], atol=1e-6)
-    enhanced.uns["leiden_colors"] = ["red", "lime", "blue"]
-    [ax] = pl.spatial_clusters(enhanced)
-    np.testing.assert_allclose(colours(ax)[:3, :3], np.eye(3))
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["0", "1", "2"]
-
-
-def test_clusters_of_spots_have_the_same_colours(clustered, tmp_path):
-    spots, enhanced = clustered
-    enhanced.uns["leiden_colors"] = ["red", "lime", "blue"]
-    of_spots, of_subspots = pl.spatial_clusters(enhanced, spots=spots, save=tmp_path / "a.png")
-    assert (tmp_path / "a.png").exists()
-    np.testing.assert_allclose(colours(of_spots)[:2], colours(of_subspots)[[2, 0]])
-    assert of_spots.get_xlim() == of_subspots.get_xlim()
-
-
-def test_clusters_of_any_kind(clustered):
-    _, enhanced = clustered
-    enhanced.obs["some"] = enhanced.obs["leiden"].where(enhanced.obs["leiden"] != "1")
-    for n in (11, 20, 21, 150):
-        enhanced.obs["number"] = np.arange(enhanced.n_obs) % n
-        [ax] = pl.spatial_clusters(enhanced, "number")
-        assert len(ax.get_legend().get_texts()) == n
-        assert len(np.unique(colours(ax), axis=0)) == n
-    [ax] = pl.spatial_clusters(enhanced, "some")
-    np.testing.assert_array_equal(np.ma.getmaskarray(drawn(ax).get_array()), enhanced.obs["leiden"] == "1")
-    assert (colours(ax)[1] == 0).all()
-
-
-def test_faulty_clusters(clustered):
-    spots, enhanced = clustered
-    with pytest.raises(ValueError, match=r"`key` to be a column of `adata.obs`, found 'louvain'"):
-        pl.spatial_clusters(enhanced, "louvain")
-    enhanced.obs["depth"] = 0.5
-    with pytest.raises(ValueError, match=r"Expected categories in `adata.obs\['depth'\]`, found float64"):
-        pl.spatial_clusters(enhanced, "depth")
-    with pytest.raises(ValueError, match=r"`ax` to be 2 Axes, found shape \(\)"):
-        pl.spatial_clusters(enhanced, spots=spots, ax=plt.gca())
-    assert pl.spatial_clusters(enhanced, ax=plt.gca())[0] is plt.gca()
-
-
-HISTORY = {
-    "pretrain_train_loss": [3.0, 2.0],
-    "pretrain_reconstruction_loss_train": [2.0, 1.0],
-    "pretrain_graph_loss_train": [1.0, 1.0],
-    "train_loss": [2.0, 1.5, 1.0],
-    "validation_loss": [2.5, 2.0, 1.5],
-    "reconstruction_loss_train": [2.0, 1.0, 0.5],
-    "image_loss_train": [0.3, 0.2, 0.1],
-    "kl_global_train": [0.0, 0.0, 0.0],
-}
-
-
-class _Model:
-    history = {name: pd.DataFrame({name: values}) for name, values in HISTORY.items()}  # noqa: RUF012
-
-
-@pytest.mark.parametrize("of", ["result", "model"])
-def test_history_of_both_phases(of, tmp_path):
-    uns = {"soscope": {"history": {name: np.array(values) for name, values in HISTORY.items()}}}
-    axes = pl.history(AnnData(uns=uns) if of == "result" else _Model(), save=tmp_path / "a.png")
-    assert (tmp_path / "a.png").exists()
-    titles = {ax.get_title(): ax for ax in axes.ravel() if ax.axison}
-    assert list(titles) == [
-        *(f"pretraining: {term}" for term in ("loss", "reconstruction", "spot graph")),
-        *(f"training: {term}" for term in ("loss", "reconstruction", "image")),
-    ]
-    train, validation = titles["training: loss"].lines
-    np.testing.assert_array_equal(train.get_xydata(), [[1, 2], [2, 1.5], [3, 1]])
-    np.testing.assert_array_equal(validation.get_ydata(), [2.5, 2, 1.5])
-    np.testing.assert_array_equal(titles["pretraining: loss"].lines[0].get_ydata(), [3, 2])
-
-
-def test_history_without_pretraining():
-    history = {name: values for name, values in HISTORY.items() if not name.startswith("pretrain_")}
-    assert pl.history(AnnData(uns={"soscope": {"history": history}})).shape == (1, 3)
-
-
-def test_no_history(small):
-    for thing, advice in ((small.truth, "Pass a result of `tl.enhance`"), (object(), "Call `model.train")):
-        with pytest.raises(ValueError, match=f"Expected the training losses in .*found none.*{advice}"):
-            pl.history(thing)
-    with pytest.raises(ValueError, match=r"`ax` to be 2 x 3 Axes, found shape \(1, 2\). Pass a row for each of"):
-        pl.history(_Model(), ax=plt.subplots(1, 2, squeeze=False)[1])
 
 
 def test_alignment_needs_axes_for_each_section(small):

@@ -1,12 +1,11 @@
 import json
-import warnings
 
 import anndata as ad
 import numpy as np
 import pytest
 import torch
 
-from soscope_scverse import SoScope, bench, datasets, im, metrics, pp, tl
+from soscope_scverse import SoScope, pp, tl
 from soscope_scverse.model.training.runner import Training
 
 QUICK = {"max_epochs": 4, "accelerator": "cpu", "train_kwargs": {"enable_progress_bar": False}}
@@ -237,109 +236,6 @@ def test_spot_without_neighbours_is_kept(section):
 def test_existing_model_directory_is_not_overwritten(section, tmp_path):
     with pytest.raises(ValueError, match="save_model"):
         tl.enhance(section.adata, image=section.image, save_model=tmp_path, **QUICK)
-
-
-@pytest.mark.slow
-def test_defaults_beat_linear_interpolation_on_a_synthetic_section():
-    adata, image, truth = datasets.synthetic_section(200, n_genes=30)
-    pp.subspots(adata)
-    enhanced = tl.enhance(adata, image=image, accelerator="cpu", train_kwargs={"enable_progress_bar": False})
-    structured = (truth.var["kind"] != "noise").to_numpy()
-    scores = [
-        np.median(metrics.within_r(x[:, structured], truth.layers["mean"][:, structured], truth.obs["spot"]))
-        for x in (enhanced.X, bench.BASELINES["linear"](adata))
-    ]
-    assert scores[0] > 1.5 * scores[1]
-
-
-@pytest.mark.realdata
-@pytest.mark.parametrize(
-    ("name", "image", "options", "shape"),
-    [
-        ("her2st/C2", "her2st/C2_HE.jpg", {"n_subspots": 9}, (1683, 20)),
-        ("mouse_ob/MOB1", "mouse_ob/MOB1_HE.jpg", {}, (3411, 20)),
-        ("embryo/embryo", "embryo/colour_x5_from_lowres.jpg", {}, (20286, 20)),
-    ],
-)
-@pytest.mark.filterwarnings("ignore:.*(no counts|no neighbour)")
-def test_real_sections(data_dir, name, image, options, shape):
-    adata = ad.read_h5ad(data_dir / f"{name}.h5ad")
-    genes = pp.spatial_genes(adata, 20)
-    enhanced = tl.enhance(adata, image=data_dir / image, genes=genes, **QUICK | options)
-    assert enhanced.shape == shape
-    assert np.isfinite(enhanced.X).all()
-    assert (enhanced.X >= 0).all()
-    total = enhanced.X.reshape(adata.n_obs, -1, 20).sum(axis=1)
-    np.testing.assert_allclose(total, adata[:, genes].X.toarray(), rtol=1e-4)
-
-
-@pytest.mark.realdata
-@pytest.mark.parametrize(
-    ("section", "image"),
-    [("her2st/C4.h5ad", "her2st/C4_HE.jpg"), ("mouse_ob/MOB2.h5ad", "mouse_ob/MOB2_HE.jpg")],
-)
-@pytest.mark.filterwarnings("ignore:The image is ignored")
-def test_defaults_beat_every_baseline_on_merged_sections(data_dir, section, image):
-    low, truth = bench.simulate_low_resolution(ad.read_h5ad(data_dir / section))
-    genes = pp.spatial_genes(truth, 60)
-    low, truth = low[:, genes].copy(), truth[:, genes].copy()
-    im.features(low, data_dir / image)
-    df = bench.compare(low, truth, methods=[*bench.BASELINES, "soscope"], seeds=[0], progress=False)
-    score = df.groupby(["metric", "method"])["value"].median().unstack()
-    rivals = score.drop(columns="soscope")
-    assert score.loc["pearson", "soscope"] > rivals.loc["pearson"].max() + 0.02
-    assert score.loc["within_r", "soscope"] > rivals.loc["within_r"].max()
-    assert score.loc["mse", "soscope"] < rivals.loc["mse"].min()
-
-    # another image is found out, and does no harm
-    shuffled = low.copy()
-    features = low.obsm["subspot_features"]
-    flat = np.random.default_rng(0).permutation(features.reshape(-1, features.shape[2]))
-    shuffled.obsm["subspot_features"] = flat.reshape(features.shape)
-    assert not tl.enhance(shuffled, **QUICK).uns["soscope"]["uses_image"]
-    assert tl.enhance(low, **QUICK).uns["soscope"]["uses_image"]
-
-
-@pytest.mark.realdata
-def test_wrong_images_and_coordinates_are_named(data_dir):
-    """The mistakes that users make, on a section and its image that fit."""
-    adata = ad.read_h5ad(data_dir / "her2st" / "C2.h5ad")
-    path = data_dir / "her2st" / "C2_HE.jpg"
-    genes = pp.spatial_genes(adata, 20)
-    small, scale = im.thumbnail(im.open_image(path))
-
-    def moved(change):
-        other = adata.copy()
-        other.obsm["spatial"] = change(np.asarray(adata.obsm["spatial"], dtype=float))
-        return other
-
-    def enhanced(spots, image, **options):
-        return tl.enhance(spots, image=image, genes=genes, **QUICK | {"max_epochs": 1} | options)
-
-    with warnings.catch_warnings():
-        warnings.filterwarnings("error", message=".*(misplaced|image is ignored|grey)")
-        enhanced(adata, path)
-    with pytest.raises(ValueError, match=r"outside.*image_scale"):  # a smaller path, full-resolution coordinates
-        enhanced(adata, small)
-    with pytest.warns(UserWarning, match="x and y exchanged"):
-        enhanced(moved(lambda xy: xy[:, ::-1]), small, image_scale=scale)
-    with pytest.warns(UserWarning, match=r"misplaced.*`image_scale="):  # micrometres for pixels
-        enhanced(moved(lambda xy: xy * 200 / 291), small, image_scale=scale)
-    with pytest.warns(UserWarning, match="image of this section"):
-        enhanced(adata, data_dir / "her2st" / "C3_HE.jpg")
-    grey = small.mean(axis=2).astype(np.uint8)
-    with pytest.warns(UserWarning, match="this one is grey"):
-        enhanced(adata, grey, image_scale=scale, encoder=Coloured())
-
-
-class Coloured(im.PatchEncoder):
-    """Stands in for a network that was trained on images in colour."""
-
-    name = "coloured"
-    needs_colour = True
-
-    def describe(self, tiles):
-        return tiles.mean(axis=(1, 2))
 
 
 def test_precomputed_features_and_further_arguments(section):

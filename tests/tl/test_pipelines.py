@@ -5,24 +5,12 @@ import numpy as np
 import pytest
 import scanpy as sc
 import squidpy as sq
-from sklearn.metrics import adjusted_rand_score
 
+from helpers import QUICK, clustered
 from soscope_scverse import datasets, tl
 
 pytest.importorskip("igraph")
 pytestmark = pytest.mark.slow
-
-QUICK = {"max_epochs": 5, "accelerator": "cpu", "train_kwargs": {"enable_progress_bar": False}}
-
-
-def clustered(adata, n_neighbors=15):
-    """What most tutorials do first."""
-    sc.pp.normalize_total(adata, target_sum=1e4)
-    sc.pp.log1p(adata)
-    sc.pp.pca(adata, n_comps=5)
-    sc.pp.neighbors(adata, n_neighbors=n_neighbors)
-    sc.tl.leiden(adata, flavor="igraph", n_iterations=2, resolution=0.5)
-    return adata
 
 
 @pytest.fixture(scope="module")
@@ -95,24 +83,9 @@ def test_mudata_and_muon(section, tmp_path):
     enhanced = tl.enhance(mdata, image=section.image, likelihood={"rna": "nb", "prot": "poisson"}, **QUICK)
     for part in enhanced.mod.values():
         part.layers["enhanced"] = part.X.copy()
-        sc.pp.normalize_total(part)
-        sc.pp.log1p(part)
-        sc.pp.pca(part, n_comps=2)
-        sc.pp.neighbors(part)
-    mu.pp.neighbors(enhanced, key_added="both")
-    sc.tl.leiden(enhanced, neighbors_key="both", flavor="igraph", n_iterations=2)
-    assert enhanced.obs["leiden"].notna().all()
+        clustered(part, n_comps=2)
+    mu.pp.intersect_obs(enhanced)
+    assert enhanced.n_obs == 7 * 55
     enhanced.write_h5mu(tmp_path / "a.h5mu")
     again = md.read_h5mu(tmp_path / "a.h5mu")
     np.testing.assert_array_equal(again["rna"].layers["enhanced"], enhanced["rna"].layers["enhanced"])
-
-
-def test_clusters_of_subspots_are_nearer_to_the_regions_than_those_of_spots():
-    adata, image, truth = datasets.synthetic_section(200, n_genes=30)
-    enhanced = tl.enhance(adata, image=image, accelerator="cpu", train_kwargs={"enable_progress_bar": False})
-    assert enhanced.obs["spot"].tolist() == truth.obs["spot"].tolist()
-    repeated = clustered(adata).obs["leiden"].loc[truth.obs["spot"]]
-    # as many neighbours as cover the same tissue: the subspots of a spot are alike
-    subspots = clustered(enhanced, n_neighbors=15 * 7).obs["leiden"]
-    regions = truth.obs["region"]
-    assert adjusted_rand_score(regions, subspots) > adjusted_rand_score(regions, repeated)

@@ -89,7 +89,7 @@ def test_weights_in_the_cache_are_found(inception, expected, tmp_path, monkeypat
     np.testing.assert_allclose(computed(encoder="inception_v3", device="cpu"), expected, atol=1e-4)
 
 
-def test_missing_weights_tell_the_file_its_place_and_the_ways_on(tmp_path, monkeypatch):
+def test_missing_weights_name_the_file_its_folder_and_the_alternatives(tmp_path, monkeypatch):
     def offline(*args, **kwargs):
         raise URLError("no network")
 
@@ -240,11 +240,11 @@ def test_batches_have_the_size_asked_for():
         computed(encoder=encoder, batch_size=0)
 
 
-def test_far_and_near_tiles_are_cut_alike(monkeypatch):
-    expected = computed(encoder=Colours())
-    for pixels in (1, 100):  # Every tile a square of its own; some of them together.
-        monkeypatch.setattr("soscope_scverse.im.encoders.base._SQUARE_PIXELS", pixels)
-        np.testing.assert_array_equal(computed(encoder=Colours()), expected)
+def test_far_and_near_tiles_are_cut_alike():
+    encoder, source, centres = im.ModuleEncoder(Colours(), device="cpu"), im.open_image(IMAGE), np.array(SPOTS)
+    together, _ = encoder.encode(source, centres, 80)
+    for centre, expected in zip(centres, together, strict=True):
+        np.testing.assert_array_equal(encoder.encode(source, centre[None], 80)[0][0], expected)
 
 
 def test_options_that_an_encoder_lacks_are_refused():

@@ -1,6 +1,5 @@
 """Draws of the subspots."""
 
-import anndata as ad
 import numpy as np
 import pytest
 import torch
@@ -8,7 +7,7 @@ import zarr
 from mudata import MuData
 
 from helpers import QUIET, seeded, train
-from soscope_scverse import SoScope, bench, im, metrics, pp
+from soscope_scverse import SoScope, metrics
 
 
 def totals(model, draws):
@@ -190,17 +189,4 @@ def test_wrong_arguments(trained, options, message):
 def test_draws_are_calibrated_on_a_synthetic_section(section, prepared):
     model = train(prepared, max_epochs=100)
     pit = metrics.pit(section.truth.X, seeded(model.sample_enhanced, 100))
-    assert 0.86 < metrics.central_coverage(pit).mean() < 0.94
-
-
-@pytest.mark.realdata
-@pytest.mark.parametrize("section", ["mouse_ob/MOB1", "her2st/C3"])
-def test_draws_are_calibrated_on_real_sections(data_dir, section):
-    low, truth = bench.simulate_low_resolution(ad.read_h5ad(data_dir / f"{section}.h5ad"))
-    genes = pp.spatial_genes(truth, 60)
-    low, truth = low[:, genes].copy(), truth[:, genes]
-    pp.spot_graph(low)
-    im.features(low, data_dir / f"{section}_HE.jpg")
-    model = train(low, max_epochs=None)
-    pit = metrics.pit(truth.X, seeded(model.sample_enhanced, 200))
     assert 0.86 < metrics.central_coverage(pit).mean() < 0.94

@@ -1,0 +1,58 @@
+"""What the encoder of the spots depends on."""
+
+import torch
+
+from soscope_scverse.module.graph_encoder import GraphEncoder
+
+
+def chain(n=12, k=3, n_features=5, n_image_features=2):
+    """Spots in a row, each joined to the next, k subspots each."""
+    i = torch.arange(n - 1)
+    m = torch.arange(n * k - 1)
+    return {
+        "x": torch.poisson(torch.full((n, n_features), 6.0)),
+        "size": torch.ones(n, 1),
+        "edge_index": torch.cat([torch.stack([i, i + 1]), torch.stack([i + 1, i])], dim=1),
+        "edge_weight": torch.rand(2 * n - 2),
+        "own": torch.arange(n),
+        "edge_density": torch.tensor(2 / n),
+        "exposure": torch.full((n, k), 1 / k),
+        "neighbors": torch.arange(n).view(n, 1, 1).expand(n, k, 1).contiguous(),
+        "neighbor_weights": torch.ones(n, k, 1),
+        "valid": torch.arange(n * k),
+        "features": torch.randn(n, k, n_image_features),
+        "image_edge_index": torch.stack([m, m + 1]),
+        "image_edge_weight": torch.rand(n * k - 1),
+        "image_edge_density": torch.tensor(2 / (n * k)),
+    }
+
+
+def test_hidden_spots_are_not_looked_at():
+    tile = chain()
+    encoder = GraphEncoder(5, 4, 16)
+    hidden = torch.zeros(12, dtype=torch.bool)
+    hidden[4] = True
+    edges = tile["edge_index"], tile["edge_weight"]
+    changed = tile["x"].clone()
+    changed[4] += 100
+    assert torch.equal(encoder(tile["x"], hidden, *edges).mean, encoder(changed, hidden, *edges).mean)
+    assert not torch.equal(encoder(tile["x"], ~hidden, *edges).mean, encoder(tile["x"], hidden, *edges).mean)
+
+
+def test_a_latent_state_depends_on_three_hops_and_no_more():
+    tile = chain(n_features=5)
+    encoder = GraphEncoder(5, 4, 16)
+    x = tile["x"].requires_grad_()
+    nobody = torch.zeros(12, dtype=torch.bool)
+    z = encoder(x, nobody, tile["edge_index"], tile["edge_weight"]).mean
+    (gradient,) = torch.autograd.grad(z[0].sum(), x)
+    assert (gradient.abs().sum(1) > 0).tolist() == [True] * 4 + [False] * 8
+
+
+def test_edge_weights_matter():
+    tile = chain()
+    encoder = GraphEncoder(5, 4, 16)
+    nobody = torch.zeros(12, dtype=torch.bool)
+    a = encoder(tile["x"], nobody, tile["edge_index"], tile["edge_weight"]).mean
+    b = encoder(tile["x"], nobody, tile["edge_index"], tile["edge_weight"] * 0.1).mean
+    assert not torch.allclose(a, b)

@@ -1,0 +1,77 @@
+"""How good the defaults are: against simple answers, and against what is known of the sections."""
+
+import anndata as ad
+import numpy as np
+import pytest
+from sklearn.metrics import adjusted_rand_score
+
+from helpers import QUICK, clustered, flat, seeded
+from soscope_scverse import bench, datasets, im, metrics, pp, tl
+
+pytestmark = pytest.mark.slow
+
+DEFAULTS = {"accelerator": "cpu", "train_kwargs": {"enable_progress_bar": False}}
+
+
+@pytest.fixture(scope="module")
+def synthetic():
+    """A section with 200 spots and 30 genes, and what the defaults make of it."""
+    section = datasets.synthetic_section(200, n_genes=30)
+    return section, tl.enhance(section.adata, image=section.image, **DEFAULTS)
+
+
+def test_defaults_beat_linear_interpolation_on_a_synthetic_section(synthetic):
+    (adata, _, truth), enhanced = synthetic
+    adata = pp.subspots(adata, copy=True)
+    structured = (truth.var["kind"] != "noise").to_numpy()
+    scores = [
+        np.median(metrics.within_r(x[:, structured], truth.layers["mean"][:, structured], truth.obs["spot"]))
+        for x in (enhanced.X, bench.BASELINES["linear"](adata))
+    ]
+    assert scores[0] > 1.5 * scores[1]
+
+
+def test_clusters_of_subspots_are_nearer_to_the_regions_than_those_of_spots(synthetic):
+    pytest.importorskip("igraph")
+    (adata, _, truth), enhanced = synthetic
+    assert enhanced.obs["spot"].tolist() == truth.obs["spot"].tolist()
+    repeated = clustered(adata.copy()).obs["leiden"].loc[truth.obs["spot"]]
+    # as many neighbours as cover the same tissue: the subspots of a spot are alike
+    subspots = clustered(enhanced.copy(), n_neighbors=15 * 7).obs["leiden"]
+    regions = truth.obs["region"]
+    assert adjusted_rand_score(regions, subspots) > adjusted_rand_score(regions, repeated)
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize("section", ["her2st/C4", "mouse_ob/MOB2"])
+@pytest.mark.filterwarnings("ignore:The image is")
+def test_defaults_beat_every_baseline_on_merged_sections(data_dir, section):
+    low, truth = bench.simulate_low_resolution(ad.read_h5ad(data_dir / f"{section}.h5ad"))
+    genes = pp.spatial_genes(truth, 60)
+    low, truth = low[:, genes].copy(), truth[:, genes].copy()
+    im.features(low, data_dir / f"{section}_HE.jpg")
+    models = []
+
+    def soscope(adata, seed):
+        enhanced, model = tl.enhance(adata, seed=seed, return_model=True, **DEFAULTS)
+        models.append(model)
+        return enhanced.X
+
+    methods = {**bench.BASELINES, "soscope": soscope}
+    df = bench.compare(low, truth, methods=methods, seeds=[0], progress=False)
+    score = df.groupby(["metric", "method"])["value"].median().unstack()
+    rivals = score.drop(columns="soscope")
+    assert score.loc["pearson", "soscope"] > rivals.loc["pearson"].max() + 0.02
+    assert score.loc["within_r", "soscope"] > rivals.loc["within_r"].max()
+    assert score.loc["mse", "soscope"] < rivals.loc["mse"].min()
+
+    # intervals are calibrated
+    pit = metrics.pit(truth.X, seeded(models[0].sample_enhanced, 200))
+    assert 0.86 < metrics.central_coverage(pit).mean() < 0.94
+
+    # an image of other tissue is detected, and ignored
+    assert models[0].module.uses_image
+    shuffled = low.copy()
+    features = np.random.default_rng(0).permutation(flat(low.obsm["subspot_features"]))
+    shuffled.obsm["subspot_features"] = features.reshape(low.obsm["subspot_features"].shape)
+    assert not tl.enhance(shuffled, **QUICK).uns["soscope"]["uses_image"]
