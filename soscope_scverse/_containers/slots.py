@@ -31,7 +31,12 @@ def writable(adata: AnnData, *, copy: bool) -> AnnData:
 
 @contextmanager
 def written_back(spots: AnnData, data: AnnData | MuData) -> Iterator[None]:
-    """Within this context, slots of `spots` that are written, replaced or deleted are so in `data`, too."""
+    """Within this context, slots of `spots` that are written, replaced or deleted are so in `data`, too.
+
+    Yields
+    ------
+    None
+    """
     before = {slot: dict(getattr(spots, slot)) for slot in _SLOTS}
     yield
     for slot, old in before.items():

@@ -189,7 +189,7 @@ def describe(
     cache: str | PathLike | None = None,
     key_added: str = keys.FEATURES,
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """Image features of the subspots and the record of how they were made; arguments as in :func:`features`.
+    """Image features of the subspots and the record of how they were made.
 
     Parameters
     ----------
@@ -197,6 +197,8 @@ def describe(
         With subspots in ``obsm["subspots"]``.
     sections
         Their images; empty for encoders that need none.
+    encoder, mode, weights, device, batch_size, context, context_um, client, cache, key_added
+        See :func:`features`.
 
     Returns
     -------

@@ -164,10 +164,7 @@ class Likelihood(ABC):
 class _Counts(Likelihood):
     """Common part of the count likelihoods: log link, additive means, and shares of the observed count.
 
-    Parameters
-    ----------
-    aggregate, sigma
-        See :class:`Likelihood`.
+    See :class:`Likelihood` for its parameters.
     """
 
     is_counts = True

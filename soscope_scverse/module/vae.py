@@ -214,10 +214,12 @@ class GraphAutoencoder(_GraphModule):
     ----------
     encoder
         The encoder to pre-train; shared with :class:`SoScopeVAE`.
-    sizes, likelihood, masked, n_graph_samples, n_batches
+    sizes, likelihood
         See :class:`SoScopeVAE`.
     n_latent, n_hidden
         Widths of the node decoder.
+    masked, n_graph_samples, n_batches
+        See :class:`SoScopeVAE`.
     """
 
     def __init__(

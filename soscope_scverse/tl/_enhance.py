@@ -31,11 +31,15 @@ Data = TypeVar("Data", "AnnData", "MuData", "SpatialData")
 
 
 @overload
-def enhance(adata: Data, *, return_model: Literal[False] = ..., **options: Unpack[EnhanceOptions]) -> Data: ...
+def enhance(  # numpydoc ignore=GL08
+    adata: Data, *, return_model: Literal[False] = ..., **options: Unpack[EnhanceOptions]
+) -> Data: ...
 
 
 @overload
-def enhance(adata: Data, *, return_model: Literal[True], **options: Unpack[EnhanceOptions]) -> tuple[Data, SoScope]: ...
+def enhance(  # numpydoc ignore=GL08
+    adata: Data, *, return_model: Literal[True], **options: Unpack[EnhanceOptions]
+) -> tuple[Data, SoScope]: ...
 
 
 def enhance(

@@ -28,11 +28,11 @@ _RULES: Rules = {"scale": POSITIVE.or_(None)}
 
 
 @overload
-def open_image(
+def open_image(  # numpydoc ignore=GL08
     image: ImageLike, *, scale: float | None = None, channels: Sequence[int] | None = None
 ) -> ImageSource: ...
 @overload
-def open_image(
+def open_image(  # numpydoc ignore=GL08
     image: Any,
     *,
     scale: float | None = None,
