@@ -11,8 +11,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 shown="anndata dask mudata numpy pandas scanpy scipy scvi-tools spatialdata squidpy torch zarr"
-smoke="tests/test_cells.py tests/test_enhance.py tests/test_im_networks.py tests/test_mudata.py tests/test_pl.py
-  tests/test_spatialdata.py tests/test_store.py"
+smoke="tests/im/encoders/test_networks.py tests/model/inference/test_store.py tests/pl/test_maps.py tests/pp/test_cells.py
+  tests/tl/test_enhance.py tests/tl/test_mudata.py tests/tl/test_spatialdata.py"
 # deprecation warnings are errors only where our own calls cause them
 warnings=$'ignore\nerror::DeprecationWarning:soscope_scverse\nerror::FutureWarning:soscope_scverse'
 

@@ -1,5 +1,7 @@
 """What tests of several folders use: short trainings, results of one seed, objects of other libraries."""
 
+from functools import wraps
+
 import numpy as np
 import torch
 
@@ -18,6 +20,16 @@ def train(adata, max_epochs=20, seed=0, *, train_options=None, setup=None, test_
         model = SoScope(adata, test_image=test_image, **options)
         model.train(max_epochs, **QUIET | (train_options or {}))
     return model
+
+
+def few_steps(train):
+    """The method with three training steps unless their number is given."""
+
+    @wraps(train)
+    def trained(self, max_epochs=None, *, max_steps=None, **options):
+        return train(self, max_epochs, max_steps=3 if max_epochs is None else max_steps, **options)
+
+    return trained
 
 
 def seeded(function, *args, seed=0, **kwargs):

@@ -1,19 +1,16 @@
 """The same call gives the same bits, and what is stored with a result is enough to make it again."""
 
 import json
-import os
 import subprocess
 import sys
 
 import anndata as ad
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
+from helpers import QUICK
 from soscope_scverse import tl
-
-QUICK = {"max_epochs": 4, "accelerator": "cpu", "train_kwargs": {"enable_progress_bar": False}}
 
 
 def again(path, spots, **inputs):
@@ -55,7 +52,7 @@ def test_what_is_stored_makes_the_result_again(section, tmp_path, options):
     assert repeated.uns["soscope"]["arguments"] == result.uns["soscope"]["arguments"]
 
 
-def test_what_a_file_cannot_hold_is_told(section, tmp_path):
+def test_what_a_file_cannot_hold_is_reported(section, tmp_path):
     options = {"train_kwargs": {"enable_progress_bar": False, "callbacks": []}, "max_epochs": 2, "accelerator": "cpu"}
 
     def encoder(tiles):
@@ -69,16 +66,29 @@ def test_what_a_file_cannot_hold_is_told(section, tmp_path):
     np.testing.assert_array_equal(repeated.X, result.X)
 
 
-def test_the_same_bits_in_another_process(section, tmp_path):
-    section.adata.write_h5ad(tmp_path / "in.h5ad")
+@pytest.fixture(scope="module")
+def another(_section, trained, tmp_path_factory):
+    """Folder in which another process enhanced spots, and asked a saved model."""
+    folder = tmp_path_factory.mktemp("another")
+    _section.adata.write_h5ad(folder / "in.h5ad")
+    trained.save(folder / "model", save_anndata=True)
     code = (
-        "import sys, anndata as ad, soscope_scverse as sos\n"
+        "import anndata as ad, soscope_scverse as sos\n"
         "options = {'max_epochs': 4, 'accelerator': 'cpu', 'train_kwargs': {'enable_progress_bar': False}}\n"
-        "sos.tl.enhance(ad.read_h5ad(sys.argv[1]), **options).write_h5ad(sys.argv[2])\n"
+        "sos.tl.enhance(ad.read_h5ad('in.h5ad'), **options).write_h5ad('enhanced.h5ad')\n"
+        "sos.SoScope.load('model', accelerator='cpu').get_enhanced().write_h5ad('of_model.h5ad')\n"
     )
-    command = [sys.executable, "-W", "ignore", "-c", code, tmp_path / "in.h5ad", tmp_path / "out.h5ad"]
-    # sums are taken in another order with another number of threads
-    subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())})
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, cwd=folder)
+    return folder
+
+
+def test_the_same_bits_in_another_process(another):
     with pytest.warns(UserWarning, match="No image"):
-        here = tl.enhance(ad.read_h5ad(tmp_path / "in.h5ad"), **QUICK)
-    np.testing.assert_array_equal(ad.read_h5ad(tmp_path / "out.h5ad").X, here.X)
+        here = tl.enhance(ad.read_h5ad(another / "in.h5ad"), **QUICK)
+    np.testing.assert_array_equal(ad.read_h5ad(another / "enhanced.h5ad").X, here.X)
+
+
+def test_a_saved_model_gives_the_same_bits_in_another_process(another, enhanced):
+    again = ad.read_h5ad(another / "of_model.h5ad")
+    np.testing.assert_array_equal(again.X, enhanced.X)
+    assert list(again.obs_names) == list(enhanced.obs_names)

@@ -1,7 +1,6 @@
 """The examples of the documentation run as they stand, with a few training steps."""
 
 import re
-from functools import wraps
 from pathlib import Path
 
 import anndata as ad
@@ -16,6 +15,7 @@ from spatialdata.models import ShapesModel
 from spatialdata.transformations import get_transformation
 
 import soscope_scverse as sos
+from helpers import few_steps
 from soscope_scverse import datasets
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -42,16 +42,6 @@ def given():
         "images": images,
         "genes": genes,
     }
-
-
-def few_steps(train):
-    """The method with three training steps unless their number is given."""
-
-    @wraps(train)
-    def trained(self, max_epochs=None, *, max_steps=None, **options):
-        return train(self, max_epochs, max_steps=3 if max_epochs is None else max_steps, **options)
-
-    return trained
 
 
 def run(page: str, given: dict, monkeypatch, *, section: str = "") -> dict:

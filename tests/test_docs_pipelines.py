@@ -15,10 +15,10 @@ import tifffile
 from click.testing import CliRunner
 from spatialdata.models import Image2DModel, ShapesModel, TableModel
 
-from soscope_scverse import datasets
+from helpers import few_steps
+from soscope_scverse import SoScope, datasets
 from soscope_scverse._containers.mudata import columns_apart
 from soscope_scverse.cli import main
-from soscope_scverse.model.training import runner as training
 
 PAGE = (Path(__file__).parents[1] / "docs" / "pipelines.md").read_text()
 
@@ -60,7 +60,7 @@ def spatialdata_of(section):
 def folder(tmp_path, monkeypatch):
     """The files that the page names."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(training, "_N_STEPS", 3)
+    monkeypatch.setattr(SoScope, "train", few_steps(SoScope.train))
     made = datasets.synthetic_section(60, n_genes=8)
     adata = made.adata
     prot = adata[:, :3].copy()

@@ -1,4 +1,4 @@
-"""Makes the model that tests/test_loading.py loads: `python tests/data/make_model.py`, once for each file format.
+"""Makes the model that tests/model/test_files.py loads: `python tests/data/make_model.py`, once for each file format.
 
 A file, once released, is kept as it is: it shows that later versions read it and say the same.
 """

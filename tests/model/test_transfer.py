@@ -200,11 +200,11 @@ def test_batches(prepared):
     x[:, :4] *= 5
     second.X = x
     two = side_by_side(prepared, second)
-    with_batches = train(two.copy(), 150, setup={"library_key": "library", "batch_key": "library"})
+    with_batches = train(two.copy(), 80, setup={"library_key": "library", "batch_key": "library"})
     effect = with_batches.module.batch_effect.detach().numpy()
     difference = effect[1] - effect[0]
     assert difference[:4].mean() - difference[4:].mean() > 1
-    without = train(two.copy(), 150, setup={"library_key": "library"})
+    without = train(two.copy(), 80, setup={"library_key": "library"})
     distance = []
     for model in (with_batches, without):
         z = model.get_latent_representation()

@@ -345,24 +345,41 @@ def kill(*args, **kwargs):
 def rename(path, target):  # the last one moves the table in
     kill() if path.parent.name == "tables" and "new" in path.parts else os.rename(path, target)
 
-if sys.argv[2] == "writing":
-    from spatialdata._io import io_table
-    io_table.write_adata = kill
-else:
-    pathlib.Path.rename = rename
-sdata = sd.read_zarr(sys.argv[1])
-tl.enhance(sdata, sources="positions", n_subspots=19, max_epochs=1, accelerator="cpu", overwrite=True)
+for moment in ("writing", "moving"):  # a process for each, forked, since imports take longer than the rest
+    process = os.fork()
+    if process == 0:
+        if moment == "writing":
+            from spatialdata._io import io_table
+            io_table.write_adata = kill
+        else:
+            pathlib.Path.rename = rename
+        sdata = sd.read_zarr(pathlib.Path(sys.argv[1], f"{moment}.zarr"))
+        options = {"accelerator": "cpu", "max_epochs": 1, "train_kwargs": {"enable_progress_bar": False}}
+        tl.enhance(sdata, sources="positions", n_subspots=19, overwrite=True, **options)
+        os._exit(0)
+    print(moment, os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
 """
+
+
+@pytest.fixture(scope="module")
+def killed(_section, as_visium, tmp_path_factory):
+    """A result, and the stores of it that killed processes left that were to write another one over it."""
+    folder = tmp_path_factory.mktemp("killed")
+    for moment in ("writing", "moving"):
+        as_visium(_section).write(folder / f"{moment}.zarr")
+        sdata = tl.enhance(sd.read_zarr(folder / f"{moment}.zarr"), sources="positions", **QUICK)
+    command = [sys.executable, "-W", "ignore", "-c", KILLED, folder]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    expected = [f"{moment} {-signal.SIGKILL}" for moment in ("writing", "moving")]
+    assert ended.stdout.splitlines() == expected, ended.stderr
+    return sdata, folder
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", ["writing", "moving"])
-def test_a_killed_process_leaves_a_store_that_reads(sdata, tmp_path, moment):
-    store = tmp_path / "a.zarr"
-    sdata.write(store)
-    sdata = tl.enhance(sd.read_zarr(store), sources="positions", **QUICK)
-    ended = subprocess.run([sys.executable, "-c", KILLED, store, moment], capture_output=True, check=False)
-    assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
+def test_a_killed_process_leaves_a_store_that_reads(killed, moment):
+    sdata, folder = killed
+    store = folder / f"{moment}.zarr"
     left = sd.read_zarr(store)
     assert left["table"].n_obs == 60
     assert left["visium"].equals(sdata["visium"])
