@@ -193,4 +193,4 @@ def _warn_unassigned(adata: AnnData, table: pd.DataFrame, empty: np.ndarray, out
             f"`adata.uns['{keys.SUBSPOTS}']['cells_outside']`"
         )
     if found:
-        warnings.warn("; ".join(found) + ".", UserWarning, stacklevel=5)
+        warnings.warn("; ".join(found) + ".", UserWarning, stacklevel=6)

@@ -222,7 +222,7 @@ def _warn_isolated(adata: AnnData, isolated: np.ndarray) -> None:
             f"{len(isolated)} of {adata.n_obs} spots have no neighbour (first: {adata.obs_names[isolated[0]]!r}); "
             "their latent states depend on their own profiles only.",
             UserWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
 
 

@@ -108,7 +108,9 @@ def test_without_interpolation_subspots_differ_by_the_image_alone(prepared, join
 def loss(model) -> tuple[torch.Tensor, dict]:
     """Loss and terms on the whole section, in evaluation mode."""
     module = model.module.eval()
-    tile = model._tiles(model._section(), model._similarity_strength).tile()
+    arguments = model.init_params_["non_kwargs"]
+    strength = arguments["similarity_strength"] if arguments["image_weight"] else None
+    tile = model._tiles(model._section(model._inputs, model._inputs.order()), strength).tile()
     output = module(tile)[2]
     return output, {"x": tile["x"], "subspots": module(tile)[1]["subspots"]}
 
@@ -170,7 +172,7 @@ def test_spots_are_masked_and_image_features_dropped_in_training(prepared):
     assert quiet.decoder.dropout.p == 0
     assert usual.decoder.dropout.p == 40 / 100
     tile = train(prepared, 1)
-    tile = tile._tiles(tile._section(), 2.0).tile()
+    tile = tile._tiles(tile._section(tile._inputs), 2.0).tile()
     for module, repeats in ((quiet, True), (usual, False)):
         means = [module.inference(tile)["qz"].mean for _ in range(2)]
         assert torch.equal(*means) == repeats

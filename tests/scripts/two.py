@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from soscope_scverse import SoScope, tl
 from soscope_scverse.model._tiles import contiguous_groups
+from soscope_scverse.model.estimates.image_projection import set_projection
 from soscope_scverse.model.estimates.initialise import set_start
 
 train = runpy.run_path(str(Path(__file__).with_name("train.py")))
@@ -52,10 +53,11 @@ def gradients(adata):
     torch.manual_seed(0)
     SoScope.setup_anndata(adata)
     model = SoScope(adata, test_image=False)
-    order = model._order()
-    model._fit_projection(order)
-    section = model._section(order=order)
-    set_start(model.module, section, "auto", test_image=False)
+    inputs = model._inputs
+    order = inputs.order()
+    set_projection(model.module, inputs.image_features(), inputs.is_subspot(), order)
+    section = model._section(inputs, order)
+    set_start(model.module, section, "auto")
     tiles = model._tiles(section, 2.0)
     pair = [tiles.tile(own) for own in contiguous_groups(section.spatial, section.sections, 30)]
     loss = Loss(model.module.train())

@@ -86,7 +86,7 @@ def test_features_of_positions_in_one_of_several_sections(section):
     of_b = (two.obs["library"] == "b").to_numpy()
     found = im.features_at(two, flat(two.obsm["subspots"][of_b]), images, library_id="b", library_key="library")
     np.testing.assert_array_equal(found, flat(two.obsm["subspot_features"][of_b]))
-    with pytest.raises(ValueError, match=r"`library_id` to be one of \['a', 'b'\]"):
+    with pytest.raises(ValueError, match=r"`library_id` to be one of the sections \['a', 'b'\]"):
         im.features_at(two, [[0, 0]], images, library_key="library")
 
 
