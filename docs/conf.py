@@ -42,6 +42,11 @@ numpydoc_validation_checks = {"GL06", "GL07", "GL08", "SS01", "PR01", "PR02", "P
 numpydoc_validation_overrides = {  # methods that refer to that of a base class, which has the parameters
     code: [r"see :meth:`\w+\.\w+`"] for code in ("PR01", "RT01")
 }
+# fields of named tuples are documented one by one; the others are those of scvi-tools and Lightning
+numpydoc_validation_exclude = {
+    r"\.(LowResolution|SyntheticSection|SyntheticComponents)$",
+    r"\.SoScope\.(deregister_manager|trainer)$",
+}
 
 # the build requires no network; links to other projects are resolved on request
 if os.environ.get("READTHEDOCS") or os.environ.get("SOSCOPE_DOCS_INTERSPHINX"):

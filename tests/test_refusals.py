@@ -677,7 +677,6 @@ def test_bad_arguments_are_refused_before_any_work(calls, function, monkeypatch,
     for (of, name), pairs in BAD_ARGUMENTS.items():
         for value, message in pairs if of == function else ():
             unseen = function == "tl.enhance" and name not in ("image", "encoder", "cells", "n_subspots")
-            unseen &= "cache" not in (value if isinstance(value, dict) else ())
             given = {name: value} | ({"image": Unreadable()} if unseen else {})
             text = fault(lambda _, given=given: calls[function](**given), None, message, (*REFUSED, FileNotFoundError))
             if text:

@@ -109,6 +109,9 @@ def check_options(data: object, options: Mapping[str, Any]) -> None:
     check_keywords("model_kwargs", options["model_kwargs"] or {}, SoScope.__init__, MODEL_RULES, excluded=model)
     train = ("self", "checkpoint_dir", "resume", "seed")
     check_keywords("train_kwargs", options["train_kwargs"] or {}, SoScope.train, TRAIN_RULES, excluded=train)
+    cache = (options["features_kwargs"] or {}).get("cache")
+    if cache is not None:
+        check_folder("cache", cache)
     if options["save_model"] is not None:
         check_folder("save_model", options["save_model"], new=True)
     if options["out"] is not None:
