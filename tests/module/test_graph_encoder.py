@@ -2,29 +2,8 @@
 
 import torch
 
+from helpers import chain
 from soscope_scverse.module.graph_encoder import GraphEncoder
-
-
-def chain(n=12, k=3, n_features=5, n_image_features=2):
-    """Spots in a row, each joined to the next, k subspots each."""
-    i = torch.arange(n - 1)
-    m = torch.arange(n * k - 1)
-    return {
-        "x": torch.poisson(torch.full((n, n_features), 6.0)),
-        "size": torch.ones(n, 1),
-        "edge_index": torch.cat([torch.stack([i, i + 1]), torch.stack([i + 1, i])], dim=1),
-        "edge_weight": torch.rand(2 * n - 2),
-        "own": torch.arange(n),
-        "edge_density": torch.tensor(2 / n),
-        "exposure": torch.full((n, k), 1 / k),
-        "neighbors": torch.arange(n).view(n, 1, 1).expand(n, k, 1).contiguous(),
-        "neighbor_weights": torch.ones(n, k, 1),
-        "valid": torch.arange(n * k),
-        "features": torch.randn(n, k, n_image_features),
-        "image_edge_index": torch.stack([m, m + 1]),
-        "image_edge_weight": torch.rand(n * k - 1),
-        "image_edge_density": torch.tensor(2 / (n * k)),
-    }
 
 
 def test_hidden_spots_are_not_looked_at():
