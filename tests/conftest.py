@@ -89,6 +89,15 @@ def section(_section):
     return _section._replace(adata=_section.adata.copy())
 
 
+@pytest.fixture
+def task(section):
+    """Spots with known subspots, their truth, and the image."""
+    from soscope_scverse import pp
+
+    pp.subspots(section.adata)
+    return section.adata, section.truth, section.image
+
+
 @pytest.fixture(scope="session")
 def _prepared(_section):
     from soscope_scverse import im, pp

@@ -5,11 +5,13 @@ from functools import wraps
 import numpy as np
 import torch
 
-from soscope_scverse import SoScope
+from soscope_scverse import SoScope, bench
 
 QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
 QUICK = {"max_epochs": 4, "accelerator": "cpu", "train_kwargs": {"enable_progress_bar": False}}
 """Arguments of `tl.enhance` for a result that need not be good."""
+FAST = {"max_epochs": 1, "accelerator": "cpu"}
+"""The same for `bench.compare`, which sets the progress bar itself."""
 
 
 def train(adata, max_epochs=20, seed=0, *, train_options=None, setup=None, test_image=False, **options):
@@ -118,3 +120,8 @@ def chain(n=12, k=3, n_features=5, n_image_features=2):
         "image_edge_weight": torch.rand(n * k - 1),
         "image_edge_density": torch.tensor(2 / (n * k)),
     }
+
+
+def compare(low, truth, image=None, **kwargs):
+    """`bench.compare` with short trainings."""
+    return bench.compare(low, truth, image, progress=False, **{"enhance_kwargs": FAST, **kwargs})

@@ -7,7 +7,8 @@ import pytest
 from anndata import AnnData
 from scipy.sparse import csr_matrix
 
-from soscope_scverse import bench, im, metrics, pp
+from helpers import FAST, compare
+from soscope_scverse import bench, im, metrics
 
 METRICS = ["pearson", "within_r", "mse", "normalized_pearson"]
 
@@ -15,24 +16,10 @@ METRICS = ["pearson", "within_r", "mse", "normalized_pearson"]
 IMAGE_METHODS = {"image_linear", "image_gaussian_process", "image_mlp", "joint_mlp"}
 
 
-FAST = {"max_epochs": 1, "accelerator": "cpu"}
-
-
-@pytest.fixture
-def task(section):
-    """Spots with known subspots, and the image."""
-    pp.subspots(section.adata)
-    return section.adata, section.truth, section.image
-
-
 @pytest.fixture(autouse=True)
 def _close_figures():
     yield
     plt.close("all")
-
-
-def compare(low, truth, image=None, **kwargs) -> pd.DataFrame:
-    return bench.compare(low, truth, image, progress=False, **{"enhance_kwargs": FAST, **kwargs})
 
 
 def values(df, method, metric, seed=None) -> np.ndarray:

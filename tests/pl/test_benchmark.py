@@ -5,29 +5,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from soscope_scverse import bench, pl, pp
+from helpers import compare
+from soscope_scverse import pl
 
 METRICS = ["pearson", "within_r", "mse", "normalized_pearson"]
-
-
-FAST = {"max_epochs": 1, "accelerator": "cpu"}
-
-
-@pytest.fixture
-def task(section):
-    """Spots with known subspots, and the image."""
-    pp.subspots(section.adata)
-    return section.adata, section.truth, section.image
 
 
 @pytest.fixture(autouse=True)
 def _close_figures():
     yield
     plt.close("all")
-
-
-def compare(low, truth, image=None, **kwargs) -> pd.DataFrame:
-    return bench.compare(low, truth, image, progress=False, **{"enhance_kwargs": FAST, **kwargs})
 
 
 @pytest.fixture
