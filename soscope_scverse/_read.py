@@ -325,9 +325,61 @@ def exposures(adata: AnnData) -> np.ndarray:
     return exposure
 
 
+def areas(adata: AnnData, exposure: np.ndarray) -> np.ndarray:
+    """Return the areas of the subspots relative to what their spot captured, n_spots x n_subspots, 0 = padding.
+
+    A part of the spot's exposure was captured of every subspot: areas are the exposures where spots tile the tissue.
+    Where only the measured shares are known, subspots in a gap are as large as the mean subspot of their spot.
+
+    Parameters
+    ----------
+    adata
+        Spots.
+    exposure
+        What :func:`exposures` returned for them.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If measured shares or areas do not fit the exposures.
+    """
+    if keys.MEASURED not in adata.obsm:
+        return exposure
+    there = np.isfinite(np.asarray(adata.obsm[keys.SUBSPOTS], dtype=float)[..., 0])
+    measured = np.where(there, _like(adata, keys.MEASURED, exposure), 0)
+    if ((exposure > 0) & (measured == 0)).any() or (measured > 1 + 1e-6).any():
+        msg = (
+            f"Expected `adata.obsm['{keys.MEASURED}']` to be at most 1, and above 0 where "
+            f"`adata.obsm['{keys.EXPOSURE}']` is. Call `pp.subspots(adata)` again."
+        )
+        raise ValueError(msg)
+    if (measured[there] == 1).all():
+        return exposure
+    captured = measured > 0
+    if keys.AREA in adata.obsm:
+        return np.where(there, _like(adata, keys.AREA, exposure), 0)
+    area = np.divide(exposure, measured, out=np.zeros_like(exposure, dtype=float), where=captured)
+    mean = area.sum(axis=1, keepdims=True) / captured.sum(axis=1, keepdims=True)
+    return np.where(there & ~captured, mean, area)
+
+
+def _like(adata: AnnData, key: str, exposure: np.ndarray) -> np.ndarray:
+    """Return a slot of the shape of the exposures whose values are not negative where there are subspots."""
+    values = numbers(f"`adata.obsm[{key!r}]`", adata.obsm[key])
+    there = np.isfinite(np.asarray(adata.obsm[keys.SUBSPOTS], dtype=float)[..., 0])
+    if values.shape != exposure.shape or not (values[there] >= 0).all() or np.isinf(values[there]).any():
+        msg = (
+            f"Expected `adata.obsm[{key!r}]` to be finite, non-negative and n_spots x n_subspots = {exposure.shape}, "
+            f"found shape {values.shape}. Call `pp.subspots(adata)` again."
+        )
+        raise ValueError(msg)
+    return values
+
+
 def model_slots(adata: AnnData, features_key: str | None) -> np.ndarray:
     """Return the exposures of spots whose graph, subspots and image features are there and fit each other."""
     exposure = exposures(adata)
+    areas(adata, exposure)
     if keys.SPOT_GRAPH not in adata.obsp:
         msg = f"Expected `adata.obsp['{keys.SPOT_GRAPH}']`, found {sorted(adata.obsp)}. Call `pp.spot_graph(adata)`."
         raise ValueError(msg)

@@ -158,7 +158,7 @@ def _check_truth(low: AnnData, truth: AnnData) -> None:
     if missing:
         msg = f"Expected subspots in `low.obsm`, found no {missing}. Run `pp.subspots` first."
         raise ValueError(msg)
-    spots = low.obs_names[np.nonzero(np.asarray(low.obsm[keys.EXPOSURE]) > 0)[0]]
+    spots = low.obs_names[np.nonzero(read.areas(low, read.exposures(low)) > 0)[0]]
     found = truth.obs[keys.SPOT].astype(str).to_numpy() if keys.SPOT in truth.obs else None
     if found is None or not np.array_equal(found, spots.astype(str)):
         what = f"no `truth.obs['{keys.SPOT}']`" if found is None else f"{truth.n_obs} rows of other spots or order"
@@ -248,7 +248,7 @@ def _scores(name: str, prediction: Matrix | None, truth: AnnData) -> pd.DataFram
     elif np.shape(prediction) != truth.shape:
         msg = (
             f"Expected method {name!r} to return n_targets x n_features = {truth.shape}, found shape "
-            f"{np.shape(prediction)}. Its rows are the subspots with exposure, spot by spot."
+            f"{np.shape(prediction)}. Its rows are the subspots, spot by spot."
         )
         raise ValueError(msg)
     else:

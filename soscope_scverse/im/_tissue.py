@@ -99,7 +99,7 @@ def mask_subspots(
     ``obsm["subspots"]``
         NaN for subspots off the tissue, see :func:`tissue_mask`.
     ``obsm["subspot_exposure"]``
-        0 for these; those of the remaining subspots are rescaled to sum to 1.
+        0 for these; those of the remaining subspots are rescaled to sum to 1, and so are ``obsm["subspot_area"]``.
 
     Raises
     ------
@@ -121,12 +121,13 @@ def mask_subspots(
         )
         raise ValueError(msg)
     exposure = read.exposures(adata)
+    valid = read.areas(adata, exposure) > 0
     subspots = np.asarray(adata.obsm[keys.SUBSPOTS], dtype=float)
     kept = np.zeros(exposure.shape, dtype=bool)
     for section in open_sections(spots, image, image_scale):
         kept[section.rows] = _on_tissue(section.source, subspots[section.rows])
-    kept &= exposure > 0
-    bare = np.logical_not(kept.any(axis=1))
+    kept &= valid
+    bare = np.logical_not((kept & (exposure > 0)).any(axis=1))
     if bare.any():
         warnings.warn(
             f"{bare.sum()} of {adata.n_obs} spots have no subspot on tissue (first: {adata.obs_names[bare][0]!r}); "
@@ -135,11 +136,13 @@ def mask_subspots(
             UserWarning,
             stacklevel=2,
         )
-    kept[bare] = exposure[bare] > 0
+    kept[bare] = valid[bare]
     shares = np.where(kept, exposure, 0)
     adata = writable(adata, copy=copy)
     adata.obsm[keys.SUBSPOTS] = np.where(kept[..., None], subspots, np.nan)
     adata.obsm[keys.EXPOSURE] = shares / shares.sum(axis=1, keepdims=True)
+    if keys.AREA in adata.obsm:
+        adata.obsm[keys.AREA] = adata.obsm[keys.AREA] / shares.sum(axis=1, keepdims=True)
     return adata if copy else None
 
 

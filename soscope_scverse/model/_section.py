@@ -23,7 +23,9 @@ class Section(NamedTuple):
     subspots: np.ndarray
     """n_spots x n_subspots x 2 positions, NaN = padding."""
     exposure: np.ndarray
-    """n_spots x n_subspots shares of the spot, times its relative size."""
+    """n_spots x n_subspots shares of what the spot captured, times its relative size; 0 = padding or in a gap."""
+    area: np.ndarray
+    """n_spots x n_subspots areas in the same unit, 0 = padding; the exposures where spots tile the tissue."""
     features: np.ndarray | None
     """n_spots x n_subspots x n_image_components, projected."""
     sections: np.ndarray
@@ -35,6 +37,21 @@ class Section(NamedTuple):
     def size(self) -> np.ndarray:
         """n_spots x 1 relative sizes of the spots, 1 for the mean spot."""
         return self.exposure.sum(axis=1, keepdims=True)
+
+    @property
+    def is_subspot(self) -> np.ndarray:
+        """Which subspots are no padding, n_spots x n_subspots."""
+        return self.area > 0
+
+    @property
+    def has_gaps(self) -> bool:
+        """Whether spots captured a part of their subspots only."""
+        return self.area is not self.exposure
+
+    def measured(self, rows: np.ndarray) -> np.ndarray:
+        """Share of the subspots of some spots that was captured, n_rows x n_subspots; 0 for padding."""
+        area = self.area[rows]
+        return np.divide(self.exposure[rows], area, out=np.zeros_like(area), where=area > 0)
 
 
 def batch_shares(labels: np.ndarray, batches: Sequence[str]) -> np.ndarray:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
+import shapely
 from anndata import AnnData
 from scipy.spatial import cKDTree
 
 from soscope_scverse import _keys as keys
 from soscope_scverse import _read as read
 from soscope_scverse._read import Spots
+from soscope_scverse.pp._capture import CaptureArea, CaptureShape, capture_areas
 from soscope_scverse.pp._graphs import nearest_distance
 from soscope_scverse.pp._lattice import Lattice, lattice_or_none
 
@@ -25,25 +28,35 @@ class Partition(NamedTuple):
     positions: np.ndarray
     """n_spots x n_subspots x 2, NaN = padding."""
     exposure: np.ndarray
-    """n_spots x n_subspots shares of the spot, 0 = padding."""
+    """n_spots x n_subspots shares of what the spot captured, 0 = padding or in a gap."""
+    measured: np.ndarray
+    """n_spots x n_subspots shares of the subspots that were captured, 0 = padding."""
     info: dict[str, Any]
     """``uns["subspots"]``."""
     names: np.ndarray | None = None
     """n_spots x n_subspots names of the cells, "" where there is none."""
     size: np.ndarray | None = None
-    """n_spots numbers (or areas) of cells relative to the mean spot."""
+    """n_spots numbers (or areas) of measured cells relative to the mean spot."""
+    area: np.ndarray | None = None
+    """n_spots x n_subspots areas relative to what the spot captured; None if cells count alike or all are measured."""
 
 
 def partition_into_cells(
-    spots: Spots, cells: Any, *, exposure: Literal["equal", "area"], spot_diameter: float | None
+    spots: Spots,
+    cells: Any,
+    *,
+    exposure: Literal["equal", "area"],
+    spot_diameter: float | None,
+    capture: float | Literal["auto"] | None,
+    capture_shape: CaptureShape,
 ) -> Partition:
     """Assign every cell to the spot that contains it; arguments as in :func:`~soscope_scverse.pp.subspots`.
 
-    A spot without cells is its own single subspot, without a name, and counts as one cell.
+    A spot that captured no cell has a subspot at its position without a name, which counts as one cell.
     """
     table = cell_table(cells, spots.library_key)
-    amount = _amounts(table, exposure)
-    holder, pitch = _holders(spots, table, spot_diameter)
+    lattices = {section: lattice_or_none(*spots.lattice_of(rows)) for section, rows in spots.rows.items()}
+    holder, pitch = _holders(spots, table, lattices, spot_diameter)
     inside = np.flatnonzero(holder >= 0)
     if not len(inside):
         msg = (
@@ -51,32 +64,64 @@ def partition_into_cells(
             f"Cells need the coordinates (and the sections) of `adata.obsm['{keys.SPATIAL}']`."
         )
         raise ValueError(msg)
+    areas = capture_areas(spots, lattices, capture, capture_shape)
     # sorted by spot and position, so the order of the table has no influence
     order = np.lexsort((table.index[inside], table["x"].iloc[inside], table["y"].iloc[inside], holder[inside]))
     row = inside[order]
-    spot = holder[row]
-    n_cells = np.bincount(spot, minlength=spots.n)
-    subspot = np.arange(len(row)) - np.repeat(n_cells.cumsum() - n_cells, n_cells)
-    empty = n_cells == 0
-    _warn_unassigned(spots.adata, table, empty, holder < 0)
+    assigned = _Assigned(
+        holder[row], _amounts(table, exposure)[row], _captured(spots, table, outlines(cells), holder, areas)[row]
+    )
+    _warn_unassigned(spots.adata, table, assigned.captured_nothing(spots.n), holder < 0)
+    partition = assigned.partition(spots, table.iloc[row], by_area=exposure == "area")
+    n_cells = np.bincount(assigned.spot, minlength=spots.n)
+    partition.info.update(
+        {
+            "geometry": "cells",
+            "n_subspots": partition.positions.shape[1],
+            "pitch": pitch,
+            "subspot_diameter": pitch / np.sqrt(n_cells[n_cells > 0].mean()),
+            "exposure": exposure,
+            "cells_outside": table[holder < 0],
+        }
+    )
+    first = next((area for area in areas.values() if area is not None), None)
+    if first is not None:
+        partition.info.update({"capture": first.diameter, "capture_shape": first.shape})
+    return partition
 
-    shape = spots.n, int(n_cells.max())
-    positions, share, names = np.full((*shape, 2), np.nan), np.zeros(shape), np.full(shape, "", dtype=object)
-    positions[spot, subspot] = table[["x", "y"]].to_numpy()[row]
-    names[spot, subspot] = table.index.to_numpy()[row]
-    share[spot, subspot] = amount[row]
-    positions[empty, 0] = spots.positions[empty]
-    share[empty, 0] = amount[row].mean()
-    total = share.sum(axis=1)
-    info = {
-        "geometry": "cells",
-        "n_subspots": shape[1],
-        "pitch": pitch,
-        "subspot_diameter": pitch / np.sqrt(n_cells[~empty].mean()),
-        "exposure": exposure,
-        "cells_outside": table[holder < 0],
-    }
-    return Partition(positions, share / total[:, None], info, names.astype(str), total / total.mean())
+
+class _Assigned(NamedTuple):
+    """Cells that are assigned to spots, sorted by spot."""
+
+    spot: np.ndarray
+    """n_cells rows of the spots."""
+    amount: np.ndarray
+    """n_cells numbers (1) or areas."""
+    captured: np.ndarray
+    """n_cells shares that lie in the capture area of the spot."""
+
+    def captured_nothing(self, n_spots: int) -> np.ndarray:
+        """Which spots captured no cell."""
+        return np.bincount(self.spot, self.captured, minlength=n_spots) == 0
+
+    def partition(self, spots: Spots, table: pd.DataFrame, *, by_area: bool) -> Partition:
+        """Partition of the spots; `table` has the positions of these cells."""
+        n_cells, empty = np.bincount(self.spot, minlength=spots.n), self.captured_nothing(spots.n)
+        subspot = np.arange(len(self.spot)) - np.repeat(n_cells.cumsum() - n_cells, n_cells)
+        shape = spots.n, int((n_cells + empty).max())
+        positions, names = np.full((*shape, 2), np.nan), np.full(shape, "", dtype=object)
+        amount, measured = np.zeros(shape), np.zeros(shape)
+        positions[self.spot, subspot] = table[["x", "y"]].to_numpy()
+        names[self.spot, subspot] = table.index.to_numpy()
+        amount[self.spot, subspot], measured[self.spot, subspot] = self.amount, self.captured
+        rest = np.flatnonzero(empty), n_cells[empty]
+        positions[rest], amount[rest], measured[rest] = spots.positions[empty], self.amount.mean(), 1
+        captured = amount * measured
+        total = captured.sum(axis=1)
+        area = amount / total[:, None] if by_area and (self.captured < 1).any() else None
+        return Partition(
+            positions, captured / total[:, None], measured, {}, names.astype(str), total / total.mean(), area
+        )
 
 
 def cell_table(cells: Any, library_key: str | None) -> pd.DataFrame:
@@ -152,15 +197,16 @@ def _amounts(table: pd.DataFrame, exposure: str) -> np.ndarray:
     return table["area"].to_numpy()
 
 
-def _holders(spots: Spots, table: pd.DataFrame, spot_diameter: float | None) -> tuple[np.ndarray, float]:
+def _holders(
+    spots: Spots, table: pd.DataFrame, lattices: Mapping[str, Lattice | None], spot_diameter: float | None
+) -> tuple[np.ndarray, float]:
     """Row of the spot that contains each cell, -1 for none, and the centre-to-centre distance of the spots."""
     positions, key = table[["x", "y"]].to_numpy(), spots.library_key
     of_cells = np.full(len(table), spots.sections[0]) if key is None else table[key].to_numpy()
     holder, pitches = np.full(len(table), -1), []
     for section, rows in spots.rows.items():
         cells = np.flatnonzero(of_cells == section)
-        xy, array = spots.lattice_of(rows)
-        lattice = lattice_or_none(xy, array)
+        xy, lattice = spots.positions[rows], lattices[section]
         pitches.append(nearest_distance(xy) if lattice is None else lattice.pitch)
         distance, nearest = cKDTree(xy).query(positions[cells])
         if spot_diameter is not None:
@@ -171,6 +217,39 @@ def _holders(spots: Spots, table: pd.DataFrame, spot_diameter: float | None) -> 
             inside = distance <= pitches[-1]
         holder[cells[inside]] = rows[nearest[inside]]
     return holder, float(np.median(pitches))
+
+
+def outlines(cells: Any) -> np.ndarray | None:
+    """Polygons of cells, n_cells; None if only their positions are known."""
+    if not hasattr(cells, "geom_type"):
+        return None
+    shapes = cells.geometry.to_numpy()
+    if "radius" in cells:
+        shapes = shapely.buffer(shapes, cells["radius"].to_numpy(float))
+    return shapes if (shapely.area(shapes) > 0).all() else None
+
+
+def _captured(
+    spots: Spots,
+    table: pd.DataFrame,
+    shapes: np.ndarray | None,
+    holder: np.ndarray,
+    areas: Mapping[str, CaptureArea | None],
+) -> np.ndarray:
+    """Share of every cell that lies in the capture area of its spot; 1 where spots tile the tissue."""
+    captured = np.ones(len(table))
+    for section, area in areas.items():
+        cells = np.flatnonzero((holder >= 0) & np.isin(holder, spots.rows[section]))
+        if area is None or not len(cells):
+            continue
+        centre = spots.positions[holder[cells]]
+        if shapes is None:
+            captured[cells] = area.contains(table[["x", "y"]].to_numpy()[cells] - centre)
+            continue
+        corners, cell = shapely.get_coordinates(shapes[cells], return_index=True)
+        relative = shapely.set_coordinates(shapes[cells], corners - centre[cell])
+        captured[cells] = np.clip(area.overlap(relative) / shapely.area(relative), 0, 1)
+    return captured
 
 
 def _in_lattice_cell(lattice: Lattice, offset: np.ndarray) -> np.ndarray:

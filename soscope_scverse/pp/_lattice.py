@@ -87,6 +87,13 @@ def lattice_or_none(xy: np.ndarray, array: np.ndarray | None) -> Lattice | None:
         return None
 
 
+def cell_corners(kind: str, basis: np.ndarray) -> np.ndarray:
+    """Corners of the cell of a lattice around 0, in order: halfway to the neighbours, or the centres of triangles."""
+    if kind == "square":
+        return np.array([[-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [-0.5, 0.5]]) @ basis
+    return np.array([[1, 1], [-1, 2], [-2, 1], [-1, -1], [1, -2], [2, -1]]) / 3 @ basis
+
+
 def _near_steps(xy: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Pairs (i, j) of the spots in `rows` and their nearest neighbours at another position."""
     k = min(_N_NEIGHBORS + 1, len(xy))

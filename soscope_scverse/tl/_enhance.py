@@ -49,6 +49,8 @@ def enhance(
     image_scale: float | None = None,
     n_subspots: int | Literal["auto"] = "auto",
     cells: Any = None,
+    capture: float | Literal["auto"] | None = "auto",
+    capture_shape: Literal["circle", "square"] = "circle",
     layer: str | Mapping[str, str | None] | None = None,
     genes: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
     likelihood: str | Mapping[str, str] = "nb",
@@ -102,6 +104,10 @@ def enhance(
     cells
         Cells to partition the spots into instead: AnnData, DataFrame of ``x`` and ``y``, or shapes, see
         :func:`~soscope_scverse.pp.subspots`. The result has their names.
+    capture, capture_shape
+        Diameter of what a spot captures, in the unit of the positions, and its shape. ``"auto"`` recognises Visium (55
+        um at a pitch of 100 um); None: the spots tile the tissue. Profiles of subspots are of their whole area, the
+        gaps between the spots included, see :func:`~soscope_scverse.pp.subspots`.
     layer
         Layer that holds the profiles; None is ``X``. Raw counts unless `likelihood` is ``"gaussian"``.
     genes

@@ -33,6 +33,8 @@ class EnhanceOptions(TypedDict, total=False):
     image_scale: float | None
     n_subspots: int | Literal["auto"]
     cells: Any
+    capture: float | Literal["auto"] | None
+    capture_shape: Literal["circle", "square"]
     layer: str | Mapping[str, str | None] | None
     genes: Sequence[str] | Mapping[str, Sequence[str]] | None
     likelihood: str | Mapping[str, str]
@@ -90,6 +92,8 @@ PRESETS = {
 
 ENHANCE_RULES: Rules = {
     "image_scale": POSITIVE.or_(None),
+    "capture": POSITIVE.or_("auto", None),
+    "capture_shape": Choice(("circle", "square")),
     "sources": Choice(("both", "image", "positions")),
     "preset": Choice(tuple(PRESETS)),
     "expectation": Choice(("conditional", "decoded", None)),

@@ -168,12 +168,15 @@ def _check_alignment(data: AnnData | MuData, images: list[SectionImage], options
 def _partition(spots: Spots, options: Mapping[str, Any]) -> None:
     """Partition the spots unless they have subspots already."""
     n_subspots, cells, adata = options["n_subspots"], options["cells"], spots.adata
+    capture = {name: options[name] for name in ("capture", "capture_shape")}
     if keys.SUBSPOTS not in adata.obsm:
-        write_partition(adata, partition_spots(spots, n_subspots, cells=cells))
+        write_partition(adata, partition_spots(spots, n_subspots, cells=cells, **capture))
         return
     found = np.shape(adata.obsm[keys.SUBSPOTS])[1]
-    if n_subspots not in ("auto", found) or cells is not None:
-        asked = f"n_subspots={n_subspots}" if cells is None else "a partition into cells"
+    asked = "" if n_subspots in ("auto", found) else f"n_subspots={n_subspots}"
+    asked = asked or ("a partition into cells" if cells is not None else "")
+    asked = asked or ("" if capture["capture"] in ("auto", None) else f"capture={capture['capture']}")
+    if asked:
         msg = (
             f"Asked for {asked}, but `adata.obsm['{keys.SUBSPOTS}']` holds {found} subspots per spot. "
             "Delete that slot and the image features, or omit this argument."
