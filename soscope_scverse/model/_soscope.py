@@ -322,8 +322,8 @@ class SoScope(RegisteredModel, SavedModel):
             found by name, and the number of subspots may differ. None takes the spots of the model.
         expectation
             ``"conditional"``: expected subspots given the observed spot; what was captured of them adds up to it
-            (Gaussian data if `sigma` is 0), and what was not has its expectation. ``"decoded"``: expected subspots given
-            the latent state alone (soScope, Eq. 7), without the noise of the observed spot.
+            (Gaussian data if `sigma` is 0), and what was not has its expectation. ``"decoded"``: expected subspots
+            given the latent state alone (soScope, Eq. 7), without the noise of the observed spot.
         n_samples
             Posterior samples for the layers, see :meth:`sample_enhanced`; 0 omits these layers.
         batch_size

@@ -104,7 +104,7 @@ class Likelihood(ABC):
         return self.start(x).baseline - start.baseline
 
     @abstractmethod
-    def parameters(self, effect: Tensor, start: Start, exposure: Tensor, measured: Tensor | None = None) -> Subspots:
+    def parameters(self, effect: Tensor, start: Start, exposure: Tensor) -> Subspots:
         """Parameters of the subspots.
 
         Parameters
@@ -115,25 +115,11 @@ class Likelihood(ABC):
             Current feature parameters; ``log_dispersion`` may also be given per subspot.
         exposure
             n_spots x n_subspots areas relative to what a spot captured, times its relative size.
-        measured
-            n_spots x n_subspots shares that were captured; None if that is all.
         """
 
     @abstractmethod
-    def portion(self, subspots: Subspots, share: Tensor) -> Subspots:
-        """A share, n_spots x n_subspots x 1, of every subspot, as subspots that are measured as a whole."""
-
-    @abstractmethod
-    def union(self, captured: Tensor, rest: Tensor, measured: Tensor) -> Tensor:
-        """Values of whole subspots from those of their two portions; `measured` as in :class:`Subspots`."""
-
-    def captured(self, subspots: Subspots) -> Subspots:
-        """The portions that add up to the spots."""
-        return subspots if subspots.measured is None else self.portion(subspots, subspots.measured)
-
     def aggregate(self, subspots: Subspots) -> Spots:
-        """Parameters of the spots that captured these subspots."""
-        return self._aggregate(self.captured(subspots))
+        """Parameters of the spots that consist of these subspots."""
 
     def rate(self, subspots: Subspots) -> Tensor:
         """Mean of a whole spot like the subspot, comparable between subspots of any exposure."""
@@ -169,35 +155,45 @@ class Likelihood(ABC):
         """
         return subspots
 
+    @abstractmethod
     def condition(self, x: Tensor, subspots: Subspots) -> Tensor:
-        """Expected subspots given the observed spots `x`, n_spots x n_subspots x n_features.
+        """Expected subspots given the observed spots `x`, n_spots x n_subspots x n_features."""
 
-        Molecules that were captured add up to the spot; what was not captured has its expectation.
-        """
+    @abstractmethod
+    def sample(self, subspots: Subspots, x: Tensor | None = None) -> Tensor:
+        """Sample subspots from their distribution, or given the observed spots `x`."""
+
+    def with_measured(self, subspots: Subspots, measured: Tensor) -> Subspots:
+        """Subspots of which spots captured the shares `measured`, n_spots x n_subspots x 1."""
+        return subspots._replace(measured=measured)
+
+    def portion(self, subspots: Subspots, share: Tensor) -> Subspots:
+        """A share, n_spots x n_subspots x 1, of every subspot; the default raises a NotImplementedError."""
+        msg = f"Spots that capture a part of their subspots only need `portion` and `union` of a {type(self).__name__}."
+        raise NotImplementedError(msg)
+
+    def union(self, captured: Tensor, rest: Tensor, measured: Tensor) -> Tensor:
+        """Values of whole subspots from those of the portions that were captured and not, for sums."""
+        return captured + rest
+
+    def captured(self, subspots: Subspots) -> Subspots:
+        """The portions of the subspots that make up the spots."""
+        return subspots if subspots.measured is None else self.portion(subspots, subspots.measured)
+
+    def enhanced(self, x: Tensor, subspots: Subspots) -> Tensor:
+        """Expected whole subspots: what was captured given the observed spots, and what was not without them."""
+        captured = self.condition(x, self.captured(subspots))
         if subspots.measured is None:
-            return self._condition(x, subspots)
-        captured = self._condition(x, self.captured(subspots))
+            return captured
         return self.union(captured, self.portion(subspots, 1 - subspots.measured).mean, subspots.measured)
 
-    def sample(self, subspots: Subspots, x: Tensor | None = None) -> Tensor:
-        """Sample subspots from their distribution, or what was captured of them given the observed spots `x`."""
+    def sample_enhanced(self, subspots: Subspots, x: Tensor | None = None) -> Tensor:
+        """Sample whole subspots, what was captured of them given the observed spots if `x` is given."""
+        captured = self.sample(self.captured(subspots), x)
         if subspots.measured is None:
-            return self._sample(subspots, x)
-        captured = self._sample(self.captured(subspots), x)
-        rest = self._sample(self.portion(subspots, 1 - subspots.measured))
+            return captured
+        rest = self.sample(self.portion(subspots, 1 - subspots.measured))
         return self.union(captured, rest, subspots.measured)
-
-    @abstractmethod
-    def _aggregate(self, subspots: Subspots) -> Spots:
-        """Parameters of the sum, or mean, of subspots that were captured as a whole."""
-
-    @abstractmethod
-    def _condition(self, x: Tensor, subspots: Subspots) -> Tensor:
-        """Expected subspots given the spots, if these captured them as a whole."""
-
-    @abstractmethod
-    def _sample(self, subspots: Subspots, x: Tensor | None = None) -> Tensor:
-        """Sample subspots, or given the spots, if these captured them as a whole."""
 
 
 class _Counts(Likelihood):
@@ -236,19 +232,15 @@ class _Counts(Likelihood):
     def variance(self, spots: Spots) -> Tensor:
         """Variance of the spots' counts, n_spots x n_features."""
 
-    def parameters(self, effect: Tensor, start: Start, exposure: Tensor, measured: Tensor | None = None) -> Subspots:
+    def parameters(self, effect: Tensor, start: Start, exposure: Tensor) -> Subspots:
         bounded = _MAX_EFFECT * torch.tanh(effect / _MAX_EFFECT)
         exposure = exposure.unsqueeze(-1)
-        mean = exposure * torch.exp(start.baseline + bounded)
-        return Subspots(mean, start.log_dispersion.exp(), exposure, _expanded(measured))
+        return Subspots(exposure * torch.exp(start.baseline + bounded), start.log_dispersion.exp(), exposure)
 
     def portion(self, subspots: Subspots, share: Tensor) -> Subspots:
         return Subspots(subspots.mean * share, subspots.dispersion, subspots.exposure * share)
 
-    def union(self, captured: Tensor, rest: Tensor, measured: Tensor) -> Tensor:
-        return captured + rest
-
-    def _aggregate(self, subspots: Subspots) -> Spots:
+    def aggregate(self, subspots: Subspots) -> Spots:
         mean = subspots.mean.sum(dim=1)
         dispersion = subspots.dispersion
         if dispersion.dim() == 3:  # phi differs between subspots: match the variance of the sum
@@ -258,7 +250,7 @@ class _Counts(Likelihood):
     def change(self, subspots: Subspots, change: Tensor) -> Subspots:
         return subspots._replace(mean=subspots.mean * change.exp())
 
-    def _condition(self, x: Tensor, subspots: Subspots) -> Tensor:
+    def condition(self, x: Tensor, subspots: Subspots) -> Tensor:
         return x.unsqueeze(1) * _shares(subspots.mean, subspots.exposure)
 
 
@@ -279,7 +271,7 @@ class PoissonLikelihood(_Counts):
     def log_prob(self, x: Tensor, spots: Spots) -> Tensor:
         return Poisson(spots.mean.clamp(min=_TINY), validate_args=False).log_prob(x)
 
-    def _sample(self, subspots: Subspots, x: Tensor | None = None) -> Tensor:
+    def sample(self, subspots: Subspots, x: Tensor | None = None) -> Tensor:
         if x is None:
             return torch.poisson(subspots.mean)
         return _multinomial(x, _shares(subspots.mean, subspots.exposure))
@@ -306,7 +298,7 @@ class NegativeBinomialLikelihood(_Counts):
         total = spots.mean.clamp(min=_TINY) / spots.dispersion
         return NegativeBinomial(total, logits=spots.dispersion.log(), validate_args=False).log_prob(x)
 
-    def _sample(self, subspots: Subspots, x: Tensor | None = None) -> Tensor:
+    def sample(self, subspots: Subspots, x: Tensor | None = None) -> Tensor:
         concentration = (subspots.mean / subspots.dispersion).clamp(min=_TINY)
         rate = Gamma(concentration, torch.ones_like(concentration), validate_args=False).sample()
         if x is None:
@@ -343,15 +335,19 @@ class GaussianLikelihood(Likelihood):
     def offset(self, x: Tensor, start: Start) -> Tensor:
         return super().offset(x, start) / start.unit
 
-    def parameters(self, effect: Tensor, start: Start, exposure: Tensor, measured: Tensor | None = None) -> Subspots:
-        exposure, measured = exposure.unsqueeze(-1), _expanded(measured)
+    def parameters(self, effect: Tensor, start: Start, exposure: Tensor) -> Subspots:
+        exposure = exposure.unsqueeze(-1)
         mean = start.baseline + start.unit * effect
+        share = 1 / _even(exposure).clamp(min=_TINY) if self.is_mean else exposure
         scale = torch.ones_like(exposure) if self.is_mean else exposure
-        share = exposure
-        if self.is_mean:
-            even = _even(exposure) if measured is None else exposure / (exposure * measured).sum(dim=1, keepdim=True)
-            share = 1 / even.clamp(min=_TINY)
-        return Subspots(scale * mean, share * start.log_dispersion.exp(), exposure, measured)
+        return Subspots(scale * mean, share * start.log_dispersion.exp(), exposure)
+
+    def with_measured(self, subspots: Subspots, measured: Tensor) -> Subspots:
+        if self.is_mean:  # the variance of a spot is that of a mean over what it captured, not over its whole cell
+            captured = (subspots.exposure * measured).sum(dim=1, keepdim=True)
+            share = captured / subspots.exposure.sum(dim=1, keepdim=True)
+            subspots = subspots._replace(dispersion=subspots.dispersion * share)
+        return super().with_measured(subspots, measured)
 
     def portion(self, subspots: Subspots, share: Tensor) -> Subspots:
         exposure = subspots.exposure * share
@@ -362,7 +358,7 @@ class GaussianLikelihood(Likelihood):
     def union(self, captured: Tensor, rest: Tensor, measured: Tensor) -> Tensor:
         return measured * captured + (1 - measured) * rest if self.is_mean else captured + rest
 
-    def _aggregate(self, subspots: Subspots) -> Spots:
+    def aggregate(self, subspots: Subspots) -> Spots:
         weight = self._weight(subspots)
         variance = (weight**2 * subspots.dispersion).sum(dim=1) + self.sigma**2
         return Spots((weight * subspots.mean).sum(dim=1), variance)
@@ -373,10 +369,10 @@ class GaussianLikelihood(Likelihood):
     def change(self, subspots: Subspots, change: Tensor) -> Subspots:
         return subspots._replace(mean=subspots.mean + (change if self.is_mean else subspots.exposure * change))
 
-    def _condition(self, x: Tensor, subspots: Subspots) -> Tensor:
-        return self._conditioned(subspots.mean, x, self._aggregate(subspots).mean, subspots)
+    def condition(self, x: Tensor, subspots: Subspots) -> Tensor:
+        return self._conditioned(subspots.mean, x, self.aggregate(subspots).mean, subspots)
 
-    def _sample(self, subspots: Subspots, x: Tensor | None = None) -> Tensor:
+    def sample(self, subspots: Subspots, x: Tensor | None = None) -> Tensor:
         sample = subspots.mean + subspots.dispersion.sqrt() * torch.randn_like(subspots.mean)
         if x is None:
             return sample
@@ -385,7 +381,7 @@ class GaussianLikelihood(Likelihood):
         return self._conditioned(sample, x, aggregate + self.sigma * torch.randn_like(aggregate), subspots)
 
     def _conditioned(self, value: Tensor, x: Tensor, aggregate: Tensor, subspots: Subspots) -> Tensor:
-        gain = self._weight(subspots) * subspots.dispersion / self._aggregate(subspots).dispersion.unsqueeze(1)
+        gain = self._weight(subspots) * subspots.dispersion / self.aggregate(subspots).dispersion.unsqueeze(1)
         return value + gain * (x - aggregate).unsqueeze(1)
 
     def _weight(self, subspots: Subspots) -> Tensor:
@@ -426,22 +422,23 @@ class JointLikelihood(Likelihood):
     def transform(self, x: Tensor, unit: Tensor) -> Tensor:
         return _joined(self._each("transform", self._split(x), self._split(unit)))
 
-    def parameters(self, effect: Tensor, start: Start, exposure: Tensor, measured: Tensor | None = None) -> Subspots:
+    def parameters(self, effect: Tensor, start: Start, exposure: Tensor) -> Subspots:
         starts = map(Start, *map(self._split, start))
-        n = len(self.parts)
-        parts = self._each("parameters", self._split(effect), starts, [exposure] * n, [measured] * n)
-        return self._joined_subspots(parts)
+        return self._joined(self._each("parameters", self._split(effect), starts, [exposure] * len(self.parts)))
+
+    def with_measured(self, subspots: Subspots, measured: Tensor) -> Subspots:
+        parts = self._each("with_measured", self._split_subspots(subspots), [measured] * len(self.parts))
+        return self._joined(parts)
 
     def portion(self, subspots: Subspots, share: Tensor) -> Subspots:
-        parts = self._each("portion", self._split_subspots(subspots), [share] * len(self.parts))
-        return self._joined_subspots(parts)
+        return self._joined(self._each("portion", self._split_subspots(subspots), [share] * len(self.parts)))
 
     def union(self, captured: Tensor, rest: Tensor, measured: Tensor) -> Tensor:
         values = self._split(captured), self._split(rest), [measured] * len(self.parts)
         return _joined(self._each("union", *values))
 
-    def _aggregate(self, subspots: Subspots) -> Spots:
-        parts = self._each("_aggregate", self._split_subspots(subspots))
+    def aggregate(self, subspots: Subspots) -> Spots:
+        parts = self._each("aggregate", self._split_subspots(subspots))
         return Spots(_joined([p.mean for p in parts]), _joined([p.dispersion for p in parts]))
 
     def at_mean_size(self, x: Tensor, size: Tensor) -> Tensor:
@@ -463,12 +460,12 @@ class JointLikelihood(Likelihood):
         parts = self._each("change", self._split_subspots(subspots), self._split(change))
         return subspots._replace(mean=_joined([part.mean for part in parts]))
 
-    def _condition(self, x: Tensor, subspots: Subspots) -> Tensor:
-        return _joined(self._each("_condition", self._split(x), self._split_subspots(subspots)))
+    def condition(self, x: Tensor, subspots: Subspots) -> Tensor:
+        return _joined(self._each("condition", self._split(x), self._split_subspots(subspots)))
 
-    def _sample(self, subspots: Subspots, x: Tensor | None = None) -> Tensor:
+    def sample(self, subspots: Subspots, x: Tensor | None = None) -> Tensor:
         given = [None] * len(self.parts) if x is None else self._split(x)
-        return _joined(self._each("_sample", self._split_subspots(subspots), given))
+        return _joined(self._each("sample", self._split_subspots(subspots), given))
 
     def _each(self, method: str, *arguments: Iterable) -> list:
         """Call a method of every part with its own arguments."""
@@ -482,7 +479,7 @@ class JointLikelihood(Likelihood):
         return [Subspots(*part, subspots.exposure, subspots.measured) for part in zip(mean, dispersion, strict=True)]
 
     @staticmethod
-    def _joined_subspots(parts: Sequence[Subspots]) -> Subspots:
+    def _joined(parts: Sequence[Subspots]) -> Subspots:
         mean, dispersion = (_joined(values) for values in zip(*((p.mean, p.dispersion) for p in parts), strict=True))
         return Subspots(mean, dispersion, parts[0].exposure, parts[0].measured)
 
@@ -542,10 +539,6 @@ def _joined(parts: Sequence[Tensor]) -> Tensor:
     """Concatenate along features; tensors that are constant over spots or subspots are expanded if another is not."""
     leading = torch.broadcast_shapes(*(part.shape[:-1] for part in parts))
     return torch.cat([part.expand(*leading, part.shape[-1]) for part in parts], dim=-1)
-
-
-def _expanded(measured: Tensor | None) -> Tensor | None:
-    return None if measured is None else measured.unsqueeze(-1)
 
 
 def _shares(weight: Tensor, exposure: Tensor) -> Tensor:

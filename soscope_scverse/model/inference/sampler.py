@@ -84,7 +84,7 @@ class Sampler:
         """Expected subspots of some spots at the mean latent states: n_own x n_subspots x n_features."""
         inputs, batch = self._batch(spots)
         subspots = self.module.generative(batch, self.states.mean[inputs])["subspots"]
-        return self.module.likelihood.condition(self._observed(spots), subspots) if self.given else subspots.mean
+        return self.module.likelihood.enhanced(self._observed(spots), subspots) if self.given else subspots.mean
 
     @torch.inference_mode()
     def sample(self, spots: np.ndarray) -> Tensor:
@@ -103,7 +103,7 @@ class Sampler:
                 change = self._change([root[i] for root in roots])
                 changed = self.module.likelihood.change(_of_spot(subspots, i), change)
                 given = x[i].expand(self.n_samples, -1) if self.given else None
-                own.append(self.module.likelihood.sample(changed, given))
+                own.append(self.module.likelihood.sample_enhanced(changed, given))
         return torch.stack(own, dim=1)
 
     def _batch(self, spots: np.ndarray) -> tuple[np.ndarray, dict[str, Tensor]]:
