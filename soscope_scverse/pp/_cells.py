@@ -30,7 +30,7 @@ class Partition(NamedTuple):
     exposure: np.ndarray
     """n_spots x n_subspots shares of what the spot captured, 0 = padding or in a gap."""
     measured: np.ndarray
-    """n_spots x n_subspots shares of the subspots that were captured, 0 = padding."""
+    """n_spots x n_subspots shares of the subspots that were captured."""
     info: dict[str, Any]
     """``uns["subspots"]``."""
     names: np.ndarray | None = None
@@ -110,12 +110,12 @@ class _Assigned(NamedTuple):
         subspot = np.arange(len(self.spot)) - np.repeat(n_cells.cumsum() - n_cells, n_cells)
         shape = spots.n, int((n_cells + empty).max())
         positions, names = np.full((*shape, 2), np.nan), np.full(shape, "", dtype=object)
-        amount, measured = np.zeros(shape), np.zeros(shape)
+        amount, measured = np.zeros(shape), np.ones(shape)
         positions[self.spot, subspot] = table[["x", "y"]].to_numpy()
         names[self.spot, subspot] = table.index.to_numpy()
         amount[self.spot, subspot], measured[self.spot, subspot] = self.amount, self.captured
         rest = np.flatnonzero(empty), n_cells[empty]
-        positions[rest], amount[rest], measured[rest] = spots.positions[empty], self.amount.mean(), 1
+        positions[rest], amount[rest] = spots.positions[empty], self.amount.mean()
         captured = amount * measured
         total = captured.sum(axis=1)
         area = amount / total[:, None] if by_area and (self.captured < 1).any() else None

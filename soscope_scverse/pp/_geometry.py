@@ -295,7 +295,7 @@ def _equal_parts(positions: np.ndarray, info: dict[str, Any]) -> Partition:
     n_subspots = positions.shape[1]
     valid = np.isfinite(positions[..., 0])
     info |= {"n_subspots": n_subspots, "subspot_diameter": info["pitch"] / math.sqrt(n_subspots)}
-    return Partition(positions, valid / valid.sum(axis=1, keepdims=True), valid.astype(float), info)
+    return Partition(positions, valid / valid.sum(axis=1, keepdims=True), np.ones(valid.shape), info)
 
 
 def _check_one_partition(

@@ -36,8 +36,8 @@ def sdata(section, as_visium):
 
 def test_visium_goes_in_and_comes_out(section, sdata):
     before = sd.deepcopy(sdata)
-    expected = tl.enhance(section.adata, image=section.image, **QUICK)
-    result = tl.enhance(sdata, image_key="visium_full_image", **QUICK)
+    expected = tl.enhance(section.adata, image=section.image, capture=None, **QUICK)
+    result = tl.enhance(sdata, image_key="visium_full_image", capture=None, **QUICK)
     assert result is sdata
     table, shapes = sdata["enhanced"], sdata["enhanced_subspots"]
     np.testing.assert_allclose(table.X, expected.X, rtol=1e-4, atol=1e-5)
@@ -66,6 +66,13 @@ def test_visium_goes_in_and_comes_out(section, sdata):
     assert set(left["table"].uns) == set(before["table"].uns)
     assert left["table"].obs.equals(before["table"].obs)
     assert left["visium"].equals(before["visium"])
+
+
+def test_the_circles_of_visium_are_recognised(section, sdata):
+    """Their radius is half of `spot_diameter_fullres`, not of the 55 um that a spot captures."""
+    pp.subspots(sdata)
+    assert sdata["table"].uns["subspots"]["capture"] == pytest.approx(0.55 * 36, rel=0.01)
+    assert sdata["table"].obsm["subspot_measured"].mean() == pytest.approx(0.274, abs=0.01)
 
 
 def test_a_smaller_image_is_found_through_its_coordinate_system(section, sdata):
@@ -463,9 +470,9 @@ def test_steps_know_the_sections(two):
 
 def test_what_is_deleted_is_deleted_in_the_table(section, sdata):
     cells = pd.DataFrame(section.truth.obsm["spatial"], columns=["x", "y"])
-    pp.subspots(sdata, cells=cells)
-    pp.subspots(sdata, cells=cells.iloc[::2])
-    expected = pp.subspots(section.adata, cells=cells.iloc[::2], copy=True)
+    pp.subspots(sdata, cells=cells, capture=None)
+    pp.subspots(sdata, cells=cells.iloc[::2], capture=None)
+    expected = pp.subspots(section.adata, cells=cells.iloc[::2], capture=None, copy=True)
     pd.testing.assert_series_equal(sdata["table"].obs["relative_cell_number"], expected.obs["relative_cell_number"])
     pp.subspots(sdata)
     assert "subspot_names" not in sdata["table"].obsm
