@@ -36,7 +36,7 @@ def features(
     source: Path,
     out: Path,
     n_subspots: int | None,
-    cells: Path | None,
+    cells: str | None,
     library_key: str | None,
     mode: Literal["patch", "dense"],
     force: bool,
@@ -57,7 +57,7 @@ def features(
         pp.subspots(
             data,
             "auto" if n_subspots is None else n_subspots,
-            cells=None if cells is None else files.read_table(cells),
+            cells=cells,
             library_key=library_key,
             **{name: value for name, value in named.items() if name != "image_key"},
         )
