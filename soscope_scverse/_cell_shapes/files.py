@@ -154,7 +154,10 @@ def _only_cells(shapes: GeoDataFrame, path: Path) -> GeoDataFrame:
     kept = next((kind for kind in _KINDS if (kinds == kind).any()), None)
     if kept is None:
         found = ", ".join(f"{n} of type {kind!r}" for kind, n in kinds.value_counts(dropna=False).items())
-        msg = f"Expected objects of the types {_KINDS} in {path}, found {found}. Export cells or detections."
+        msg = (
+            f"Expected objects of the types {_KINDS} in {path}, found {found}. Export cells or detections, or read the "
+            "file with geopandas and pass the objects that are cells."
+        )
         raise ValueError(msg)
     others = kinds[kinds != kept].value_counts(dropna=False)
     if len(others):

@@ -163,6 +163,7 @@ def _repaired(shapes: GeoDataFrame) -> GeoDataFrame:
     broken = there & ~(shapely.is_valid(geometry) & (kinds != "GeometryCollection").to_numpy())
     if not broken.any():
         return shapes
+    geometry = geometry.copy()  # of the user
     geometry[broken] = [_polygonal(part) for part in shapely.make_valid(geometry[broken])]
     _warn_of(shapes, broken, "have outlines that are not valid; they are repaired with `shapely.make_valid`")
     flat = broken & ~(shapely.area(geometry) > 0)
