@@ -6,15 +6,22 @@ import numpy as np
 
 from soscope_scverse._read import Spots
 
+_MOST = 0.9  # of the spots of a section lie among its cells, but for margins
+
 
 def compared_extents(spots: Spots, cells: np.ndarray) -> str:
     """Sentences with the extents of cells, n_cells x 2, and spots, and a scale factor that would fit, if one does."""
     text = f"Cells span {_extent(cells)}, spots {_extent(spots.positions)}."
+    fitting = {}
     for library in spots.libraries.values():
         for name, factor in library.get("scalefactors", {}).items():
-            if name.startswith("tissue_") and 0 < float(factor) < 1 and _fit(spots.positions * float(factor), cells):
-                return f"{text} Divided by `{name}` = {float(factor):g} cells would fit: scale their outlines or mask."
-    return text
+            if name.startswith("tissue_") and 0 < float(factor) < 1:
+                scaled = spots.positions * float(factor)
+                if _inside(scaled, cells).mean() >= _MOST:
+                    fitting[_inside(cells, scaled).mean()] = f"`{name}` = {float(factor):g}"
+    if not fitting:
+        return text
+    return f"{text} Divided by {fitting[max(fitting)]} cells would fit: scale their outlines or mask."
 
 
 def lie_apart(spots: Spots, cells: np.ndarray, margin: float) -> bool:
@@ -22,10 +29,6 @@ def lie_apart(spots: Spots, cells: np.ndarray, margin: float) -> bool:
     return not (
         _inside(spots.positions, cells, margin).mean() > 0.5 and _inside(cells, spots.positions, margin).mean() > 0.5
     )
-
-
-def _fit(spots: np.ndarray, cells: np.ndarray) -> bool:
-    return not (_inside(spots, cells).mean() < 0.9 or _inside(cells, spots).mean() < 0.1)
 
 
 def _inside(points: np.ndarray, others: np.ndarray, margin: float = 0) -> np.ndarray:

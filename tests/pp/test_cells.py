@@ -268,7 +268,7 @@ def test_a_mask_of_another_resolution_is_noticed(kind):
     """Of the image at a tenth: some of its cells lie in the first spots."""
     adata, mask = in_pixels(kind)
     adata.obsm["spatial"] = 10 * adata.obsm["spatial"]
-    scales = {"tissue_lowres_scalef": 0.03, "tissue_hires_scalef": 0.1, "spot_diameter_fullres": 55.0}
+    scales = {"tissue_lowres_scalef": 0.05, "tissue_hires_scalef": 0.1, "spot_diameter_fullres": 55.0}
     adata.uns["spatial"] = {"section": {"images": {}, "scalefactors": scales}}
     mask[14:18, 14:18] = 500
     adata.obsm["spatial"] -= 140
