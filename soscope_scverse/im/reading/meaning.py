@@ -1,0 +1,171 @@
+"""Recognises what channels and values of an image mean where its type does not say it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from soscope_scverse.im.reading.content import Declared
+from soscope_scverse.im.reading.decoded import DecodedFile
+from soscope_scverse.im.reading.source import ImageSource
+from soscope_scverse.im.reading.values import AS_TYPED, Opacity, n_colour_channels
+
+_DEPTHS = (8, 10, 12, 14, 16)
+"""Bits of the values of cameras and scanners."""
+_RGBA = (("r", "g", "b", "a"), ("red", "green", "blue", "alpha"))
+_MASKED = 0.5
+"""Least share of the pixels of an opacity that are transparent or opaque; the others are borders."""
+_DETAIL = 512
+"""Width of the region of the finest level around the brightest pixel of the coarsest one."""
+_ADVICE = "Of a fluorescence image select the channels to show with `im.open_image(..., channels=[0])`."
+
+
+def check_channels(source: ImageSource, declared: Declared) -> None:
+    """Raise a ValueError unless the image is grey or RGB, perhaps with opacity."""
+    names = declared.channels if any(declared.channels) else ()
+    is_rgba = tuple(name.lower() for name in names) in _RGBA
+    stated = declared.opacity is not None or is_rgba
+    may_be_rgba = not names and declared.is_colour is not False
+    if source.n_channels in (1, 3) or (source.n_channels == 4 and (stated or may_be_rgba)):
+        return
+    if source.n_channels == 2 and declared.opacity is not None and not declared.is_inverted:
+        return
+    listed = f" ({', '.join(names)})" if names else ""
+    msg = (
+        f"Expected a grey (1 channel), RGB (3) or RGBA (4) image, found shape {tuple(source.pixels.shape)} with axes "
+        f"{tuple(source.axes)}: {source.n_channels} channels{listed} that are not red, green, blue and opacity. "
+        "Select the channels to use first, of a fluorescence image with `im.open_image(..., channels=[0])`."
+    )
+    raise ValueError(msg)
+
+
+def understood(source: ImageSource, declared: Declared) -> ImageSource:
+    """Return an image of a valid number of channels with the meaning of its values.
+
+    Parameters
+    ----------
+    source
+        The image, without `values`.
+    declared
+        What it states.
+
+    Raises
+    ------
+    ValueError
+        If it has four channels of which it does not state the meaning, and the last one cannot be opacity.
+
+    Warns
+    -----
+    UserWarning
+        If the range of the values, or the opacity, is recognised from the pixels.
+    """
+    n_colours, dtype = n_colour_channels(source.n_channels), np.dtype(source.pixels.dtype)
+    values = AS_TYPED
+    if n_colours < source.n_channels:
+        opacity, opaque = _opacity(source, declared, n_colours)
+        values = replace(values, opacity=opacity, opaque=opaque)
+    largest: float | None = None
+    if dtype == np.uint16:
+        largest = _white(source, declared, slice(n_colours))
+    if declared.is_inverted:
+        white_first = {"b": 1.0, "f": 1.0}.get(dtype.kind, largest or float(2 ** (8 * dtype.itemsize) - 1))
+        return replace(source, values=replace(values, black=white_first, white=0.0))
+    return replace(source, values=values if largest is None else replace(values, black=0.0, white=largest))
+
+
+def _white(source: ImageSource, declared: Declared, channels: slice) -> float | None:
+    """Value that is white in an image of uint16; None for the largest one of the type."""
+    highest = _highest(source, channels)
+    needed = _depth(highest)
+    depth = max(needed, declared.bits or 0) if declared.bits != 16 else needed
+    if depth >= 16:
+        return None
+    if depth != declared.bits and highest:
+        warnings.warn(
+            f"The values of the image are read as those of {depth} bits: the highest one found is {highest:g} of "
+            f"65535, and 0 to {2**depth - 1} are shown as black to white. If this is not their range, convert the "
+            f"image to uint8. {_ADVICE}",
+            UserWarning,
+            stacklevel=5,
+        )
+    return float(2**depth - 1)
+
+
+def _depth(highest: float) -> int:
+    """Bits of the smallest depth that holds a value."""
+    return next(depth for depth in _DEPTHS if highest < 2**depth)
+
+
+def _highest(source: ImageSource, channels: slice) -> float:
+    """Highest value, of a large image that of a sample.
+
+    Coarser levels are averages: the brightest of their regions is looked at in the finest level, too.
+    """
+    if isinstance(source.pixels, np.ndarray | DecodedFile):
+        window = tuple(channels if axis == "c" else slice(None) for axis in source.axes)
+        return float(source.pixels[window].max())
+    coarsest = source.coarsened(np.inf)
+    highest, brightest = -1.0, (0, 0)
+    for (y, x), region in coarsest.sampled(channels):
+        by_pixel = region.max(axis=2)
+        if by_pixel.max() > highest:
+            row, column = np.unravel_index(by_pixel.argmax(), by_pixel.shape)
+            highest, brightest = float(by_pixel.max()), (y + int(row), x + int(column))
+    if coarsest is source:
+        return highest
+    zoom = source.height / coarsest.height
+    row, column = (max(0, int((at + 0.5) * zoom) - _DETAIL // 2) for at in brightest)
+    return max(highest, float(source.stored(row, column, _DETAIL, channels).max()))
+
+
+def _opacity(source: ImageSource, declared: Declared, n_colours: int) -> tuple[Opacity, float | None]:
+    """How the last channel is read, and its value of full opacity if that is not the largest one of the type."""
+    if declared.opacity == "ignored":
+        _warn_ignored("is not stated to be opacity")
+        return "ignored", None
+    last = slice(n_colours, n_colours + 1)
+    levels = _levels_of(part for _, part in source.coarsened(np.inf).sampled(last))
+    dtype = np.dtype(source.pixels.dtype)
+    opaque = float(2 ** _depth(levels[-1]) - 1) if dtype == np.uint16 else 255.0 if dtype == np.uint8 else 1.0
+    if not levels[-1]:
+        _warn_ignored("is transparent everywhere")
+        return "ignored", None
+    if (levels == opaque).all() or declared.opacity is not None or _is_rgba(declared):
+        return declared.opacity or "straight", opaque if dtype == np.uint16 else None
+    if np.isin(levels, (0, opaque)).mean() >= _MASKED:
+        warnings.warn(
+            f"The last of the four channels of the image is read as opacity, over white. {_ADVICE}",
+            UserWarning,
+            stacklevel=5,
+        )
+        return "straight", opaque if dtype == np.uint16 else None
+    if dtype == np.uint16 or source.axes[-1] != "c":
+        msg = (
+            "Expected a grey (1 channel), RGB (3) or RGBA (4) image, found four channels of which the last one cannot "
+            f"be opacity: most of its values are neither 0 nor {opaque:g}. {_ADVICE} Of an image in colour pass the "
+            "first three channels."
+        )
+        raise ValueError(msg)
+    _warn_ignored("cannot be opacity, since few pixels are transparent or opaque")
+    return "ignored", None
+
+
+def _is_rgba(declared: Declared) -> bool:
+    return tuple(name.lower() for name in declared.channels) in _RGBA
+
+
+def _levels_of(parts: Iterable[Any]) -> np.ndarray:
+    """All values of some parts, in order."""
+    return np.sort(np.concatenate([part.ravel() for part in parts]))
+
+
+def _warn_ignored(why: str) -> None:
+    warnings.warn(
+        f"The last channel of the image is ignored: it {why}. The channels before it are read as colours. {_ADVICE}",
+        UserWarning,
+        stacklevel=6,
+    )
