@@ -21,6 +21,8 @@ _MAX_COMPRESSION = 2000
 """Most bytes of pixels for a byte of a PNG or JPEG file: deflate reaches 1,032; six blocks of JPEG take one byte."""
 _CHANNELS = {"L": 1, "I;16": 1, "I": 1, "RGB": 3, "RGBA": 4}
 """Modes of Pillow that are read as they are, and their number of channels; others are converted."""
+_TRANSPARENT = ("LA", "La", "PA", "RGBA", "RGBa")
+"""Modes of Pillow with opacity."""
 _LOW_BYTES = {"RGB;16B": "RGB;16L", "RGBA;16B": "RGBA;16L"}
 """Raw modes of PNG files of 16 bits, of which Pillow decodes the upper bytes, to those of the lower bytes."""
 
@@ -91,23 +93,13 @@ class DecodedFile:
 
 
 def pillow_pixels(image: Image) -> tuple[np.ndarray, Declared]:
-    """Pixels of an image of Pillow, and what they mean.
-
-    Raises
-    ------
-    ValueError
-        If Pillow cannot convert its mode to RGB.
-    """
+    """Pixels of an image of Pillow, and what they mean."""
     if image.mode[0] in "IF":
         pixels = np.asarray(image)
         holds_uint16 = image.mode[0] == "I" and pixels.min(initial=0) >= 0 and pixels.max(initial=0) < 2**16
         return pixels.astype(np.uint16) if holds_uint16 else pixels, Declared()
     mode = _read_as(image)
-    try:
-        return _pixels(image, mode), declared_by(_CHANNELS[mode])
-    except ValueError as error:
-        msg = f"Expected an image of Pillow in grey or RGB, found mode {image.mode!r}: {error}. Convert it to 'RGB'."
-        raise ValueError(msg) from error
+    return _pixels(image, mode), declared_by(_CHANNELS[mode])
 
 
 def declared_by(n_channels: int) -> Declared:
@@ -119,8 +111,7 @@ def _read_as(image: Image) -> str:
     """Mode in which an image is read."""
     if image.mode in _CHANNELS and image.mode != "RGBA":
         return image.mode
-    is_transparent = any(band in "Aa" for band in image.getbands()) or "transparency" in image.info
-    return "RGBA" if is_transparent else "RGB"
+    return "RGBA" if image.mode in _TRANSPARENT or "transparency" in image.info else "RGB"
 
 
 def _pixels(image: Image, mode: str) -> np.ndarray:

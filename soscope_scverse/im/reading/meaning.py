@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -17,10 +15,9 @@ from soscope_scverse.im.reading.values import AS_TYPED, Opacity, n_colour_channe
 _DEPTHS = (8, 10, 12, 14, 16)
 """Bits of the values of cameras and scanners."""
 _RGBA = (("r", "g", "b", "a"), ("red", "green", "blue", "alpha"))
-_MASKED = 0.5
-"""Least share of the pixels of an opacity that are transparent or opaque; the others are borders."""
 _DETAIL = 512
 """Width of the region of the finest level around the brightest pixel of the coarsest one."""
+_FIRST = "The channels before it are read as colours."
 _ADVICE = "Of a fluorescence image select the channels to show with `im.open_image(..., channels=[0])`."
 
 
@@ -85,12 +82,9 @@ def _white(source: ImageSource, declared: Declared, channels: slice) -> float | 
     if depth >= 16:
         return None
     if depth != declared.bits and highest:
-        warnings.warn(
-            f"The values of the image are read as those of {depth} bits: the highest one found is {highest:g} of "
-            f"65535, and 0 to {2**depth - 1} are shown as black to white. If this is not their range, convert the "
-            f"image to uint8. {_ADVICE}",
-            UserWarning,
-            stacklevel=5,
+        _warn(
+            f"{highest:g} of 65535 is the highest value found in the image: its values are read as those of {depth} "
+            f"bits, 0 to {2**depth - 1} as black to white. If this is not their range, convert the image to uint8."
         )
     return float(2**depth - 1)
 
@@ -125,47 +119,56 @@ def _highest(source: ImageSource, channels: slice) -> float:
 def _opacity(source: ImageSource, declared: Declared, n_colours: int) -> tuple[Opacity, float | None]:
     """How the last channel is read, and its value of full opacity if that is not the largest one of the type."""
     if declared.opacity == "ignored":
-        _warn_ignored("is not stated to be opacity")
+        _warn(f"The last channel of the image is ignored: it is not stated to be opacity. {_FIRST}")
         return "ignored", None
-    last = slice(n_colours, n_colours + 1)
-    levels = _levels_of(part for _, part in source.coarsened(np.inf).sampled(last))
     dtype = np.dtype(source.pixels.dtype)
+    levels = _sorted_values(source.coarsened(np.inf), slice(n_colours, n_colours + 1))
     opaque = float(2 ** _depth(levels[-1]) - 1) if dtype == np.uint16 else 255.0 if dtype == np.uint8 else 1.0
     if not levels[-1]:
-        _warn_ignored("is transparent everywhere")
+        _warn(
+            f"{len(levels)} of {len(levels)} pixels are transparent by the last channel of the image: it is ignored. "
+            f"{_FIRST}"
+        )
         return "ignored", None
-    if (levels == opaque).all() or declared.opacity is not None or _is_rgba(declared):
-        return declared.opacity or "straight", opaque if dtype == np.uint16 else None
-    if np.isin(levels, (0, opaque)).mean() >= _MASKED:
-        warnings.warn(
-            f"The last of the four channels of the image is read as opacity, over white. {_ADVICE}",
-            UserWarning,
-            stacklevel=5,
+    if not ((levels == opaque).all() or declared.opacity is not None or _is_rgba(declared)):
+        is_opacity = _looks_like_opacity(levels, opaque, may_be_ignored=dtype != np.uint16 and source.axes[-1] == "c")
+        if not is_opacity:
+            return "ignored", None
+    return declared.opacity or "straight", opaque if dtype == np.uint16 else None
+
+
+def _looks_like_opacity(levels: np.ndarray, opaque: float, *, may_be_ignored: bool) -> bool:
+    """Whether an unnamed fourth channel is one of opacity: as many pixels are opaque as are partly transparent.
+
+    If it is not, it is ignored where arrays are usually RGBA, which is uint8 or float with the channels last.
+    """
+    n_opaque = int((levels == opaque).sum())
+    n_partly = int(len(levels) - n_opaque - (levels == 0).sum())
+    if n_opaque >= n_partly:
+        _warn(
+            f"{len(levels) - n_opaque} of {len(levels)} pixels are transparent by the fourth channel of the image: it "
+            "is read as opacity, over white."
         )
-        return "straight", opaque if dtype == np.uint16 else None
-    if dtype == np.uint16 or source.axes[-1] != "c":
-        msg = (
-            "Expected a grey (1 channel), RGB (3) or RGBA (4) image, found four channels of which the last one cannot "
-            f"be opacity: most of its values are neither 0 nor {opaque:g}. {_ADVICE} Of an image in colour pass the "
-            "first three channels."
-        )
-        raise ValueError(msg)
-    _warn_ignored("cannot be opacity, since few pixels are transparent or opaque")
-    return "ignored", None
+        return True
+    found = f"{n_partly} of {len(levels)} pixels would be partly transparent by the fourth channel of the image"
+    if may_be_ignored:
+        _warn(f"{found}, so it is not read as opacity but ignored. {_FIRST}")
+        return False
+    msg = (
+        "Expected a grey (1 channel), RGB (3) or RGBA (4) image, found four channels without names of which the last "
+        f"is no opacity: {found}. {_ADVICE} Of an image in colour pass the first three channels."
+    )
+    raise ValueError(msg)
 
 
 def _is_rgba(declared: Declared) -> bool:
     return tuple(name.lower() for name in declared.channels) in _RGBA
 
 
-def _levels_of(parts: Iterable[Any]) -> np.ndarray:
-    """All values of some parts, in order."""
-    return np.sort(np.concatenate([part.ravel() for part in parts]))
+def _sorted_values(source: ImageSource, channels: slice) -> np.ndarray:
+    """Values of some channels in a sample of the image."""
+    return np.sort(np.concatenate([part.ravel() for _, part in source.sampled(channels)]))
 
 
-def _warn_ignored(why: str) -> None:
-    warnings.warn(
-        f"The last channel of the image is ignored: it {why}. The channels before it are read as colours. {_ADVICE}",
-        UserWarning,
-        stacklevel=6,
-    )
+def _warn(found: str) -> None:
+    warnings.warn(f"{found} {_ADVICE}", UserWarning, stacklevel=7)

@@ -238,7 +238,9 @@ class ImageSource:
             The stored pixels, with an axis for the channels, and the names of the axes in order. Small values are
             dark, and a fourth channel that is no opacity is ignored.
         """
-        lazy = from_array(self.pixels) if not hasattr(self.pixels, "__dask_graph__") else self.pixels
+        lazy = self.pixels
+        if not hasattr(lazy, "__dask_graph__"):
+            lazy = from_array(lazy, meta=np.empty((0,) * len(lazy.shape), lazy.dtype))
         if self.values.is_inverted:
             black = lazy.dtype.type(self.values.black)
             lazy = ~lazy if lazy.dtype == np.bool_ else black - lazy.clip(0, black)
