@@ -17,7 +17,7 @@ from soscope_scverse._arrays import row_chunks, spread
 from soscope_scverse._containers.dispatch import accepts_containers
 from soscope_scverse._read import read_spots
 from soscope_scverse._validators import POSITIVE, Rules, check_arguments, check_finite
-from soscope_scverse.im._tissue import darkness, log_brightness, mask_of
+from soscope_scverse.im._tissue import darkness, mask_of
 from soscope_scverse.im.reading.sections import SectionImage, open_sections
 from soscope_scverse.im.reading.source import ImageSource
 from soscope_scverse.im.reading.thumbnails import shrunk
@@ -175,13 +175,14 @@ class _Tissue:
     """From full-resolution coordinates to its pixels."""
     mask: np.ndarray
     staining: np.ndarray
-    """Darkness, or the logarithm of the brightness if the glass is dark."""
+    """Darkness, or brightness if the glass is dark."""
     glass_is_dark: bool
 
     @classmethod
     def of(cls, source: ImageSource, small: np.ndarray, scale: float, radius: float) -> _Tissue:
         mask, is_dark = mask_of(source, small, scale)
-        staining = log_brightness(small, np.ones(mask.shape, dtype=bool)) if is_dark else darkness(small)
+        # both grow with the amount of dye: absorbed light exponentially, emitted light linearly
+        staining = small.max(axis=2).astype(np.float32) if is_dark else darkness(small)
         return cls(scale, mask, uniform_filter(staining, max(1, round(2 * radius * scale))), is_dark)
 
     @property

@@ -108,8 +108,7 @@ def _inside(source: ImageSource, shape: tuple[int, ...], scale: float) -> np.nda
     """Which pixels of a thumbnail of this shape lie in the image."""
     rows, columns = np.indices(shape)
     at = source.to_pixels((np.stack([columns, rows], axis=-1) + 0.5) / scale)
-    inside: np.ndarray = ((at >= 0) & (at < [source.width, source.height])).all(axis=-1)
-    return inside
+    return np.logical_and.reduce((at >= 0) & (at < [source.width, source.height]), axis=-1)
 
 
 def is_tissue(image: np.ndarray) -> np.ndarray:
