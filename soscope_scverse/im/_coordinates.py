@@ -92,7 +92,7 @@ def _n_outside(xy: np.ndarray, source: ImageSource, margin: float) -> int:
 
 def _hints(section: SectionImage, xy: np.ndarray, margin: float) -> list[str]:
     source, factors = section.source, _named_factors(section)
-    changes = dict(_changes(xy))
+    changes = dict(_changes(xy, margin))
     hints = [f"{change}, which would fit" for change, moved in changes.items() if not _n_outside(moved, source, margin)]
     name = _fitting(xy, source, margin, factors)
     if name is not None:
@@ -107,11 +107,11 @@ def _hints(section: SectionImage, xy: np.ndarray, margin: float) -> list[str]:
     return _general_fit(xy, source)
 
 
-def _changes(xy: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+def _changes(xy: np.ndarray, margin: float) -> Iterator[tuple[str, np.ndarray]]:
     """Positions with the axes exchanged, and with another sign where it is the wrong one."""
     yield "exchange x and y", xy[:, ::-1]
     for name, signs in {"x": (-1, 1), "y": (1, -1), "x and y": (-1, -1)}.items():
-        if all((xy[:, axis] <= 0).all() for axis in range(2) if signs[axis] < 0):
+        if all((xy[:, axis] <= margin).all() for axis in range(2) if signs[axis] < 0):
             yield f"change the sign of {name}", xy * signs
 
 

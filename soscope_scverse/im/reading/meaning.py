@@ -60,7 +60,7 @@ def understood(source: ImageSource, declared: Declared) -> ImageSource:
     UserWarning
         If the range of the values, or the opacity, is recognised from the pixels.
     """
-    n_colours, dtype = n_colour_channels(source.n_channels), np.dtype(source.pixels.dtype)
+    n_colours, dtype = n_colour_channels(source.n_channels), source.dtype
     values = AS_TYPED
     if n_colours < source.n_channels:
         opacity, opaque = _opacity(source, declared, n_colours)
@@ -121,7 +121,7 @@ def _opacity(source: ImageSource, declared: Declared, n_colours: int) -> tuple[O
     if declared.opacity == "ignored":
         _warn(f"The last channel of the image is ignored: it is not stated to be opacity. {_FIRST}")
         return "ignored", None
-    dtype = np.dtype(source.pixels.dtype)
+    dtype = source.dtype
     levels = _sorted_values(source.coarsened(np.inf), slice(n_colours, n_colours + 1))
     opaque = float(2 ** _depth(levels[-1]) - 1) if dtype == np.uint16 else 255.0 if dtype == np.uint8 else 1.0
     if not levels[-1]:

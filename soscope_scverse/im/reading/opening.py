@@ -189,14 +189,17 @@ def _is_numpy_type(dtype: Any) -> bool:
 
 
 def _check(source: ImageSource, declared: Declared) -> None:
-    shape, dtype = tuple(source.pixels.shape), np.dtype(source.pixels.dtype)
+    shape, dtype = tuple(source.pixels.shape), source.dtype
     if 0 in shape:
         msg = f"Expected an image with pixels, found shape {shape}. Check how it was made."
         raise ValueError(msg)
     if not source.stretches:
         check_channels(source, declared)
     if dtype not in (np.uint8, np.uint16, np.bool_) and dtype.kind != "f" and not source.stretches:
-        msg = f"Expected an image of uint8, uint16 or float in 0..1, found {dtype}. Convert it to uint8 first."
+        msg = (
+            f"Expected an image of uint8, uint16 or float in 0..1, found {dtype}. Convert it to uint8 first, or select "
+            "the channels of a fluorescence image with `im.open_image(..., channels=[0])`."
+        )
         raise ValueError(msg)
     if not 0 < source.scale < np.inf:
         msg = f"Expected a positive scale from full-resolution coordinates to pixels, found {source.scale}."

@@ -108,6 +108,11 @@ class ImageSource:
         return int(self.pixels.shape[self.axes.index("c")]) if "c" in self.axes else 1
 
     @property
+    def dtype(self) -> np.dtype:
+        """Type of the stored values, in the byte order of this machine."""
+        return np.dtype(self.pixels.dtype).newbyteorder("=")
+
+    @property
     def is_grey(self) -> bool:
         """Whether it has one channel, or shows one."""
         return (len(self.stretches) or n_colour_channels(self.n_channels)) == 1
@@ -339,7 +344,7 @@ class ImageSource:
     def _stored(self, y0: int, y1: int, x0: int, x1: int, channels: slice) -> np.ndarray:
         """Read rows x columns x channels as stored."""
         window = {"y": slice(y0, y1), "x": slice(x0, x1), "c": channels}
-        block = np.asarray(self.pixels[tuple(window[axis] for axis in self.axes)])
+        block = np.asarray(self.pixels[tuple(window[axis] for axis in self.axes)], dtype=self.dtype)
         block = block.transpose([self.axes.index(axis) for axis in "yxc" if axis in self.axes])
         return block.reshape(y1 - y0, x1 - x0, -1)
 
