@@ -28,7 +28,9 @@ def check_coordinates(
     image_scale: float | None = None,
     library_key: str | None = None,
 ) -> None:
-    """Check that coordinates and image belong together, before any long work; no pixel is read.
+    """Check that coordinates and image belong together, before any long work.
+
+    No pixel is read, unless the range of uint16 or an opacity has to be recognised from a sample.
 
     Checks the subspots in ``obsm["subspots"]`` if there are any, else the spots in ``obsm["spatial"]``. They may leave
     the image by up to the centre-to-centre distance of the spots, as subspots of spots at its border do.

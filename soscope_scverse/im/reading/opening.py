@@ -68,6 +68,7 @@ def open_image(
 
         - array (numpy or dask): height x width, height x width x channels, or channels x height x width;
         - xarray ``DataArray`` with dimensions "y" and "x";
+        - image of Pillow;
         - path of a JPEG, PNG or TIFF file (including BigTIFF, OME-TIFF and SVS), or of a slide of MIRAX, Hamamatsu or
           DICOM (extra ``openslide``). TIFF files and slides are read in part, of a pyramid the coarsest sufficient
           level;
@@ -95,8 +96,19 @@ def open_image(
     TypeError
         If ``image`` is none of the above.
     ValueError
-        If the file format is not supported, the image is not greyscale, RGB or RGBA of a supported data type, or it has
-        no such channels.
+        If the file format is not supported, files that belong to it are missing, the image is not greyscale, RGB or
+        RGBA of a supported data type, or it has no such channels.
+
+    Warns
+    -----
+    UserWarning
+        If the image does not state, and its pixels show, that values of uint16 have fewer bits or how a fourth channel
+        is read; if a pixel size cannot be understood.
+
+    Notes
+    -----
+    A fourth channel is opacity where the file format or the name of the channel says so. Of four channels without a
+    meaning the last one is read as opacity if at least as many pixels are opaque as are partly transparent.
     """
     check_arguments(locals(), _RULES)
     elements = {"table_key": table_key, "shapes_key": shapes_key, "coordinate_system": coordinate_system}
