@@ -122,35 +122,45 @@ def _opacity(source: ImageSource, declared: Declared, n_colours: int) -> tuple[O
         _warn(f"The last channel of the image is ignored: it is not stated to be opacity. {_FIRST}")
         return "ignored", None
     dtype = source.dtype
-    levels = _sorted_values(source.coarsened(np.inf), slice(n_colours, n_colours + 1))
-    opaque = float(2 ** _depth(levels[-1]) - 1) if dtype == np.uint16 else 255.0 if dtype == np.uint8 else 1.0
-    if not levels[-1]:
+    last = slice(n_colours, n_colours + 1)
+    levels = np.concatenate([part.ravel() for _, part in source.coarsened(np.inf).sampled(last)])
+    highest = levels.max()
+    opaque = float(2 ** _depth(highest) - 1) if dtype == np.uint16 else 255.0 if dtype == np.uint8 else 1.0
+    if not highest:
         _warn(
             f"{len(levels)} of {len(levels)} pixels are transparent by the last channel of the image: it is ignored. "
             f"{_FIRST}"
         )
         return "ignored", None
-    if not ((levels == opaque).all() or declared.opacity is not None or _is_rgba(declared)):
-        is_opacity = _looks_like_opacity(levels, opaque, may_be_ignored=dtype != np.uint16 and source.axes[-1] == "c")
-        if not is_opacity:
-            return "ignored", None
+    n_opaque = int((levels == opaque).sum())
+    n_partly = int(len(levels) - n_opaque - (levels == 0).sum())
+    is_stated = declared.opacity is not None or _is_rgba(declared)
+    if is_stated and n_partly > n_opaque:
+        _warn(
+            f"{n_partly} of {len(levels)} pixels are partly transparent, since the image states that its last channel "
+            "is opacity: it is read over white."
+        )
+    if not is_stated and not _looks_like_opacity(
+        n_opaque, n_partly, len(levels), may_be_ignored=dtype != np.uint16 and source.axes[-1] == "c"
+    ):
+        return "ignored", None
     return declared.opacity or "straight", opaque if dtype == np.uint16 else None
 
 
-def _looks_like_opacity(levels: np.ndarray, opaque: float, *, may_be_ignored: bool) -> bool:
+def _looks_like_opacity(n_opaque: int, n_partly: int, n: int, *, may_be_ignored: bool) -> bool:
     """Whether an unnamed fourth channel is one of opacity: as many pixels are opaque as are partly transparent.
 
     If it is not, it is ignored where arrays are usually RGBA, which is uint8 or float with the channels last.
     """
-    n_opaque = int((levels == opaque).sum())
-    n_partly = int(len(levels) - n_opaque - (levels == 0).sum())
+    if n_opaque == n:
+        return True
     if n_opaque >= n_partly:
         _warn(
-            f"{len(levels) - n_opaque} of {len(levels)} pixels are transparent by the fourth channel of the image: it "
-            "is read as opacity, over white."
+            f"{n - n_opaque} of {n} pixels are transparent by the fourth channel of the image: it is read as opacity, "
+            "over white."
         )
         return True
-    found = f"{n_partly} of {len(levels)} pixels would be partly transparent by the fourth channel of the image"
+    found = f"{n_partly} of {n} pixels would be partly transparent by the fourth channel of the image"
     if may_be_ignored:
         _warn(f"{found}, so it is not read as opacity but ignored. {_FIRST}")
         return False
@@ -163,11 +173,6 @@ def _looks_like_opacity(levels: np.ndarray, opaque: float, *, may_be_ignored: bo
 
 def _is_rgba(declared: Declared) -> bool:
     return tuple(name.lower() for name in declared.channels) in _RGBA
-
-
-def _sorted_values(source: ImageSource, channels: slice) -> np.ndarray:
-    """Values of some channels in a sample of the image."""
-    return np.sort(np.concatenate([part.ravel() for _, part in source.sampled(channels)]))
 
 
 def _warn(found: str) -> None:

@@ -91,9 +91,7 @@ def _missing_files(file: tifffile.TiffFile) -> Iterator[str]:
 
     tifffile (2026.3.3) reads their planes as zeros.
     """
-    if file.ome_metadata is None:
-        return
-    own = tifffile.xml2dict(file.ome_metadata)["OME"].get("UUID")
+    own = _ome(file).get("UUID")
     seen = set()
     for part in _as_list(_ome_pixels(file).get("TiffData", [])):
         for uuid in _as_list(part.get("UUID", [])) if isinstance(part, dict) else []:
@@ -120,10 +118,13 @@ def _check_files(missing: list[str], path: Path) -> None:
 
 def _ome_pixels(file: tifffile.TiffFile) -> dict[str, Any]:
     """Element "Pixels" of the first image in the OME-XML, empty if there is none."""
-    if file.ome_metadata is None:
-        return {}
-    images = _as_list(tifffile.xml2dict(file.ome_metadata)["OME"].get("Image", []))
+    images = _as_list(_ome(file).get("Image", []))
     return images[0].get("Pixels", {}) if images else {}
+
+
+def _ome(file: tifffile.TiffFile) -> dict[str, Any]:
+    """Root of the OME-XML, empty if there is none."""
+    return {} if file.ome_metadata is None else tifffile.xml2dict(file.ome_metadata).get("OME", {})
 
 
 def _as_list(found: Any) -> list[Any]:

@@ -53,7 +53,8 @@ def test_tags_state_the_opacity(tag, expected, planar, tmp_path):
 def test_colours_that_are_multiplied_by_their_opacity_are_not_multiplied_again(tmp_path):
     pixels = np.broadcast_to(np.array([60, 30, 0, 102], dtype=np.uint8), (9, 9, 4))
     tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", extrasamples=["assocalpha"])
-    assert shown(tmp_path / "a.tif")[0, 0].tolist() == [213, 183, 153]
+    with pytest.warns(UserWarning, match=f"^81 of 81 pixels are partly transparent.*states.*{ADVICE}"):
+        assert shown(tmp_path / "a.tif")[0, 0].tolist() == [213, 183, 153]
 
 
 def test_a_fourth_channel_that_is_not_stated_to_be_opacity_is_ignored(tmp_path):

@@ -205,6 +205,15 @@ def test_one_file_of_several_names_the_others(kept, channels, tmp_path, caplog):
     np.testing.assert_array_equal(shown(plane)[..., 0], tissue(seed=kept)[..., 0])
 
 
+def test_a_file_whose_metadata_lie_elsewhere_is_read_by_itself(tmp_path):
+    description = (
+        '<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">'
+        '<BinaryOnly MetadataFile="a.companion.ome" UUID="urn:uuid:00000000-0000-0000-0000-000000000009"/></OME>'
+    )
+    tifffile.imwrite(tmp_path / "a.ome.tif", tissue(), photometric="rgb", description=description, metadata=None)
+    np.testing.assert_array_equal(shown(tmp_path / "a.ome.tif"), tissue())
+
+
 def test_a_file_that_was_renamed_is_whole(tmp_path):
     path = multi_file(tmp_path, n=1)[0]
     renamed = path.rename(tmp_path / "other.tif")
