@@ -219,7 +219,8 @@ def _compare(
     """Figures of all placements; scales are those to the small image, which begins at `origin`."""
     xy, scale = positions - origin, tissue.scale
     rows = {_GIVEN: tissue.fit(xy, library_size, scale)}
-    for name, moved in (*_turned(xy, tissue.size / scale), *_negated(positions, origin)):
+    leave = rows[_GIVEN]["inside"] < _INSIDE
+    for name, moved in (*_turned(xy, tissue.size / scale), *(_negated(positions, origin) if leave else ())):
         rows[name] = tissue.fit(moved, library_size, scale)
     for name, factor in named.items():
         rows[name] = tissue.fit(xy, library_size, factor)
@@ -266,7 +267,7 @@ def _turned(xy: np.ndarray, size: np.ndarray) -> Iterator[tuple[str, np.ndarray]
 
 
 def _negated(positions: np.ndarray, origin: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    """Positions with another sign, where they have the wrong one."""
+    """Positions with another sign, where it would be above 0."""
     for name, signs in {"x negated": (-1, 1), "y negated": (1, -1), "x and y negated": (-1, -1)}.items():
         if all((positions[:, axis] <= 0).all() for axis in range(2) if signs[axis] < 0):
             yield name, positions * signs - origin
