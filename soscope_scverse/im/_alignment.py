@@ -224,13 +224,21 @@ def _compare(
         rows[name] = tissue.fit(moved, library_size, scale)
     for name, factor in named.items():
         rows[name] = tissue.fit(xy, library_size, factor)
-    zooms = _FAR_ZOOMS if _are_few(rows[_GIVEN]) else _ZOOMS
-    zoomed = [tissue.fit(xy, library_size, scale * zoom) for zoom in zooms]
-    rows[_BEST_SCALE] = max(zoomed, key=lambda figures: _score(pd.Series(figures)))
+    are_few = _are_few(rows[_GIVEN])
+    zoomed = pd.DataFrame([tissue.fit(xy, library_size, scale * zoom) for zoom in (_FAR_ZOOMS if are_few else _ZOOMS)])
+    by_score = zoomed.apply(_score, axis=1)
+    if are_few:  # those that fit first, and of these the one whose spots take most of the tissue
+        by_score += zoomed["covered"] + 10 * _covers(zoomed)
+    rows[_BEST_SCALE] = zoomed.loc[by_score.idxmax()].to_dict()
     table = pd.DataFrame.from_dict(rows, orient="index")
     scores = table.apply(_score, axis=1)
     clearly = scores > scores[_GIVEN] + _CLEARLY
-    suspected = clearly & _fits(table) & (scores.index == _best(table, scores, list(named)))
+    suspected = (
+        clearly
+        & _covers(table)
+        & (table["correlation"] >= _CORRELATED)
+        & (scores.index == _best(table, scores, list(named)))
+    )
     return table.assign(suspected=suspected)
 
 
@@ -249,8 +257,9 @@ def _are_few(given: Any) -> bool:
     return not given["on_tissue"] or bool(given["on_tissue"] < _FEW and given["covered"] < _COVERED)
 
 
-def _fits(table: pd.DataFrame) -> pd.Series:
-    least = {"correlation": _CORRELATED, "on_tissue": _ON_TISSUE, "covered": _COVERED}
+def _covers(table: pd.DataFrame) -> pd.Series:
+    """Whether most spots lie on tissue, and most of the tissue among them."""
+    least = {"inside": _INSIDE, "on_tissue": _ON_TISSUE, "covered": _COVERED}
     return (table[list(least)] >= pd.Series(least)).all(axis=1)
 
 
@@ -296,7 +305,7 @@ def _warn(table: pd.DataFrame, section: SectionImage, tissue: _Tissue) -> None:
 
 def _advice(table: pd.DataFrame) -> str:
     """What puts most spots on tissue, perhaps without a correlation of staining and library size."""
-    others = table[_fits(table.assign(correlation=1.0)) & (table["inside"] >= _INSIDE)]
+    others = table[_covers(table)]
     if others.empty:
         return (
             "No other scale, order or sign of the coordinates puts most of them there. Check that the image belongs to "
