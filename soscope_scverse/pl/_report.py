@@ -231,7 +231,7 @@ def _alignment(enhanced: AnnData | MuData, adata: AnnData | MuData, record: Reco
         for (section_name, placement), row in found.table.iterrows()
         if placement == "as given" or row["suspected"]
     ]
-    head = ("Section", "Placement", "Spots within the image", "Spots on tissue", "r of darkness and library size")
+    head = ("Section", "Placement", "Spots within the image", "Spots on tissue", "r of staining and library size")
     text = (
         "Spots should lie on tissue, and darker tissue should contain more counts. Another placement with a clearly "
         "better fit is listed below the given one."
