@@ -11,6 +11,7 @@ import pandas as pd
 from anndata import AnnData
 
 from soscope_scverse import _keys as keys
+from soscope_scverse import _read as read
 from soscope_scverse._arrays import layers_of
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ class SpatialSpots:
     def adata(self) -> AnnData:
         """The table with centroids as positions and the diameter of the spots; profiles are not copied."""
         table, xy, libraries = self.table, np.empty((self.table.n_obs, 2)), {}
-        recorded = table.uns.get(keys.SPATIAL, {})
+        recorded = read.libraries(table)
         for name, rows in self.rows(table).items():
             section = self.sections[name]
             xy[rows] = section.positions(table.obs[self._instance_key].to_numpy()[rows])

@@ -19,6 +19,7 @@ from soscope_scverse.im.reading.embedded import embedded_image
 from soscope_scverse.im.reading.opening import open_image
 from soscope_scverse.pp._outlines import subspot_outline
 from soscope_scverse.tl._prepare import needs_image_features
+from soscope_scverse.tl._results import check_result
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -110,6 +111,8 @@ def enhance_elements(
     table = spots.adata()
     looks = image_key is not None or needs_image_features(table, options["encoder"], options["sources"])
     completed = spots.complete(dict(options), image_key=image_key, looks=looks)
+    if sdata.is_backed():
+        check_result("sdata", table, spots.library_key, ".zarr")
     enhanced, model = enhance(table, completed)
     recorded = {**elements, "image_key": image_key}
     enhanced.uns[keys.RESULT]["spatialdata"] = {name: value for name, value in recorded.items() if value is not None}

@@ -18,6 +18,7 @@ from soscope_scverse._warnings import recorded_warnings
 from soscope_scverse.model import SoScope
 from soscope_scverse.model.training.runner import check_training
 from soscope_scverse.module.likelihoods import LIKELIHOODS
+from soscope_scverse.tl import _results as results
 from soscope_scverse.tl._elements import enhance_elements
 from soscope_scverse.tl._options import EnhanceOptions, check_options, resolved
 from soscope_scverse.tl._prepare import prepare, read_input
@@ -213,6 +214,7 @@ def _enhance(data: Any, options: Mapping[str, Any]) -> tuple[AnnData | MuData, S
         training = {"max_epochs": options["max_epochs"], "accelerator": options["accelerator"]}
         training |= arguments["train_kwargs"] | {name: options[name] for name in ("checkpoint_dir", "resume", "seed")}
         _check_training(training, options["likelihood"])
+        results.check_files(chosen, options)
         prepare(data, chosen, spots, profiles, arguments)
         with torch.random.fork_rng():
             torch.manual_seed(options["seed"])
@@ -221,11 +223,12 @@ def _enhance(data: Any, options: Mapping[str, Any]) -> tuple[AnnData | MuData, S
             if model.trainer is not None and model.trainer.interrupted:
                 raise KeyboardInterrupt  # the training has warned; nothing has been written
             if options["save_model"] is not None:
-                _save(model, options["save_model"])
-            enhanced = model.get_enhanced(
+                results.save(model, options["save_model"])
+            enhanced = results.enhanced(
+                model,
+                options["out"],
                 expectation=arguments["expectation"],
                 n_samples=options["n_samples"],
-                out=options["out"],
                 overwrite=options["overwrite"],
                 uns={keys.RESULT: record(chosen, model, arguments, warned)},
             )
@@ -247,10 +250,3 @@ def _model(data: AnnData | MuData, options: Mapping[str, Any], kwargs: Mapping[s
         return SoScope(data, **kwargs)
     SoScope.setup_anndata(data, **slots)
     return SoScope(data, likelihood=options["likelihood"], **kwargs)
-
-
-def _save(model: SoScope, path: str | PathLike) -> None:
-    """Save the model and its spots, with their latent states, from the first process."""
-    model.adata.obsm[keys.LATENT] = model.get_latent_representation()
-    if model.trainer and model.trainer.is_global_zero:
-        model.save(str(path), save_anndata=True)
