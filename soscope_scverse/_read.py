@@ -119,6 +119,12 @@ def read_anndata(adata: object) -> AnnData:
     if not isinstance(adata, AnnData):
         msg = f"Expected an AnnData, found {type(adata).__name__}."
         raise TypeError(msg)
+    if not isinstance(adata.obs, pd.DataFrame):
+        msg = (
+            "Expected an AnnData with its slots in memory, found one of `anndata.experimental.read_lazy`. Call "
+            "`adata.to_memory()`."
+        )
+        raise TypeError(msg)
     for axis, names in (("obs", adata.obs_names), ("var", adata.var_names)):
         if not names.is_unique:
             repeated = names[names.duplicated()].unique()

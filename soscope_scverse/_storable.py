@@ -5,7 +5,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
 
 import anndata as ad
 import h5py
@@ -18,6 +19,9 @@ from scipy.sparse import issparse
 
 from soscope_scverse import _keys as keys
 from soscope_scverse import _read as read
+
+if TYPE_CHECKING:
+    from spatialdata import SpatialData
 
 _SLOTS = ("layers", "obsm", "varm", "obsp", "varp", "uns")
 _NO_NAMES = ("", ".", "..")
@@ -42,7 +46,32 @@ def check_storable(name: str, data: AnnData | MuData, suffix: str) -> None:
         Of the file: ``.zarr``, or anything else for HDF5.
     """
     parts = {f"mod[{key!r}].": part for key, part in data.mod.items()} if isinstance(data, MuData) else {}
-    faults = [fault for prefix, part in {**parts, "": data}.items() for fault in _faults(part, prefix, suffix)]
+    _refuse(
+        name, suffix, [one for prefix, part in {**parts, "": data}.items() for one in _faults(part, prefix, suffix)]
+    )
+
+
+def check_elements(name: str, sdata: SpatialData) -> None:
+    """Raise a ValueError, which names the slots, if a store cannot hold something in the tables and shapes of `sdata`.
+
+    Parameters
+    ----------
+    name
+        Argument that names the store.
+    sdata
+        What will be written.
+    """
+    faults = [one for key, table in sdata.tables.items() for one in _faults(table, f"tables[{key!r}].", ".zarr")]
+    for key, shapes in sdata.shapes.items():
+        for column in shapes.columns.drop(shapes.geometry.name):
+            try:
+                pd.DataFrame(shapes[[column]]).to_parquet(BytesIO())
+            except Exception:  # of many types
+                faults.append(f"shapes[{key!r}][{column!r}] ({_kind(shapes[column])})")
+    _refuse(name, ".zarr", faults)
+
+
+def _refuse(name: str, suffix: str, faults: list[str]) -> None:
     if faults:
         more = f" and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
         msg = (

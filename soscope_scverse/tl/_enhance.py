@@ -13,6 +13,7 @@ from mudata import MuData
 
 from soscope_scverse import _keys as keys
 from soscope_scverse._containers.dispatch import ELEMENT_OPTIONS, check_no_element_options
+from soscope_scverse._containers.lazy import is_lazy, opened
 from soscope_scverse._containers.spatialdata import is_spatialdata
 from soscope_scverse._warnings import recorded_warnings
 from soscope_scverse.model import SoScope
@@ -198,7 +199,7 @@ def enhance(
         model = enhance_elements(adata, _enhance, options, key_added=key_added, **elements)
     else:
         check_no_element_options(adata, elements)
-        enhanced, model = _enhance(adata, options)
+        enhanced, model = _enhance(opened(adata) if is_lazy(adata) else adata, options)
     if return_model:
         return enhanced, model
     model.deregister_manager(model.adata)  # else scvi-tools keeps the spots in memory
