@@ -181,11 +181,11 @@ class SpatialSection:
             rows = _names(centres.index).get_indexer(_names(pd.Index(instances)))
         missing = rows < 0
         if missing.any():
+            first, there = instances[missing].tolist()[0], centres.index[:3].tolist()
             msg = (
                 f"Expected {self._name!r} to hold all that the table {self._table_key!r} annotates, found "
-                f"{missing.sum()} of {len(missing)} missing (first: {instances[missing][0]!r}, where {self._name!r} "
-                f"has {centres.index[:3].tolist()}). Keep those that both hold: "
-                "`spatialdata.join_spatialelement_table`."
+                f"{missing.sum()} of {len(missing)} missing (first: {first!r}, where {self._name!r} has {there}). "
+                "Keep those that both hold: `spatialdata.join_spatialelement_table`."
             )
             raise ValueError(msg)
         return centres.to_numpy(float)[rows]

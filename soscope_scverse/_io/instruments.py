@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from soscope_scverse._io.kinds import BINNED, SPATIAL, Found, bins_in, feature_slice
+from soscope_scverse._io.kinds import BINNED, SPATIAL, Found, bins_in, feature_slice, is_bins
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -29,34 +29,33 @@ _SIZES = ("full", "hires", "lowres")
 
 def read_visium(found: Found) -> SpatialData:
     """Read the output of Space Ranger for Visium, or for the bins of one size of Visium HD."""
-    sdio = _spatialdata_io(found.path, "visium")
     folder = found.path
+    _check_installed(folder, "visium")
     _check_files(folder, found.counts)
-    dataset = _name(folder)
     with _as_csv(folder / SPATIAL) as positions:
-        options = {"dataset_id": dataset, "counts_file": found.counts, "tissue_positions_file": positions}
-        sdata = _call(sdio.visium, folder, options)
+        options = {"dataset_id": _name(folder), "counts_file": found.counts, "tissue_positions_file": positions}
+        sdata = _call("visium", folder, options)
     return _with_largest_image(sdata)
 
 
 def read_visium_hd(found: Found) -> SpatialData:
     """Read the bins of one size of the output of Space Ranger for Visium HD."""
+    if is_bins(found.path):
+        return _read_bins(found.path.absolute())
     binned = found.path / BINNED if (found.path / BINNED).is_dir() else found.path
     there = bins_in(binned)
     bins = there[0] if len(there) == 1 else _DEFAULT_BINS
     if bins not in there:
-        msg = (
-            f"Expected bins of 8 micrometres ({_DEFAULT_BINS!r}) in {str(binned)!r}, found {there}. Name one of these."
-        )
+        msg = f"Expected bins of 8 um ({_DEFAULT_BINS!r}) in {str(binned)!r}, found {there}. Name one of these folders."
         raise ValueError(msg)
     return _read_bins(binned / bins)
 
 
 def read_xenium(found: Found) -> SpatialData:
     """Read the cells and images of the output of Xenium."""
-    sdio = _spatialdata_io(found.path, "xenium")
-    left = ("nucleus_boundaries", "cells_labels", "nucleus_labels", "transcripts", "morphology_mip")
-    return _call(sdio.xenium, found.path, {"cells_as_circles": True, **dict.fromkeys(left, False)})
+    _check_installed(found.path, "xenium")
+    excluded = ("nucleus_boundaries", "cells_labels", "nucleus_labels", "transcripts", "morphology_mip")
+    return _call("xenium", found.path, {"cells_as_circles": True, **dict.fromkeys(excluded, False)})
 
 
 def _read_bins(folder: Path) -> SpatialData:
@@ -65,27 +64,24 @@ def _read_bins(folder: Path) -> SpatialData:
     described = feature_slice(outs)
     if described is None:  # 10x Genomics offers the folder of bins alone, too
         return read_visium(Found("visium", folder, "filtered_feature_bc_matrix.h5"))
-    sdio = _spatialdata_io(folder, "visium_hd")
+    _check_installed(folder, "visium_hd")
     _check_files(folder, "filtered_feature_bc_matrix.h5")
     prefix = described.name.removesuffix("feature_slice.h5").removesuffix("_")
     options = {"dataset_id": prefix or _name(outs), "bin_size": int(re.sub(r"\D", "", folder.name))}
-    sdata = _call(sdio.visium_hd, outs, {**options, "load_segmentations_only": False})
+    sdata = _call("visium_hd", outs, {**options, "load_segmentations_only": False})
     for name in set(sdata.tables) - {folder.name}:  # of segmented cells, whose shapes are kept
         del sdata.tables[name]
     return _with_largest_image(sdata)
 
 
-def _spatialdata_io(folder: Path, reader: str) -> Any:
-    """Return the package with the readers."""
+def _check_installed(folder: Path, reader: str) -> None:
+    """Raise an ImportError unless the package with the readers is installed."""
     if find_spec("spatialdata_io") is None:
         msg = (
             f"Expected spatialdata-io to read {str(folder)!r} (`spatialdata_io.{reader}`), found that it is not "
             "installed. Call `pip install 'soscope-scverse[io]'`."
         )
         raise ImportError(msg)
-    import spatialdata_io
-
-    return spatialdata_io
 
 
 def _check_files(folder: Path, counts: str | None) -> None:
@@ -99,8 +95,8 @@ def _check_files(folder: Path, counts: str | None) -> None:
     missing = [what for what, paths in wanted.items() if not any(path.is_file() for path in paths)]
     if missing:
         msg = (
-            f"Expected the output of Space Ranger in {str(folder)!r}, found no {' and no '.join(missing)}. Copy all "
-            "files that `spatialdata_io.visium` reads."
+            f"Expected the output of Space Ranger in {str(folder)!r}, as `spatialdata_io.visium` reads it, found no "
+            f"{' and no '.join(missing)}. Copy these files, too."
         )
         raise FileNotFoundError(msg)
     try:
@@ -134,17 +130,20 @@ def _name(folder: Path) -> str:
     return re.sub(r"[^\w-]", "_", parts[-1]).strip("_") or "section"
 
 
-def _call(reader: Callable[..., SpatialData], folder: Path, options: dict[str, Any]) -> SpatialData:
+def _call(reader: str, folder: Path, options: dict[str, Any]) -> SpatialData:
+    """Call a reader of spatialdata-io, which takes seconds to import."""
+    import spatialdata_io
+
     with warnings.catch_warnings():
         # of readers among themselves, which users cannot act on
         warnings.filterwarnings("ignore", category=FutureWarning)
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         warnings.filterwarnings("ignore", message="(Variable|Observation) names are not unique|Converting `region_key")
         try:
-            return reader(folder, **options)
+            return getattr(spatialdata_io, reader)(folder, **options)
         except Exception as error:  # damaged files and other formats raise errors of many types
             msg = (
-                f"Expected {str(folder)!r} to be read by `spatialdata_io.{reader.__name__}`, but it cannot be read: "
+                f"Expected {str(folder)!r} to be read by `spatialdata_io.{reader}`, but it cannot be read: "
                 f"{type(error).__name__}: {error}"
             )
             raise ValueError(msg) from error

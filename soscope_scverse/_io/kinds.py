@@ -81,9 +81,14 @@ def kind_of(path: Path) -> Found:
     return found
 
 
+def is_bins(folder: Path) -> bool:
+    """Whether this is a folder of bins of Visium HD."""
+    return folder.is_dir() and _BINS.fullmatch(folder.absolute().name) is not None
+
+
 def bins_in(folder: Path) -> list[str]:
-    """Names of the folders of bins of Visium HD."""
-    return sorted(part.name for part in folder.iterdir() if part.is_dir() and _BINS.fullmatch(part.name))
+    """Names of the folders of bins of Visium HD in a folder."""
+    return sorted(part.name for part in folder.iterdir() if is_bins(part))
 
 
 def feature_slice(folder: Path) -> Path | None:
@@ -98,7 +103,7 @@ def _folder(path: Path) -> Found | None:
     for folder in (path, path / "outs"):  # the run of Space Ranger has its output in `outs`
         if (folder / _XENIUM).is_file():
             return Found("xenium", folder)
-        if (folder / BINNED).is_dir() or (folder.is_dir() and bins_in(folder)):
+        if (folder / BINNED).is_dir() or (folder.is_dir() and (is_bins(folder) or bins_in(folder))):
             return Found("visium_hd", folder)
         if (folder / SPATIAL).is_dir():
             counts = [str(one.relative_to(folder)) for pattern in _COUNTS for one in sorted(folder.glob(pattern))]
@@ -122,6 +127,8 @@ def _file(path: Path) -> Found | None:
         return Found("h5mu" if "mod" in names else "h5ad", path)
     if "matrix" in names and (folder / _XENIUM).is_file():
         return Found("xenium", folder)
+    if "matrix" in names and is_bins(folder):
+        return Found("visium_hd", folder)
     if "matrix" in names and (folder / SPATIAL).is_dir():
         return Found("visium", folder, path.name)
     return None

@@ -24,8 +24,8 @@ def read(path: str | PathLike, *, backed: bool = False) -> AnnData | MuData | Sp
     Parameters
     ----------
     path
-        AnnData (``.h5ad``, ``.zarr``), MuData (``.h5mu``) or SpatialData (``.zarr``); or what an instrument wrote, which
-        is read with `spatialdata-io <https://spatialdata.scverse.org/projects/io>`_
+        AnnData (``.h5ad``, ``.zarr``), MuData (``.h5mu``) or SpatialData (``.zarr``); or what an instrument wrote,
+        which is read with `spatialdata-io <https://spatialdata.scverse.org/projects/io>`_
         (``pip install 'soscope-scverse[io]'``):
 
         - the folder ``outs`` of Space Ranger, or its file of counts (``.h5``) with ``spatial`` beside it (Visium);

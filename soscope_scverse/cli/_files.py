@@ -48,12 +48,15 @@ def write_result(data: Any, subspots: Any, path: Path) -> Path:
     """
     try:
         write(data, path)
-    except Exception as error:  # of the disk, or of the writers of other packages
+    except OSError:  # of the disk, which is that beside the path, too
+        raise
+    except Exception as error:  # of the writers of other packages
         beside = path.with_name(f"{path.stem}_subspots{'.zarr' if path.suffix != '.zarr' else '.h5ad'}")
         try:
             write(subspots, beside)
         except Exception:
-            raise OSError(f"{path} cannot be written: {error or type(error).__name__}") from error
+            msg = f"The result cannot be written to {path}: {error or type(error).__name__}"
+            raise OSError(msg) from error
         warnings.warn(f"{path} cannot be written ({error}). The subspots are in {beside}.", UserWarning, stacklevel=2)
         return beside
     return path
