@@ -279,7 +279,7 @@ def table_name(sdata: SpatialData, table_key: str = "table") -> str:
 
 
 def _names(instances: pd.Index) -> pd.Index:
-    """Names of instances as text, of whole numbers without a fraction."""
+    """Names of instances as text, of integers without a decimal point."""
     if instances.dtype.kind == "f":
         instances = instances.astype("int64") if (instances == np.round(instances)).all() else instances
     return instances.astype(str)

@@ -99,6 +99,12 @@ def _check_files(folder: Path, counts: str | None) -> None:
             f"{' and no '.join(missing)}. Copy these files, too."
         )
         raise FileNotFoundError(msg)
+    if counts is not None and counts.endswith(".mtx"):
+        msg = (
+            f"Expected counts as Space Ranger compresses them in {str(folder)!r}, found {counts!r}. Call `gzip` on "
+            "this file and on those beside it."
+        )
+        raise ValueError(msg)
     try:
         factors = json.loads((spatial / _SCALES).read_text(encoding="utf-8"))
         lacking = [name for name in _FACTORS if name not in factors]

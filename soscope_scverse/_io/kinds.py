@@ -27,6 +27,8 @@ _COUNTS = (  # of Space Ranger, in the order of preference
     "filtered_feature_bc_matrix/matrix.mtx.gz",
     "*matrix.mtx.gz",
     "*raw_feature_bc_matrix.h5",
+    "raw_feature_bc_matrix/matrix.mtx.gz",
+    "*/matrix.mtx",
 )
 _XENIUM, _SLICE = "experiment.xenium", "feature_slice.h5"
 _STORE = ("zarr.json", ".zgroup", ".zarray", ".zmetadata")
@@ -34,13 +36,14 @@ _STORE = ("zarr.json", ".zgroup", ".zarray", ".zmetadata")
 _OTHER_FOLDERS = {
     # a file in them, and what they are; the readers are those of spatialdata-io 0.7
     "*_exprMat_file.csv*": "CosMx; read it with `spatialdata_io.cosmx`",
-    "detected_transcripts.csv": "MERSCOPE; read it with `spatialdata_io.merscope`",
-    "cell_by_gene.csv": "MERSCOPE; read it with `spatialdata_io.merscope`",
+    "*detected_transcripts.csv": "MERSCOPE; read it with `spatialdata_io.merscope`",
+    "*cell_by_gene.csv": "MERSCOPE; read it with `spatialdata_io.merscope`",
     "02.count": "Stereo-seq; read it with `spatialdata_io.stereoseq`",
     "*.gef": "Stereo-seq; read it with `spatialdata_io.stereoseq`",
     "*_TranscriptList*": "seqFISH; read it with `spatialdata_io.seqfish`",
     "*_anndata.h5ad": "Curio; read it with `spatialdata_io.curio`",
     "masks_deepcell": "Steinbock; read it with `spatialdata_io.steinbock`",
+    "cell_feature_matrix*": "Xenium without `experiment.xenium`; copy that, too, and all files beside it",
     "matrix.mtx*": "counts of Cell Ranger or Space Ranger; name the folder of Space Ranger that `spatial` is in",
     "tissue_positions*": "positions and images of Space Ranger; name the folder above it, that the counts are in",
 }
@@ -106,8 +109,19 @@ def _folder(path: Path) -> Found | None:
         if (folder / BINNED).is_dir() or (folder.is_dir() and (is_bins(folder) or bins_in(folder))):
             return Found("visium_hd", folder)
         if (folder / SPATIAL).is_dir():
-            counts = [str(one.relative_to(folder)) for pattern in _COUNTS for one in sorted(folder.glob(pattern))]
-            return Found("visium", folder, counts[0] if counts else None)
+            return Found("visium", folder, _counts(folder))
+    return None
+
+
+def _counts(folder: Path) -> str | None:
+    """Name of the file of counts in a folder of Space Ranger; None if there is none."""
+    for pattern in _COUNTS:
+        found = sorted(str(one.relative_to(folder)) for one in folder.glob(pattern))
+        if len(found) > 1:
+            msg = f"Expected counts of one section in {str(folder)!r}, found {_listed(found)}. Name one of these files."
+            raise ValueError(msg)
+        if found:
+            return found[0]
     return None
 
 
@@ -129,7 +143,7 @@ def _file(path: Path) -> Found | None:
         return Found("xenium", folder)
     if "matrix" in names and is_bins(folder):
         return Found("visium_hd", folder)
-    if "matrix" in names and (folder / SPATIAL).is_dir():
+    if ("matrix" in names or path.name.endswith("matrix.mtx.gz")) and (folder / SPATIAL).is_dir():
         return Found("visium", folder, path.name)
     return None
 
@@ -150,6 +164,8 @@ def _other_file(path: Path) -> str:
         if suffixes and suffixes[0] in known:
             return what
     names = _hdf5(path)
+    if "matrix" in names and path.name.startswith("cell_feature_matrix"):
+        return "counts of Xenium without `experiment.xenium` beside them; name the whole output folder"
     if "matrix" in names:
         return (
             "counts of Cell Ranger or Space Ranger, without the folder `spatial` beside them. Copy that to the same "

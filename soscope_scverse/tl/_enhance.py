@@ -89,11 +89,12 @@ def enhance(
     Parameters
     ----------
     adata
-        Spots, with positions in ``obsm["spatial"]``; of a view the spots in it, of a file-backed AnnData the chosen
-        genes are read. In a MuData, positions, image and other slots of the spots are at the top or in a modality, and
-        `layer`, `genes` and `likelihood` are dicts by modality. The result is added to a SpatialData: its spots are
-        shapes (or labels) that a table annotates, positions are their centroids, images are located by the
-        transformations, `cells` may be the name of shapes, and several elements of one table are sections.
+        Spots, with positions in ``obsm["spatial"]``; of a view the spots in it, of a file-backed AnnData, or one of
+        ``read_lazy``, the chosen genes are read. In a MuData, positions, image and other slots of the spots are at the
+        top or in a modality, and `layer`, `genes` and `likelihood` are dicts by modality. The result is added to a
+        SpatialData: its spots are shapes (or labels or points) that a table annotates, positions are their centroids,
+        images are located by the transformations, `cells` may be the name of shapes, and several elements of one table
+        are sections.
     image
         Histology image: path, array, squidpy ``ImageContainer``, SpatialData image element, or a dict of them by
         section. None uses the image in ``uns["spatial"]``; without any, positions alone are used.
@@ -142,15 +143,15 @@ def enhance(
         job is simply run again; see :meth:`~soscope_scverse.model.SoScope.train`.
     save_model
         New directory to save the trained model and its spots to, for
-        :meth:`SoScope.load <soscope_scverse.model.SoScope.load>`.
+        :meth:`SoScope.load <soscope_scverse.model.SoScope.load>`. If that fails, there is a warning.
     return_model
         Return the trained model with the result, to predict elsewhere, sample, or continue training.
     out, overwrite
         ``.zarr`` store or ``.h5ad`` file that the result is streamed to, and whether an existing one is replaced; see
-        :meth:`~soscope_scverse.model.SoScope.get_enhanced`. With SpatialData, `overwrite` replaces elements that have
-        the names of the result.
+        :meth:`~soscope_scverse.model.SoScope.get_enhanced`. A result that cannot be written is returned in memory, with
+        a warning. With SpatialData, `overwrite` replaces elements that have the names of the result.
     table_key
-        Table of a SpatialData with the profiles.
+        Table of a SpatialData with the profiles; by default the only one, whatever its name.
     image_key
         Its image, a dict by element where the table annotates several. Default: the only one in a coordinate system
         of the spots; without any, positions alone are used.
@@ -182,7 +183,7 @@ def enhance(
     Raises
     ------
     ValueError, TypeError
-        If the input is invalid; before the training starts.
+        If the input is invalid, or a file cannot hold something in it; before the training starts.
     KeyboardInterrupt
         At Ctrl-C; nothing is written then.
 

@@ -186,6 +186,7 @@ FILES = {
 FOLDERS = {
     "S1_exprMat_file.csv": "spatialdata_io.cosmx", "detected_transcripts.csv": "spatialdata_io.merscope",
     "SS200.gef": "spatialdata_io.stereoseq", "A_anndata.h5ad": "spatialdata_io.curio",
+    "cell_feature_matrix.h5": "Xenium without `experiment.xenium`", "ovary_cell_by_gene.csv": "spatialdata_io.merscope",
     "matrix.mtx.gz": "name the folder of Space Ranger", "tissue_positions.csv": "name the folder above it",
     "what.txt": "a folder with 'what.txt'",
 }  # fmt: skip
@@ -206,11 +207,14 @@ def test_other_folders_are_refused_by_what_they_are(tmp_path, name):
 
 
 def test_other_hdf5_files_and_no_files(section, tmp_path):
+    write_counts(tmp_path / "counts.h5", section.adata)
     with h5py.File(tmp_path / "molecules.h5", "w") as file:
         file["barcode_idx"] = file["umi"] = np.arange(3)
+    shutil.copy(tmp_path / "counts.h5", tmp_path / "cell_feature_matrix.h5")
+    with pytest.raises(ValueError, match=r"counts of Xenium without `experiment\.xenium` beside them"):
+        sos.read(tmp_path / "cell_feature_matrix.h5")
     with pytest.raises(ValueError, match="an HDF5 file with 'barcode_idx', 'umi'"):
         sos.read(tmp_path / "molecules.h5")
-    write_counts(tmp_path / "counts.h5", section.adata)
     with pytest.raises(ValueError, match=r"without the folder `spatial` beside them.*read_10x_h5"):
         sos.read(tmp_path / "counts.h5")
     (tmp_path / "empty").mkdir()
@@ -241,6 +245,24 @@ def test_missing_and_damaged_files_of_space_ranger(outs):
     (outs / "filtered_feature_bc_matrix.h5").unlink()
     (spatial / "tissue_positions.csv").unlink()
     with pytest.raises(FileNotFoundError, match=r"found no counts .* and no positions .*Copy these files"):
+        sos.read(outs)
+
+
+def test_counts_of_several_sections_and_without_compression(section, outs):
+    counts = outs / "filtered_feature_bc_matrix.h5"
+    for name in ("A1", "B1"):
+        shutil.copy(counts, outs / f"{name}_{counts.name}")
+    counts.unlink()
+    with pytest.raises(ValueError, match=r"counts of one section in .*'A1_filtered.*'B1_filtered.*Name one of these"):
+        sos.read(outs)
+    check_visium(sos.read(outs / f"B1_{counts.name}"), section)
+    for path in outs.glob("*.h5"):
+        path.unlink()
+    (outs / "filtered_feature_bc_matrix").mkdir()
+    (outs / "filtered_feature_bc_matrix" / "matrix.mtx").write_text(
+        "%%MatrixMarket matrix coordinate integer general\n"
+    )
+    with pytest.raises(ValueError, match=r"found 'filtered_feature_bc_matrix/matrix.mtx'. Call `gzip`"):
         sos.read(outs)
 
 
