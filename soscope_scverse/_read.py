@@ -391,7 +391,7 @@ def libraries(adata: AnnData | MuData) -> dict[str, Any]:
     """
     found = adata.uns.get(keys.SPATIAL, {})
     entries = dict(found) if isinstance(found, Mapping) else {}
-    entries = {name: entry for name, entry in entries.items() if not isinstance(entry, _FLAG)}
+    entries = {name: entry for name, entry in entries.items() if not _is_flag(entry)}
     entries = {name: part for first, entry in entries.items() for name, part in _sections_in(first, entry)}
     parts = [entry.get(name, {}) for entry in entries.values() if isinstance(entry, Mapping) for name in _OF_LIBRARY]
     wrong = [thing for thing in [found, *entries.values(), *parts] if not isinstance(thing, Mapping)]
@@ -405,8 +405,13 @@ def libraries(adata: AnnData | MuData) -> dict[str, Any]:
 
 
 _OF_LIBRARY = ("images", "scalefactors")
-_FLAG = (bool, np.bool_, Number, str, NoneType)
-"""What stands beside the sections, and is none itself."""
+
+
+def _is_flag(entry: Any) -> bool:
+    """Whether an entry of ``uns["spatial"]`` is no section but stands beside them: a boolean, number or text."""
+    if isinstance(entry, np.ndarray):
+        return entry.ndim == 0
+    return isinstance(entry, bool | np.bool_ | Number | str | NoneType)
 
 
 def _sections_in(name: str, entry: Any) -> Iterator[tuple[str, Any]]:

@@ -144,7 +144,8 @@ def _faults_of_table(slot: str, table: pd.DataFrame, suffix: str) -> Iterator[st
     if not bad and table.index.name in table.columns:
         yield f"{slot} (its index has the name of the column {table.index.name!r}, with other values)"
     elif not bad:
-        yield f"{slot} (columns {list(table.columns)}, index {table.index.name!r} of {table.index.dtype})"
+        many = f"{table.shape[1]} columns" if table.shape[1] > _SHOWN else f"columns {list(table.columns)}"
+        yield f"{slot} ({many}, index {table.index.name!r} of {table.index.dtype})"
 
 
 def _faults_of(slot: str, key: Any, value: Any, suffix: str) -> Iterator[str]:
@@ -198,7 +199,9 @@ def _sample(value: Any) -> Any:
 def _kind_of_column(table: pd.DataFrame) -> str:
     """Type of the values of the only column of a table, or of its name, in words."""
     name = table.columns[0]
-    return _kind(table.iloc[:, 0]) if isinstance(name, str) else f"a name of type {type(name).__name__}"
+    if not isinstance(name, str):
+        return f"a name of type {type(name).__name__}"
+    return "a name that is a path" if "/" in name or name in _NO_NAMES else _kind(table.iloc[:, 0])
 
 
 def _kind(value: Any) -> str:

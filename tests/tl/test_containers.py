@@ -30,7 +30,9 @@ def with_flags(section, flags, first=True):
     return adata
 
 
-@pytest.mark.parametrize("flags", [{"is_single": np.bool_(True)}, {"is_single": False, "version": "5.1", "n": 1}])
+@pytest.mark.parametrize(
+    "flags", [{"is_single": np.bool_(True)}, {"is_single": False, "version": "5.1", "n": 1, "a": np.array(3)}]
+)
 @pytest.mark.parametrize("first", [True, False])
 def test_flags_beside_sections_are_ignored(section, tmp_path, flags, first):
     expected = tl.enhance(with_flags(section, {}), **QUICK)

@@ -54,6 +54,8 @@ NOT_STORABLE = {  # what is changed, and what the message names
     "a number as inner key": (entry("uns", "colours", lambda a: {"by": {2: "red"}}), r"uns\['colours'\]\['by'\]\[2\]"),
     "a path as key": (entry("uns", "CD3/CD8", lambda a: 1), r"uns\['CD3/CD8'\] \(a key that is a path"),
     "a path as key of positions": (entry("obsm", "umap/2", rows), r"obsm\['umap/2'\]"),
+    "a path as inner key": (entry("uns", "by", lambda a: {"a/b": 1}), r"uns\['by'\]\['a/b'\] \(a key that is a path"),
+    "an empty key": (entry("uns", "by", lambda a: {"": 1}), r"uns\['by'\]\[''\] \(a key that is a path"),
     "a set": (entry("uns", "seen", lambda a: {1, 2}), r"uns\['seen'\] \(set"),
     "a tuple": (entry("uns", "run", lambda a: {"shape": (3, 4)}), r"uns\['run'\]\['shape'\] \(tuple"),
     "an object": (entry("uns", "model", lambda a: object()), r"uns\['model'\] \(object"),
@@ -219,3 +221,18 @@ def test_a_model_that_cannot_be_saved_costs_no_result(section, tmp_path, monkeyp
     with pytest.warns(UserWarning, match="could not be saved .*return_model=True"):
         found = tl.enhance(section.adata, image=section.image, save_model=tmp_path / "model", **QUICK)
     assert np.isfinite(found.X).all()
+
+
+def test_a_store_whose_writer_fails_costs_no_result(section, tmp_path, monkeypatch):
+    as_visium(section).write(tmp_path / "a.zarr")
+    sdata = sd.read_zarr(tmp_path / "a.zarr")
+
+    def broken(*args, **kwargs):
+        raise RuntimeError("this writer is broken")
+
+    monkeypatch.setattr("spatialdata._io.io_table.write_adata", broken)
+    with pytest.warns(UserWarning, match="could not be written .*this writer is broken.*added in memory"):
+        tl.enhance(sdata, image_key="visium_full_image", **QUICK)
+    assert sdata["enhanced"].n_obs == 420
+    assert set(sd.read_zarr(tmp_path / "a.zarr").tables) == {"table"}
+    assert [path.name for path in tmp_path.iterdir()] == ["a.zarr"]
