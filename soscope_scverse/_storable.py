@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
@@ -123,7 +123,7 @@ def _nested(libraries: Mapping[str, Any]) -> dict[str, Any]:
 def _faults(data: AnnData | MuData, prefix: str, suffix: str) -> Iterator[str]:
     """What cannot be written, with its slot and the reason."""
     for slot in ("obs", "var"):
-        yield from _faults_of_table(f"{prefix}{slot}", getattr(data, slot), suffix)
+        yield from _faults_of_table(f"{prefix}{slot}", _with_categories(getattr(data, slot)), suffix)
     for slot in _SLOTS if isinstance(data, AnnData) else _SLOTS[1:]:
         for key, value in dict(getattr(data, slot)).items():
             if key is None:
@@ -133,14 +133,22 @@ def _faults(data: AnnData | MuData, prefix: str, suffix: str) -> Iterator[str]:
             yield from _faults_of(f"{prefix}{slot}", key, value, suffix)
 
 
+def _with_categories(table: pd.DataFrame) -> pd.DataFrame:
+    """Return ``obs`` or ``var`` as they are written: with categories instead of text."""
+    table = table.copy()
+    with suppress(Exception):  # what cannot be converted cannot be written either
+        AnnData(obs=pd.DataFrame(index=table.index)).strings_to_categoricals(table)
+    return table
+
+
 def _faults_of_table(slot: str, table: pd.DataFrame, suffix: str) -> Iterator[str]:
     """Columns, or the index, of a table that cannot be written."""
     if not _fails(suffix, table):
         return
-    columns = [table.iloc[:, [i]].rename_axis(index=None) for i in range(table.shape[1])]
+    columns = [table.iloc[:, [i]].reset_index(drop=True) for i in range(table.shape[1])]
     bad = [column for column in columns if _fails(suffix, column)]
     for column in bad:
-        yield f"{slot}[{column.columns[0]!r}] ({_kind_of_column(column)})"
+        yield f"{slot}[{column.columns.tolist()[0]!r}] ({_kind_of_column(column)})"
     if not bad and table.index.name in table.columns:
         yield f"{slot} (its index has the name of the column {table.index.name!r}, with other values)"
     elif not bad:
@@ -186,19 +194,18 @@ def _sample(value: Any) -> Any:
     if isinstance(value, pd.DataFrame):
         if any(name in _NO_NAMES for name in value.columns):
             raise ValueError
-        shell = AnnData(obs=value.copy())
-        shell.strings_to_categoricals()  # as `AnnData.write` does
-        return shell.obs
+        return value
     if issparse(value):
         return type(value)((1, 1), dtype=value.dtype)
-    if getattr(getattr(value, "dtype", None), "kind", "O") in "biuf" and np.ndim(value):
-        return np.zeros((1,) * np.ndim(value), dtype=value.dtype)
+    is_array = isinstance(value, np.ndarray) or hasattr(value, "compute")  # in memory, or of dask
+    if is_array and value.ndim and value.dtype.kind in "biuf":
+        return np.zeros((1,) * value.ndim, dtype=value.dtype)
     return value
 
 
 def _kind_of_column(table: pd.DataFrame) -> str:
     """Type of the values of the only column of a table, or of its name, in words."""
-    name = table.columns[0]
+    name = table.columns.tolist()[0]
     if not isinstance(name, str):
         return f"a name of type {type(name).__name__}"
     return "a name that is a path" if "/" in name or name in _NO_NAMES else _kind(table.iloc[:, 0])

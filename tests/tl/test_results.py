@@ -58,6 +58,15 @@ NOT_STORABLE = {  # what is changed, and what the message names
     "an empty key": (entry("uns", "by", lambda a: {"": 1}), r"uns\['by'\]\[''\] \(a key that is a path"),
     "a set": (entry("uns", "seen", lambda a: {1, 2}), r"uns\['seen'\] \(set"),
     "a tuple": (entry("uns", "run", lambda a: {"shape": (3, 4)}), r"uns\['run'\]\['shape'\] \(tuple"),
+    "a series": (entry("uns", "run", lambda a: pd.Series([1, 2])), r"uns\['run'\] \(int64"),
+    "a table of text and NaN": (
+        entry("uns", "runs", lambda a: pd.DataFrame({"by": ["a", np.nan]})),  # of obs and var it becomes categories
+        r"uns\['runs'\]\['by'\] \(values of type float, str",
+    ),
+    "a table by dates": (
+        entry("uns", "runs", lambda a: pd.DataFrame({"n": [1.0]}, index=pd.to_datetime(["2024-01-01"]))),
+        r"uns\['runs'\] \(columns \['n'\], index None of datetime64",
+    ),
     "an object": (entry("uns", "model", lambda a: object()), r"uns\['model'\] \(object"),
     "a table with periods": (
         entry("obsm", "times", lambda a: pd.DataFrame({"t": pd.period_range("2024", periods=a.n_obs)}, a.obs_names)),
