@@ -133,6 +133,13 @@ def test_models_and_results_name_it_themselves(prepared, tmp_path):
         model.get_enhanced(out=tmp_path / "a.zarr", uns={"when": pd.Timestamp("2024-01-01")})
 
 
+@pytest.mark.parametrize("argument", ["save_model", "out"])
+def test_folders_that_cannot_be_written_to(section, tmp_path, untrained, monkeypatch, argument):
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write anywhere
+    with pytest.raises(ValueError, match=f"`{argument}` in a folder that can be written to, found .*new"):
+        tl.enhance(section.adata, image=section.image, **{argument: tmp_path / "new.h5ad"}, **QUICK)
+
+
 def test_modalities(section, tmp_path, untrained):
     parts = {"rna": section.adata[:, :5].copy(), "prot": section.adata[:, 5:].copy()}
     parts["prot"].uns["panel"] = {1: "CD3"}
