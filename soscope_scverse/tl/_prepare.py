@@ -190,7 +190,7 @@ def _embed_thumbnail(adata: AnnData, section: SectionImage) -> None:
     """Write a thumbnail to ``uns["spatial"]``, so that plots of spots and of subspots show the tissue."""
     if (section.source.extent[1] <= 0).any():
         return  # plots show images from 0 on
-    libraries = adata.uns.setdefault(keys.SPATIAL, {})
+    libraries = adata.uns[keys.SPATIAL] = read.libraries(adata)
     library_id = next(iter(libraries), read.SINGLE_SECTION) if section.library_id is None else section.library_id
     pixels, scale = shrunk(section.source)
     entry = libraries.setdefault(library_id, {})
