@@ -60,6 +60,12 @@ def real(section: str, image: str | None = None) -> Task:
     return chosen(low, truth, None if image is None else DATA / image, pp.spatial_genes(truth, N_GENES))
 
 
+def discs(n_subspots: int) -> Task:
+    """Single cells counted in spots with the geometry of Visium: 55 um at a pitch of 100 um, .065 um a pixel."""
+    cells = ad.read_h5ad(DATA / "osmfish/osmfish.h5ad")
+    return Task(*bench.simulate_spots(cells, pitch=1540, diameter=847, n_subspots=n_subspots), None)
+
+
 def synthetic(*, noise_free: bool) -> Task:
     low, image, truth = datasets.synthetic_section(n_genes=100)
     pp.subspots(low)
@@ -92,6 +98,8 @@ TASKS: dict[str, Callable[[], Task]] = {
     "MOB2": partial(real, "mouse_ob/MOB2.h5ad", "mouse_ob/MOB2_HE.jpg"),
     "embryo": partial(real, "embryo/embryo.h5ad", "embryo/colour_x5_from_lowres.jpg"),
     "humanskin-protein": partial(real, "humanskin/humanskin_prot.h5ad"),
+    "osmfish-discs-7": partial(discs, 7),
+    "osmfish-discs-19": partial(discs, 19),
     "synthetic-noisy": partial(synthetic, noise_free=False),
     "synthetic-noise-free": partial(synthetic, noise_free=True),
     "synthetic-image": synthetic_image,
@@ -227,7 +235,24 @@ def task_section(df: pd.DataFrame, scores: pd.DataFrame, task: str) -> str:
         for method, row in scores.loc[task].iterrows()
     ]
     size = f"{n_spots} spots, {n_targets} subspots, {of_task['gene'].nunique()} genes."
-    return f"## {task}\n\n{size}\n\n{markdown(header, rows)}"
+    return f"## {task}\n\n{size}\n\n{markdown(header, rows)}{measured(of_task)}"
+
+
+def measured(df: pd.DataFrame) -> str:
+    """Scores of the subspots that were captured and of the others, where spots have gaps between them."""
+    names = [f"{metric}_{part}" for part in ("measured", "unmeasured") for metric in METRICS[:2]]
+    if not set(names) <= set(df["metric"]):
+        return ""
+    values = df[df["metric"].isin(names)].groupby(["method", "metric"], sort=False)["value"].median().unstack("metric")
+    rows = [
+        (
+            method,
+            *(f"{row[f'pearson_{part}']:.3f} / {row[f'within_r_{part}']:.3f}" for part in ("measured", "unmeasured")),
+        )
+        for method, row in values.iterrows()
+    ]
+    text = "Subspots of which at least half was captured, and the others, as `pearson` / `within_r`:"
+    return f"\n\n{text}\n\n{markdown(('method', 'measured', 'unmeasured'), rows)}"
 
 
 def summary(scores: pd.DataFrame) -> str:

@@ -88,8 +88,7 @@ def section_variation(module: SoScopeVAE, section: Section) -> list[Variation]:
 def set_variation(module: SoScopeVAE, variations: Sequence[Variation]) -> None:
     """Set the dispersions, and the residual variation of the posterior samples.
 
-    Before the training, so that latent states do not model the noise of single spots; after it, since the training
-    changes dispersions little.
+    The training itself changes dispersions little.
 
     Parameters
     ----------

@@ -107,7 +107,7 @@ def train_model(model: TrainableModel, arguments: Mapping[str, Any]) -> None:
     starting = not model.is_trained_
     section, held_out = _prepare(model, train_size, starting=starting)
     variations = section_variation(module, section)
-    if starting:
+    if starting and section.has_gaps:  # spots of few cells: latent states would model their noise
         set_variation(module, variations)
     # W is part of the loss only, with an image that is used
     with_similarity = module.uses_image and model._arguments["image_weight"]
