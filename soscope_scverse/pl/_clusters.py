@@ -20,6 +20,7 @@ from soscope_scverse.pl._figures import panels, save_figure
 from soscope_scverse.pl._sections import (
     axis_limits,
     background_image,
+    captured_of_section,
     draw_shapes,
     panel_size,
     prepare_panel,
@@ -83,7 +84,8 @@ def spatial_clusters(
     colours: dict[str, Any] = {}
     for name in reversed(maps):
         colours = _colours(maps[name], key, labels[name].categories) | colours
-    sections = {name: shapes_of_section(adata, library_key, library_id) for name, adata in maps.items()}
+    captured = captured_of_section(enhanced, spots, library_key, library_id)
+    sections = {name: shapes_of_section(adata, library_key, library_id, captured) for name, adata in maps.items()}
     background = background_image(list(maps.values()), image, image_scale, library_key, library_id)
     limits = axis_limits(list(sections.values()))
     names, cmap = list(colours), ListedColormap(list(colours.values()))

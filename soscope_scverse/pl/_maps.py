@@ -26,11 +26,14 @@ from soscope_scverse.pl._sections import (
     Shapes,
     axis_limits,
     background_image,
+    captured_of_section,
+    draw_captured,
     draw_shapes,
     panel_size,
     prepare_panel,
     shapes_of_section,
 )
+from soscope_scverse.pp._outlines import measured_of
 
 _UNITS = {"sum": "counts per spot area", "mean": "mean intensity"}
 """Labels of the colour bars, by aggregate."""
@@ -55,6 +58,7 @@ def compare(
     image_alpha: float = 0.5,
     cmap: str = "magma",
     alpha: float = 1.0,
+    show_capture: bool = True,
     ax: np.ndarray | Axes | None = None,
     save: str | PathLike | None = None,
 ) -> np.ndarray:
@@ -64,6 +68,9 @@ def compare(
     0, or the 1st percentile of the lowest map if that is negative, to the 99th percentile of the highest. Spots are
     drawn as circles of their diameter, or as the cells of their lattice if spots leave no gaps. Subspots have their
     true shape: squares or hexagons that tile the section, or circles for cells and positions without a lattice.
+
+    Where spots captured a part of the tissue only (`capture` of :func:`~soscope_scverse.tl.enhance`), their area is
+    that of what they captured. It is outlined: what lies between the outlines was predicted.
 
     Parameters
     ----------
@@ -90,6 +97,8 @@ def compare(
         Colour map.
     alpha
         Opacity of the maps over the image, 0 to 1.
+    show_capture
+        Outline the capture area of every spot, if `enhanced` has one.
     ax
         n_genes x 2 (with truth 3) Axes to draw on.
     save
@@ -114,14 +123,16 @@ def compare(
         names = read.genes(read.read_anndata(section), genes, of=argument)
         read.profiles(section, of)
     check_spots_before_subspots(adata, enhanced)
-    sections = [shapes_of_section(section, library_key, library_id) for _, section, _ in maps]
+    captured = captured_of_section(enhanced, adata, library_key, library_id)
+    sections = [shapes_of_section(section, library_key, library_id, captured) for _, section, _ in maps]
     if truth is not None and not (sections[1].tiles or sections[2].tiles):
         sections[2] = sections[2]._replace(corners=sections[1].corners)  # true cells as wide as enhanced ones
     background = background_image([adata, enhanced], image, image_scale, library_key, library_id)
     limits = axis_limits(sections)
     axes = panels(ax, (len(names), len(maps)), panel_size(limits), "a row for each gene")
+    share = measured_of(enhanced)[sections[1].rows].mean()
     values = [
-        _values(section, shapes, names, of) * _subspots_per_spot(section, shapes, aggregate)
+        _values(section, shapes, names, of) * _subspots_per_spot(section, shapes, aggregate, share)
         for (_, section, of), shapes in zip(maps, sections, strict=True)
     ]
     for i, (gene, row) in enumerate(zip(names, axes, strict=True)):
@@ -129,6 +140,7 @@ def compare(
         for panel, (title, *_), shapes, of_map in zip(row, maps, sections, values, strict=True):
             prepare_panel(panel, limits, background, image_alpha, f"{gene}: {title}")
             mapped = draw_shapes(panel, shapes, of_map[:, i], alpha=alpha, cmap=cmap, clim=clim)
+            draw_captured(panel, captured if show_capture else None)
         panel.figure.colorbar(mapped, ax=list(row), shrink=0.8, pad=0.01, label=_UNITS[aggregate])
     save_figure(axes[0, 0], save)
     return axes
@@ -147,6 +159,7 @@ def uncertainty(
     image_alpha: float = 0.5,
     cmap: str = "magma",
     alpha: float = 1.0,
+    show_capture: bool = True,
     ax: np.ndarray | Axes | None = None,
     save: str | PathLike | None = None,
 ) -> np.ndarray:
@@ -168,7 +181,7 @@ def uncertainty(
         See :func:`compare`.
     cmap
         Colour map of the expectation. The uncertainty is shown in ``"viridis"``.
-    alpha
+    alpha, show_capture
         See :func:`compare`.
     ax
         n_genes x 2 Axes to draw on.
@@ -191,6 +204,7 @@ def uncertainty(
     names = read.genes(read.read_anndata(enhanced), genes, of="enhanced")
     _check_sample_layers(enhanced)
     shapes = shapes_of_section(enhanced, library_key, library_id)
+    captured = captured_of_section(enhanced, None, library_key, library_id) if show_capture else None
     background = background_image([enhanced], image, image_scale, library_key, library_id)
     limits = axis_limits([shapes])
     axes = panels(ax, (len(names), 2), panel_size(limits), "a row for each gene")
@@ -210,6 +224,7 @@ def uncertainty(
         ):
             prepare_panel(panel, limits, background, image_alpha, f"{gene}: {title}")
             mapped = draw_shapes(panel, shapes, values, alpha=alpha, cmap=colours, clim=_colour_limits([values]))
+            draw_captured(panel, captured)
             panel.figure.colorbar(mapped, ax=panel, shrink=0.8, pad=0.01, label=unit)
     save_figure(axes[0, 0], save)
     return axes
@@ -233,12 +248,22 @@ def _values(adata: AnnData, shapes: Shapes, genes: list[str], layer: str | None)
     return dense(x[shapes.rows]).astype(float)
 
 
-def _subspots_per_spot(adata: AnnData, shapes: Shapes, aggregate: str) -> np.ndarray | float:
-    """Return the number of subspots in the spot of every subspot, n_shapes x 1; 1 if subspots do not add up."""
+def _subspots_per_spot(adata: AnnData, shapes: Shapes, aggregate: str, share: float) -> np.ndarray | float:
+    """Return how many subspots are as large as what their spot captured, n_shapes x 1; 1 if they do not add up.
+
+    That is their number where spots tile the tissue, and the sum of the shares that were captured where they do not.
+    True subspots do not record it: `share` is that of the enhanced ones.
+    """
     if aggregate == "mean" or keys.SPOT not in adata.obs:
         return 1.0
     spot = adata.obs[keys.SPOT].iloc[shapes.rows].astype("category").cat.codes.to_numpy()
-    return np.bincount(spot)[spot][:, None].astype(float)
+    if keys.MEASURED_SHARE in adata.obs:
+        measured = measured_of(adata)[shapes.rows]
+    else:
+        measured = np.full(len(spot), share)
+    captured = np.bincount(spot, measured)
+    captured[captured == 0] = share * np.bincount(spot)[captured == 0]  # spots that captured no cell
+    return captured[spot][:, None]
 
 
 def _colour_limits(values: list[np.ndarray]) -> tuple[float, float]:

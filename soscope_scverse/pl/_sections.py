@@ -9,17 +9,27 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from anndata import AnnData
 from matplotlib.axes import Axes
-from matplotlib.collections import PolyCollection
+from matplotlib.collections import PathCollection, PolyCollection
+from matplotlib.path import Path
+from matplotlib.patheffects import withStroke
 from matplotlib.transforms import Affine2DBase, AffineDeltaTransform
 
 from soscope_scverse import _keys as keys
 from soscope_scverse import _read as read
 from soscope_scverse.im import embedded_image, thumbnail
 from soscope_scverse.im.reading.sections import section_image
-from soscope_scverse.pp._outlines import spot_outline, subspot_outline
+from soscope_scverse.pp._outlines import capture_area, lattice_centres, spot_outline, subspot_outline
 
 _THUMBNAIL = 2000
 """Longest side of a background image in pixels."""
+_LINE = 0.06
+"""Width of the outline of a capture area over its diameter."""
+_LINES = (0.2, 0.8)
+"""Least and largest width of this outline in points."""
+_OPAQUE = 6
+"""Diameter in points from which this outline is opaque."""
+_OPACITIES = (0.4, 0.9)
+"""Least and largest opacity of this outline."""
 _CIRCLE = np.linspace(0, 2 * np.pi, 32, endpoint=False)
 
 
@@ -36,6 +46,15 @@ class Shapes(NamedTuple):
     """Whether the shapes tile the section, as the cells of a lattice do."""
 
 
+class Captured(NamedTuple):
+    """What the spots of one section captured."""
+
+    positions: np.ndarray
+    """n_spots x 2 centres (x, y) in full-resolution pixels."""
+    corners: np.ndarray
+    """n_corners x 2 outline, relative to the centre."""
+
+
 class Background(NamedTuple):
     """A downsampled image and its location."""
 
@@ -45,19 +64,58 @@ class Background(NamedTuple):
     """Left, right, bottom and top in full-resolution pixels."""
 
 
-def shapes_of_section(adata: AnnData, library_key: str | None, library_id: str | None) -> Shapes:
-    """Return the shapes of one section: subspots if ``obs["spot"]`` exists, spots otherwise."""
+def shapes_of_section(
+    adata: AnnData, library_key: str | None, library_id: str | None, captured: Captured | None = None
+) -> Shapes:
+    """Return the shapes of one section: subspots if ``obs["spot"]`` exists, spots otherwise.
+
+    Spots have the shape of what they `captured` where that is known.
+    """
     rows = _rows(read.read_anndata(adata), library_key, library_id)
     section = adata if len(rows) == adata.n_obs else adata[rows]
     if keys.SPOT in adata.obs:
         corners, diameter = subspot_outline(section)
+    elif captured is not None:
+        return Shapes(rows, read.positions(section), captured.corners, tiles=False)
     else:
         entry = read.library_entry(adata, _library_id(adata, library_key, library_id))
         corners, diameter = spot_outline(section, entry.get("scalefactors", {}).get("spot_diameter_fullres"))
     tiles = corners is not None
     if corners is None:
-        corners = float(diameter) / 2 * np.column_stack([np.cos(_CIRCLE), np.sin(_CIRCLE)])
+        corners = _circle(diameter)
     return Shapes(rows, read.positions(section), corners, tiles)
+
+
+def _circle(diameter: float) -> np.ndarray:
+    return float(diameter) / 2 * np.column_stack([np.cos(_CIRCLE), np.sin(_CIRCLE)])
+
+
+def captured_of_section(
+    enhanced: AnnData, adata: AnnData | None, library_key: str | None, library_id: str | None
+) -> Captured | None:
+    """Return what the spots of one section captured; None where they tile the tissue, or it is unknown.
+
+    Parameters
+    ----------
+    enhanced
+        Subspots, whose result records it.
+    adata
+        Their spots. Without them, positions of spots are known from subspots on a lattice only.
+    library_key, library_id
+        Column of ``obs`` with the sections, and the section.
+    """
+    if keys.SPOT not in enhanced.obs:
+        return None
+    section = enhanced[_rows(enhanced, library_key, library_id)]
+    spots = None
+    if adata is not None:
+        of_section = adata[_rows(adata, library_key, library_id)]
+        spots = of_section[of_section.obs_names.isin(section.obs[keys.SPOT].astype(str))]
+    area = capture_area(section, spots)
+    centres = lattice_centres(section) if spots is None else read.positions(spots)
+    if area is None or centres is None:
+        return None
+    return Captured(centres, area.corners if area.shape == "square" else _circle(area.diameter))
 
 
 def _rows(adata: AnnData, library_key: str | None, library_id: str | None) -> np.ndarray:
@@ -117,6 +175,35 @@ def draw_shapes(ax: Axes, shapes: Shapes, values: np.ndarray, *, alpha: float, *
         collection.set_agg_filter(partial(_translucent, alpha=alpha))
     ax.add_collection(collection, autolim=False)
     return collection
+
+
+def draw_captured(ax: Axes, captured: Captured | None) -> None:
+    """Outline what the spots captured, in lines that are thin and faint where the spots are small."""
+    if captured is None:
+        return
+    corners = np.vstack([captured.corners, captured.corners[:1]])
+    points = np.ptp(captured.corners, axis=0).max() * _points_per_unit(ax)
+    width = float(np.clip(points * _LINE, *_LINES))
+    outlines = PathCollection(
+        [Path(corners, closed=True)],
+        offsets=captured.positions,
+        offset_transform=ax.transData,
+        facecolors="none",
+        edgecolors="white",
+        linewidths=width,
+        alpha=float(np.clip(points / _OPAQUE, *_OPACITIES)),
+        path_effects=[withStroke(linewidth=2 * width, foreground="black")],
+        rasterized=True,
+    )
+    outlines.set_transform(AffineDeltaTransform(cast("Affine2DBase", ax.transData)))
+    ax.add_collection(outlines, autolim=False)
+
+
+def _points_per_unit(ax: Axes) -> float:
+    """Points on paper per unit of the data, whose aspect is equal."""
+    width, height = (float(side) / ax.figure.dpi * 72 for side in ax.get_window_extent().size)
+    (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
+    return float(min(width / abs(right - left), height / abs(top - bottom)))
 
 
 def _translucent(pixels: np.ndarray, dpi: float, alpha: float) -> tuple[np.ndarray, int, int]:

@@ -31,6 +31,12 @@ class CaptureArea(NamedTuple):
     side: np.ndarray
     """Unit vector (x, y) along a side of the square."""
 
+    @property
+    def corners(self) -> np.ndarray:
+        """4 x 2 corners of a square, in order, relative to the position of the spot."""
+        unit = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) / 2
+        return self.diameter * unit @ [self.side, [-self.side[1], self.side[0]]]
+
     def overlap(self, geometries: np.ndarray) -> np.ndarray:
         """Areas of geometries, relative to the position of their spot, inside of the capture area.
 
@@ -40,8 +46,7 @@ class CaptureArea(NamedTuple):
             shapely polygons; n of them.
         """
         if self.shape == "square":
-            corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) @ [self.side, [-self.side[1], self.side[0]]]
-            return shapely.area(shapely.intersection(geometries, shapely.Polygon(corners * self.diameter / 2)))
+            return shapely.area(shapely.intersection(geometries, shapely.Polygon(self.corners)))
         radius, inside = self.diameter / 2, shapely.area(geometries)
         inside[shapely.distance(geometries, shapely.Point(0, 0)) >= radius] = 0
         corners, number = shapely.get_coordinates(geometries, return_index=True)
@@ -74,7 +79,7 @@ def capture_areas(
         See :func:`~soscope_scverse.pp.subspots`.
     """
     found = _recognised(spots, lattices) if capture == "auto" else dict.fromkeys(lattices, capture)
-    sides = {section: _along(lattice) for section, lattice in lattices.items()}
+    sides = {section: along(lattice) for section, lattice in lattices.items()}
     return {
         section: None if diameter is None else CaptureArea(float(diameter), shape, sides[section])
         for section, diameter in found.items()
@@ -125,7 +130,8 @@ def _recorded_share(spots: Spots, section: str, lattice: Lattice) -> float | Non
     return float(diameter) / lattice.pitch if is_number else None
 
 
-def _along(lattice: Lattice | None) -> np.ndarray:
+def along(lattice: Lattice | None) -> np.ndarray:
+    """Unit vector along a lattice; without one, along x."""
     if lattice is None:
         return np.array([1.0, 0.0])
     return lattice.basis[0] / np.linalg.norm(lattice.basis[0])
