@@ -37,6 +37,8 @@ def features(
     out: Path,
     n_subspots: int | None,
     cells: Path | None,
+    capture: float | Literal["auto"] | None,
+    capture_shape: Literal["circle", "square"],
     library_key: str | None,
     mode: Literal["patch", "dense"],
     force: bool,
@@ -45,7 +47,7 @@ def features(
     """Compute image features of the subspots of IN, and write IN with these features.
 
     IN is an AnnData (.h5ad), a MuData (.h5mu) or a SpatialData (.zarr). The result has the same type, and enhance uses
-    its features. An existing partition into subspots is kept unless --n-subspots or --cells is given.
+    its features. An existing partition into subspots is kept unless --n-subspots, --cells or --capture is given.
     """
     data = files.read(source)
     files.check_output_option("--out", out, formats(data), force=force, inputs=[source])
@@ -53,11 +55,14 @@ def features(
     from soscope_scverse import im, pp
 
     obsm = obsm_of(data, named)
-    if n_subspots is not None or cells is not None or keys.SUBSPOTS not in obsm:
+    asked = n_subspots is not None or cells is not None or capture not in ("auto", None)
+    if asked or keys.SUBSPOTS not in obsm:
         pp.subspots(
             data,
             "auto" if n_subspots is None else n_subspots,
             cells=None if cells is None else files.read_table(cells),
+            capture=capture,
+            capture_shape=capture_shape,
             library_key=library_key,
             **{name: value for name, value in named.items() if name != "image_key"},
         )

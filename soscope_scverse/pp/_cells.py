@@ -17,7 +17,7 @@ from soscope_scverse import _read as read
 from soscope_scverse._read import Spots
 from soscope_scverse.pp._capture import CaptureArea, CaptureShape, capture_areas
 from soscope_scverse.pp._graphs import nearest_distance
-from soscope_scverse.pp._lattice import Lattice, lattice_or_none
+from soscope_scverse.pp._lattice import Lattice, in_lattice_cell, lattice_or_none
 
 _SLACK = 1.05  # spots lie off their lattice by some per cent: the cells between them still belong to the nearest
 
@@ -212,7 +212,7 @@ def _holders(
         if spot_diameter is not None:
             inside = distance <= spot_diameter / 2
         elif lattice is not None:
-            inside = _in_lattice_cell(lattice, positions[cells] - xy[nearest])
+            inside = in_lattice_cell(lattice.basis, positions[cells] - xy[nearest], slack=_SLACK)
         else:
             inside = distance <= pitches[-1]
         holder[cells[inside]] = rows[nearest[inside]]
@@ -250,13 +250,6 @@ def _captured(
         relative = shapely.set_coordinates(shapes[cells], corners - centre[cell])
         captured[cells] = np.clip(area.overlap(relative) / shapely.area(relative), 0, 1)
     return captured
-
-
-def _in_lattice_cell(lattice: Lattice, offset: np.ndarray) -> np.ndarray:
-    """Whether a point is nearer to its spot than to the other points of the lattice, spots or not."""
-    a, b = lattice.basis
-    steps = np.stack([a, b, a + b, a - b])
-    return (np.abs(offset @ steps.T) <= _SLACK / 2 * (steps**2).sum(axis=1)).all(axis=1)
 
 
 def _warn_unassigned(adata: AnnData, table: pd.DataFrame, empty: np.ndarray, outside: np.ndarray) -> None:
