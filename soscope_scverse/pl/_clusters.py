@@ -18,10 +18,12 @@ from soscope_scverse import _read as read
 from soscope_scverse._validators import FRACTION, POSITIVE, Rules, check_arguments, check_text
 from soscope_scverse.pl._figures import panels, save_figure
 from soscope_scverse.pl._sections import (
+    IMAGE_ALPHA,
     axis_limits,
     background_image,
     captured_of_section,
     draw_shapes,
+    map_alpha,
     panel_size,
     prepare_panel,
     shapes_of_section,
@@ -30,7 +32,7 @@ from soscope_scverse.pl._sections import (
 _ROWS_OF_LEGEND = 18
 _COLUMN_OF_LEGEND, _LETTER = 0.55, 0.08
 """Width of a column of the legend without its text, and of a letter, in inches."""
-_RULES: Rules = {"image_scale": POSITIVE.or_(None), "image_alpha": FRACTION, "alpha": FRACTION}
+_RULES: Rules = {"image_scale": POSITIVE.or_(None), "image_alpha": FRACTION, "alpha": FRACTION.or_(None)}
 
 
 def spatial_clusters(
@@ -42,8 +44,8 @@ def spatial_clusters(
     library_id: str | None = None,
     image: Any = None,
     image_scale: float | None = None,
-    image_alpha: float = 0.5,
-    alpha: float = 1.0,
+    image_alpha: float = IMAGE_ALPHA,
+    alpha: float | None = None,
     ax: np.ndarray | Axes | None = None,
     save: str | PathLike | None = None,
 ) -> np.ndarray:
@@ -85,8 +87,13 @@ def spatial_clusters(
     for name in reversed(maps):
         colours = _colours(maps[name], key, labels[name].categories) | colours
     captured = captured_of_section(enhanced, spots, library_key, library_id)
-    sections = {name: shapes_of_section(adata, library_key, library_id, captured) for name, adata in maps.items()}
+    tiles = shapes_of_section(enhanced, library_key, library_id).tiles
+    sections = {
+        name: shapes_of_section(adata, library_key, library_id, captured=captured, as_tiles=tiles)
+        for name, adata in maps.items()
+    }
     background = background_image(list(maps.values()), image, image_scale, library_key, library_id)
+    alpha = map_alpha(alpha, background)
     limits = axis_limits(list(sections.values()))
     names, cmap = list(colours), ListedColormap(list(colours.values()))
     n_columns = 1 + (len(names) - 1) // _ROWS_OF_LEGEND

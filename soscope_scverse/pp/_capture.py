@@ -19,6 +19,10 @@ logger = logging.getLogger(__name__)
 _VISIUM = 0.55  # diameter of a spot over the pitch: 55 um at 100 um (10x Genomics, Visium)
 # spot_diameter_fullres of Visium over the pitch: Space Ranger writes 65, 70 or 60 um for a spot of 55 um
 _VISIUM_METADATA = (0.5, 0.8)
+VISIUM_PITCH = 100.0
+"""Centre-to-centre distance of the spots of Visium in micrometres (10x Genomics)."""
+# the diameters that Space Ranger writes, over the pitch, and how much they vary: 14 public folders differ by 1e-4
+_SPACE_RANGER, _VARIATION = (0.65, 0.7, 0.6), 0.005
 _TILES = 0.95  # spots whose diameter is this share of the pitch have no gaps: bins, merged spots
 
 
@@ -109,6 +113,12 @@ def _recognised(spots: Spots, lattices: Mapping[str, Lattice | None]) -> dict[st
     if unknown is not None:
         _ask(*unknown)
     return found
+
+
+def is_space_ranger(lattice: Lattice, diameter: float) -> bool:
+    """Whether a lattice and ``spot_diameter_fullres`` are those of Visium as Space Ranger writes them."""
+    shares = np.array(_SPACE_RANGER)
+    return lattice.kind == "hex" and bool(np.isclose(diameter / lattice.pitch, shares, rtol=0, atol=_VARIATION).any())
 
 
 def _ask(lattice: Lattice, share: float | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from anndata import AnnData
@@ -11,6 +11,7 @@ from anndata import AnnData
 from soscope_scverse import _keys as keys
 from soscope_scverse import _read as read
 from soscope_scverse.pp._capture import CaptureArea, along
+from soscope_scverse.pp._closing import slit_width
 from soscope_scverse.pp._geometry import measured_shares, unit_subspots
 from soscope_scverse.pp._graphs import nearest_distance
 from soscope_scverse.pp._lattice import Lattice, cell_corners, lattice_or_none
@@ -26,6 +27,10 @@ class Outline(NamedTuple):
     """n_corners x 2, in order, relative to the position, in its units; None is a circle."""
     diameter: float
     """Of the circle."""
+    slit: float = 0.0
+    """Width of the widest slit between tiles, since spots lie off their lattice."""
+    pitch: float = 0.0
+    """Centre-to-centre distance of the spots of the lattice."""
 
 
 def subspot_outline(enhanced: AnnData) -> Outline:
@@ -40,7 +45,9 @@ def subspot_outline(enhanced: AnnData) -> Outline:
     info = _geometry(enhanced)
     kind = info.get("geometry", "positions")
     if kind in ("square", "hex"):
-        return Outline(cell_corners(kind, _fine_basis(enhanced, info)), info["subspot_diameter"])
+        lattice, centres = _lattice(enhanced, info), cast("np.ndarray", lattice_centres(enhanced))
+        corners = cell_corners(kind, _fine_basis(enhanced, info))
+        return Outline(corners, info["subspot_diameter"], slit_width(centres, lattice), lattice.pitch)
     if kind == "positions":
         return spot_outline(enhanced, None)
     return Outline(None, info["subspot_diameter"])
@@ -59,7 +66,8 @@ def spot_outline(adata: AnnData, diameter: float | None) -> Outline:
     xy = read.positions(adata)
     lattice = lattice_or_none(xy, read.array_index(adata))
     if lattice is not None and (diameter is None or diameter >= _TOUCH * lattice.pitch):
-        return Outline(cell_corners(lattice.kind, lattice.basis), lattice.pitch)
+        corners = cell_corners(lattice.kind, lattice.basis)
+        return Outline(corners, lattice.pitch, slit_width(xy, lattice), lattice.pitch)
     return Outline(None, nearest_distance(xy) if diameter is None else diameter)
 
 

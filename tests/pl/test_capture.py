@@ -165,13 +165,18 @@ def test_thousands_of_outlines_do_not_hide_the_map():
 
 
 @pytest.mark.parametrize("capture", [None, 20.0])
-def test_spots_beside_clusters_have_the_shape_of_what_they_captured(capture):
+def test_spots_beside_cells_have_the_shape_of_what_they_captured(capture):
     adata = section()
-    enhanced = result(adata, capture=capture)
-    for of_it in (adata, enhanced):
-        of_it.obs["leiden"] = pd.Categorical(["0"] * of_it.n_obs)
-    corners = drawn(pl.spatial_clusters(enhanced, spots=adata)[0]).get_paths()[0].vertices[:-1]
-    if capture is None:
-        assert len(corners) == 6
-    else:
-        np.testing.assert_allclose(np.linalg.norm(corners, axis=1), capture / 2)
+    xy = np.vstack([adata.obsm["spatial"], adata.obsm["spatial"] + [16, 0]])
+    for enhanced in (
+        result(adata, capture=capture),
+        result(adata, cells=pd.DataFrame(xy, columns=["x", "y"]), capture=capture),
+    ):
+        for of_it in (adata, enhanced):
+            of_it.obs["leiden"] = pd.Categorical(["0"] * of_it.n_obs)
+        for ax in (pl.spatial_clusters(enhanced, spots=adata)[0], pl.compare(adata, enhanced, "region_1")[0, 0]):
+            corners = drawn(ax).get_paths()[0].vertices[:-1]
+            if capture is None or enhanced.uns["soscope"]["geometry"]["geometry"] == "hex":
+                assert len(corners) == 6
+            else:  # beside cells
+                np.testing.assert_allclose(np.linalg.norm(corners, axis=1), capture / 2)
