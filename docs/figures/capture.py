@@ -71,9 +71,10 @@ def draw_platforms() -> None:
 
 def draw_maps() -> None:
     """Enhance a synthetic section with gaps, and draw a gene."""
-    adata, image, truth = datasets.synthetic_section(200, capture=19.8)
+    adata, image, truth = datasets.synthetic_section(100, capture=19.8)
     enhanced = tl.enhance(adata, image=image, train_kwargs={"enable_progress_bar": False})
-    gene = adata.var_names[adata.var["kind"] == "region"][0]
+    genes = adata.var_names[adata.var["kind"] == "region"]
+    gene = adata[:, genes].to_df().sum().idxmax()
     pl.compare(adata, enhanced, gene, truth=truth, truth_layer="mean", image=image, save=STATIC / "capture_maps.png")
 
 

@@ -26,7 +26,7 @@ from soscope_scverse.pl._sections import (
     map_alpha,
     panel_size,
     prepare_panel,
-    shapes_of_section,
+    shapes_side_by_side,
 )
 
 _ROWS_OF_LEGEND = 18
@@ -87,11 +87,8 @@ def spatial_clusters(
     for name in reversed(maps):
         colours = _colours(maps[name], key, labels[name].categories) | colours
     captured = captured_of_section(enhanced, spots, library_key, library_id)
-    tiles = shapes_of_section(enhanced, library_key, library_id).tiles
-    sections = {
-        name: shapes_of_section(adata, library_key, library_id, captured=captured, as_tiles=tiles)
-        for name, adata in maps.items()
-    }
+    drawn = shapes_side_by_side(list(maps.values()), len(maps) - 1, captured, library_key, library_id)
+    sections = dict(zip(maps, drawn, strict=True))
     background = background_image(list(maps.values()), image, image_scale, library_key, library_id)
     alpha = map_alpha(alpha, background)
     limits = axis_limits(list(sections.values()))

@@ -36,6 +36,7 @@ from soscope_scverse.pl._sections import (
     panel_size,
     prepare_panel,
     shapes_of_section,
+    shapes_side_by_side,
 )
 from soscope_scverse.pp._outlines import measured_of
 
@@ -132,10 +133,7 @@ def compare(
         read.profiles(section, of)
     check_spots_before_subspots(adata, enhanced)
     captured = captured_of_section(enhanced, adata, library_key, library_id)
-    tiles = shapes_of_section(enhanced, library_key, library_id).tiles
-    sections = [
-        shapes_of_section(section, library_key, library_id, captured=captured, as_tiles=tiles) for _, section, _ in maps
-    ]
+    sections = shapes_side_by_side([section for _, section, _ in maps], 1, captured, library_key, library_id)
     if truth is not None and not (sections[1].tiles or sections[2].tiles):
         sections[2] = sections[2]._replace(corners=sections[1].corners)  # true cells as wide as enhanced ones
     background = background_image([adata, enhanced], image, image_scale, library_key, library_id)

@@ -41,7 +41,7 @@ _OPAQUE = 6
 """Diameter in points from which this outline is opaque."""
 _OPACITIES = (0.4, 0.9)
 """Least and largest opacity of this outline."""
-_HALO = 0.5
+_HALO = 0.8
 """Opacity of the dark border of this outline, over that of the outline."""
 _CIRCLE = np.linspace(0, 2 * np.pi, 32, endpoint=False)
 
@@ -105,6 +105,23 @@ def shapes_of_section(
     entry = read.library_entry(adata, _library_id(adata, library_key, library_id))
     diameter = entry.get("scalefactors", {}).get("spot_diameter_fullres")
     return _outlined(rows, section, spot_outline(section, diameter))
+
+
+def shapes_side_by_side(
+    sections: Sequence[AnnData],
+    enhanced: int,
+    captured: Captured | None,
+    library_key: str | None,
+    library_id: str | None,
+) -> list[Shapes]:
+    """Return the shapes of one section in several AnnData; spots are tiles if those of number `enhanced` are."""
+    first = shapes_of_section(sections[enhanced], library_key, library_id)
+    return [
+        first
+        if i == enhanced
+        else shapes_of_section(section, library_key, library_id, captured=captured, as_tiles=first.tiles)
+        for i, section in enumerate(sections)
+    ]
 
 
 def _outlined(rows: np.ndarray, section: AnnData, outline: Outline) -> Shapes:
