@@ -197,7 +197,8 @@ def uncertainty(
     cmap
         Colour map of the expectation. The uncertainty is shown in ``"viridis"``.
     alpha, show_capture
-        See :func:`compare`.
+        See :func:`compare`. Capture areas are outlined if the subspots lie on a lattice: beside cells, the positions of
+        the spots are not recorded.
     ax
         n_genes x 2 Axes to draw on.
     save
