@@ -23,7 +23,14 @@ from soscope_scverse.im.reading.sections import section_image
 from soscope_scverse.pp._capture import VISIUM_PITCH, is_space_ranger
 from soscope_scverse.pp._closing import closed_tiles
 from soscope_scverse.pp._lattice import lattice_or_none
-from soscope_scverse.pp._outlines import Outline, capture_area, lattice_centres, spot_outline, subspot_outline
+from soscope_scverse.pp._outlines import (
+    Outline,
+    capture_area,
+    lattice_centres,
+    spot_outline,
+    spot_tile,
+    subspot_outline,
+)
 
 _THUMBNAIL = 2000
 """Longest side of a background image in pixels."""
@@ -87,19 +94,21 @@ def shapes_of_section(
     library_id: str | None,
     *,
     captured: Captured | None = None,
-    as_tiles: bool = False,
+    beside: AnnData | None = None,
 ) -> Shapes:
     """Return the shapes of one section: subspots if ``obs["spot"]`` exists, spots otherwise.
 
-    Spots are the cells of their lattice if they have no gaps or `as_tiles` is set; otherwise they have the shape of
-    what they `captured` where that is known, or are circles of their diameter.
+    Spots `beside` subspots that are tiles are the cells of their lattice, and so are spots without gaps. Others have
+    the shape of what they `captured` where that is known, or are circles of their diameter.
     """
     rows = _rows(read.read_anndata(adata), library_key, library_id)
     section = adata if len(rows) == adata.n_obs else adata[rows]
     if keys.SPOT in adata.obs:
         return _outlined(rows, section, subspot_outline(section))
-    if as_tiles and (outline := spot_outline(section, None)).corners is not None:
-        return _outlined(rows, section, outline)
+    if beside is not None:
+        tile = spot_tile(section, beside[_rows(beside, library_key, library_id)])
+        if tile.corners is not None:
+            return _outlined(rows, section, tile)
     if captured is not None:
         return Shapes(rows, read.positions(section), captured.corners, tiles=False)
     entry = read.library_entry(adata, _library_id(adata, library_key, library_id))
@@ -116,10 +125,11 @@ def shapes_side_by_side(
 ) -> list[Shapes]:
     """Return the shapes of one section in several AnnData; spots are tiles if those of number `enhanced` are."""
     first = shapes_of_section(sections[enhanced], library_key, library_id)
+    beside = sections[enhanced] if first.tiles else None
     return [
         first
         if i == enhanced
-        else shapes_of_section(section, library_key, library_id, captured=captured, as_tiles=first.tiles)
+        else shapes_of_section(section, library_key, library_id, captured=captured, beside=beside)
         for i, section in enumerate(sections)
     ]
 

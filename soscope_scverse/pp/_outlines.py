@@ -71,6 +71,24 @@ def spot_outline(adata: AnnData, diameter: float | None) -> Outline:
     return Outline(None, nearest_distance(xy) if diameter is None else diameter)
 
 
+def spot_tile(adata: AnnData, enhanced: AnnData) -> Outline:
+    """Outline of the spots of one section as cells of their lattice; circles where there is none.
+
+    Parameters
+    ----------
+    adata
+        Spots of one section.
+    enhanced
+        Subspots of this section, whose result records the lattice: a few spots do not show it.
+    """
+    info = _geometry(enhanced)
+    if info.get("geometry") not in ("square", "hex"):
+        return spot_outline(adata, None)
+    lattice = _lattice(enhanced, info)
+    slit = slit_width(read.positions(adata), lattice)
+    return Outline(cell_corners(lattice.kind, lattice.basis), lattice.pitch, slit, lattice.pitch)
+
+
 def capture_area(enhanced: AnnData, spots: AnnData | None = None) -> CaptureArea | None:
     """What every spot of one section captured; None where spots tile the tissue, or it is unknown.
 

@@ -97,6 +97,18 @@ def test_spots_beside_tiles_are_tiles_and_circles_of_their_diameter_otherwise(sm
     np.testing.assert_allclose(np.ptp(corners(pl.compare(adata, cells, "region_1")[0, 0]), axis=0), 36)
 
 
+@pytest.mark.parametrize(("lattice", "n_corners"), [("square", 4), ("hex", 6)])
+@pytest.mark.parametrize("n_spots", [1, 2, 5])
+def test_a_few_spots_are_tiles_as_well(lattice, n_corners, n_spots):
+    adata = datasets.synthetic_section(40, lattice=lattice, n_genes=4).adata
+    enhanced = result(adata)
+    adata = adata[:n_spots]
+    enhanced = enhanced[enhanced.obs["spot"].isin(adata.obs_names)]
+    spots, subspots = (polygons(ax) for ax in pl.compare(adata, enhanced, "region_1")[0])
+    assert [len(shapely.get_coordinates(tile)) for tile in spots] == [n_corners + 1] * n_spots
+    assert shapely.area(spots).sum() == pytest.approx(shapely.area(subspots).sum())
+
+
 @pytest.mark.parametrize("lattice", ["square", "hex"])
 @pytest.mark.parametrize("off", [0.003, 0.02, 0.1, 0.17])
 def test_tiles_close_where_spots_lie_off_their_lattice(lattice, off):
