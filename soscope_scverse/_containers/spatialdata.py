@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,9 +13,17 @@ from anndata import AnnData
 
 from soscope_scverse import _keys as keys
 from soscope_scverse._arrays import layers_of
+from soscope_scverse._cell_shapes.files import SUFFIXES
+from soscope_scverse._cell_shapes.reading import (
+    by_section,
+    full_resolution,
+    is_labels,
+    labels_outlines,
+    moved,
+    read_cells,
+)
 
 if TYPE_CHECKING:
-    from geopandas import GeoDataFrame
     from spatialdata import SpatialData
 
 # spatialdata takes seconds to import: it is imported only where one of its objects was passed in
@@ -73,6 +82,7 @@ class SpatialSpots:
         of_row = table.obs[self.region_key]
         found = [name for name in np.atleast_1d(regions).tolist() if (of_row == name).any()]
         chosen = found if shapes_key is None else [only_of("shapes_key", shapes_key, found)]
+        self._sdata = sdata
         rows = of_row.isin(chosen).to_numpy()
         self.is_whole_table = bool(rows.all())
         self.table = table if self.is_whole_table else table[rows].copy()
@@ -112,15 +122,16 @@ class SpatialSpots:
         found = {name: image for name, image in images.items() if image is not None}
         return (found or None) if self.library_key else next(iter(found.values()), None)
 
-    def cells(self, shapes: str | Mapping[str, str]) -> GeoDataFrame:
-        """Other shapes of the SpatialData in the coordinates of the spots, with the column of the sections."""
-        names = self._by_section("cells", shapes)
-        parts = [section.shapes(names[name]) for name, section in self.sections.items()]
-        if not self.library_key:
-            return parts[0]
-        return pd.concat(
-            [part.assign(**{self.library_key: name}) for name, part in zip(self.sections, parts, strict=True)]
-        )
+    def cells(self, cells: Any) -> Any:
+        """Cells in the coordinates of the spots; elements of the SpatialData with the column of the sections."""
+        if isinstance(cells, Mapping) and not is_labels(cells):
+            given = self._by_section("cells", cells)
+        elif _cell_element(self._sdata, cells) is not None:
+            given = dict.fromkeys(self.sections, cells)
+        else:
+            return read_cells(cells, self.library_key, self.sections)
+        parts = {name: section.cells(given[name]) for name, section in self.sections.items()}
+        return by_section(parts, self.library_key, parts) if self.library_key else next(iter(parts.values()))
 
     def complete(self, kwargs: dict[str, Any], *, image_key: Any, looks: bool) -> dict[str, Any]:
         """Arguments of a function of the spots, completed by image, cells and sections of the SpatialData."""
@@ -129,7 +140,7 @@ class SpatialSpots:
             raise ValueError(msg)
         if looks and kwargs.get("image") is None:
             kwargs = {**kwargs, "image": self.image(image_key)}
-        if isinstance(kwargs.get("cells"), str | Mapping):
+        if kwargs.get("cells") is not None:
             kwargs = {**kwargs, "cells": self.cells(kwargs["cells"])}
         if self.library_key is None:
             return kwargs
@@ -199,14 +210,14 @@ class SpatialSection:
             image_key = only_of("image_key", None, over)
         return PlacedImage(images[image_key], self._to(image_key, images[image_key]))
 
-    def shapes(self, name: str) -> GeoDataFrame:
-        """Other shapes of the SpatialData in the coordinates of the spots."""
-        shapes = _named("cells", name, self._sdata.shapes)
-        matrix = np.linalg.inv(self._to(name, shapes))
-        moved = shapes.set_geometry(shapes.geometry.affine_transform([*matrix[:2, :2].ravel(), *matrix[:2, 2]]))
-        if "radius" in moved:
-            moved["radius"] *= np.sqrt(abs(np.linalg.det(matrix[:2, :2])))
-        return moved
+    def cells(self, cells: Any) -> Any:
+        """Cells in the coordinates of the spots: shapes or labels of the SpatialData by their name, or any others."""
+        element = _cell_element(self._sdata, cells)
+        if element is None:
+            return read_cells(cells)
+        outlines = labels_outlines(element, placed=False) if is_labels(element) else read_cells(element)
+        matrix = self._to(cells if isinstance(cells, str) else "cells", element)
+        return moved(outlines, np.linalg.inv(matrix))
 
     def _centres(self) -> pd.DataFrame:
         """Positions by instance."""
@@ -261,6 +272,15 @@ def _named(argument: str, name: str, there: Any) -> Any:
         msg = f"Expected `{argument}` to be one of {list(there)}, found {name!r}."
         raise ValueError(msg)
     return there[name]
+
+
+def _cell_element(sdata: SpatialData, cells: Any) -> Any:
+    """The shapes or labels of this name, or labels that have transformations; None for cells of other kinds."""
+    if is_labels(cells):
+        return cells if "transform" in full_resolution(cells).attrs else None
+    there = {**sdata.shapes, **sdata.labels}
+    is_name = isinstance(cells, str) and (cells in there or Path(cells).suffix.lower() not in SUFFIXES)
+    return _named("cells", cells, there) if is_name else None
 
 
 def only_of(argument: str, name: str | None, there: Iterable[str]) -> str:

@@ -66,7 +66,12 @@ image_options = options(
 )
 partition_options = options(
     click.option("--n-subspots", type=int, help="Subspots per spot; default: 9 (square lattice) or 7 (hexagonal)."),
-    click.option("--cells", type=EXISTING, help="CSV with names, x and y of cells, which replace regular subspots."),
+    click.option(
+        "--cells",
+        metavar="FILE",
+        help="Cells, which replace regular subspots: CSV with names, x and y; label mask (.npy, .tif); outlines "
+        "(.geojson, .parquet, .gpkg, .shp). Of a SpatialData also the name of shapes or labels.",
+    ),
     click.option(
         "--capture",
         type=_Capture(),

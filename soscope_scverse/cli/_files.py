@@ -84,13 +84,6 @@ def check_output_option(
     check_output(option, path, overwrite=force, suffixes=suffixes, to_overwrite="--force")
 
 
-def read_table(path: Path) -> Any:
-    """Read a CSV file with names in the first column."""
-    import pandas as pd
-
-    return pd.read_csv(path, index_col=0)
-
-
 def gene_list(text: str) -> list[str]:
     """Return names, comma-separated or from the file after ``@`` with one per line."""
     names = Path(text[1:]).read_text(encoding="utf-8").splitlines() if text.startswith("@") else text.split(",")

@@ -71,7 +71,7 @@ def enhance(
     genes: tuple[str, ...],
     likelihood: tuple[str, ...],
     n_subspots: int | None,
-    cells: Path | None,
+    cells: str | None,
     weights: str | None,
     cache: str | None,
     devices: int | None,
@@ -101,7 +101,7 @@ def enhance(
         genes=by_modality(data, "--genes", genes, files.gene_list),
         likelihood=by_modality(data, "--likelihood", likelihood or default),
         n_subspots="auto" if n_subspots is None else n_subspots,
-        cells=None if cells is None else files.read_table(cells),
+        cells=cells,
         features_kwargs=without_none(weights=weights, cache=cache),
         train_kwargs=common.progress_options()
         | without_none(devices=devices, num_nodes=num_nodes, batch_size=batch_size),

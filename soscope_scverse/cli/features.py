@@ -36,7 +36,7 @@ def features(
     source: Path,
     out: Path,
     n_subspots: int | None,
-    cells: Path | None,
+    cells: str | None,
     capture: float | Literal["auto"] | None,
     capture_shape: Literal["circle", "square"],
     library_key: str | None,
@@ -60,7 +60,7 @@ def features(
         pp.subspots(
             data,
             "auto" if n_subspots is None else n_subspots,
-            cells=None if cells is None else files.read_table(cells),
+            cells=cells,
             capture=capture,
             capture_shape=capture_shape,
             library_key=library_key,

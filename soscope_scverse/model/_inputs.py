@@ -197,10 +197,10 @@ class Inputs(NamedTuple):
             spatial=np.asarray(self._get(keys.SPATIAL), dtype=float)[rows],
             subspots=np.asarray(self._get(keys.SUBSPOTS), dtype=float)[rows],
             exposure=exposure,
-            area=exposure if (area == exposure).all() else area,
             features=None if projection is None else projection(self.image_features(), rows),
             sections=read.sections(spots, self.library_key)[rows],
             batches=batches,
+            gapped_area=None if (area == exposure).all() else area,
         )
 
     def labels(self) -> list[list[str]]:

@@ -24,14 +24,14 @@ class Section(NamedTuple):
     """n_spots x n_subspots x 2 positions, NaN = padding."""
     exposure: np.ndarray
     """n_spots x n_subspots shares of what the spot captured, times its relative size; 0 = padding or in a gap."""
-    area: np.ndarray
-    """n_spots x n_subspots areas in the same unit, 0 = padding; the exposures where spots tile the tissue."""
     features: np.ndarray | None
     """n_spots x n_subspots x n_image_components, projected."""
     sections: np.ndarray
     """n_spots labels."""
     batches: np.ndarray | None = None
     """n_spots x n_batches float32 shares: 1 for the batch of the spot, equal shares for an unknown batch."""
+    gapped_area: np.ndarray | None = None
+    """n_spots x n_subspots areas in the unit of the exposures, 0 = padding; None where spots tile the tissue."""
 
     @property
     def size(self) -> np.ndarray:
@@ -39,19 +39,19 @@ class Section(NamedTuple):
         return self.exposure.sum(axis=1, keepdims=True)
 
     @property
+    def has_gaps(self) -> bool:
+        """Whether spots captured a part of their subspots only."""
+        return self.gapped_area is not None
+
+    @property
+    def area(self) -> np.ndarray:
+        """Areas of the subspots in the unit of the exposures, n_spots x n_subspots, 0 = padding."""
+        return self.exposure if self.gapped_area is None else self.gapped_area
+
+    @property
     def is_subspot(self) -> np.ndarray:
         """Which subspots are no padding, n_spots x n_subspots."""
         return self.area > 0
-
-    @property
-    def has_gaps(self) -> bool:
-        """Whether spots captured a part of their subspots only."""
-        return self.area is not self.exposure
-
-    def measured(self, rows: np.ndarray) -> np.ndarray:
-        """Share of the subspots of some spots that was captured, n_rows x n_subspots; 0 for padding."""
-        area = self.area[rows]
-        return np.divide(self.exposure[rows], area, out=np.zeros_like(area), where=area > 0)
 
 
 def batch_shares(labels: np.ndarray, batches: Sequence[str]) -> np.ndarray:

@@ -14,8 +14,10 @@ from scipy.spatial import cKDTree
 
 from soscope_scverse import _keys as keys
 from soscope_scverse import _read as read
+from soscope_scverse._cell_shapes.reading import read_cells
 from soscope_scverse._read import Spots
 from soscope_scverse.pp._capture import CaptureArea, CaptureShape, capture_areas
+from soscope_scverse.pp._cell_extents import compared_extents, lie_apart
 from soscope_scverse.pp._graphs import nearest_distance
 from soscope_scverse.pp._lattice import Lattice, in_lattice_cell, lattice_or_none
 
@@ -30,7 +32,7 @@ class Partition(NamedTuple):
     exposure: np.ndarray
     """n_spots x n_subspots shares of what the spot captured, 0 = padding or in a gap."""
     measured: np.ndarray
-    """n_spots x n_subspots shares of the subspots that were captured, 0 = padding."""
+    """n_spots x n_subspots shares of the subspots that were captured."""
     info: dict[str, Any]
     """``uns["subspots"]``."""
     names: np.ndarray | None = None
@@ -54,6 +56,7 @@ def partition_into_cells(
 
     A spot that captured no cell has a subspot at its position without a name, which counts as one cell.
     """
+    cells = read_cells(cells, spots.library_key, spots.rows)
     table = cell_table(cells, spots.library_key)
     lattices = {section: lattice_or_none(*spots.lattice_of(rows)) for section, rows in spots.rows.items()}
     holder, pitch = _holders(spots, table, lattices, spot_diameter)
@@ -61,7 +64,8 @@ def partition_into_cells(
     if not len(inside):
         msg = (
             f"Expected cells inside of the spots, found none of {len(table)} cells in any of {spots.n} spots. "
-            f"Cells need the coordinates (and the sections) of `adata.obsm['{keys.SPATIAL}']`."
+            f"{compared_extents(spots, table[['x', 'y']].to_numpy())} Cells need the coordinates (and the sections) of "
+            f"`adata.obsm['{keys.SPATIAL}']`, label masks the pixels of the full-resolution image."
         )
         raise ValueError(msg)
     areas = capture_areas(spots, lattices, capture, capture_shape)
@@ -71,7 +75,7 @@ def partition_into_cells(
     assigned = _Assigned(
         holder[row], _amounts(table, exposure)[row], _captured(spots, table, outlines(cells), holder, areas)[row]
     )
-    _warn_unassigned(spots.adata, table, assigned.captured_nothing(spots.n), holder < 0)
+    _warn_unassigned(spots, table, assigned.captured_nothing(spots.n), holder < 0, pitch)
     partition = assigned.partition(spots, table.iloc[row], by_area=exposure == "area")
     n_cells = np.bincount(assigned.spot, minlength=spots.n)
     partition.info.update(
@@ -110,12 +114,12 @@ class _Assigned(NamedTuple):
         subspot = np.arange(len(self.spot)) - np.repeat(n_cells.cumsum() - n_cells, n_cells)
         shape = spots.n, int((n_cells + empty).max())
         positions, names = np.full((*shape, 2), np.nan), np.full(shape, "", dtype=object)
-        amount, measured = np.zeros(shape), np.zeros(shape)
+        amount, measured = np.zeros(shape), np.ones(shape)
         positions[self.spot, subspot] = table[["x", "y"]].to_numpy()
         names[self.spot, subspot] = table.index.to_numpy()
         amount[self.spot, subspot], measured[self.spot, subspot] = self.amount, self.captured
         rest = np.flatnonzero(empty), n_cells[empty]
-        positions[rest], amount[rest], measured[rest] = spots.positions[empty], self.amount.mean(), 1
+        positions[rest], amount[rest] = spots.positions[empty], self.amount.mean()
         captured = amount * measured
         total = captured.sum(axis=1)
         area = amount / total[:, None] if by_area and (self.captured < 1).any() else None
@@ -124,13 +128,11 @@ class _Assigned(NamedTuple):
         )
 
 
-def cell_table(cells: Any, library_key: str | None) -> pd.DataFrame:
+def cell_table(cells: AnnData | pd.DataFrame, library_key: str | None) -> pd.DataFrame:
     """Positions of cells by their names: ``x``, ``y``, ``area`` if known, and the library column.
 
     Raises
     ------
-    TypeError
-        If `cells` is neither an AnnData nor a table.
     ValueError
         If names repeat, or columns or positions are missing.
     """
@@ -138,12 +140,9 @@ def cell_table(cells: Any, library_key: str | None) -> pd.DataFrame:
         columns, xy = cells.obs, read.positions(cells)
     elif hasattr(cells, "geom_type"):  # a GeoDataFrame, without importing geopandas
         columns, xy = _of_shapes(cells)
-    elif isinstance(cells, pd.DataFrame):
+    else:
         _has_columns(cells, ["x", "y"])
         columns, xy = cells, read.numbers("positions of cells", cells[["x", "y"]])
-    else:
-        msg = f"Expected `cells` to be an AnnData, a DataFrame or a GeoDataFrame, found {type(cells).__name__}."
-        raise TypeError(msg)
     table = pd.DataFrame(xy, columns=["x", "y"], index=pd.Index(columns.index.astype(str), name=None))
     if not table.index.is_unique:
         repeated = table.index[table.index.duplicated()]
@@ -160,7 +159,7 @@ def cell_table(cells: Any, library_key: str | None) -> pd.DataFrame:
     if "area" in columns:
         table["area"] = read.numbers("areas of cells", columns["area"])
     if library_key is not None:
-        _has_columns(columns, [library_key])
+        _has_columns(columns, [library_key], " Masks and outlines can also be passed as a dict by section.")
         table[library_key] = columns[library_key].astype(str).to_numpy()
     return table
 
@@ -176,10 +175,10 @@ def _of_shapes(shapes: Any) -> tuple[pd.DataFrame, np.ndarray]:
     return columns, np.column_stack([centre.x, centre.y])
 
 
-def _has_columns(table: pd.DataFrame, names: list[str]) -> None:
+def _has_columns(table: pd.DataFrame, names: list[str], advice: str = "") -> None:
     missing = [name for name in names if name not in table]
     if missing:
-        msg = f"Expected the columns {names} of the cells, found no {missing}; there are {list(table)}."
+        msg = f"Expected the columns {names} of the cells, found no {missing}; there are {list(table)}.{advice}"
         raise ValueError(msg)
 
 
@@ -252,8 +251,8 @@ def _captured(
     return captured
 
 
-def _warn_unassigned(adata: AnnData, table: pd.DataFrame, empty: np.ndarray, outside: np.ndarray) -> None:
-    found = []
+def _warn_unassigned(spots: Spots, table: pd.DataFrame, empty: np.ndarray, outside: np.ndarray, pitch: float) -> None:
+    adata, found = spots.adata, []
     if empty.any():
         found.append(
             f"{empty.sum()} of {adata.n_obs} spots hold no cell (first: {adata.obs_names[empty][0]!r}); they are used "
@@ -265,4 +264,6 @@ def _warn_unassigned(adata: AnnData, table: pd.DataFrame, empty: np.ndarray, out
             f"`adata.uns['{keys.SUBSPOTS}']['cells_outside']`"
         )
     if found:
-        warnings.warn("; ".join(found) + ".", UserWarning, stacklevel=6)
+        xy = table[["x", "y"]].to_numpy()
+        apart = f" {compared_extents(spots, xy)}" if lie_apart(spots, xy, pitch) else ""
+        warnings.warn("; ".join(found) + f".{apart}", UserWarning, stacklevel=6)

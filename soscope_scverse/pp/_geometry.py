@@ -83,8 +83,14 @@ def subspots(
     cells
         Cells in the coordinates of ``adata.obsm["spatial"]``: an AnnData (``obsm["spatial"]``, ``obs["area"]``), a
         DataFrame (columns ``x``, ``y``, ``area``), or shapes of SpatialData (a GeoDataFrame of polygons, or of points
-        with a ``radius``), represented by centroids and areas. Areas are optional. With `library_key` they have that
-        column as well.
+        with a ``radius``), represented by centroids and areas; a label mask, a 2-D array of integers (numpy, dask,
+        xarray) with 0 as background, whose pixel (row, column) covers [column, column + 1) x [row, row + 1) of the
+        full-resolution image, or labels of SpatialData, placed by their transformation to "global" if there is one; or
+        the path of a file: positions (``.csv``, names in the first column), label mask (``.npy``, TIFF) or outlines
+        (GeoJSON of QuPath or Space Ranger, ``.parquet``, ``.gpkg``, ``.shp``). Names are those of the table, numbers of
+        labels, or ids of features (``cell_id``, ``id``, else their number). Areas are optional. With `library_key` they
+        have that column as well, or are a dict by section; names that occur in several sections then end in the
+        section.
     exposure
         Share of its spot that a cell covers: ``"equal"``, or proportional to its ``"area"``.
     spot_diameter
@@ -103,7 +109,7 @@ def subspots(
         Return a copy instead of writing to `adata`.
     table_key, shapes_key, coordinate_system
         Elements of a SpatialData, see :func:`~soscope_scverse.tl.enhance`. Slots are written to the table, positions in
-        the coordinates of the shapes and ``obsm["spatial"]`` with them; `cells` may be the name of shapes.
+        the coordinates of the shapes and ``obsm["spatial"]`` with them; `cells` may be the name of shapes or labels.
 
     Returns
     -------
@@ -131,10 +137,12 @@ def subspots(
     Raises
     ------
     ValueError
-        If there are no spots, coordinates are missing, no lattice is found, `n_subspots` does not fit it, or no cell
-        lies in a spot.
+        If there are no spots, coordinates are missing, no lattice is found, `n_subspots` does not fit it, or `cells`
+        cannot be read or none lies in a spot.
     TypeError
-        If `cells` is no table of cells.
+        If `cells` is neither a table, a label mask nor a path.
+    FileNotFoundError
+        If `cells` is a path without a file.
     """
     check_arguments(locals(), _RULES)
     partition = partition_spots(
@@ -295,7 +303,7 @@ def _equal_parts(positions: np.ndarray, info: dict[str, Any]) -> Partition:
     n_subspots = positions.shape[1]
     valid = np.isfinite(positions[..., 0])
     info |= {"n_subspots": n_subspots, "subspot_diameter": info["pitch"] / math.sqrt(n_subspots)}
-    return Partition(positions, valid / valid.sum(axis=1, keepdims=True), valid.astype(float), info)
+    return Partition(positions, valid / valid.sum(axis=1, keepdims=True), np.ones(valid.shape), info)
 
 
 def _check_one_partition(

@@ -13,6 +13,7 @@ from anndata import AnnData
 
 from soscope_scverse import _keys as keys
 from soscope_scverse import _read as read
+from soscope_scverse._cell_shapes.reading import read_cells
 from soscope_scverse._containers.spatialdata import SpatialSpots
 from soscope_scverse._files import unfinished
 from soscope_scverse.im.reading.embedded import embedded_image
@@ -28,7 +29,12 @@ _REGION_KEY, _INSTANCE_KEY = "region", "subspot_id"
 
 
 def to_spatialdata(
-    enhanced: AnnData, image: Any = None, *, image_scale: float | None = None, key_added: str = "enhanced"
+    enhanced: AnnData,
+    image: Any = None,
+    *,
+    image_scale: float | None = None,
+    cells: Any = None,
+    key_added: str = "enhanced",
 ) -> SpatialData:
     """Make a SpatialData of an enhanced section: profiles, shapes of the subspots and image.
 
@@ -41,6 +47,8 @@ def to_spatialdata(
         image in ``uns["spatial"]``, if there is one.
     image_scale
         Coordinates times this are pixels of `image`. Default: the scale recorded with the image, else 1.
+    cells
+        Masks or outlines of the cells that are the subspots, as passed to :func:`~soscope_scverse.tl.enhance`.
     key_added
         Name of the table; the shapes are ``"{key_added}_subspots"`` and the image ``"{key_added}_image"``.
 
@@ -48,7 +56,7 @@ def to_spatialdata(
     -------
     SpatialData
         With a single coordinate system "global", in the pixels of ``obsm["spatial"]``. Shapes are squares or hexagons
-        that tile the section, and circles for cells and where there is no lattice.
+        that tile the section, the shapes of `cells`, and circles for other cells and where there is no lattice.
 
     Raises
     ------
@@ -70,7 +78,8 @@ def to_spatialdata(
         to_global = Affine(np.linalg.inv(source.matrix), ("x", "y"), ("x", "y"))
         pixels, dims = source.lazy_pixels()
         images[f"{key_added}_image"] = Image2DModel.parse(pixels, dims=dims, transformations={"global": to_global})
-    shapes = _shapes_element(_outlines(enhanced), {"global": Identity()})
+    outlines = _outlines(enhanced, None if cells is None else read_cells(cells))
+    shapes = _shapes_element(outlines, {"global": Identity()})
     name = _shapes_name(key_added)
     table = _table(enhanced, np.full(enhanced.n_obs, name))
     return SpatialData(images=images, shapes={name: shapes}, tables={key_added: table})
@@ -229,7 +238,15 @@ def _outlines(enhanced: AnnData, cells: Any = None) -> GeoDataFrame:
 
     names = enhanced.obs_names
     if hasattr(cells, "geom_type"):
-        own = cells.set_axis(cells.index.astype(str)).loc[names]
+        own = cells.set_axis(cells.index.astype(str))
+        missing = ~names.isin(own.index)
+        if missing.any():
+            msg = (
+                f"Expected outlines of all subspots in `cells`, found {missing.sum()} of {len(names)} without (first: "
+                f"{names[missing][0]!r}). Pass the cells that the spots were partitioned into."
+            )
+            raise ValueError(msg)
+        own = own.loc[names]
         radius = {"radius": own["radius"].to_numpy()} if "radius" in own else None
         return GeoDataFrame(radius, geometry=own.geometry.to_numpy(), index=names)
     xy, (corners, diameter, *_) = read.positions(enhanced), subspot_outline(enhanced)

@@ -93,7 +93,7 @@ def enhance(
         genes are read. In a MuData, positions, image and other slots of the spots are at the top or in a modality, and
         `layer`, `genes` and `likelihood` are dicts by modality. The result is added to a SpatialData: its spots are
         shapes (or labels) that a table annotates, positions are their centroids, images are located by the
-        transformations, `cells` may be the name of shapes, and several elements of one table are sections.
+        transformations, `cells` may be the name of shapes or labels, and several elements of one table are sections.
     image
         Histology image: path, array, squidpy ``ImageContainer``, SpatialData image element, or a dict of them by
         section. None uses the image in ``uns["spatial"]``; without any, positions alone are used.
@@ -102,8 +102,8 @@ def enhance(
     n_subspots
         Subspots of a spot, see :func:`~soscope_scverse.pp.subspots`.
     cells
-        Cells to partition the spots into instead: AnnData, DataFrame of ``x`` and ``y``, or shapes, see
-        :func:`~soscope_scverse.pp.subspots`. The result has their names.
+        Cells to partition the spots into instead: AnnData, DataFrame of ``x`` and ``y``, shapes, label mask, or a file
+        of these, see :func:`~soscope_scverse.pp.subspots`. The result has their names.
     capture, capture_shape
         Diameter of what a spot captures, in the unit of the positions, and its shape. ``"auto"`` recognises Visium (55
         um at a pitch of 100 um); None: the spots tile the tissue. Profiles of subspots are of their whole area, the

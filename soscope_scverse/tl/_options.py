@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from typing import Any, Literal, NamedTuple, TypedDict
 
+from soscope_scverse._cell_shapes.files import check_cell_file
 from soscope_scverse._containers.dispatch import ELEMENT_OPTIONS
 from soscope_scverse._validators import (
     NON_NEGATIVE_INTEGER,
@@ -113,6 +114,8 @@ def check_options(data: object, options: Mapping[str, Any]) -> None:
     check_keywords("model_kwargs", options["model_kwargs"] or {}, SoScope.__init__, MODEL_RULES, excluded=model)
     train = ("self", "checkpoint_dir", "resume", "seed")
     check_keywords("train_kwargs", options["train_kwargs"] or {}, SoScope.train, TRAIN_RULES, excluded=train)
+    if isinstance(options["cells"], str | PathLike):
+        check_cell_file(options["cells"])
     cache = (options["features_kwargs"] or {}).get("cache")
     if cache is not None:
         check_folder("cache", cache)

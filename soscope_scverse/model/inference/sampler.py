@@ -141,9 +141,13 @@ class Sampler:
         """Sample residuals of the subspots of a spot around the decoder: n_samples x n_subspots x n_features."""
         parts = []
         loadings = self.module.residual_loadings.split(self.module.sizes, dim=1)
-        for part, root, pattern, noise in zip(
-            self.module.likelihood.parts, roots, loadings, self.module.library_size_noise, strict=True
-        ):
+        # with gaps it is part of the dispersion
+        noises = (
+            torch.zeros_like(self.module.library_size_noise)
+            if self.tiles.section.has_gaps
+            else self.module.library_size_noise
+        )
+        for part, root, pattern, noise in zip(self.module.likelihood.parts, roots, loadings, noises, strict=True):
             change = root @ torch.randn(self.n_samples, len(root), len(pattern), device=root.device) @ pattern
             if part.is_counts:  # a log-normal factor of mean 1
                 change -= 0.5 * (root**2).sum(dim=1, keepdim=True) * (pattern**2).sum(dim=0)

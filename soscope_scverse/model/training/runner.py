@@ -27,7 +27,7 @@ from soscope_scverse.model._tiles import Tiles
 from soscope_scverse.model.estimates.image_evidence import decide_on_image
 from soscope_scverse.model.estimates.image_projection import set_projection
 from soscope_scverse.model.estimates.initialise import set_start, starting_sample
-from soscope_scverse.model.estimates.uncertainty import set_variation
+from soscope_scverse.model.estimates.uncertainty import section_variation, set_variation
 from soscope_scverse.model.training.checkpoints import Checkpoints, CheckpointWriter, check_checkpoint, describe_run
 from soscope_scverse.model.training.datamodule import HeldOut, TileDataModule
 from soscope_scverse.module.vae import GraphAutoencoder, SoScopeVAE
@@ -104,6 +104,9 @@ def train_model(model: TrainableModel, arguments: Mapping[str, Any]) -> None:
         return
     starting = not model.is_trained_
     section, held_out = _prepare(model, train_size, starting=starting)
+    variations = section_variation(module, section)
+    if starting:
+        set_variation(module, variations)
     # W is part of the loss only, with an image that is used
     with_similarity = module.uses_image and model._arguments["image_weight"]
     tiles = model._tiles(section, model._arguments["similarity_strength"] if with_similarity else None)
@@ -111,7 +114,7 @@ def train_model(model: TrainableModel, arguments: Mapping[str, Any]) -> None:
         tiles, arguments["batch_size"], held_out, seed=torch.initial_seed(), n_processes=lightning.world_size
     )
     Training(model, data, arguments, checkpoints).run(starting=starting)
-    set_variation(module, section)
+    set_variation(module, variations)
     if lightning.world_size > 1:  # scvi-tools would put the models of all processes on the first device
         model.to_device(model.trainer.strategy.root_device)
     if held_out is not None:
