@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
+from numbers import Number
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -116,6 +118,12 @@ def read_anndata(adata: object) -> AnnData:
     """Return `adata` if it is an AnnData with unique names of observations and variables."""
     if not isinstance(adata, AnnData):
         msg = f"Expected an AnnData, found {type(adata).__name__}."
+        raise TypeError(msg)
+    if not isinstance(adata.obs, pd.DataFrame):
+        msg = (
+            "Expected an AnnData with its slots in memory, found one of `anndata.experimental.read_lazy`. Call "
+            "`adata.to_memory()`."
+        )
         raise TypeError(msg)
     for axis, names in (("obs", adata.obs_names), ("var", adata.var_names)):
         if not names.is_unique:
@@ -427,21 +435,52 @@ def array_index(adata: AnnData) -> np.ndarray | None:
     return values.astype(int)
 
 
-def libraries(adata: AnnData | MuData) -> Mapping[str, Mapping[str, Any]]:
-    """Return ``uns["spatial"]``, images and scale factors by section; empty if it is not there."""
+def libraries(adata: AnnData | MuData) -> dict[str, Any]:
+    """Return ``uns["spatial"]``, images and scale factors by section; empty if it is not there.
+
+    Flags beside the sections, such as ``is_single`` of CELLxGENE, are ignored. A section whose name has a "/" is found
+    under its name where a file has nested it.
+    """
     found = adata.uns.get(keys.SPATIAL, {})
-    entries = found.values() if isinstance(found, Mapping) else [found]
-    parts = [
-        entry.get(name, {}) for entry in entries if isinstance(entry, Mapping) for name in ("images", "scalefactors")
-    ]
-    wrong = [thing for thing in [found, *entries, *parts] if not isinstance(thing, Mapping)]
+    entries = dict(found) if isinstance(found, Mapping) else {}
+    entries = {name: entry for name, entry in entries.items() if not _is_flag(entry)}
+    entries = {name: part for first, entry in entries.items() for name, part in _sections_in(first, entry)}
+    parts = [entry.get(name, {}) for entry in entries.values() if isinstance(entry, Mapping) for name in _OF_LIBRARY]
+    wrong = [thing for thing in [found, *entries.values(), *parts] if not isinstance(thing, Mapping)]
     if wrong:
         msg = (
             f"Expected `adata.uns['{keys.SPATIAL}']` to be a dict of sections, each a dict with the dicts 'images' and "
             f"'scalefactors', found {type(wrong[0]).__name__} instead of one of these. Correct or delete it."
         )
         raise TypeError(msg)
-    return found
+    return entries
+
+
+_OF_LIBRARY = ("images", "scalefactors")
+
+
+def _is_flag(entry: Any) -> bool:
+    """Whether an entry of ``uns["spatial"]`` is no section but stands beside them: a boolean, number or text."""
+    if isinstance(entry, np.ndarray):
+        return entry.ndim == 0
+    return isinstance(entry, bool | np.bool_ | Number | str | NoneType)
+
+
+def _sections_in(name: str, entry: Any) -> Iterator[tuple[str, Any]]:
+    """Sections of an entry of ``uns["spatial"]``, by their names: files nest what has a "/" in its name."""
+    inner = {}
+    if isinstance(entry, Mapping):
+        inner = {part: value for part, value in entry.items() if part not in _OF_LIBRARY and _holds_section(value)}
+    if not inner or any(part in entry for part in _OF_LIBRARY):
+        yield name, {part: value for part, value in entry.items() if part not in inner} if inner else entry
+    for part, value in inner.items():
+        yield from _sections_in(f"{name}/{part}", value)
+
+
+def _holds_section(value: Any) -> bool:
+    if not isinstance(value, Mapping):
+        return False
+    return any(part in value for part in _OF_LIBRARY) or any(_holds_section(one) for one in value.values())
 
 
 def library_entry(adata: AnnData, library_id: str | None = None) -> Mapping[str, Any]:

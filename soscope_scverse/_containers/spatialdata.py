@@ -12,6 +12,7 @@ import pandas as pd
 from anndata import AnnData
 
 from soscope_scverse import _keys as keys
+from soscope_scverse import _read as read
 from soscope_scverse._arrays import layers_of
 from soscope_scverse._cell_shapes.files import SUFFIXES
 from soscope_scverse._cell_shapes.reading import (
@@ -71,10 +72,11 @@ class SpatialSpots:
         if not is_spatialdata(sdata):
             msg = f"Expected a SpatialData, found {type(sdata).__name__}."
             raise TypeError(msg)
-        table = _named("table_key", table_key, sdata.tables)
+        table_key = table_name(sdata, table_key)
+        table = sdata.tables[table_key]
         if "spatialdata_attrs" not in table.uns:
             msg = (
-                f"Expected the table {table_key!r} to annotate shapes, found that it annotates nothing. Call "
+                f"Expected the table {table_key!r} to annotate spots, found that it annotates nothing. Call "
                 "`sdata.set_table_annotates_spatialelement`."
             )
             raise ValueError(msg)
@@ -102,7 +104,7 @@ class SpatialSpots:
     def adata(self) -> AnnData:
         """The table with centroids as positions and the diameter of the spots; profiles are not copied."""
         table, xy, libraries = self.table, np.empty((self.table.n_obs, 2)), {}
-        recorded = table.uns.get(keys.SPATIAL, {})
+        recorded = read.libraries(table)
         for name, rows in self.rows(table).items():
             section = self.sections[name]
             xy[rows] = section.positions(table.obs[self._instance_key].to_numpy()[rows])
@@ -169,7 +171,7 @@ class SpatialSection:
     def __init__(self, sdata: SpatialData, table_key: str, name: str, coordinate_system: str | None) -> None:
         from spatialdata.transformations import get_transformation
 
-        self.element = _named("shapes_key", name, {**sdata.shapes, **sdata.labels})
+        self.element = _named("shapes_key", name, {**sdata.shapes, **sdata.labels, **sdata.points})
         self.systems = get_transformation(self.element, get_all=True)
         if coordinate_system is not None:
             _named("coordinate_system", coordinate_system, self.systems)
@@ -178,18 +180,29 @@ class SpatialSection:
     def positions(self, instances: np.ndarray) -> np.ndarray:
         """Centroids of instances."""
         centres = self._centres()
-        missing = ~np.isin(instances, centres.index)
-        if missing.any():
+        if not centres.index.is_unique:
+            repeated = centres.index[centres.index.duplicated()]
             msg = (
-                f"Expected {self._name!r} to hold all that the table {self._table_key!r} annotates, found "
-                f"{missing.sum()} of {len(missing)} missing (first: {instances[missing][0]!r}). Keep those that "
-                "both hold: `spatialdata.join_spatialelement_table`."
+                f"Expected one instance of each name in {self._name!r}, found {len(repeated)} repeated (first: "
+                f"{repeated[0]!r}). Give them an index of their own, which the table {self._table_key!r} names."
             )
             raise ValueError(msg)
-        return centres.loc[instances].to_numpy(float)
+        rows = centres.index.get_indexer(pd.Index(instances))
+        if (rows < 0).all():  # text in one, numbers in the other
+            rows = _names(centres.index).get_indexer(_names(pd.Index(instances)))
+        missing = rows < 0
+        if missing.any():
+            first, there = instances[missing].tolist()[0], centres.index[:3].tolist()
+            msg = (
+                f"Expected {self._name!r} to hold all that the table {self._table_key!r} annotates, found "
+                f"{missing.sum()} of {len(missing)} missing (first: {first!r}, where {self._name!r} has {there}). "
+                "Keep those that both hold: `spatialdata.join_spatialelement_table`."
+            )
+            raise ValueError(msg)
+        return centres.to_numpy(float)[rows]
 
     def diameter(self) -> dict[str, float]:
-        """Diameter of a circle of the same area as the spots; nothing of labels."""
+        """Diameter of a circle of the same area as the spots; nothing of labels and points."""
         if not hasattr(self.element, "geometry"):
             return {}
         if "radius" in self.element:
@@ -224,6 +237,8 @@ class SpatialSection:
         if hasattr(self.element, "geometry"):
             centres = self.element.geometry.centroid
             return pd.DataFrame({"x": centres.x, "y": centres.y})
+        if self._name in self._sdata.points:
+            return self.element[list(_XY)].compute()
         from spatialdata import get_centroids
 
         system = next(iter(self.systems))
@@ -264,6 +279,21 @@ class SpatialSection:
 def is_spatialdata(data: object) -> bool:
     """Whether `data` is a SpatialData, without importing spatialdata."""
     return any(kind.__name__ == "SpatialData" for kind in type(data).__mro__)
+
+
+def table_name(sdata: SpatialData, table_key: str = "table") -> str:
+    """Return `table_key` if there is such a table; of a SpatialData with a single table its name, by default."""
+    if table_key == "table" and len(sdata.tables) == 1:
+        return next(iter(sdata.tables))
+    _named("table_key", table_key, sdata.tables)
+    return table_key
+
+
+def _names(instances: pd.Index) -> pd.Index:
+    """Names of instances as text, of integers without a decimal point."""
+    if instances.dtype.kind == "f":
+        instances = instances.astype("int64") if (instances == np.round(instances)).all() else instances
+    return instances.astype(str)
 
 
 def _named(argument: str, name: str, there: Any) -> Any:

@@ -46,12 +46,14 @@ def features(
 ) -> None:
     """Compute image features of the subspots of IN, and write IN with these features.
 
-    IN is an AnnData (.h5ad), a MuData (.h5mu) or a SpatialData (.zarr). The result has the same type, and enhance uses
-    its features. An existing partition into subspots is kept unless --n-subspots, --cells or --capture is given.
+    IN is an AnnData (.h5ad), a MuData (.h5mu) or a SpatialData (.zarr), or the output folder of Space Ranger or
+    Xenium, which is read as SpatialData. The result has the same type, and enhance uses its features. An existing
+    partition into subspots is kept unless --n-subspots, --cells or --capture is given.
     """
     data = files.read(source)
     files.check_output_option("--out", out, formats(data), force=force, inputs=[source])
     named = pop_elements(data, kwargs)
+    files.check_storable(data, out)
     from soscope_scverse import im, pp
 
     obsm = obsm_of(data, named)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from soscope_scverse.im.reading.embedded import embedded_image
 from soscope_scverse.im.reading.opening import open_image
 from soscope_scverse.pp._outlines import subspot_outline
 from soscope_scverse.tl._prepare import needs_image_features
+from soscope_scverse.tl._results import check_result
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -119,6 +121,8 @@ def enhance_elements(
     table = spots.adata()
     looks = image_key is not None or needs_image_features(table, options["encoder"], options["sources"])
     completed = spots.complete(dict(options), image_key=image_key, looks=looks)
+    if sdata.is_backed():
+        check_result("sdata", table, spots.library_key, ".zarr")
     enhanced, model = enhance(table, completed)
     recorded = {**elements, "image_key": image_key}
     enhanced.uns[keys.RESULT]["spatialdata"] = {name: value for name, value in recorded.items() if value is not None}
@@ -171,19 +175,38 @@ def _check_names(sdata: SpatialData, key_added: str, shapes: Collection[str], *,
 
 
 def _add(sdata: SpatialData, shapes: Mapping[str, GeoDataFrame], table: AnnData, key_added: str) -> None:
-    """Add the elements of the result to a SpatialData, and to its store if it has one: all of them or none."""
+    """Add the elements of the result to a SpatialData, and to its store if it has one: all of them or none.
+
+    Without room on the disk both are left as they were. Where a writer of another package fails, the elements are added
+    to the object alone.
+    """
     from spatialdata import SpatialData
 
     result = SpatialData(shapes=dict(shapes), tables={key_added: table})
     if sdata.is_backed():
-        is_consolidated = sdata.has_consolidated_metadata()
-        _write(result, Path(sdata.path))
-        if is_consolidated:
-            sdata.write_consolidated_metadata()
+        try:
+            _write_to_store(result, sdata)
+        except OSError:
+            raise
+        except Exception as error:  # of the writers of other packages
+            warnings.warn(
+                f"The result could not be written to {str(sdata.path)!r} ({error or type(error).__name__}). It is "
+                "added in memory: write it with `sdata.write_element`, or `sdata.write` to another path.",
+                UserWarning,
+                stacklevel=4,
+            )
     for kind, name, element in list(result.gen_elements()):
         there = getattr(sdata, kind)
         there.pop(name, None)
         there[name] = element
+
+
+def _write_to_store(result: SpatialData, sdata: SpatialData) -> None:
+    """Write the elements of a result to the store of a SpatialData, whose metadata stay consolidated."""
+    is_consolidated = sdata.has_consolidated_metadata()
+    _write(result, Path(str(sdata.path)))
+    if is_consolidated:
+        sdata.write_consolidated_metadata()
 
 
 def _write(result: SpatialData, store: Path) -> None:

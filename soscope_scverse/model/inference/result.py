@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from soscope_scverse import _keys as keys
 from soscope_scverse import _read as read
+from soscope_scverse._storable import check_storable
 from soscope_scverse._validators import POSITIVE_INTEGER, Choice, Number, Rules
 from soscope_scverse.model._tiles import Tiles
 from soscope_scverse.model.inference.posterior import Posterior
@@ -66,6 +67,8 @@ def enhanced_profiles(
     inputs, tiles, processes = posterior.inputs, posterior.tiles, posterior.processes
     spots = inputs.spots()
     frame = result_frame(spots, features_key=inputs.features_key, library_key=inputs.library_key, uns=uns)
+    if out is not None:
+        check_storable("out", frame, out.suffix)
     size = batch_size or block_spots(tiles, posterior.module.n_features, n_samples)
     kept = result_rows(spots)[tiles.section.is_subspot]
     sampler = posterior.sampler(expectation, n_samples)

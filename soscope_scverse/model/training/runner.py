@@ -59,6 +59,8 @@ EARLY_STOPPING: Mapping[str, Any] = {
 
 _N_STEPS = 400
 _PRETRAIN, _TRAIN = "pretrain", "train"
+_PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
+"""Those of Lightning in which weights are of single precision, as the data are."""
 
 
 class TrainableModel(Protocol):
@@ -361,7 +363,14 @@ def check_training(arguments: Mapping[str, Any], *, is_counts: bool) -> Trainer:
         msg = "Expected held-out molecules for `early_stopping`: pass train_size=0.9 (counts only)."
         raise ValueError(msg)
     check_checkpoint(arguments["checkpoint_dir"], resume=arguments["resume"])
-    return trainer_of({name: arguments[name] for name in ("accelerator", "devices")} | arguments["trainer_kwargs"])
+    trainer = trainer_of({name: arguments[name] for name in ("accelerator", "devices")} | arguments["trainer_kwargs"])
+    if trainer.precision not in _PRECISIONS:
+        msg = (
+            f"Expected `precision` to be one of {list(_PRECISIONS)}, found {trainer.precision!r}: weights and data are "
+            "of single precision. Omit it, or choose one of these."
+        )
+        raise ValueError(msg)
+    return trainer
 
 
 def trainer_of(trainer_kwargs: Mapping[str, Any]) -> Trainer:
