@@ -43,7 +43,7 @@ MEASURED_SHARE = "measured"
 """``obs`` of a result: share of the subspot that was captured."""
 
 SAMPLED_COUNTS = "sampled_counts"
-"""``layers`` of a result: one random posterior sample, integers whose sums equal the observed spots."""
+"""``layers`` of a result: one random posterior sample, integers whose captured part adds up to the observed spots."""
 
 STD, Q05, Q95 = "std", "q05", "q95"
 """``layers`` of a result: standard deviation and quantiles of the posterior samples."""

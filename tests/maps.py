@@ -2,7 +2,7 @@
 
 import numpy as np
 from anndata import AnnData
-from matplotlib.collections import PolyCollection
+from matplotlib.collections import PathCollection, PolyCollection
 
 from soscope_scverse import pp
 from soscope_scverse.model.inference.result import result_frame
@@ -21,6 +21,11 @@ def result(adata: AnnData, library_key: str | None = None, **subspots) -> AnnDat
 def drawn(ax) -> PolyCollection:
     [shapes] = [artist for artist in ax.collections if isinstance(artist, PolyCollection)]
     return shapes
+
+
+def outlines(ax) -> list[PathCollection]:
+    """Outlines of the capture areas."""
+    return [artist for artist in ax.collections if isinstance(artist, PathCollection)]
 
 
 def colours(ax) -> np.ndarray:

@@ -71,6 +71,13 @@ def test_the_examples_of_choosing_run(given, monkeypatch):
     assert given["enhanced"].var_names[:2].tolist() == given["adata"].var_names[:2].tolist()
 
 
+def test_the_examples_of_the_capture_area_run(given, monkeypatch):
+    left = run("capture.md", given, monkeypatch)
+    measured = left["enhanced"].obs["measured"]
+    assert set(measured[left["enhanced"].obs["subspot"] == 3]) == {1.0}
+    assert measured[left["enhanced"].obs["subspot"] != 3].to_numpy() == pytest.approx(0.15, abs=0.01)
+
+
 def test_the_examples_of_the_questions_run(given, monkeypatch):
     run("faq.md", given, monkeypatch)
     np.testing.assert_array_equal(given["again"].X, given["first"].X)

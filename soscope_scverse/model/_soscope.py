@@ -352,8 +352,9 @@ class SoScope(RegisteredModel, SavedModel):
         ``layers["std"]``, ``layers["q05"]``, ``layers["q95"]``
             Standard deviation and quantiles of the samples, with `n_samples`.
         ``layers["sampled_counts"]``
-            The first sample given the observed spots, with `n_samples` and counts: integers (as float32) that add up
-            exactly to the counts of the spots, for methods for counts, such as tests of differential expression.
+            The first sample given the observed spots, with `n_samples` and counts: integers (as float32), for
+            methods for counts, such as tests of differential expression. What was captured of them adds up exactly to
+            the counts of the spots.
         ``uns["spatial"]``
             That of the spots with the diameter of the subspots.
 
@@ -450,8 +451,8 @@ class SoScope(RegisteredModel, SavedModel):
         adata
             See :meth:`get_enhanced`.
         expectation
-            ``"conditional"``: subspots given the observed spots, to which they add up; ``"decoded"``: given the latent
-            states alone, with a sampled library size of every spot.
+            ``"conditional"``: subspots given the observed spots, to which what was captured of them adds up;
+            ``"decoded"``: given the latent states alone, with a sampled library size of every spot.
         batch_size
             Spots sampled at once; default for 50 million values of all samples, at most five million of one.
         out, overwrite

@@ -18,18 +18,21 @@ from soscope_scverse import _read as read
 from soscope_scverse._validators import FRACTION, POSITIVE, Rules, check_arguments, check_text
 from soscope_scverse.pl._figures import panels, save_figure
 from soscope_scverse.pl._sections import (
+    IMAGE_ALPHA,
     axis_limits,
     background_image,
+    captured_of_section,
     draw_shapes,
+    map_alpha,
     panel_size,
     prepare_panel,
-    shapes_of_section,
+    shapes_side_by_side,
 )
 
 _ROWS_OF_LEGEND = 18
 _COLUMN_OF_LEGEND, _LETTER = 0.55, 0.08
 """Width of a column of the legend without its text, and of a letter, in inches."""
-_RULES: Rules = {"image_scale": POSITIVE.or_(None), "image_alpha": FRACTION, "alpha": FRACTION}
+_RULES: Rules = {"image_scale": POSITIVE.or_(None), "image_alpha": FRACTION, "alpha": FRACTION.or_(None)}
 
 
 def spatial_clusters(
@@ -41,8 +44,8 @@ def spatial_clusters(
     library_id: str | None = None,
     image: Any = None,
     image_scale: float | None = None,
-    image_alpha: float = 0.5,
-    alpha: float = 1.0,
+    image_alpha: float = IMAGE_ALPHA,
+    alpha: float | None = None,
     ax: np.ndarray | Axes | None = None,
     save: str | PathLike | None = None,
 ) -> np.ndarray:
@@ -83,8 +86,11 @@ def spatial_clusters(
     colours: dict[str, Any] = {}
     for name in reversed(maps):
         colours = _colours(maps[name], key, labels[name].categories) | colours
-    sections = {name: shapes_of_section(adata, library_key, library_id) for name, adata in maps.items()}
+    captured = captured_of_section(enhanced, spots, library_key, library_id)
+    drawn = shapes_side_by_side(list(maps.values()), len(maps) - 1, captured, library_key, library_id)
+    sections = dict(zip(maps, drawn, strict=True))
     background = background_image(list(maps.values()), image, image_scale, library_key, library_id)
+    alpha = map_alpha(alpha, background)
     limits = axis_limits(list(sections.values()))
     names, cmap = list(colours), ListedColormap(list(colours.values()))
     n_columns = 1 + (len(names) - 1) // _ROWS_OF_LEGEND

@@ -23,18 +23,26 @@ from soscope_scverse._validators import (
 )
 from soscope_scverse.pl._figures import panels, save_figure
 from soscope_scverse.pl._sections import (
+    IMAGE_ALPHA,
     Shapes,
     axis_limits,
     background_image,
+    captured_of_section,
+    draw_captured,
+    draw_scale_bar,
     draw_shapes,
+    map_alpha,
+    microns_per_pixel,
     panel_size,
     prepare_panel,
     shapes_of_section,
+    shapes_side_by_side,
 )
+from soscope_scverse.pp._outlines import measured_of
 
 _UNITS = {"sum": "counts per spot area", "mean": "mean intensity"}
 """Labels of the colour bars, by aggregate."""
-_MAP_RULES: Rules = {"image_scale": POSITIVE.or_(None), "image_alpha": FRACTION, "alpha": FRACTION}
+_MAP_RULES: Rules = {"image_scale": POSITIVE.or_(None), "image_alpha": FRACTION, "alpha": FRACTION.or_(None)}
 _COMPARE_RULES: Rules = {**_MAP_RULES, "aggregate": Choice(("sum", "mean"))}
 _UNCERTAINTY_RULES: Rules = {**_MAP_RULES, "measure": Choice(("interval", "std"))}
 
@@ -52,18 +60,26 @@ def compare(
     library_id: str | None = None,
     image: Any = None,
     image_scale: float | None = None,
-    image_alpha: float = 0.5,
+    image_alpha: float = IMAGE_ALPHA,
     cmap: str = "magma",
-    alpha: float = 1.0,
+    alpha: float | None = None,
+    show_capture: bool = True,
     ax: np.ndarray | Axes | None = None,
     save: str | PathLike | None = None,
 ) -> np.ndarray:
     """Plot genes side by side: spots, enhanced subspots and, if known, the truth.
 
     Subspots are shown in counts per spot area, so that all maps of a gene share one colour scale. The scale runs from
-    0, or the 1st percentile of the lowest map if that is negative, to the 99th percentile of the highest. Spots are
-    drawn as circles of their diameter, or as the cells of their lattice if spots leave no gaps. Subspots have their
-    true shape: squares or hexagons that tile the section, or circles for cells and positions without a lattice.
+    0, or the 1st percentile of the lowest map if that is negative, to the 99th percentile of the highest. Subspots have
+    their true shape: squares or hexagons that tile the section, or circles for cells and positions without a lattice.
+    Spots beside tiles are the cells of their lattice, otherwise circles. Where spots lie off their lattice, tiles are
+    extended until no slits remain.
+
+    Where spots captured a part of the tissue only (`capture` of :func:`~soscope_scverse.tl.enhance`), their area is
+    that of what they captured. It is outlined: what lies between the outlines was predicted.
+
+    With an image, the new figure begins with the image alone. A scale bar is drawn where the size of a pixel is known:
+    from ``scalefactors["microns_per_pixel"]`` in ``uns["spatial"]``, the image file, or the spots of Space Ranger.
 
     Parameters
     ----------
@@ -89,16 +105,18 @@ def compare(
     cmap
         Colour map.
     alpha
-        Opacity of the maps over the image, 0 to 1.
+        Opacity of the maps over the image, 0 to 1. Default: 0.6 over an image, so that it remains visible, otherwise 1.
+    show_capture
+        Outline the capture area of every spot, if `enhanced` has one.
     ax
-        n_genes x 2 (with truth 3) Axes to draw on.
+        n_genes x 2 (with truth 3) Axes to draw the maps on, without the panel of the image.
     save
         File to save the figure to.
 
     Returns
     -------
     numpy.ndarray of Axes
-        n_genes x 2, or x 3 with `truth`.
+        n_genes x 2, or x 3 with `truth`: those of the maps.
 
     Raises
     ------
@@ -114,14 +132,21 @@ def compare(
         names = read.genes(read.read_anndata(section), genes, of=argument)
         read.profiles(section, of)
     check_spots_before_subspots(adata, enhanced)
-    sections = [shapes_of_section(section, library_key, library_id) for _, section, _ in maps]
+    captured = captured_of_section(enhanced, adata, library_key, library_id)
+    sections = shapes_side_by_side([section for _, section, _ in maps], 1, captured, library_key, library_id)
     if truth is not None and not (sections[1].tiles or sections[2].tiles):
         sections[2] = sections[2]._replace(corners=sections[1].corners)  # true cells as wide as enhanced ones
     background = background_image([adata, enhanced], image, image_scale, library_key, library_id)
     limits = axis_limits(sections)
-    axes = panels(ax, (len(names), len(maps)), panel_size(limits), "a row for each gene")
+    beside = 1 if ax is None and background is not None else 0  # the image alone
+    axes = panels(ax, (len(names), beside + len(maps)), panel_size(limits), "a row for each gene")
+    for panel in axes[:, :beside].ravel():
+        prepare_panel(panel, limits, background, 1, "image")
+    draw_scale_bar(axes[0, 0], limits, microns_per_pixel(adata, background, library_key, library_id))
+    axes, alpha = axes[:, beside:], map_alpha(alpha, background)
+    share = measured_of(enhanced)[sections[1].rows].mean()
     values = [
-        _values(section, shapes, names, of) * _subspots_per_spot(section, shapes, aggregate)
+        _values(section, shapes, names, of) * _subspots_per_spot(section, shapes, aggregate, share)
         for (_, section, of), shapes in zip(maps, sections, strict=True)
     ]
     for i, (gene, row) in enumerate(zip(names, axes, strict=True)):
@@ -129,7 +154,9 @@ def compare(
         for panel, (title, *_), shapes, of_map in zip(row, maps, sections, values, strict=True):
             prepare_panel(panel, limits, background, image_alpha, f"{gene}: {title}")
             mapped = draw_shapes(panel, shapes, of_map[:, i], alpha=alpha, cmap=cmap, clim=clim)
-        panel.figure.colorbar(mapped, ax=list(row), shrink=0.8, pad=0.01, label=_UNITS[aggregate])
+            draw_captured(panel, captured if show_capture else None)
+        bar = panel.figure.colorbar(mapped, ax=list(row), shrink=0.8, pad=0.01, label=_UNITS[aggregate])
+        bar.solids.set_alpha(alpha)
     save_figure(axes[0, 0], save)
     return axes
 
@@ -144,9 +171,10 @@ def uncertainty(
     library_id: str | None = None,
     image: Any = None,
     image_scale: float | None = None,
-    image_alpha: float = 0.5,
+    image_alpha: float = IMAGE_ALPHA,
     cmap: str = "magma",
-    alpha: float = 1.0,
+    alpha: float | None = None,
+    show_capture: bool = True,
     ax: np.ndarray | Axes | None = None,
     save: str | PathLike | None = None,
 ) -> np.ndarray:
@@ -168,8 +196,9 @@ def uncertainty(
         See :func:`compare`.
     cmap
         Colour map of the expectation. The uncertainty is shown in ``"viridis"``.
-    alpha
-        See :func:`compare`.
+    alpha, show_capture
+        See :func:`compare`. Capture areas are outlined if the subspots lie on a lattice: beside cells, the positions of
+        the spots are not recorded.
     ax
         n_genes x 2 Axes to draw on.
     save
@@ -191,8 +220,9 @@ def uncertainty(
     names = read.genes(read.read_anndata(enhanced), genes, of="enhanced")
     _check_sample_layers(enhanced)
     shapes = shapes_of_section(enhanced, library_key, library_id)
+    captured = captured_of_section(enhanced, None, library_key, library_id) if show_capture else None
     background = background_image([enhanced], image, image_scale, library_key, library_id)
-    limits = axis_limits([shapes])
+    limits, alpha = axis_limits([shapes]), map_alpha(alpha, background)
     axes = panels(ax, (len(names), 2), panel_size(limits), "a row for each gene")
     expected = _values(enhanced, shapes, names, None)
     if measure == "std":
@@ -210,7 +240,8 @@ def uncertainty(
         ):
             prepare_panel(panel, limits, background, image_alpha, f"{gene}: {title}")
             mapped = draw_shapes(panel, shapes, values, alpha=alpha, cmap=colours, clim=_colour_limits([values]))
-            panel.figure.colorbar(mapped, ax=panel, shrink=0.8, pad=0.01, label=unit)
+            draw_captured(panel, captured)
+            panel.figure.colorbar(mapped, ax=panel, shrink=0.8, pad=0.01, label=unit).solids.set_alpha(alpha)
     save_figure(axes[0, 0], save)
     return axes
 
@@ -233,12 +264,22 @@ def _values(adata: AnnData, shapes: Shapes, genes: list[str], layer: str | None)
     return dense(x[shapes.rows]).astype(float)
 
 
-def _subspots_per_spot(adata: AnnData, shapes: Shapes, aggregate: str) -> np.ndarray | float:
-    """Return the number of subspots in the spot of every subspot, n_shapes x 1; 1 if subspots do not add up."""
+def _subspots_per_spot(adata: AnnData, shapes: Shapes, aggregate: str, share: float) -> np.ndarray | float:
+    """Return how many subspots are as large as what their spot captured, n_shapes x 1; 1 if they do not add up.
+
+    That is their number where spots tile the tissue, and the sum of the shares that were captured where they do not.
+    True subspots do not record it: `share` is that of the enhanced ones.
+    """
     if aggregate == "mean" or keys.SPOT not in adata.obs:
         return 1.0
     spot = adata.obs[keys.SPOT].iloc[shapes.rows].astype("category").cat.codes.to_numpy()
-    return np.bincount(spot)[spot][:, None].astype(float)
+    if keys.MEASURED_SHARE in adata.obs:
+        measured = measured_of(adata)[shapes.rows]
+    else:
+        measured = np.full(len(spot), share)
+    captured = np.bincount(spot, measured)
+    captured[captured == 0] = share * np.bincount(spot)[captured == 0]  # spots that captured no cell
+    return captured[spot][:, None]
 
 
 def _colour_limits(values: list[np.ndarray]) -> tuple[float, float]:

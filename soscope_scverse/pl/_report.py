@@ -31,7 +31,7 @@ from soscope_scverse.pl._calibration import calibration
 from soscope_scverse.pl._history import history
 from soscope_scverse.pl._maps import compare, uncertainty
 from soscope_scverse.pl._page import element, embedded_figure, page, section, table
-from soscope_scverse.pl._run import Part, Record, read_run
+from soscope_scverse.pl._run import Capture, Part, Record, read_captures, read_run
 
 _TITLE = "soScope report"
 _MAX_SECTIONS = 4
@@ -52,8 +52,9 @@ def report(
 ) -> None:
     """Write a report of a run of :func:`~soscope_scverse.tl.enhance` as a self-contained HTML file.
 
-    The report contains the warnings of the run, maps of genes in spots and subspots, training curves, the alignment of
-    spots and image, maps of the uncertainty, and the call, versions and seed that reproduce the result.
+    The report contains the warnings of the run, maps of genes in spots and subspots, what the spots captured, training
+    curves, the alignment of spots and image, maps of the uncertainty, and the call, versions and seed that reproduce
+    the result.
 
     Parameters
     ----------
@@ -161,7 +162,24 @@ def _maps(parts: Sequence[Part], truth: AnnData | None, record: Record) -> Eleme
 
     text = "All maps of a feature share one colour scale. Counts of subspots are scaled to the area of a spot."
     alt = f"Maps of {{}}: spots, enhanced subspots{'' if truth is None else ', truth'}."
-    return section("Maps", "maps", element("p", text), *_by_feature(parts, record, plot, alt))
+    measured = _measured(read_captures(parts[0], record.library_key), record)
+    return section("Maps", "maps", element("p", text), *measured, *_by_feature(parts, record, plot, alt))
+
+
+def _measured(captures: Mapping[str, Capture], record: Record) -> list[Element]:
+    """Return a line on the capture area of every section that has one."""
+    lines = []
+    for name, (area, share) in captures.items():
+        if area is None:
+            continue
+        size = f"diameter {area.diameter:.4g} pixels" if area.shape == "circle" else f"side {area.diameter:.4g} pixels"
+        of_section = "" if record.library_key is None else f"{name}: "
+        text = (
+            f"{of_section}Capture area of a spot: {area.shape}, {size}; outlined in the maps. "
+            f"{100 * share:.0f} % of the tissue was measured, the rest is predicted."
+        )
+        lines.append(element("p", text))
+    return lines
 
 
 def _uncertainty(parts: Sequence[Part], record: Record) -> Element:

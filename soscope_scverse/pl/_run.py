@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+import numpy as np
 from anndata import AnnData
 from mudata import MuData
 
@@ -16,6 +17,8 @@ from soscope_scverse._arrays import columns
 from soscope_scverse._containers.mudata import modality
 from soscope_scverse._validators import check_spots_of_subspots
 from soscope_scverse.pp import spatial_genes
+from soscope_scverse.pp._capture import CaptureArea
+from soscope_scverse.pp._outlines import capture_area, measured_of
 
 _SAMPLE_LAYERS = (keys.STD, keys.Q05, keys.Q95)
 
@@ -55,6 +58,15 @@ class Record(NamedTuple):
         return value.get(name) if isinstance(value, Mapping) else value
 
 
+class Capture(NamedTuple):
+    """What the spots of one section captured."""
+
+    area: CaptureArea | None
+    """None where they tile the tissue."""
+    share: float
+    """Of the area of the subspots."""
+
+
 class Part(NamedTuple):
     """One modality of the run. An AnnData is a single modality with an empty name."""
 
@@ -80,6 +92,17 @@ def read_run(
     pairs, record = _subspots_and_spots(enhanced, adata), Record.of(enhanced)
     chosen: Mapping[str, Any] = read.by_modality("genes", genes) if isinstance(enhanced, MuData) else {"": genes}
     return record, [_part(name, *pair, chosen.get(name), n_genes, record) for name, pair in pairs.items()]
+
+
+def read_captures(part: Part, library_key: str | None) -> dict[str, Capture]:
+    """Return what the spots of every section captured."""
+    of_spot, of_subspot = (read.sections(adata, library_key) for adata in (part.spots, part.subspots))
+    captures = {}
+    for name in np.unique(of_subspot).tolist():
+        subspots = part.subspots[of_subspot == name]
+        area = capture_area(subspots, part.spots[of_spot == name])
+        captures[name] = Capture(area, float(measured_of(subspots).mean()))
+    return captures
 
 
 def _subspots_and_spots(enhanced: AnnData | MuData, adata: AnnData | MuData) -> dict[str, tuple[AnnData, AnnData]]:

@@ -19,6 +19,10 @@ logger = logging.getLogger(__name__)
 _VISIUM = 0.55  # diameter of a spot over the pitch: 55 um at 100 um (10x Genomics, Visium)
 # spot_diameter_fullres of Visium over the pitch: Space Ranger writes 65, 70 or 60 um for a spot of 55 um
 _VISIUM_METADATA = (0.5, 0.8)
+VISIUM_PITCH = 100.0
+"""Centre-to-centre distance of the spots of Visium in micrometres (10x Genomics)."""
+# the diameters that Space Ranger writes, over the pitch, and how much they vary: 14 public folders differ by 1e-4
+_SPACE_RANGER, _VARIATION = (0.65, 0.7, 0.6), 0.005
 _TILES = 0.95  # spots whose diameter is this share of the pitch have no gaps: bins, merged spots
 
 
@@ -31,6 +35,12 @@ class CaptureArea(NamedTuple):
     side: np.ndarray
     """Unit vector (x, y) along a side of the square."""
 
+    @property
+    def corners(self) -> np.ndarray:
+        """4 x 2 corners of a square, in order, relative to the position of the spot."""
+        unit = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) / 2
+        return self.diameter * unit @ [self.side, [-self.side[1], self.side[0]]]
+
     def overlap(self, geometries: np.ndarray) -> np.ndarray:
         """Areas of geometries, relative to the position of their spot, inside of the capture area.
 
@@ -40,8 +50,7 @@ class CaptureArea(NamedTuple):
             shapely polygons; n of them.
         """
         if self.shape == "square":
-            corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) @ [self.side, [-self.side[1], self.side[0]]]
-            return shapely.area(shapely.intersection(geometries, shapely.Polygon(corners * self.diameter / 2)))
+            return shapely.area(shapely.intersection(geometries, shapely.Polygon(self.corners)))
         radius, inside = self.diameter / 2, shapely.area(geometries)
         inside[shapely.distance(geometries, shapely.Point(0, 0)) >= radius] = 0
         corners, number = shapely.get_coordinates(geometries, return_index=True)
@@ -74,7 +83,7 @@ def capture_areas(
         See :func:`~soscope_scverse.pp.subspots`.
     """
     found = _recognised(spots, lattices) if capture == "auto" else dict.fromkeys(lattices, capture)
-    sides = {section: _along(lattice) for section, lattice in lattices.items()}
+    sides = {section: along(lattice) for section, lattice in lattices.items()}
     return {
         section: None if diameter is None else CaptureArea(float(diameter), shape, sides[section])
         for section, diameter in found.items()
@@ -106,6 +115,12 @@ def _recognised(spots: Spots, lattices: Mapping[str, Lattice | None]) -> dict[st
     return found
 
 
+def is_space_ranger(lattice: Lattice, diameter: float) -> bool:
+    """Whether a lattice and ``spot_diameter_fullres`` are those of Visium as Space Ranger writes them."""
+    shares = np.array(_SPACE_RANGER)
+    return lattice.kind == "hex" and bool(np.isclose(diameter / lattice.pitch, shares, rtol=0, atol=_VARIATION).any())
+
+
 def _ask(lattice: Lattice, share: float | None) -> None:
     """Log what was assumed about spots of an unknown platform."""
     logger.warning(
@@ -125,7 +140,8 @@ def _recorded_share(spots: Spots, section: str, lattice: Lattice) -> float | Non
     return float(diameter) / lattice.pitch if is_number else None
 
 
-def _along(lattice: Lattice | None) -> np.ndarray:
+def along(lattice: Lattice | None) -> np.ndarray:
+    """Unit vector along a lattice; without one, along x."""
     if lattice is None:
         return np.array([1.0, 0.0])
     return lattice.basis[0] / np.linalg.norm(lattice.basis[0])

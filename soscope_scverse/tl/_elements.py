@@ -272,7 +272,7 @@ def _outlines(enhanced: AnnData, cells: Any = None) -> GeoDataFrame:
         own = own.loc[names]
         radius = {"radius": own["radius"].to_numpy()} if "radius" in own else None
         return GeoDataFrame(radius, geometry=own.geometry.to_numpy(), index=names)
-    xy, (corners, diameter) = read.positions(enhanced), subspot_outline(enhanced)
+    xy, (corners, diameter, *_) = read.positions(enhanced), subspot_outline(enhanced)
     if corners is not None:
         return GeoDataFrame(geometry=shapely.polygons(xy[:, None] + corners), index=names)
     return GeoDataFrame({"radius": np.full(len(xy), diameter / 2)}, geometry=shapely.points(xy), index=names)

@@ -8,9 +8,10 @@ import shapely
 from anndata import AnnData
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
 from scipy.sparse import csr_matrix
 
-from maps import colours, drawn, result
+from maps import colours, drawn, outlines, result
 from soscope_scverse import datasets, im, pl
 
 pytestmark = pytest.mark.usefixtures("closed_figures")
@@ -25,7 +26,10 @@ def corners(ax) -> np.ndarray:
 
 def polygons(ax) -> np.ndarray:
     """What is drawn, in data units."""
-    return shapely.polygons(np.asarray(drawn(ax).get_offsets())[:, None] + corners(ax))
+    paths, offsets = drawn(ax).get_paths(), np.asarray(drawn(ax).get_offsets())
+    if len(paths) == 1:
+        return shapely.polygons(offsets[:, None] + corners(ax))
+    return np.array([shapely.Polygon(path.vertices[:-1] + offset) for path, offset in zip(paths, offsets, strict=True)])
 
 
 @pytest.mark.parametrize(("genes", "n_genes"), [("region_1", 1), (["region_1"], 1), (GENES, 2)])
@@ -81,14 +85,53 @@ def test_subspots_show_no_seams():
     assert (pixels[0, 0, :3] < 255).any()
 
 
-def test_spots_are_circles_of_their_diameter(small):
+def test_spots_beside_tiles_are_tiles_and_circles_of_their_diameter_otherwise(small):
     adata, _, truth = small
     adata = adata.copy()
     adata.uns["spatial"]["synthetic"]["scalefactors"]["spot_diameter_fullres"] = 20.0
-    ax = pl.compare(adata, truth, "region_1")[0, 0]
-    np.testing.assert_allclose(np.linalg.norm(corners(ax), axis=1), 10)
-    del adata.uns["spatial"]  # as wide as they are apart, which leaves no gaps
     np.testing.assert_allclose(np.ptp(corners(pl.compare(adata, truth, "region_1")[0, 0]), axis=0), 36)
+    xy = pd.DataFrame(adata.obsm["spatial"], columns=["x", "y"])
+    cells = result(adata, cells=xy)
+    np.testing.assert_allclose(np.linalg.norm(corners(pl.compare(adata, cells, "region_1")[0, 0]), axis=1), 10)
+    del adata.uns["spatial"]  # as wide as they are apart, which leaves no gaps
+    np.testing.assert_allclose(np.ptp(corners(pl.compare(adata, cells, "region_1")[0, 0]), axis=0), 36)
+
+
+@pytest.mark.parametrize(("lattice", "n_corners"), [("square", 4), ("hex", 6)])
+@pytest.mark.parametrize("n_spots", [1, 2, 5])
+def test_a_few_spots_are_tiles_as_well(lattice, n_corners, n_spots):
+    adata = datasets.synthetic_section(40, lattice=lattice, n_genes=4).adata
+    enhanced = result(adata)
+    adata = adata[:n_spots]
+    enhanced = enhanced[enhanced.obs["spot"].isin(adata.obs_names)]
+    spots, subspots = (polygons(ax) for ax in pl.compare(adata, enhanced, "region_1")[0])
+    assert [len(shapely.get_coordinates(tile)) for tile in spots] == [n_corners + 1] * n_spots
+    assert shapely.area(spots).sum() == pytest.approx(shapely.area(subspots).sum())
+
+
+@pytest.mark.parametrize("lattice", ["square", "hex"])
+@pytest.mark.parametrize("off", [0.003, 0.02, 0.1, 0.17])
+def test_tiles_close_where_spots_lie_off_their_lattice(lattice, off):
+    adata = datasets.synthetic_section(100, lattice=lattice, n_genes=4).adata
+    rng = np.random.default_rng(0)
+    adata.obsm["spatial"] = adata.obsm["spatial"] + rng.uniform(-off, off, (adata.n_obs, 2)) * 36 / 2**0.5
+    adata = adata[np.r_[:44, 45:100]].copy()  # where a spot is missing a gap remains
+    enhanced = result(adata)
+    for ax in pl.compare(adata, enhanced, "region_1")[0]:
+        np.testing.assert_array_equal(
+            drawn(ax).get_offsets(), (adata, enhanced)[ax is not ax.figure.axes[0]].obsm["spatial"]
+        )
+        tiles = polygons(ax)
+        assert shapely.is_valid(tiles).all()
+        area = shapely.area(tiles)
+        tissue = shapely.union_all(tiles)
+        assert area.sum() == pytest.approx(tissue.area, rel=0.08 if off < 0.01 else 1e-6)  # no overlaps
+        holes = [shapely.Polygon(hole).area for part in shapely.get_parts(tissue) for hole in part.interiors]
+        assert len(holes) == 1
+        cell = abs(np.linalg.det(enhanced.uns["soscope"]["geometry"]["basis"]))
+        assert 0.4 * cell < holes[0] < 1.3 * cell
+        assert area.max() < 2 * np.median(area)
+        assert tissue.area == pytest.approx(adata.n_obs * cell, rel=0.08)
 
 
 def test_cells_are_circles():
@@ -268,6 +311,96 @@ def test_dicts_of_images(two_sections):
         pl.compare(spots, enhanced, "region_1", image={"a": images["a"]}, **options)
 
 
+def beside(axes) -> list:
+    """Panels that are no maps and no colour bars."""
+    maps_and_bars = {*axes.ravel(), *(drawn(ax).colorbar.ax for ax in axes.ravel() if drawn(ax).colorbar)}
+    return [ax for ax in axes[0, 0].figure.axes if ax not in maps_and_bars]
+
+
+def test_the_image_alone_comes_first(small):
+    adata, image, truth = small
+    axes = pl.compare(adata, truth, GENES, image=image)
+    assert axes.shape == (2, 2)
+    alone = beside(axes)
+    assert [ax.get_title() for ax in alone] == ["image"] * 2
+    axes[0, 0].figure.canvas.draw()
+    for ax, row in zip(alone, axes, strict=True):
+        assert not ax.collections
+        assert ax.get_xlim() == row[0].get_xlim()
+        assert ax.get_position().x1 < row[0].get_position().x0
+        assert ax.get_images()[0].get_alpha() == 1
+    assert not beside(pl.compare(adata, truth, GENES))
+    assert not beside(pl.compare(adata, truth, GENES, image=image, ax=plt.subplots(2, 2)[1]))
+
+
+@pytest.mark.parametrize(("alpha", "expected"), [(None, 0.6), (1.0, 1.0), (0.2, 0.2)])
+def test_the_image_is_visible_below_the_maps(small, alpha, expected):
+    adata, image, truth = small
+    dark = np.zeros_like(image)
+    shades = {}
+    for name, below in (("white", dark + 255), ("black", dark)):
+        ax = pl.compare(adata, truth, "region_1", image=below, image_alpha=1, alpha=alpha)[0, 1]
+        ax.figure.canvas.draw()
+        x, y = ax.transData.transform(truth.obsm["spatial"][50]).astype(int)
+        shades[name] = np.asarray(ax.figure.canvas.buffer_rgba())[::-1][y, x, :3].astype(int)
+        assert drawn(ax).colorbar.solids.get_alpha() == expected
+    np.testing.assert_allclose(shades["white"] - shades["black"], 255 * (1 - expected), atol=3)
+    assert drawn(pl.compare(adata, truth, "region_1")[0, 1]).colorbar.solids.get_alpha() == 1
+
+
+def scale_bar(ax) -> tuple[float, str] | None:
+    """Length in pixels, and label."""
+    bars = [artist for artist in ax.artists if isinstance(artist, AnchoredSizeBar)]
+    assert len(bars) < 2
+    return (bars[0].size_bar.get_children()[0].get_width(), bars[0].txt_label.get_text()) if bars else None
+
+
+@pytest.mark.parametrize(
+    ("diameter", "microns", "of_image", "expected"),
+    [
+        (None, None, None, None),
+        (36.0, None, None, None),
+        (0.55 * 36, None, None, None),  # not what Space Ranger writes
+        (0.65 * 36, None, None, 100 / 36),
+        (0.7 * 36, None, None, 100 / 36),
+        (0.6 * 36, None, None, 100 / 36),
+        (0.65 * 36, 0.5, 3.0, 0.5),
+        (36.0, None, 3.0, 3.0),
+        (36.0, 20.0, None, 20.0),
+    ],
+)
+def test_a_scale_bar_where_the_pixel_size_is_known(diameter, microns, of_image, expected):
+    adata, image, _ = datasets.synthetic_section(60, n_genes=4)
+    entry = {} if diameter is None else {"spot_diameter_fullres": diameter}
+    entry |= {} if microns is None else {"microns_per_pixel": microns}
+    adata.uns["spatial"] = {"synthetic": {"images": {}, "scalefactors": entry}}
+    enhanced = result(adata)
+    source = im.ImageSource(image, "yxc", microns=of_image)
+    axes = pl.compare(adata, enhanced, "region_1", image=source)
+    [first] = beside(axes)
+    found = scale_bar(first)
+    assert not any(scale_bar(ax) for ax in axes[0])
+    if expected is None:
+        assert found is None
+        return
+    length, unit = found[1].split()
+    assert found[0] * expected == pytest.approx(float(length) * {"µm": 1, "mm": 1000}[unit])
+    assert length.strip("0.") in ("1", "2", "5")
+    width = first.get_xlim()[1] - first.get_xlim()[0]
+    assert 0.08 * width < found[0] <= 0.25 * width
+    # without an image it is in the first map
+    if of_image is None:
+        assert scale_bar(pl.compare(adata, enhanced, "region_1", image=False)[0, 0]) == found
+
+
+def test_the_scale_bar_of_an_image_of_another_size(small):
+    adata, image, truth = small
+    source = im.ImageSource(image[::2, ::2], "yxc", scale=0.5, microns=4.0)
+    [first] = beside(pl.compare(adata, truth, "region_1", image=source))
+    length, label = scale_bar(first)
+    assert length * 2 == pytest.approx(float(label.split()[0]))  # 2 um a pixel of full resolution
+
+
 @pytest.mark.parametrize("suffix", ["png", "pdf", "svg"])
 def test_the_figure_is_saved(small, suffix, tmp_path):
     adata, _, truth = small
@@ -402,24 +535,24 @@ def test_alignment_needs_axes_for_each_section(small):
 
 @pytest.mark.realdata
 @pytest.mark.parametrize(
-    ("folder", "name", "image", "n_corners"),
+    ("folder", "name", "image", "kind"),
     [
-        ("mouse_ob", "MOB1", "MOB1_HE.jpg", 4),
-        ("her2st", "C2", "C2_HE.jpg", 4),
-        ("embryo", "embryo", "colour_x5_from_lowres.jpg", 6),
+        ("mouse_ob", "MOB1", "MOB1_HE.jpg", "square"),
+        ("her2st", "C2", "C2_HE.jpg", "square"),
+        ("embryo", "embryo", "colour_x5_from_lowres.jpg", "hex"),
     ],
 )
-def test_real_sections(folder, name, image, n_corners, data_dir):
+def test_real_sections(folder, name, image, kind, data_dir):
     adata = ad.read_h5ad(data_dir / folder / f"{name}.h5ad")[:, :2].copy()
     enhanced = result(adata)
     [[spots, subspots]] = pl.compare(adata, enhanced, adata.var_names[0], image=data_dir / folder / image)
-    diameter = adata.uns["spatial"][name]["scalefactors"]["spot_diameter_fullres"]
-    np.testing.assert_allclose(np.linalg.norm(corners(spots), axis=1), diameter / 2)
-    assert len(corners(subspots)) == n_corners
-    # real spots lie off their lattice, but those of one spot meet
-    cells = polygons(subspots).reshape(adata.n_obs, -1)
-    union = shapely.area(shapely.union_all(cells, axis=1))
-    np.testing.assert_allclose(union, shapely.area(cells).sum(axis=1), rtol=1e-6)
+    # real spots lie off their lattice: tiles are extended, or cut where they would overlap
+    assert enhanced.uns["soscope"]["geometry"]["geometry"] == kind
+    for ax, section in ((spots, adata), (subspots, enhanced)):
+        tiles = polygons(ax)
+        assert shapely.within(shapely.points(section.obsm["spatial"]), tiles).all()
+        assert shapely.union_all(tiles).area == pytest.approx(shapely.area(tiles).sum(), rel=1e-3)
+    assert len(outlines(subspots)) == (folder == "embryo")  # Visium is recognised
     assert spots.get_images()[0].get_extent() == subspots.get_images()[0].get_extent()
     (left, right), (bottom, top) = subspots.get_xlim(), subspots.get_ylim()
     x0, x1, y1, y0 = subspots.get_images()[0].get_extent()

@@ -15,6 +15,7 @@ import pytest
 from matplotlib import pyplot as plt
 from PIL import Image
 
+from maps import result as subspots_of
 from soscope_scverse import datasets, metrics, pl, tl
 from soscope_scverse._containers.mudata import columns_apart
 
@@ -183,6 +184,22 @@ def test_a_result_without_a_record(spots, enhanced, tmp_path):
     text = Page(tmp_path / "report.html").text
     assert "No training was recorded." in text
     assert "Warnings were not recorded." in text
+
+
+@pytest.mark.parametrize(
+    ("lattice", "shape", "said"),
+    [("hex", "circle", "circle, diameter 20 pixels"), ("square", "square", "square, side 20 pixels")],
+)
+def test_what_the_spots_captured(lattice, shape, said, tmp_path):
+    adata = datasets.synthetic_section(30, lattice=lattice, n_genes=4).adata
+    for capture in (20.0, None):
+        enhanced = subspots_of(adata, capture=capture, capture_shape=shape)
+        pl.report(enhanced, adata, tmp_path / "report.html", n_genes=1)
+        lines = [text for text in Page(tmp_path / "report.html").texts if "Capture area" in text]
+        assert len(lines) == (capture is not None)
+        if lines:
+            assert said in lines[0]
+            assert f"{100 * enhanced.obs['measured'].mean():.0f} % of the tissue" in lines[0]
 
 
 @pytest.mark.parametrize("suffix", ["h5ad", "zarr"])
