@@ -177,12 +177,16 @@ def image_similarity(
     -------
     Row numbers i < j of the touching pairs and their weights.
     """
-    pairs = []
-    for section in np.unique(sections):
-        rows = np.flatnonzero(sections == section)
-        pairs.append(rows[_touching(xy[rows])])
+    groups = [np.flatnonzero(sections == section) for section in np.unique(sections)]
+    with_image = [rows for rows in groups if not _all_equal(features[rows])]  # equal features are those of no image
+    pairs = [rows[_touching(xy[rows])] for rows in with_image or groups]
     i, j = np.concatenate(pairs).T
     return i, j, similarity_weights(_row_distance(features, i, j), strength)
+
+
+def _all_equal(features: np.ndarray) -> bool:
+    """Whether all rows are equal but for rounding."""
+    return bool(np.ptp(features, axis=0).max(initial=0) <= 1e-6 * np.abs(features).max(initial=0))
 
 
 def nearest_distance(xy: np.ndarray, *, single: float = 1.0) -> float:

@@ -40,6 +40,7 @@ class EnhanceOptions(TypedDict, total=False):
     sources: Literal["both", "image", "positions"]
     library_key: str | None
     batch_key: str | None
+    keep_off_tissue: bool
     preset: Literal["default", "paper"]
     expectation: Literal["conditional", "decoded"] | None
     n_samples: int
@@ -91,6 +92,7 @@ PRESETS = {
 ENHANCE_RULES: Rules = {
     "image_scale": POSITIVE.or_(None),
     "sources": Choice(("both", "image", "positions")),
+    "keep_off_tissue": Choice((False, True)),
     "preset": Choice(tuple(PRESETS)),
     "expectation": Choice(("conditional", "decoded", None)),
     "n_samples": NON_NEGATIVE_INTEGER,

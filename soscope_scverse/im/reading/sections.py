@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -60,11 +60,15 @@ class SectionImage:
         return radius
 
 
-def open_sections(spots: Spots, image: Any, image_scale: float | None) -> list[SectionImage]:
-    """Open the image of every section; arguments as in :func:`~soscope_scverse.im.features`."""
+def open_sections(
+    spots: Spots, image: Any, image_scale: float | None, without: Collection[str | None] = ()
+) -> list[SectionImage]:
+    """Open the image of every section but those in `without`; others as in :func:`~soscope_scverse.im.features`."""
     sections = {None: np.arange(spots.n)} if spots.library_key is None else spots.rows
     opened = []
     for library_id, rows in sections.items():
+        if library_id in without:
+            continue
         mask = np.zeros(spots.n, dtype=bool)
         mask[rows] = True
         factors = spots.library(library_id).get("scalefactors", {})
@@ -79,10 +83,10 @@ def section_image(adata: Any, image: Any, image_scale: float | None, library_id:
         if library_id is None:
             msg = f"Expected `library_key`, the column of `obs`, with a dict of images ({sorted(image)}), found None."
             raise ValueError(msg)
-        if library_id not in image:
+        if library_id not in image and embedded_image(adata, library_id) is None:
             msg = f"Expected an image of section {library_id!r} in `image`, found only {sorted(image)}. Add it there."
             raise ValueError(msg)
-        image = image[library_id]
+        image = image.get(library_id)
     if image is not None:
         return open_source(image, scale=image_scale)
     embedded = embedded_image(adata, library_id)
