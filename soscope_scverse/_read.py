@@ -17,9 +17,11 @@ from mudata import MuData
 from scipy.sparse import issparse
 
 from soscope_scverse import _keys as keys
+from soscope_scverse._array_indices import check_no_indices
 from soscope_scverse._arrays import Matrix, in_memory, layers_of, stored
 from soscope_scverse._columns import marks, named_axes, xy_columns
 from soscope_scverse._containers.mudata import spots_of
+from soscope_scverse._one_section import check_one_section
 from soscope_scverse._validators import check_text
 
 logger = logging.getLogger(__name__)
@@ -54,6 +56,12 @@ class Spots:
         """Row numbers of the spots of every section."""
         return {str(name): np.flatnonzero(self.sections == name) for name in np.unique(self.sections)}
 
+    def where(self, section: str) -> str:
+        """Return the spots of a section in a message."""
+        if self.library_key is None:
+            return "without `library_key`"
+        return f"where `adata.obs[{self.library_key!r}]` is {section!r}"
+
     def library(self, library_id: str | None) -> Mapping[str, Any]:
         """Images and scale factors of a section; None is the only one."""
         return _entry(self.libraries, library_id)
@@ -71,11 +79,16 @@ def read_spots(adata: object, library_key: str | None = None) -> Spots:
     TypeError
         If it is no AnnData, or positions or ``uns["spatial"]`` are of a wrong type.
     ValueError
-        If names are not unique, or positions or sections are missing or incomplete.
+        If names are not unique, positions or sections are missing or incomplete, positions are array indices, or
+        several sections are in one.
     """
     adata = read_anndata(adata)
-    xy = positions(adata)
-    return Spots(adata, xy, sections(adata, library_key), library_key, array_index(adata), libraries(adata))
+    xy, array = positions(adata), array_index(adata)
+    spots = Spots(adata, xy, sections(adata, library_key), library_key, array, libraries(adata))
+    check_no_indices(xy, array)
+    for name, rows in spots.rows.items():
+        check_one_section(adata, xy, array, rows, spots.where(name))
+    return spots
 
 
 def read_model_spots(
