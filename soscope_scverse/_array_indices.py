@@ -68,5 +68,8 @@ def _is_staggered(values: np.ndarray) -> bool:
 
 
 def _are_diagonal(xy: np.ndarray) -> bool:
-    """Whether the nearest neighbours are one row and one column away."""
-    return bool((np.abs(cKDTree(xy).query(xy, k=2)[0][:, 1] - np.sqrt(2)) < 1e-6).mean() >= _SHARE)
+    """Whether the nearest neighbours are one row and one column away, in both directions."""
+    distance, nearest = cKDTree(xy).query(xy, k=3)
+    step = xy[nearest[:, 1:]] - xy[:, None]
+    is_near = np.abs(distance[:, 1] - np.sqrt(2)) < 1e-6
+    return bool(is_near.mean() >= _SHARE and np.ptp(np.sign(step[is_near].prod(axis=2))) > 0)

@@ -17,7 +17,8 @@ from soscope_scverse._read import Spots, read_spots
 from soscope_scverse._validators import POSITIVE, Choice, Rules, check_arguments
 from soscope_scverse.pp._cells import Partition, partition_into_cells
 from soscope_scverse.pp._graphs import nearest_distance
-from soscope_scverse.pp._lattice import Lattice, LatticeKind, find_lattice
+from soscope_scverse.pp._lattice import Lattice, LatticeKind
+from soscope_scverse.pp._several import section_lattices
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -203,7 +204,7 @@ def _partition_lattice(
     spots: Spots, n_subspots: int | Literal["auto"], geometry: Literal["auto", "square", "hex"]
 ) -> Partition:
     """Subspots that tile the lattices of all sections; arguments as in :func:`subspots`."""
-    lattices = {name: find_lattice(*spots.lattice_of(rows), geometry) for name, rows in spots.rows.items()}
+    lattices = section_lattices(spots, geometry)
     kinds = {lattice.kind for lattice in lattices.values()}
     if len(kinds) > 1:
         msg = f"Expected one kind of lattice, found {sorted(kinds)} in different sections. Divide them one by one."

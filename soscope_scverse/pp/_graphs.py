@@ -31,6 +31,7 @@ from soscope_scverse._validators import (
     check_text,
 )
 from soscope_scverse.pp._lattice import Lattice, lattice_or_none
+from soscope_scverse.pp._several import check_single_lattices
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -130,6 +131,7 @@ def weighted_graph(
     strength: float = 2.0,
 ) -> csr_matrix:
     """Symmetric n_spots x n_spots float32 weights; `profiles` by modality, other arguments as in :func:`spot_graph`."""
+    check_single_lattices(spots)
     blocks, weights = [], []
     for rows in spots.rows.values():
         pairs = _pairs(*spots.lattice_of(rows), n_neighbors, n_rings, radius)
