@@ -20,6 +20,7 @@ _OFF = 0.25  # distance from a point of the lattice, in pitches, of a spot that 
 _ON_SHARE = 0.6  # share of the steps that end on the lattice: 86 % at 0.09 pitches, 20 to 23 % of random steps
 _HELD_SHARE = 0.9  # share of the spots that one lattice holds by their array indices, but for indices that are wrong
 _FEWEST = 8  # spots whose indices have an even sum, or leave out rows, by chance in fewer than 1 of 100 sections
+_LINE = 0.01  # area that the steps of the array enclose, relative to their squares: 0.5 if square, below that a line
 _FULL_ARRAY = 2  # index cells for each spot: 1 if numbered row by row, 2 if every second row is staggered
 
 
@@ -133,10 +134,9 @@ def _by_differences(xy: np.ndarray, array: np.ndarray) -> tuple[np.ndarray, np.n
         return None
     design = np.column_stack([array, np.ones(len(array))])
     affine = np.linalg.lstsq(design, xy, rcond=None)[0]
-    pixel = key @ affine[:2]
-    if _shortest_independent(np.vstack([pixel, pixel[0] + pixel[1], pixel[0] - pixel[1]])) is None:  # on a line
+    if abs(np.linalg.det(affine[:2])) < _LINE * (affine[:2] ** 2).sum():
         return None
-    basis, key = _reduce(pixel, key)
+    basis, key = _reduce(key @ affine[:2], key)
     error = np.sqrt(((design @ affine - xy) ** 2).sum() / (len(xy) - 3))
     return (basis, key) if error <= _OFF * np.linalg.norm(basis, axis=1).min() else None
 
