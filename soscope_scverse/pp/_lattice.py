@@ -196,12 +196,25 @@ def _steps_by_index(xy: np.ndarray, array: np.ndarray) -> tuple[np.ndarray, np.n
     if not len(i):
         return None
     nearest = np.sqrt(((xy[i] - xy[j]) ** 2).sum(axis=1).min())
-    residual = np.sqrt(((design @ affine - xy) ** 2).sum(axis=1).mean())
-    if residual > 0.3 * nearest:
+    residual = _misfit(design, xy)
+    if residual > 0.3 * nearest or (residual > 0.1 * nearest and _is_offset(array, xy, residual)):
         return None
     index, count = np.unique(array[j] - array[i], axis=0, return_counts=True)
     index = index[(count >= min(_MIN_SUPPORT, 0.5 * count.max() / len(xy)) * len(xy)) & (index != 0).any(axis=1)]
     return index @ affine[:2], index
+
+
+def _misfit(design: np.ndarray, xy: np.ndarray) -> float:
+    """Root mean square distance of the positions from those that are linear in the columns of `design`."""
+    fitted = design @ np.linalg.lstsq(design, xy, rcond=None)[0]
+    return float(np.sqrt(((fitted - xy) ** 2).sum(axis=1).mean()))
+
+
+def _is_offset(array: np.ndarray, xy: np.ndarray, misfit: float) -> bool:
+    """Whether every second row (or column) is shifted by half a step, which its indices do not show."""
+    return any(
+        _misfit(np.column_stack([array, array[:, axis] % 2, np.ones(len(array))]), xy) < 0.5 * misfit for axis in (0, 1)
+    )
 
 
 def shared_steps(
