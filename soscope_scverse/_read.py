@@ -337,9 +337,9 @@ def exposures(adata: AnnData) -> np.ndarray:
         wrong = ~((exposure >= 0).all(axis=1) & np.isclose(exposure.sum(axis=1), 1, atol=1e-5))
         msg = (
             f"Expected `adata.obsm['{keys.EXPOSURE}']` to be non-negative with rows that sum to 1, found {wrong.sum()} "
-            f"of {len(wrong)} that are not (first: {adata.obs_names[wrong][0]!r}). If sections with different numbers of "
-            f"subspots were joined, `anndata.concat` has cut or padded them: delete `adata.obsm['{keys.SUBSPOTS}']` and "
-            "call `pp.subspots` after joining, with `library_key`."
+            f"of {len(wrong)} that are not (first: {adata.obs_names[wrong][0]!r}). If sections with different numbers "
+            f"of subspots were joined, `anndata.concat` cut or padded them: delete `adata.obsm['{keys.SUBSPOTS}']` "
+            "and call `pp.subspots` after joining, with `library_key`."
         )
         raise ValueError(msg)
     lost = (exposure > 0) & ~np.isfinite(where).all(axis=2)
