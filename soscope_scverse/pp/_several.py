@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.spatial import cKDTree
 
+from soscope_scverse._arrays import spread
 from soscope_scverse._one_section import advice_on_sections, separating_columns
 from soscope_scverse._read import Spots
 from soscope_scverse.pp._lattice import LOW_SUPPORT, Lattice, find_lattice, lattice_or_none, n_sampled, shared_steps
@@ -19,6 +20,7 @@ _NEAR = 0.6  # pitches; a lattice shifted into the gaps of another is at most 0.
 _NEAR_SHARE = 0.05  # of the spots; of one lattice with a jitter of 0.09 pitches 0.6 %, of real sections none
 _VERY_NEAR = 0.2  # the same where half of the spots are missing, so that the shortest shared step is three pitches long
 _WELL_SHARED = 0.5  # share of the spots from which the steps of a lattice start unless it has gaps or is turned
+_N_MEASURED = 20_000  # spots whose nearest neighbour is measured
 _FEWEST = 30  # spots; two rows of fewer could be two sections
 _SHIFTED = 0.3  # share of the spots from which a step leads to the other section: half of them, if both are complete
 _BOTH = 0.1  # share of the spots with a step forwards and backwards, if it leads from one section to the other
@@ -72,7 +74,8 @@ def holds_several(xy: np.ndarray) -> bool:
     if _leads_across(xy, step, length, start):
         return True
     common = number >= _COMMON * number.max()
-    near = cKDTree(np.unique(xy, axis=0)).query(xy, k=2)[0][:, 1] / length[common].min()
+    places = pd.DataFrame(xy).drop_duplicates().to_numpy()
+    near = cKDTree(places).query(places[spread(len(places), _N_MEASURED)], k=2)[0][:, 1] / length[common].min()
     well_shared = number.max() >= _WELL_SHARED * n_sampled(xy)
     return bool((near < (_NEAR if well_shared else _VERY_NEAR)).mean() >= _NEAR_SHARE)
 
