@@ -96,8 +96,8 @@ def enhance(
         transformations, `cells` may be the name of shapes, and several elements of one table are sections.
     image
         Histology image: path, array, squidpy ``ImageContainer``, SpatialData image element, or a dict of them by
-        section. None uses the image in ``uns["spatial"]``; without any, positions alone are used. In a dict, None is a
-        section without an image, and sections that are not in it have theirs in ``uns["spatial"]``.
+        section. None uses the image in ``uns["spatial"]``; without any, positions alone are used. None in a dict
+        is a section without an image; then those that are not in the dict have theirs in ``uns["spatial"]``.
     image_scale
         Coordinates times this are pixels of `image`. Default: the scale recorded with the image, else 1.
     n_subspots

@@ -29,6 +29,8 @@ def open_images(spots: Spots, options: Mapping[str, Any], *, needed: bool) -> li
     if not (needed or shown):
         return []
     without = _without_image(spots, image, options["sources"])
+    if isinstance(image, dict) and without:
+        image = {**dict.fromkeys(spots.rows), **image}  # those that are not named have theirs in `uns`
     return open_sections(spots, image, options["image_scale"], without)
 
 

@@ -83,10 +83,10 @@ def section_image(adata: Any, image: Any, image_scale: float | None, library_id:
         if library_id is None:
             msg = f"Expected `library_key`, the column of `obs`, with a dict of images ({sorted(image)}), found None."
             raise ValueError(msg)
-        if library_id not in image and embedded_image(adata, library_id) is None:
+        if library_id not in image:
             msg = f"Expected an image of section {library_id!r} in `image`, found only {sorted(image)}. Add it there."
             raise ValueError(msg)
-        image = image.get(library_id)
+        image = image[library_id]
     if image is not None:
         return open_source(image, scale=image_scale)
     embedded = embedded_image(adata, library_id)
