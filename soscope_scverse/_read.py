@@ -79,15 +79,27 @@ def read_spots(adata: object, library_key: str | None = None) -> Spots:
     TypeError
         If it is no AnnData, or positions or ``uns["spatial"]`` are of a wrong type.
     ValueError
-        If names are not unique, positions or sections are missing or incomplete, positions are array indices, or
-        several sections are in one.
+        If names are not unique, positions or sections are missing or incomplete, or positions are array
+        indices.
     """
     adata = read_anndata(adata)
     xy, array = positions(adata), array_index(adata)
     spots = Spots(adata, xy, sections(adata, library_key), library_key, array, libraries(adata))
     check_no_indices(xy, array)
+    return spots
+
+
+def read_sections(adata: object, library_key: str | None = None) -> Spots:
+    """Read spots as :func:`read_spots` does, for steps that join the spots of a section.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`read_spots`, or if several sections are in one.
+    """
+    spots = read_spots(adata, library_key)
     for name, rows in spots.rows.items():
-        check_one_section(adata, xy, array, rows, spots.where(name))
+        check_one_section(spots.adata, spots.positions, spots.array, rows, spots.where(name))
     return spots
 
 
@@ -95,7 +107,7 @@ def read_model_spots(
     adata: object, *, features_key: str | None, library_key: str | None, batch_key: str | None
 ) -> AnnData:
     """Return spots that have every slot that a model needs: positions, sections, batches, subspots, graph, features."""
-    spots = read_spots(adata, library_key)
+    spots = read_sections(adata, library_key)
     if features_key is not None:
         check_text("features_key", features_key)
     model_slots(spots.adata, features_key)

@@ -8,7 +8,7 @@ import pytest
 
 from lattices import LATTICES, PITCH, hexagonal, quincunx, rotation, spots, square
 from soscope_scverse import bench, datasets, pp, tl
-from soscope_scverse._read import read_spots
+from soscope_scverse._read import read_sections
 from soscope_scverse.pp._several import holds_several
 
 pytestmark = pytest.mark.filterwarnings("ignore:Observation names")
@@ -46,11 +46,11 @@ def test_several_sections_name_their_column(lattice, frame, how, indices):
     both = joined(frame, lattice, how, column="donor", indices=indices)
     with pytest.raises(ValueError, match=r"one section without `library_key`, found .*`library_key='donor'`"):
         pp.subspots(both)
-    assert read_spots(both, "donor").n == both.n_obs
+    assert read_sections(both, "donor").n == both.n_obs
     del both.obs["donor"]
     to_make = r".*obs_names.str.rsplit\('[-_]', n=1\)" if "suffix" in how else "label them"
     with pytest.raises(ValueError, match=f"to make one: {to_make}"):
-        read_spots(both)
+        read_sections(both)
 
 
 @pytest.mark.parametrize("lattice", LATTICES)
@@ -77,7 +77,7 @@ def test_prefixes_of_barcodes():
     both.obs_names = both.obs_names.str.replace(r"(.*)-(.*)", r"\2_\1", regex=True)
     del both.obs["slide"]
     with pytest.raises(ValueError, match=r"obs_names.str.split\('_', n=1\).str\[0\]"):
-        read_spots(both)
+        read_sections(both)
 
 
 @pytest.mark.parametrize("lattice", ["hex", "square"])
@@ -85,10 +85,10 @@ def test_single_sections_are_none(lattice):
     section = datasets.synthetic_section(100, lattice=lattice, n_genes=3)
     low, truth = bench.simulate_low_resolution(section.adata)
     for adata in (section.adata, section.truth, low, truth):
-        read_spots(adata)
-        read_spots(adata[:7].copy())
+        read_sections(adata)
+        read_sections(adata[:7].copy())
     for adata in (section.adata, low):
-        assert not holds_several(read_spots(adata).positions)
+        assert not holds_several(read_sections(adata).positions)
 
 
 @pytest.mark.parametrize("name", LATTICES)
@@ -109,15 +109,15 @@ def test_cells_and_names_of_rows_and_columns_are_no_sections():
     adata = spots(xy + rng.normal(0, 0.3, xy.shape))
     for separator in "-_":
         adata.obs_names = [f"{col}{separator}{row}" for col, row in array]
-        read_spots(adata)
+        read_sections(adata)
 
 
 def test_real_sections_are_single(data_dir):
     for path in sorted(data_dir.glob("*/*.h5ad")):
         adata = ad.read_h5ad(path)
-        spots_ = read_spots(adata)
+        spots_ = read_sections(adata)
         assert not holds_several(spots_.positions), path.name
-        read_spots(ad.AnnData(obs=adata.obs[[]], obsm={"spatial": spots_.positions}))
+        read_sections(ad.AnnData(obs=adata.obs[[]], obsm={"spatial": spots_.positions}))
 
 
 @pytest.mark.parametrize("n_spots", [1, 2])
@@ -139,9 +139,9 @@ def test_a_section_of_too_few_spots_is_named(n_spots):
 def test_indices_of_a_staggered_array_are_no_positions(make, change, order):
     array = make()[1]
     with pytest.raises(ValueError, match=r"array indices.*in `adata.obsm\['spatial'\]`.*tissue_positions"):
-        read_spots(spots(change(array)[:, order], array))
+        read_sections(spots(change(array)[:, order], array))
     with pytest.warns(UserWarning, match="array indices"):
-        read_spots(spots(change(array)[:, order]))
+        read_sections(spots(change(array)[:, order]))
 
 
 def test_indices_of_a_square_array_are_positions_in_other_units():
@@ -150,6 +150,6 @@ def test_indices_of_a_square_array_are_positions_in_other_units():
         pp.subspots(spots(array, array))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        read_spots(spots(xy, array))
-        read_spots(spots(array.astype(float)))
-        read_spots(spots(np.round(np.random.default_rng(0).random((50, 2)) * 1000)))
+        read_sections(spots(xy, array))
+        read_sections(spots(array.astype(float)))
+        read_sections(spots(np.round(np.random.default_rng(0).random((50, 2)) * 1000)))

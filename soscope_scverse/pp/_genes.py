@@ -14,7 +14,7 @@ from scipy.sparse import hstack, issparse
 from soscope_scverse import _read as read
 from soscope_scverse._arrays import Matrix, columns, is_counts, row_chunks
 from soscope_scverse._containers.dispatch import accepts_containers
-from soscope_scverse._read import Spots, read_spots
+from soscope_scverse._read import Spots, read_sections
 from soscope_scverse._validators import POSITIVE_INTEGER, Rules, check_arguments, check_finite
 from soscope_scverse.metrics import morans_i
 from soscope_scverse.pp._graphs import equal_library_size
@@ -75,7 +75,7 @@ def spatial_genes(
     soscope_scverse.metrics.morans_i
     """
     check_arguments(locals(), _RULES)
-    spots = read_spots(adata, library_key)
+    spots = read_sections(adata, library_key)
     warn_feature_types(spots.adata, spots.adata.var_names)
     return rank_genes(spots, read.profiles(adata, layer), n_genes, n_candidates=n_candidates)
 

@@ -13,7 +13,7 @@ from soscope_scverse import _keys as keys
 from soscope_scverse import _read as read
 from soscope_scverse._containers.dispatch import accepts_containers
 from soscope_scverse._containers.slots import writable
-from soscope_scverse._read import Spots, read_spots
+from soscope_scverse._read import Spots, read_sections
 from soscope_scverse._validators import POSITIVE, Choice, Rules, check_arguments
 from soscope_scverse.pp._cells import Partition, partition_into_cells
 from soscope_scverse.pp._graphs import nearest_distance
@@ -114,7 +114,7 @@ def subspots(
     """
     check_arguments(locals(), _RULES)
     partition = partition_spots(
-        read_spots(adata, library_key),
+        read_sections(adata, library_key),
         n_subspots,
         geometry=geometry,
         positions=positions,

@@ -19,7 +19,7 @@ from soscope_scverse._arrays import Matrix, is_counts
 from soscope_scverse._containers.dispatch import accepts_containers
 from soscope_scverse._containers.mudata import modality, spots_of
 from soscope_scverse._containers.slots import writable
-from soscope_scverse._read import Spots, read_spots
+from soscope_scverse._read import Spots, read_sections
 from soscope_scverse._upstream import SPATIALDATA_NOTICES, without_notices
 from soscope_scverse._validators import (
     POSITIVE,
@@ -111,7 +111,7 @@ def spot_graph(
     check_arguments(locals(), _RULES)
     check_text("key_added", key_added)
     _check_one_range(n_neighbors, n_rings, radius)
-    spots = read_spots(spots_of(read.read_data(adata)), library_key)
+    spots = read_sections(spots_of(read.read_data(adata)), library_key)
     profiles = _profiles(adata, layer)
     for x in profiles:
         check_finite(x)

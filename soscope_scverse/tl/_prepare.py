@@ -20,7 +20,7 @@ from soscope_scverse._arrays import Matrix
 from soscope_scverse._containers.mudata import joined, modality, spots_of
 from soscope_scverse._containers.slots import written_back
 from soscope_scverse._counts import advice_on_counts
-from soscope_scverse._read import Spots, read_spots
+from soscope_scverse._read import Spots, read_sections
 from soscope_scverse._validators import check_choice, check_profiles, warn_empty
 from soscope_scverse.im._alignment import compare_placements, library_sizes
 from soscope_scverse.im._coordinates import check_inside
@@ -52,7 +52,7 @@ def read_input(data: AnnData | MuData, options: Mapping[str, Any]) -> tuple[AnnD
     if isinstance(data, MuData):
         layer, genes = read.by_modality("layer", layer), read.by_modality("genes", genes)
         read.read_mudata(data, likelihood, layer, genes)
-        spots = read_spots(spots_of(data), options["library_key"])
+        spots = read_sections(spots_of(data), options["library_key"])
         parts, profiles = {}, []
         for name, of_it in likelihood.items():
             part = replace(spots, adata=modality(data, name))
@@ -60,7 +60,7 @@ def read_input(data: AnnData | MuData, options: Mapping[str, Any]) -> tuple[AnnD
             profiles.append(x)
         chosen: AnnData | MuData = joined(parts)
     else:
-        spots = read_spots(data, options["library_key"])
+        spots = read_sections(data, options["library_key"])
         chosen, x = _read_profiles(spots, data, layer, genes, likelihood)
         profiles = [x]
     spots = replace(spots, adata=spots_of(chosen))

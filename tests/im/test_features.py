@@ -113,10 +113,6 @@ def test_embedded_images_of_sections():
         entry = adata.uns["spatial"][name]
         entry["images"]["lowres"], entry["scalefactors"]["tissue_lowres_scalef"] = image, 1.0
     np.testing.assert_array_equal(computed(adata, None, library_key="library"), expected)
-    with pytest.raises(ValueError, match="`library_key='library'`"):
-        im.features(adata)
-    adata.obsm["spatial"] = adata.obsm["spatial"] + np.where(adata.obs[["library"]] == "b", 1e4, 0)  # side by side
-    adata.obs_names = [f"spot {i}" for i in range(adata.n_obs)]
     with pytest.raises(ValueError, match=r"found \['a', 'b'\]"):
         im.features(adata)
 
