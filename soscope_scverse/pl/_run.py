@@ -81,17 +81,23 @@ def read_run(
     n_genes: int,
 ) -> tuple[Record, list[Part]]:
     """Return the record of a run and its modalities; for the arguments see :func:`~soscope_scverse.pl.report`."""
+    _check_kinds(enhanced, adata)
     record = Record.of(enhanced)
     pairs = _subspots_and_spots(enhanced, record.enhanced_of(adata))
     chosen: Mapping[str, Any] = read.by_modality("genes", genes) if isinstance(enhanced, MuData) else {"": genes}
     return record, [_part(name, *pair, chosen.get(name), n_genes, record) for name, pair in pairs.items()]
 
 
-def _subspots_and_spots(enhanced: AnnData | MuData, adata: AnnData | MuData) -> dict[str, tuple[AnnData, AnnData]]:
-    """Return subspots and spots of each modality."""
+def _check_kinds(enhanced: AnnData | MuData, adata: AnnData | MuData) -> None:
     if type(enhanced) is not type(adata):
         msg = f"Expected two AnnData or two MuData, found {type(enhanced).__name__} and {type(adata).__name__}."
         raise TypeError(msg)
+    if not isinstance(enhanced, MuData):
+        read.read_anndata(enhanced)
+
+
+def _subspots_and_spots(enhanced: AnnData | MuData, adata: AnnData | MuData) -> dict[str, tuple[AnnData, AnnData]]:
+    """Return subspots and spots of each modality."""
     if isinstance(enhanced, MuData):
         read.read_mudata(adata, dict.fromkeys(enhanced.mod, ""), None)
         return {name: (modality(enhanced, name), modality(adata, name)) for name in enhanced.mod}
