@@ -18,8 +18,9 @@ _CHUNK_ROWS = 10_000
 
 def in_memory(x: Any) -> Matrix:
     """Return an array or CSR matrix; a matrix on disk is read."""
-    if hasattr(x, "to_memory"):
-        x = x.to_memory()
+    for read in ("to_memory", "compute"):  # of anndata and of dask, whose blocks may be sparse
+        if hasattr(x, read):
+            x = getattr(x, read)()
     return csr_matrix(x) if issparse(x) else np.asarray(x)
 
 

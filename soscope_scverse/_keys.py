@@ -7,7 +7,13 @@ SUBSPOTS = "subspots"
 """``obsm``: n_spots x n_subspots x 2 positions, NaN = padding; ``uns``: geometry of the partition."""
 
 EXPOSURE = "subspot_exposure"
-"""``obsm``: n_spots x n_subspots shares of the spot, 0 = padding, rows sum to 1."""
+"""``obsm``: n_spots x n_subspots shares of what the spot captured, rows sum to 1; 0 = padding, or in a gap."""
+
+MEASURED = "subspot_measured"
+"""``obsm``: n_spots x n_subspots shares of the subspots that were captured, 1 where spots tile the tissue."""
+
+AREA = "subspot_area"
+"""``obsm``: n_spots x n_subspots areas relative to what the spot captured; with cells of different areas in gaps."""
 
 FEATURES = "subspot_features"
 """``obsm``: n_spots x n_subspots x n_image_features; ``uns``: encoder and its arguments."""
@@ -32,6 +38,9 @@ SPOT = "spot"
 
 SUBSPOT = "subspot"
 """``obs`` of a result: number of the subspot in its spot."""
+
+MEASURED_SHARE = "measured"
+"""``obs`` of a result: share of the subspot that was captured."""
 
 SAMPLED_COUNTS = "sampled_counts"
 """``layers`` of a result: one random posterior sample, integers whose sums equal the observed spots."""

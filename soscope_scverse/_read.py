@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
+from numbers import Number
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -146,6 +148,12 @@ def read_anndata(adata: object) -> AnnData:
     """Return `adata` if it is an AnnData with unique names of observations and variables."""
     if not isinstance(adata, AnnData):
         msg = f"Expected an AnnData, found {type(adata).__name__}."
+        raise TypeError(msg)
+    if not isinstance(adata.obs, pd.DataFrame):
+        msg = (
+            "Expected an AnnData with its slots in memory, found one of `anndata.experimental.read_lazy`. Call "
+            "`adata.to_memory()`."
+        )
         raise TypeError(msg)
     for axis, names in (("obs", adata.obs_names), ("var", adata.var_names)):
         if not names.is_unique:
@@ -372,9 +380,61 @@ def exposures(adata: AnnData) -> np.ndarray:
     return exposure
 
 
+def areas(adata: AnnData, exposure: np.ndarray) -> np.ndarray:
+    """Return the areas of the subspots relative to what their spot captured, n_spots x n_subspots, 0 = padding.
+
+    A part of the spot's exposure was captured of every subspot: areas are the exposures where spots tile the tissue.
+    Where only the measured shares are known, subspots in a gap are as large as the mean subspot of their spot.
+
+    Parameters
+    ----------
+    adata
+        Spots.
+    exposure
+        What :func:`exposures` returned for them.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If measured shares or areas do not fit the exposures.
+    """
+    if keys.MEASURED not in adata.obsm:
+        return exposure
+    there = np.isfinite(np.asarray(adata.obsm[keys.SUBSPOTS], dtype=float)[..., 0])
+    measured = np.where(there, _like(adata, keys.MEASURED, exposure), 0)
+    if ((exposure > 0) & (measured == 0)).any() or (measured > 1 + 1e-6).any():
+        msg = (
+            f"Expected `adata.obsm['{keys.MEASURED}']` to be at most 1, and above 0 where "
+            f"`adata.obsm['{keys.EXPOSURE}']` is. Call `pp.subspots(adata)` again."
+        )
+        raise ValueError(msg)
+    if (measured[there] == 1).all():
+        return exposure
+    captured = measured > 0
+    if keys.AREA in adata.obsm:
+        return np.where(there, _like(adata, keys.AREA, exposure), 0)
+    area = np.divide(exposure, measured, out=np.zeros_like(exposure, dtype=float), where=captured)
+    mean = area.sum(axis=1, keepdims=True) / captured.sum(axis=1, keepdims=True)
+    return np.where(there & ~captured, mean, area)
+
+
+def _like(adata: AnnData, key: str, exposure: np.ndarray) -> np.ndarray:
+    """Return a slot of the shape of the exposures whose values are not negative where there are subspots."""
+    values = numbers(f"`adata.obsm[{key!r}]`", adata.obsm[key])
+    there = np.isfinite(np.asarray(adata.obsm[keys.SUBSPOTS], dtype=float)[..., 0])
+    if values.shape != exposure.shape or not (values[there] >= 0).all() or np.isinf(values[there]).any():
+        msg = (
+            f"Expected `adata.obsm[{key!r}]` to be finite, non-negative and n_spots x n_subspots = {exposure.shape}, "
+            f"found shape {values.shape}. Call `pp.subspots(adata)` again."
+        )
+        raise ValueError(msg)
+    return values
+
+
 def model_slots(adata: AnnData, features_key: str | None) -> np.ndarray:
     """Return the exposures of spots whose graph, subspots and image features are there and fit each other."""
     exposure = exposures(adata)
+    areas(adata, exposure)
     if keys.SPOT_GRAPH not in adata.obsp:
         msg = f"Expected `adata.obsp['{keys.SPOT_GRAPH}']`, found {sorted(adata.obsp)}. Call `pp.spot_graph(adata)`."
         raise ValueError(msg)
@@ -422,21 +482,52 @@ def array_index(adata: AnnData) -> np.ndarray | None:
     return values.astype(int)
 
 
-def libraries(adata: AnnData | MuData) -> Mapping[str, Mapping[str, Any]]:
-    """Return ``uns["spatial"]``, images and scale factors by section; empty if it is not there."""
+def libraries(adata: AnnData | MuData) -> dict[str, Any]:
+    """Return ``uns["spatial"]``, images and scale factors by section; empty if it is not there.
+
+    Flags beside the sections, such as ``is_single`` of CELLxGENE, are ignored. A section whose name has a "/" is found
+    under its name where a file has nested it.
+    """
     found = adata.uns.get(keys.SPATIAL, {})
-    entries = found.values() if isinstance(found, Mapping) else [found]
-    parts = [
-        entry.get(name, {}) for entry in entries if isinstance(entry, Mapping) for name in ("images", "scalefactors")
-    ]
-    wrong = [thing for thing in [found, *entries, *parts] if not isinstance(thing, Mapping)]
+    entries = dict(found) if isinstance(found, Mapping) else {}
+    entries = {name: entry for name, entry in entries.items() if not _is_flag(entry)}
+    entries = {name: part for first, entry in entries.items() for name, part in _sections_in(first, entry)}
+    parts = [entry.get(name, {}) for entry in entries.values() if isinstance(entry, Mapping) for name in _OF_LIBRARY]
+    wrong = [thing for thing in [found, *entries.values(), *parts] if not isinstance(thing, Mapping)]
     if wrong:
         msg = (
             f"Expected `adata.uns['{keys.SPATIAL}']` to be a dict of sections, each a dict with the dicts 'images' and "
             f"'scalefactors', found {type(wrong[0]).__name__} instead of one of these. Correct or delete it."
         )
         raise TypeError(msg)
-    return found
+    return entries
+
+
+_OF_LIBRARY = ("images", "scalefactors")
+
+
+def _is_flag(entry: Any) -> bool:
+    """Whether an entry of ``uns["spatial"]`` is no section but stands beside them: a boolean, number or text."""
+    if isinstance(entry, np.ndarray):
+        return entry.ndim == 0
+    return isinstance(entry, bool | np.bool_ | Number | str | NoneType)
+
+
+def _sections_in(name: str, entry: Any) -> Iterator[tuple[str, Any]]:
+    """Sections of an entry of ``uns["spatial"]``, by their names: files nest what has a "/" in its name."""
+    inner = {}
+    if isinstance(entry, Mapping):
+        inner = {part: value for part, value in entry.items() if part not in _OF_LIBRARY and _holds_section(value)}
+    if not inner or any(part in entry for part in _OF_LIBRARY):
+        yield name, {part: value for part, value in entry.items() if part not in inner} if inner else entry
+    for part, value in inner.items():
+        yield from _sections_in(f"{name}/{part}", value)
+
+
+def _holds_section(value: Any) -> bool:
+    if not isinstance(value, Mapping):
+        return False
+    return any(part in value for part in _OF_LIBRARY) or any(_holds_section(one) for one in value.values())
 
 
 def library_entry(adata: AnnData, library_id: str | None = None) -> Mapping[str, Any]:

@@ -24,6 +24,11 @@ def make_actual(adata: AnnData) -> None:
     adata._init_as_actual(adata.copy())
 
 
+def file_mode(adata: AnnData) -> str:
+    """Return the mode in which the file of an AnnData was opened (anndata 0.12.19: ``AnnDataFileManager``)."""
+    return adata.file._filemode or "r"
+
+
 def device_arguments(accelerator: str, devices: Any) -> tuple[str, Any]:
     """Convert to what scvi-tools passes to Lightning (scvi-tools 1.4.2: ``scvi.model._utils.parse_device_args``)."""
     from scvi.model._utils import parse_device_args  # the package is imported without torch

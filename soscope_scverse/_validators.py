@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import os
 import warnings
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from numbers import Integral, Real
@@ -145,6 +146,8 @@ def check_folder(name: str, path: str | PathLike, *, new: bool = False) -> None:
     if not there.is_dir():
         msg = f"Expected `{name}` to be a folder, found {str(path)!r}, where {str(there)!r} is a file. Choose another."
         raise ValueError(msg)
+    if new:  # a cache may be there to read alone
+        _check_writable(name, path, there)
 
 
 def check_output(
@@ -178,11 +181,18 @@ def check_output(
     if not path.parent.is_dir():
         msg = f"Expected `{name}` in a folder that exists, found {str(path)!r}. Make {str(path.parent)!r} first."
         raise ValueError(msg)
+    _check_writable(name, path, path.parent)
     if path.is_dir() and path.suffix != ".zarr":
         msg = f"Expected `{name}` to be a file, found the folder {str(path)!r}. Choose another name."
         raise ValueError(msg)
     if path.exists() and not overwrite:
         msg = f"Expected `{name}` to be a new path, found {str(path)!r}. Choose another, or pass `{to_overwrite}`."
+        raise ValueError(msg)
+
+
+def _check_writable(name: str, path: Path, folder: Path) -> None:
+    if not os.access(folder, os.W_OK):
+        msg = f"Expected `{name}` in a folder that can be written to, found {str(path)!r}. Choose another folder."
         raise ValueError(msg)
 
 

@@ -90,6 +90,10 @@ def lattices(draw: st.DrawFn) -> tuple[str, np.ndarray, np.ndarray]:
     return kind, 20.0 * array[kept] * steps * stretch, array[kept]
 
 
+EVERY = ("lattice", "padded", "cells", "captured")
+"""Ways to partition spots; of the last one, spots capture a part."""
+
+
 @st.composite
 def sections(
     draw: st.DrawFn,
@@ -131,9 +135,16 @@ def _division(
     adata: AnnData, division: str, n_subspots: int, library_key: str | None, rng: np.random.Generator
 ) -> Callable[..., None]:
     if division == "lattice":
-        return lambda spots, move=None: pp.subspots(spots, n_subspots, library_key=library_key)
+        return lambda spots, move=None: pp.subspots(spots, n_subspots, capture=None, library_key=library_key)
+    if division == "captured":
+        return lambda spots, move=None: pp.subspots(
+            spots,
+            n_subspots,
+            capture=11.0 * (1 if move is None else abs(np.linalg.det(move.matrix)) ** 0.5),
+            library_key=library_key,
+        )
     if division == "padded":
-        positions = pp.subspots(adata, n_subspots, library_key=library_key, copy=True).obsm["subspots"]
+        positions = pp.subspots(adata, n_subspots, capture=None, library_key=library_key, copy=True).obsm["subspots"]
         positions[:, 1:][rng.random((adata.n_obs, n_subspots - 1)) < 0.3] = np.nan
 
         def divide(spots: AnnData, move: Motion | None = None) -> None:
@@ -149,7 +160,7 @@ def _division(
 
     def partition_into_cells(spots: AnnData, move: Motion | None = None) -> None:
         cells[["x", "y"]] = places if move is None else move(places)
-        pp.subspots(spots, cells=cells, exposure=exposure, library_key=library_key)
+        pp.subspots(spots, cells=cells, exposure=exposure, capture=None, library_key=library_key)
 
     return partition_into_cells
 
@@ -183,7 +194,7 @@ def prepared(spots: Spots, *, n_features: int = 3, rows: Any = None, move: Motio
         spots.divide(adata, move)
         pp.spot_graph(adata, library_key=spots.library_key)
     if n_features:
-        valid = adata.obsm["subspot_exposure"] > 0
+        valid = np.isfinite(adata.obsm["subspots"][..., 0])
         every = np.random.default_rng(0).normal(size=(3 * valid.size, n_features)).astype(np.float32)
         number = valid.shape[1] * spots.adata.obs_names.get_indexer(adata.obs_names)[:, None] + range(valid.shape[1])
         if spots.division == "cells":  # their features are their own, however they are numbered
@@ -474,7 +485,7 @@ def test_subspots_add_up_to_their_spot(drawn):
     assert (enhanced.layers["q05"] <= enhanced.layers["q95"]).all()
 
 
-@given(models(), st.integers(1, 20), st.integers(1, 20))
+@given(models(divisions=EVERY), st.integers(1, 20), st.integers(1, 20))
 def test_a_tiling_changes_nothing(drawn, batch_size, latent_spots):
     _, model = drawn
     whole = seeded(model.get_enhanced, n_samples=2)
@@ -489,7 +500,19 @@ def test_a_tiling_changes_nothing(drawn, batch_size, latent_spots):
     assert_same(tiled.obs, whole.obs)
 
 
-@given(models(), SEEDS)
+@given(models(likelihoods=("nb", "poisson"), divisions=("captured",)))
+def test_what_was_captured_adds_up_to_the_spot(drawn):
+    """Conditional less decoded profiles of what was not captured; gaps follow the latent states alone."""
+    _, model = drawn
+    enhanced, decoded = model.get_enhanced(), model.get_enhanced(expectation="decoded")
+    measured = enhanced.obs["measured"].to_numpy()[:, None]
+    found, observed = totals(model, enhanced.X - (1 - measured) * decoded.X)
+    assert_close(found, observed)
+    in_gap = measured.ravel() == 0
+    assert_close(enhanced.X[in_gap], decoded.X[in_gap])
+
+
+@given(models(divisions=EVERY), SEEDS)
 def test_a_model_does_not_see_the_order_of_spots_genes_and_subspots(drawn, seed):
     _, model = drawn
     rng = np.random.default_rng(seed)
@@ -497,8 +520,9 @@ def test_a_model_does_not_see_the_order_of_spots_genes_and_subspots(drawn, seed)
     rows, genes = rng.permutation(adata.n_obs), rng.permutation(adata.n_vars)
     order = rng.permutation(adata.obsm["subspots"].shape[1])
     mixed = adata[rows][:, genes].copy()
-    for slot in {"subspots", "subspot_exposure", "subspot_features", "subspot_names"} & set(mixed.obsm):
-        mixed.obsm[slot] = mixed.obsm[slot][:, order]
+    for slot in {"subspots", "subspot_features", *(key for key in mixed.obsm if key.startswith("subspot_"))}:
+        if slot in mixed.obsm:
+            mixed.obsm[slot] = mixed.obsm[slot][:, order]
     straight, found = model.get_enhanced(), model.get_enhanced(mixed)
     place = straight.obs.assign(row=range(straight.n_obs)).set_index(["spot", "subspot"])["row"]
     rows = place.loc[list(zip(found.obs["spot"], order[found.obs["subspot"]], strict=True))].to_numpy()
@@ -507,7 +531,7 @@ def test_a_model_does_not_see_the_order_of_spots_genes_and_subspots(drawn, seed)
     assert_close(found.X, straight.X[rows])
 
 
-@given(models())
+@given(models(divisions=EVERY))
 def test_a_section_does_not_see_the_others(drawn):
     spots, model = drawn
     assume(spots.library_key)

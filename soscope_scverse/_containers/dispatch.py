@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from mudata import MuData
 
 from soscope_scverse import _keys as keys
+from soscope_scverse._containers.lazy import is_lazy, opened
 from soscope_scverse._containers.mudata import spots_of
 from soscope_scverse._containers.slots import written_back
 from soscope_scverse._containers.spatialdata import SpatialSpots, is_spatialdata, only_of
@@ -66,6 +67,8 @@ def accepts_containers(
             if is_spatialdata(data):
                 return _call_on_spatialdata(function, _flat(call), first, needs_image)
             check_no_element_options(data, call.arguments)
+            if is_lazy(data):
+                return _call_on_lazy(function, call, first)
             if mudata and isinstance(data, MuData):
                 return _call_on_mudata(function, _flat(call), first)
             return function(*args, **kwargs)
@@ -82,6 +85,15 @@ def _flat(call: inspect.BoundArguments) -> dict[str, Any]:
         if parameter.kind is parameter.VAR_KEYWORD:
             arguments |= arguments.pop(parameter.name, {})
     return arguments
+
+
+def _call_on_lazy(function: Callable[..., Any], call: inspect.BoundArguments, first: str) -> Any:
+    data = call.arguments[first]
+    call.arguments[first] = spots = opened(data)
+    if call.arguments.get("copy", False):
+        return function(*call.args, **call.kwargs)
+    with written_back(spots, data):
+        return function(*call.args, **call.kwargs)
 
 
 def _call_on_mudata(function: Callable[..., Any], arguments: dict[str, Any], first: str) -> MuData | None:

@@ -6,11 +6,16 @@ from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 
 import mudata
+import numpy as np
 import pandas as pd
 from anndata import AnnData
 from mudata import MuData
 
+from soscope_scverse import _keys as keys
 from soscope_scverse._arrays import layers_of
+
+_SAME_POSITION = 1e-5
+"""Relative difference up to which positions are the same: single precision, or a few decimals of a text file."""
 
 
 def columns_apart() -> AbstractContextManager:
@@ -31,9 +36,15 @@ def spots_of(data: AnnData | MuData, modalities: Iterable[str] | None = None) ->
         AnnData, or a MuData whose modalities hold the same spots.
     modalities
         Those whose features are concatenated, in this order; None is all.
+
+    Raises
+    ------
+    ValueError
+        If modalities have different positions, and there are none at the top.
     """
     if isinstance(data, AnnData):
         return data
+    _check_positions(data)
     obs = pd.DataFrame(index=data.obs_names)
     slots: dict[str, dict] = {"obsm": {}, "obsp": {}, "uns": {}}
     for part in reversed([part[data.obs_names] for part in data.mod.values() if part.n_obs == data.n_obs]):
@@ -46,6 +57,27 @@ def spots_of(data: AnnData | MuData, modalities: Iterable[str] | None = None) ->
     names = data.mod if modalities is None else modalities
     var = pd.DataFrame(index=[f"{name}:{feature}" for name in names for feature in data.mod[name].var_names])
     return AnnData(obs=obs, var=var, **slots)
+
+
+def _check_positions(data: MuData) -> None:
+    """Raise a ValueError if modalities have the same spots at different positions, and none are at the top."""
+    if keys.SPATIAL in data.obsm:
+        return
+    found = {
+        name: np.asarray(part[data.obs_names].obsm[keys.SPATIAL])
+        for name, part in data.mod.items()
+        if part.n_obs == data.n_obs and keys.SPATIAL in part.obsm
+    }
+    for name, xy in found.items():
+        first, expected = next(iter(found.items()))
+        if xy.shape == expected.shape and np.allclose(xy, expected, rtol=_SAME_POSITION, equal_nan=True):
+            continue
+        apart = f"up to {np.abs(xy - expected).max():.4g} apart" if xy.shape == expected.shape else f"{xy.shape}"
+        msg = (
+            f"Expected the same positions in all modalities, found those of {name!r} and {first!r} {apart}. Store "
+            f"those to use as `mdata.obsm['{keys.SPATIAL}']`."
+        )
+        raise ValueError(msg)
 
 
 def modality(mdata: MuData, name: str) -> AnnData:

@@ -9,16 +9,24 @@ from contextlib import contextmanager
 from anndata import AnnData
 from mudata import MuData
 
-from soscope_scverse._upstream import make_actual
+from soscope_scverse._upstream import file_mode, make_actual
 
 _SLOTS = ("obs", "obsm", "obsp", "uns")
 
 
 def writable(adata: AnnData, *, copy: bool) -> AnnData:
-    """Return the object to write to: a copy, or `adata` itself, which is made actual if it is a view."""
+    """Return the object to write to: a copy in memory, or `adata` itself, which is made actual if it is a view.
+
+    Raises
+    ------
+    ValueError
+        If it is a view of a file, which cannot be made actual.
+    """
     if copy:
-        return adata.copy()
-    if adata.is_view:
+        return adata.to_memory() if adata.isbacked else adata.copy()
+    if adata.isbacked:
+        _check_backed(adata)
+    elif adata.is_view:
         warnings.warn(
             "Received a view of an AnnData: it becomes a copy before it is written to, and edges of its graphs to "
             "observations outside of the view are gone. Call `.copy()` on the view first to silence this.",
@@ -27,6 +35,23 @@ def writable(adata: AnnData, *, copy: bool) -> AnnData:
         )
         make_actual(adata)
     return adata
+
+
+def _check_backed(adata: AnnData) -> None:
+    """Raise or warn where slots that are written do not get to the file of an AnnData."""
+    if adata.is_view:
+        msg = (
+            f"Expected an AnnData to write to, found a view of the file {str(adata.filename)!r}. Call `.to_memory()` "
+            "on the view, and pass what it returns."
+        )
+        raise ValueError(msg)
+    if file_mode(adata) == "r+":
+        warnings.warn(
+            f"The AnnData is open in mode 'r+', in which anndata writes only `X` to {str(adata.filename)!r}: what is "
+            "added to obs, obsm, obsp and uns stays in memory. Call `adata.write_h5ad` with another path to keep it.",
+            UserWarning,
+            stacklevel=4,
+        )
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,10 +12,19 @@ import pandas as pd
 from anndata import AnnData
 
 from soscope_scverse import _keys as keys
+from soscope_scverse import _read as read
 from soscope_scverse._arrays import layers_of
+from soscope_scverse._cell_shapes.files import SUFFIXES
+from soscope_scverse._cell_shapes.reading import (
+    by_section,
+    full_resolution,
+    is_labels,
+    labels_outlines,
+    moved,
+    read_cells,
+)
 
 if TYPE_CHECKING:
-    from geopandas import GeoDataFrame
     from spatialdata import SpatialData
 
 # spatialdata takes seconds to import: it is imported only where one of its objects was passed in
@@ -62,10 +72,11 @@ class SpatialSpots:
         if not is_spatialdata(sdata):
             msg = f"Expected a SpatialData, found {type(sdata).__name__}."
             raise TypeError(msg)
-        table = _named("table_key", table_key, sdata.tables)
+        table_key = table_name(sdata, table_key)
+        table = sdata.tables[table_key]
         if "spatialdata_attrs" not in table.uns:
             msg = (
-                f"Expected the table {table_key!r} to annotate shapes, found that it annotates nothing. Call "
+                f"Expected the table {table_key!r} to annotate spots, found that it annotates nothing. Call "
                 "`sdata.set_table_annotates_spatialelement`."
             )
             raise ValueError(msg)
@@ -73,6 +84,7 @@ class SpatialSpots:
         of_row = table.obs[self.region_key]
         found = [name for name in np.atleast_1d(regions).tolist() if (of_row == name).any()]
         chosen = found if shapes_key is None else [only_of("shapes_key", shapes_key, found)]
+        self._sdata = sdata
         rows = of_row.isin(chosen).to_numpy()
         self.is_whole_table = bool(rows.all())
         self.table = table if self.is_whole_table else table[rows].copy()
@@ -92,7 +104,7 @@ class SpatialSpots:
     def adata(self) -> AnnData:
         """The table with centroids as positions and the diameter of the spots; profiles are not copied."""
         table, xy, libraries = self.table, np.empty((self.table.n_obs, 2)), {}
-        recorded = table.uns.get(keys.SPATIAL, {})
+        recorded = read.libraries(table)
         for name, rows in self.rows(table).items():
             section = self.sections[name]
             xy[rows] = section.positions(table.obs[self._instance_key].to_numpy()[rows])
@@ -112,15 +124,16 @@ class SpatialSpots:
         found = {name: image for name, image in images.items() if image is not None}
         return (found or None) if self.library_key else next(iter(found.values()), None)
 
-    def cells(self, shapes: str | Mapping[str, str]) -> GeoDataFrame:
-        """Other shapes of the SpatialData in the coordinates of the spots, with the column of the sections."""
-        names = self._by_section("cells", shapes)
-        parts = [section.shapes(names[name]) for name, section in self.sections.items()]
-        if not self.library_key:
-            return parts[0]
-        return pd.concat(
-            [part.assign(**{self.library_key: name}) for name, part in zip(self.sections, parts, strict=True)]
-        )
+    def cells(self, cells: Any) -> Any:
+        """Cells in the coordinates of the spots; elements of the SpatialData with the column of the sections."""
+        if isinstance(cells, Mapping) and not is_labels(cells):
+            given = self._by_section("cells", cells)
+        elif _cell_element(self._sdata, cells) is not None:
+            given = dict.fromkeys(self.sections, cells)
+        else:
+            return read_cells(cells, self.library_key, self.sections)
+        parts = {name: section.cells(given[name]) for name, section in self.sections.items()}
+        return by_section(parts, self.library_key, parts) if self.library_key else next(iter(parts.values()))
 
     def complete(self, kwargs: dict[str, Any], *, image_key: Any, looks: bool) -> dict[str, Any]:
         """Arguments of a function of the spots, completed by image, cells and sections of the SpatialData."""
@@ -129,7 +142,7 @@ class SpatialSpots:
             raise ValueError(msg)
         if looks and kwargs.get("image") is None:
             kwargs = {**kwargs, "image": self.image(image_key)}
-        if isinstance(kwargs.get("cells"), str | Mapping):
+        if kwargs.get("cells") is not None:
             kwargs = {**kwargs, "cells": self.cells(kwargs["cells"])}
         if self.library_key is None:
             return kwargs
@@ -158,7 +171,7 @@ class SpatialSection:
     def __init__(self, sdata: SpatialData, table_key: str, name: str, coordinate_system: str | None) -> None:
         from spatialdata.transformations import get_transformation
 
-        self.element = _named("shapes_key", name, {**sdata.shapes, **sdata.labels})
+        self.element = _named("shapes_key", name, {**sdata.shapes, **sdata.labels, **sdata.points})
         self.systems = get_transformation(self.element, get_all=True)
         if coordinate_system is not None:
             _named("coordinate_system", coordinate_system, self.systems)
@@ -167,18 +180,29 @@ class SpatialSection:
     def positions(self, instances: np.ndarray) -> np.ndarray:
         """Centroids of instances."""
         centres = self._centres()
-        missing = ~np.isin(instances, centres.index)
-        if missing.any():
+        if not centres.index.is_unique:
+            repeated = centres.index[centres.index.duplicated()]
             msg = (
-                f"Expected {self._name!r} to hold all that the table {self._table_key!r} annotates, found "
-                f"{missing.sum()} of {len(missing)} missing (first: {instances[missing][0]!r}). Keep those that "
-                "both hold: `spatialdata.join_spatialelement_table`."
+                f"Expected one instance of each name in {self._name!r}, found {len(repeated)} repeated (first: "
+                f"{repeated[0]!r}). Give them an index of their own, which the table {self._table_key!r} names."
             )
             raise ValueError(msg)
-        return centres.loc[instances].to_numpy(float)
+        rows = centres.index.get_indexer(pd.Index(instances))
+        if (rows < 0).all():  # text in one, numbers in the other
+            rows = _names(centres.index).get_indexer(_names(pd.Index(instances)))
+        missing = rows < 0
+        if missing.any():
+            first, there = instances[missing].tolist()[0], centres.index[:3].tolist()
+            msg = (
+                f"Expected {self._name!r} to hold all that the table {self._table_key!r} annotates, found "
+                f"{missing.sum()} of {len(missing)} missing (first: {first!r}, where {self._name!r} has {there}). "
+                "Keep those that both hold: `spatialdata.join_spatialelement_table`."
+            )
+            raise ValueError(msg)
+        return centres.to_numpy(float)[rows]
 
     def diameter(self) -> dict[str, float]:
-        """Diameter of a circle of the same area as the spots; nothing of labels."""
+        """Diameter of a circle of the same area as the spots; nothing of labels and points."""
         if not hasattr(self.element, "geometry"):
             return {}
         if "radius" in self.element:
@@ -199,20 +223,22 @@ class SpatialSection:
             image_key = only_of("image_key", None, over)
         return PlacedImage(images[image_key], self._to(image_key, images[image_key]))
 
-    def shapes(self, name: str) -> GeoDataFrame:
-        """Other shapes of the SpatialData in the coordinates of the spots."""
-        shapes = _named("cells", name, self._sdata.shapes)
-        matrix = np.linalg.inv(self._to(name, shapes))
-        moved = shapes.set_geometry(shapes.geometry.affine_transform([*matrix[:2, :2].ravel(), *matrix[:2, 2]]))
-        if "radius" in moved:
-            moved["radius"] *= np.sqrt(abs(np.linalg.det(matrix[:2, :2])))
-        return moved
+    def cells(self, cells: Any) -> Any:
+        """Cells in the coordinates of the spots: shapes or labels of the SpatialData by their name, or any others."""
+        element = _cell_element(self._sdata, cells)
+        if element is None:
+            return read_cells(cells)
+        outlines = labels_outlines(element, placed=False) if is_labels(element) else read_cells(element)
+        matrix = self._to(cells if isinstance(cells, str) else "cells", element)
+        return moved(outlines, np.linalg.inv(matrix))
 
     def _centres(self) -> pd.DataFrame:
         """Positions by instance."""
         if hasattr(self.element, "geometry"):
             centres = self.element.geometry.centroid
             return pd.DataFrame({"x": centres.x, "y": centres.y})
+        if self._name in self._sdata.points:
+            return self.element[list(_XY)].compute()
         from spatialdata import get_centroids
 
         system = next(iter(self.systems))
@@ -255,12 +281,36 @@ def is_spatialdata(data: object) -> bool:
     return any(kind.__name__ == "SpatialData" for kind in type(data).__mro__)
 
 
+def table_name(sdata: SpatialData, table_key: str = "table") -> str:
+    """Return `table_key` if there is such a table; of a SpatialData with a single table its name, by default."""
+    if table_key == "table" and len(sdata.tables) == 1:
+        return next(iter(sdata.tables))
+    _named("table_key", table_key, sdata.tables)
+    return table_key
+
+
+def _names(instances: pd.Index) -> pd.Index:
+    """Names of instances as text, of integers without a decimal point."""
+    if instances.dtype.kind == "f":
+        instances = instances.astype("int64") if (instances == np.round(instances)).all() else instances
+    return instances.astype(str)
+
+
 def _named(argument: str, name: str, there: Any) -> Any:
     """Return the entry of this name."""
     if name not in there:
         msg = f"Expected `{argument}` to be one of {list(there)}, found {name!r}."
         raise ValueError(msg)
     return there[name]
+
+
+def _cell_element(sdata: SpatialData, cells: Any) -> Any:
+    """The shapes or labels of this name, or labels that have transformations; None for cells of other kinds."""
+    if is_labels(cells):
+        return cells if "transform" in full_resolution(cells).attrs else None
+    there = {**sdata.shapes, **sdata.labels}
+    is_name = isinstance(cells, str) and (cells in there or Path(cells).suffix.lower() not in SUFFIXES)
+    return _named("cells", cells, there) if is_name else None
 
 
 def only_of(argument: str, name: str | None, there: Iterable[str]) -> str:

@@ -29,6 +29,7 @@ Run: TypeAlias = Callable[..., Matrix]
 
 SOSCOPE = "soscope"
 COLUMNS = ("task", "method", "seed", "gene", "metric", "value", "seconds")
+_MEASURED = 0.5  # share of a subspot that was captured, from which on it counts as measured
 METRICS = ("pearson", "within_r", "mse", "normalized_pearson")
 IMAGE_BASELINES: tuple[Run, ...] = (
     baselines.image_linear,
@@ -92,8 +93,10 @@ def compare(
     ``seed``
         Missing for methods without a seed (type ``Int64``).
     ``metric``, ``value``
-        ``pearson``, ``within_r``, ``mse`` and ``normalized_pearson`` of :mod:`soscope_scverse.metrics`. NaN if the
-        truth of the gene is constant or, with a warning, if training diverged.
+        ``pearson``, ``within_r``, ``mse`` and ``normalized_pearson`` of :mod:`soscope_scverse.metrics`. If spots
+        captured a part of their subspots only, also ``pearson`` and ``within_r`` of the subspots that were captured by
+        at least half (``pearson_measured``, ...) and of the others (``pearson_unmeasured``, ...). NaN if the truth of
+        the gene is constant or, with a warning, if training diverged.
     ``seconds``
         Wall time of the run, excluding the shared image features and the imports of soScope.
 
@@ -128,6 +131,7 @@ def compare(
         name: method if callable(method) else _enhancer(method, shared, image)
         for name, method in _named_methods(methods).items()
     }
+    parts = _parts(low)
     spots = low.copy()
     if not _has_features(spots, image, shared):
         excluded = [name for name, run in runs.items() if run in IMAGE_BASELINES]
@@ -140,7 +144,7 @@ def compare(
     tables = []
     for name, seed in tqdm(jobs, desc=task, disable=not progress):
         prediction, seconds = _timed_prediction(name, runs[name], spots.copy(), seed)
-        scores = _scores(name, prediction, truth)
+        scores = _scores(name, prediction, truth, parts)
         tables.append(scores.assign(task=task, method=name, seed=seed, seconds=seconds))
     return pd.concat([table.astype({"seed": "Int64"}) for table in tables], ignore_index=True)[list(COLUMNS)]
 
@@ -158,7 +162,7 @@ def _check_truth(low: AnnData, truth: AnnData) -> None:
     if missing:
         msg = f"Expected subspots in `low.obsm`, found no {missing}. Run `pp.subspots` first."
         raise ValueError(msg)
-    spots = low.obs_names[np.nonzero(np.asarray(low.obsm[keys.EXPOSURE]) > 0)[0]]
+    spots = low.obs_names[np.nonzero(read.areas(low, read.exposures(low)) > 0)[0]]
     found = truth.obs[keys.SPOT].astype(str).to_numpy() if keys.SPOT in truth.obs else None
     if found is None or not np.array_equal(found, spots.astype(str)):
         what = f"no `truth.obs['{keys.SPOT}']`" if found is None else f"{truth.n_obs} rows of other spots or order"
@@ -241,18 +245,38 @@ def _timed_prediction(name: str, run: Run, spots: AnnData, seed: int | None) -> 
     return prediction, time.perf_counter() - start
 
 
-def _scores(name: str, prediction: Matrix | None, truth: AnnData) -> pd.DataFrame:
+def _parts(low: AnnData) -> dict[str, np.ndarray]:
+    """Which subspots were measured and which were not, by the suffix of their metrics; {} if all were."""
+    exposure = read.exposures(low)
+    area = read.areas(low, exposure)
+    if area is exposure:
+        return {}
+    measured = exposure[area > 0] >= _MEASURED * area[area > 0]
+    return {"_measured": measured, "_unmeasured": ~measured}
+
+
+def _scores(name: str, prediction: Matrix | None, truth: AnnData, parts: Mapping[str, np.ndarray]) -> pd.DataFrame:
     """Return the columns gene, metric and value of one run."""
+    names = [*METRICS, *(f"{metric}{part}" for part in parts for metric in METRICS[:2])]
     if prediction is None:
-        values = dict.fromkeys(METRICS, np.full(truth.n_vars, np.nan))
-    elif np.shape(prediction) != truth.shape:
+        return _long(truth, dict.fromkeys(names, np.full(truth.n_vars, np.nan)))
+    if np.shape(prediction) != truth.shape:
         msg = (
             f"Expected method {name!r} to return n_targets x n_features = {truth.shape}, found shape "
-            f"{np.shape(prediction)}. Its rows are the subspots with exposure, spot by spot."
+            f"{np.shape(prediction)}. Its rows are the subspots, spot by spot."
         )
         raise ValueError(msg)
-    else:
-        values = {metric: getattr(metrics, metric)(prediction, truth.X) for metric in METRICS if metric != "within_r"}
-        values["within_r"] = metrics.within_r(prediction, truth.X, truth.obs[keys.SPOT])
-    columns = {metric: values[metric] for metric in METRICS}
-    return pd.DataFrame({"gene": truth.var_names, **columns}).melt("gene", var_name="metric")
+    values = {metric: _value(metric, prediction, truth) for metric in METRICS}
+    for part, rows in parts.items():
+        values |= {f"{metric}{part}": _value(metric, prediction[rows], truth[rows]) for metric in METRICS[:2]}
+    return _long(truth, {metric: values[metric] for metric in names})
+
+
+def _value(metric: str, prediction: Matrix, truth: AnnData) -> np.ndarray:
+    """Score of every feature."""
+    extra = [truth.obs[keys.SPOT]] if metric == "within_r" else []
+    return getattr(metrics, metric)(prediction, truth.X, *extra)
+
+
+def _long(truth: AnnData, values: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    return pd.DataFrame({"gene": truth.var_names, **values}).melt("gene", var_name="metric")

@@ -11,12 +11,17 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from scipy.sparse import csr_matrix
+from scipy.spatial import cKDTree
 
 from soscope_scverse import _keys as keys
 from soscope_scverse import _read as read
+from soscope_scverse import pp
 from soscope_scverse._arrays import Matrix
 from soscope_scverse._containers.dispatch import accepts_containers
-from soscope_scverse._validators import Choice, Rules, check_arguments, check_finite
+from soscope_scverse._validators import POSITIVE, Choice, Rules, check_arguments, check_finite
+from soscope_scverse.pp._capture import CaptureArea, CaptureShape
+from soscope_scverse.pp._geometry import unit_subspots
+from soscope_scverse.pp._lattice import LatticeKind, in_lattice_cell
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -24,6 +29,12 @@ if TYPE_CHECKING:
 FLOWER = 7
 """Number of spots in a block of a hexagonal lattice: a spot and its six neighbours."""
 
+_SPOTS_RULES: Rules = {
+    "pitch": POSITIVE,
+    "diameter": POSITIVE,
+    "lattice": Choice(("hex", "square")),
+    "capture_shape": Choice(("circle", "square")),
+}
 _RULES: Rules = {"lattice": Choice(("auto", "square", "hex")), "aggregate": Choice(("sum", "mean"))}
 
 
@@ -81,8 +92,9 @@ def simulate_low_resolution(
         ``obsm["subspot_exposure"]`` (1 / number of the spot's subspots, 0 = padding), ``uns["subspots"]``, whose
         ``"aggregate"`` is read by the baselines, ``uns["spatial"]`` with the larger spot diameter and
         ``obs["array_row"]``, ``obs["array_col"]`` of the coarse lattice; for sums of different numbers of cells also
-        ``obs["relative_cell_number"]`` (relative to the mean over spots). ``truth``: the original rows, with
-        ``obs["spot"]`` and ``obs["subspot"]``.
+        ``obs["relative_cell_number"]`` (relative to the mean over spots). With `cells`,
+        ``obsm["subspot_names"]`` has their names, so that ``truth[enhanced.obs_names]`` has the rows of an enhanced
+        ``adata``. ``truth``: the original rows, with ``obs["spot"]`` and ``obs["subspot"]``.
 
     Raises
     ------
@@ -100,11 +112,131 @@ def simulate_low_resolution(
         kind = _lattice_kind(adata, positions) if lattice == "auto" else lattice
         blocks, members = _flowers(adata, factor) if kind == "hex" else _squares(adata, factor)
     low = _merge(adata, profiles, positions, blocks, members, aggregate)
+    if cells:
+        names = np.asarray(adata.obs_names, dtype=str)
+        low.obsm[keys.SUBSPOT_NAMES] = np.where(members >= 0, names[members], "")
     if keys.SPATIAL in adata.uns:
         growth = np.sqrt(members.shape[1])  # a block of K equal spots has K times their area
         enlarge = (lambda diameter: factor) if cells else (lambda diameter: growth * diameter)
         low.uns[keys.SPATIAL] = _larger_spots(read.libraries(adata), enlarge)
     return LowResolution(low, _truth(adata, low, members))
+
+
+@accepts_containers()
+def simulate_spots(
+    cells: AnnData | SpatialData,
+    *,
+    pitch: float,
+    diameter: float,
+    lattice: LatticeKind = "hex",
+    n_subspots: int | Literal["auto"] = "auto",
+    capture_shape: CaptureShape = "circle",
+    table_key: str = "table",
+    shapes_key: str | None = None,
+) -> LowResolution:
+    """Count single cells in spots with gaps between them, as Visium captures them; the whole tissue is the truth.
+
+    Spots are laid out over the extent of the cells. A spot counts the cells whose centre it captures, and the truth of
+    a subspot counts all cells in its part of the lattice cell, whether they were captured or not. Spots without a
+    captured cell are excluded.
+
+    Parameters
+    ----------
+    cells
+        n_cells x n_features counts in ``X``, positions in ``obsm["spatial"]`` (MERFISH, Xenium, osmFISH, ...). A single
+        section.
+    pitch, diameter
+        Centre-to-centre distance of the spots and diameter of what they capture, in the unit of the positions. Visium:
+        100 and 55 um.
+    lattice
+        ``"hex"`` as in Visium, or ``"square"``.
+    n_subspots, capture_shape
+        See :func:`~soscope_scverse.pp.subspots`.
+    table_key, shapes_key
+        Elements of a SpatialData, see :func:`~soscope_scverse.tl.enhance`.
+
+    Returns
+    -------
+    LowResolution
+        ``adata``: n_spots x n_features sums (CSR), with the slots of :func:`~soscope_scverse.pp.subspots`,
+        ``obs["array_row"]``, ``obs["array_col"]`` and ``uns["spatial"]``, which records `diameter`. ``truth``:
+        (n_spots * n_subspots) x n_features sums of the cells in every subspot, zeros included, named as the rows of an
+        enhanced ``adata``, with ``obs["spot"]``, ``obs["subspot"]``, ``obs["measured"]`` and ``obs["n_cells"]``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If positions or counts are invalid, a number is not positive, spots would overlap, or no spot captures a cell.
+
+    Examples
+    --------
+    >>> low, truth = simulate_spots(cells, pitch=100, diameter=55)  # doctest: +SKIP
+    >>> table = compare(low, truth, "section.tif")  # doctest: +SKIP
+    """
+    check_arguments(locals(), _SPOTS_RULES)
+    if diameter > pitch:
+        msg = f"Expected `diameter` to be at most the `pitch` of {pitch}, found {diameter}: spots would overlap."
+        raise ValueError(msg)
+    positions, counts = read.positions(read.read_anndata(cells)), csr_matrix(read.matrix(cells, None))
+    check_finite(counts)
+    spots = _laid_out(positions, pitch, lattice)
+    pp.subspots(spots, n_subspots, geometry=lattice, capture=diameter, capture_shape=capture_shape)
+    nearest = cKDTree(spots.obsm[keys.SPATIAL]).query(positions)[1]
+    area = CaptureArea(diameter, capture_shape, np.array([1.0, 0.0]))
+    captured = area.contains(positions - spots.obsm[keys.SPATIAL][nearest])
+    kept = np.bincount(nearest[captured], minlength=spots.n_obs) > 0
+    if not kept.any():
+        msg = f"Expected spots that capture cells, found none of {spots.n_obs} with pitch={pitch}, diameter={diameter}."
+        raise ValueError(msg)
+    low = AnnData(_sums(nearest[captured], counts[captured], spots.n_obs)[kept], obs=spots.obs[kept], var=cells.var)
+    for key, values in spots.obsm.items():
+        low.obsm[key] = values[kept]
+    low.uns[keys.SUBSPOTS] = spots.uns[keys.SUBSPOTS]
+    scales = {"spot_diameter_fullres": float(diameter), "tissue_hires_scalef": 1.0}
+    low.uns[keys.SPATIAL] = {"simulated": {"images": {}, "scalefactors": scales}}
+    return LowResolution(low, _parts(low, positions, counts, cells.var))
+
+
+def _laid_out(positions: np.ndarray, pitch: float, lattice: LatticeKind) -> AnnData:
+    """Spots over the extent of the cells, without counts."""
+    low, extent = positions.min(axis=0), np.ptp(positions, axis=0)
+    height = pitch * (np.sqrt(0.75) if lattice == "hex" else 1)
+    rows, cols = np.indices((max(1, int(extent[1] / height)), max(1, int(extent[0] / pitch)))).reshape(2, -1)
+    steps = (2 * cols + rows % 2, rows) if lattice == "hex" else (cols, rows)
+    x = pitch * (cols + 0.5 + (0.5 * (rows % 2) if lattice == "hex" else 0))
+    names = [f"{row}x{col}" for row, col in zip(steps[1], steps[0], strict=True)]
+    spots = AnnData(obs=pd.DataFrame({"array_row": steps[1], "array_col": steps[0]}, index=names))
+    spots.obsm[keys.SPATIAL] = low + np.column_stack([x, height * (rows + 0.5)])
+    return spots
+
+
+def _sums(group: np.ndarray, counts: csr_matrix, n_groups: int) -> csr_matrix:
+    """Sum the rows of every group, n_groups x n_features."""
+    ones = np.ones(len(group), dtype=counts.dtype)
+    return csr_matrix((ones, (group, np.arange(len(group)))), shape=(n_groups, len(group))) @ counts
+
+
+def _parts(low: AnnData, positions: np.ndarray, counts: csr_matrix, var: pd.DataFrame) -> AnnData:
+    """Sums of all cells in every subspot: the nearest of the fine lattice, if it is that of a spot."""
+    subspots = low.obsm[keys.SUBSPOTS]
+    n_spots, n_subspots = subspots.shape[:2]
+    _, basis = unit_subspots(low.uns[keys.SUBSPOTS]["geometry"], low.uns[keys.SUBSPOTS]["basis"], n_subspots)
+    nearest = cKDTree(subspots.reshape(-1, 2)).query(positions)[1]
+    inside = in_lattice_cell(basis, positions - subspots.reshape(-1, 2)[nearest])
+    spot = np.repeat(low.obs_names.to_numpy(), n_subspots)
+    number = np.tile(np.arange(n_subspots), n_spots)
+    obs = pd.DataFrame(
+        {
+            keys.SPOT: spot,
+            keys.SUBSPOT: number,
+            keys.MEASURED_SHARE: low.obsm[keys.MEASURED].ravel(),
+            "n_cells": np.bincount(nearest[inside], minlength=len(spot)),
+        },
+        index=[f"{name}_{k}" for name, k in zip(spot, number, strict=True)],
+    )
+    truth = AnnData(_sums(nearest[inside], counts[inside], len(spot)), obs=obs, var=var.copy())
+    truth.obsm[keys.SPATIAL] = subspots.reshape(-1, 2)
+    return truth
 
 
 def _squares(adata: AnnData, factor: float) -> tuple[np.ndarray, np.ndarray]:

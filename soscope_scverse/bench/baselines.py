@@ -7,8 +7,8 @@ of the spots on their positions or mean image features, and predict the profiles
 
 Predictions are expected profiles of spots. If ``uns["subspots"]["aggregate"]`` is ``"mean"``, as written by
 :func:`~soscope_scverse.bench.simulate_low_resolution`, they are returned unchanged. Otherwise spots are sums of counts:
-predictions are clipped at 0 and multiplied by the exposures of the subspots.
-If ``obs["relative_cell_number"]`` is present, counts are divided by it before fitting, and exposures multiplied by it.
+predictions are clipped at 0 and multiplied by the areas of the subspots, relative to what a spot captured.
+If ``obs["relative_cell_number"]`` is present, counts are divided by it before fitting, and areas multiplied by it.
 """
 
 from __future__ import annotations
@@ -48,16 +48,18 @@ class _Task(NamedTuple):
     """n_targets numbers of subspots within their spots."""
     exposure: np.ndarray
     """n_targets x 1, multiplied by the relative cell number of counts."""
+    area: np.ndarray
+    """n_targets x 1 in the same unit; the exposure where spots tile the tissue."""
     is_mean: bool
     """Whether a spot is the mean of its subspots rather than the sum of their counts."""
 
     def scaled_to_targets(self, levels: np.ndarray) -> np.ndarray:
         """Convert n_targets x n_features expected profiles of spots to profiles of subspots."""
-        return levels if self.is_mean else np.clip(levels, 0, None) * self.exposure
+        return levels if self.is_mean else np.clip(levels, 0, None) * self.area
 
 
 def repeat(adata: AnnData) -> np.ndarray:
-    """Repeat the profile of a spot in all its subspots; counts are divided in proportion to the exposures.
+    """Repeat the profile of a spot in all its subspots; counts are divided in proportion to the areas.
 
     Parameters
     ----------
@@ -101,7 +103,7 @@ def linear(adata: AnnData) -> np.ndarray:
 
 
 def linear_conserving(adata: AnnData) -> np.ndarray:
-    """Interpolate linearly, then scale (counts) or shift (means) the subspots of a spot to match its profile.
+    """Interpolate linearly, then scale (counts) or shift (means) what a spot measured of its subspots to match it.
 
     Parameters
     ----------
@@ -120,13 +122,16 @@ def linear_conserving(adata: AnnData) -> np.ndarray:
     """
     task = _task(adata)
     guess = _interpolate(task, *_positions(adata, task))
+    measured = task.exposure / task.area
     if task.is_mean:
-        return guess + (task.profiles - _area_mean(task) @ guess)[task.spot]
+        return guess + measured * (task.profiles - _area_mean(task) @ guess)[task.spot]
     members = csr_matrix((np.ones(len(task.spot)), (task.spot, np.arange(len(task.spot)))))
-    total = (members @ guess)[task.spot]
+    captured = guess * measured
+    total = (members @ captured)[task.spot]
     size = (members @ task.exposure)[task.spot]
     even = np.broadcast_to(task.exposure / size, guess.shape).copy()
-    return np.divide(guess, total, out=even, where=total > 0) * size * task.profiles[task.spot]
+    shares = np.divide(captured, total, out=even, where=total > 0)
+    return shares * size * task.profiles[task.spot] + (guess - captured)
 
 
 def gaussian_process(adata: AnnData) -> np.ndarray:
@@ -335,15 +340,17 @@ def _fit_network(inputs: np.ndarray, values: np.ndarray) -> Predictor:
 def _task(adata: AnnData) -> _Task:
     """Read the spots and their valid subspots, the targets."""
     exposure = read.exposures(read.read_anndata(adata))
-    spot, subspot = np.nonzero(exposure > 0)
+    area = read.areas(adata, exposure)
+    spot, subspot = np.nonzero(area > 0)
     x = read.matrix(adata, None)
     check_finite(x)
     profiles = dense(x).astype(float)
     is_mean = adata.uns.get(keys.SUBSPOTS, {}).get("aggregate") == "mean"
     if keys.RELATIVE_CELL_NUMBER in adata.obs and not is_mean:
         size = adata.obs[keys.RELATIVE_CELL_NUMBER].to_numpy(float)[:, None]
-        profiles, exposure = profiles / size, exposure * size
-    return _Task(profiles, spot, subspot, exposure[spot, subspot][:, None], is_mean)
+        profiles, exposure, area = profiles / size, exposure * size, area * size
+    exposure, area = (values[spot, subspot][:, None] for values in (exposure, area))
+    return _Task(profiles, spot, subspot, exposure, area, is_mean)
 
 
 def _positions(adata: AnnData, task: _Task) -> tuple[np.ndarray, np.ndarray]:
@@ -358,7 +365,7 @@ def _features(adata: AnnData, task: _Task) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _area_mean(task: _Task) -> csr_matrix:
-    """Matrix of n_spots x n_targets that averages values of the targets over the areas of the spots."""
+    """Matrix of n_spots x n_targets that averages values of the targets over what the spots captured."""
     shape = len(task.profiles), len(task.spot)
     exposure = csr_matrix((task.exposure.ravel(), (task.spot, np.arange(len(task.spot)))), shape=shape)
     return diags(1 / np.asarray(exposure.sum(axis=1)).ravel()) @ exposure
@@ -376,7 +383,7 @@ def _of_targets(adata: AnnData, slot: str, task: _Task) -> np.ndarray:
         raise ValueError(msg)
     entries = np.asarray(values[task.spot, task.subspot], dtype=float)
     if not np.isfinite(entries).all():
-        msg = f"Expected finite `adata.obsm['{slot}']` where the exposure is above 0, found NaN or infinite values."
+        msg = f"Expected finite `adata.obsm['{slot}']` of all subspots, found NaN or infinite values."
         raise ValueError(msg)
     return entries
 

@@ -30,6 +30,8 @@ def main(context: click.Context) -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     warnings.filterwarnings("ignore", module=r"(lightning|torch|torch_geometric)\b")
+    # it is written again, or the error is shown
+    warnings.filterwarnings("ignore", message="The result could not be written")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)  # list of devices
     for number in (signal.SIGINT, signal.SIGTERM):
         context.call_on_close(_handler_reset(number, signal.signal(number, _stop)))

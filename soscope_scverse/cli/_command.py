@@ -40,6 +40,18 @@ def options(*each: Callable[[Function], Function]) -> Callable[[Function], Funct
     return add
 
 
+class _Capture(click.ParamType):
+    """``auto``, ``none`` or a number."""
+
+    name = "auto|none|number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the argument `capture` of :func:`~soscope_scverse.tl.enhance`."""
+        if value is None or value == "auto" or isinstance(value, float):
+            return value
+        return None if value == "none" else click.FLOAT.convert(value, param, ctx)
+
+
 out_option = click.option("--out", required=True, type=NEW, help="Output file or store.")
 force_option = click.option("--force", is_flag=True, help="Overwrite existing files.")
 library_option = click.option("--library-key", help="Column of obs with the sections.")
@@ -54,7 +66,26 @@ image_options = options(
 )
 partition_options = options(
     click.option("--n-subspots", type=int, help="Subspots per spot; default: 9 (square lattice) or 7 (hexagonal)."),
-    click.option("--cells", type=EXISTING, help="CSV with names, x and y of cells, which replace regular subspots."),
+    click.option(
+        "--cells",
+        metavar="FILE",
+        help="Cells, which replace regular subspots: CSV with names, x and y; label mask (.npy, .tif); outlines "
+        "(.geojson, .parquet, .gpkg, .shp). Of a SpatialData also the name of shapes or labels.",
+    ),
+    click.option(
+        "--capture",
+        type=_Capture(),
+        default="auto",
+        show_default=True,
+        help="Diameter of what a spot captures, in the unit of the positions; none: spots tile the tissue.",
+    ),
+    click.option(
+        "--capture-shape",
+        type=click.Choice(["circle", "square"]),
+        default="circle",
+        show_default=True,
+        help="Shape of what a spot captures.",
+    ),
 )
 training_options = options(
     click.option("--max-epochs", type=AT_LEAST_ONE, help="Training epochs; default: 400 steps in total."),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,64 +11,65 @@ from soscope_scverse._files import completed
 
 
 def read(path: Path, *, backed: bool = False) -> Any:
-    """Read an AnnData, MuData or SpatialData, recognised by the suffix or by the metadata of a zarr store.
+    """Read spots, see :func:`soscope_scverse.read`; a SpatialData is not bound to its store."""
+    from soscope_scverse._io import read
 
-    Parameters
-    ----------
-    path
-        ``.h5ad``, ``.h5mu`` or ``.zarr``.
-    backed
-        Keep the profiles of an h5ad file on disk.
-    """
-    import mudata
-
-    if path.suffix == ".h5mu":
-        return _read(path, "a MuData file (.h5mu)", mudata.read_h5mu)
-    if path.suffix == ".zarr" or path.is_dir():
-        return _read(path, "a zarr store of AnnData or SpatialData", _read_zarr)
-    return _read(path, "an AnnData file (.h5ad)", lambda file: _read_h5ad(file, backed=backed))
-
-
-def _read(path: Path, kind: str, reader: Callable[[Path], Any]) -> Any:
-    try:
-        return reader(path)
-    except Exception as error:  # damaged files and other formats raise errors of many types
-        msg = f"Expected {path} to be {kind}, but it cannot be read: {error or type(error).__name__}"
-        raise ValueError(msg) from error
-
-
-def _read_h5ad(path: Path, *, backed: bool) -> Any:
-    import anndata
-    import h5py
-
-    with h5py.File(path) as file:
-        backed = backed and "X" in file  # a file-backed AnnData requires X
-    return anndata.read_h5ad(path, backed="r" if backed else None)
-
-
-def _read_zarr(path: Path) -> Any:
-    import zarr
-
-    if "spatialdata_attrs" not in zarr.open_group(path, mode="r").attrs:
-        import anndata
-
-        return anndata.read_zarr(path)
-    import spatialdata
-
-    sdata = spatialdata.read_zarr(path)
-    sdata.path = None  # new elements are written to a new store
-    return sdata
+    data = read(path, backed=backed)
+    if hasattr(data, "path"):
+        data.path = None  # new elements are written to a new store
+    return data
 
 
 def write(data: Any, path: Path) -> None:
     """Write a file or store atomically."""
     import anndata
 
+    from soscope_scverse._storable import nested_sections
+
     writer = {".h5ad": "write_h5ad", ".h5mu": "write_h5mu"}.get(path.suffix)
     if writer is None:
         writer = "write_zarr" if hasattr(data, "write_zarr") else "write"  # AnnData, SpatialData
-    with completed(path) as part, anndata.settings.override(auto_shard_zarr_v3=False):
+    parts = [data, *getattr(data, "mod", {}).values()] if hasattr(data, "uns") else []
+    with completed(path) as part, nested_sections(*parts), anndata.settings.override(auto_shard_zarr_v3=False):
         getattr(data, writer)(part)
+
+
+def write_result(data: Any, subspots: Any, path: Path) -> Path:
+    """Write a result, or its subspots beside the path if that fails; return what was written.
+
+    Parameters
+    ----------
+    data
+        The result, or its subspots for an h5ad file.
+    subspots
+        Its subspots.
+    path
+        The path to write to.
+    """
+    try:
+        write(data, path)
+    except OSError:  # of the disk, which is that beside the path, too
+        raise
+    except Exception as error:  # of the writers of other packages
+        beside = path.with_name(f"{path.stem}_subspots{'.zarr' if path.suffix != '.zarr' else '.h5ad'}")
+        try:
+            write(subspots, beside)
+        except Exception:
+            msg = f"The result cannot be written to {path}: {error or type(error).__name__}"
+            raise OSError(msg) from error
+        warnings.warn(f"{path} cannot be written ({error}). The subspots are in {beside}.", UserWarning, stacklevel=2)
+        return beside
+    return path
+
+
+def check_storable(data: Any, path: Path) -> None:
+    """Raise a ValueError, before any work, if a file cannot hold something in `data`."""
+    from soscope_scverse import _storable
+
+    if hasattr(data, "tables"):
+        _storable.check_elements("--out", data)
+    else:
+        _storable.check_storable("--out", data, path.suffix)
 
 
 def check_output_option(
@@ -82,13 +84,6 @@ def check_output_option(
         msg = f"Expected `{option}` to differ from the inputs, found {str(path)!r}. Choose another name."
         raise ValueError(msg)
     check_output(option, path, overwrite=force, suffixes=suffixes, to_overwrite="--force")
-
-
-def read_table(path: Path) -> Any:
-    """Read a CSV file with names in the first column."""
-    import pandas as pd
-
-    return pd.read_csv(path, index_col=0)
 
 
 def gene_list(text: str) -> list[str]:

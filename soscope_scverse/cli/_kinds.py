@@ -62,11 +62,8 @@ def by_modality(data: Any, option: str, values: Sequence[str], read: Callable[[s
 def subspots_and_spots(enhanced: Any, data: Any, named: dict[str, Any]) -> tuple[Any, Any]:
     """Return subspots and spots, of a SpatialData from its tables; `named` is the result of :func:`pop_elements`."""
     if kind(enhanced) != "SpatialData":
-        return enhanced, data
-    from soscope_scverse._containers.spatialdata import SpatialSpots
-
-    of_spots = {name: named[name] for name in ("table_key", "shapes_key", "coordinate_system") if name in named}
-    spots = SpatialSpots(enhanced, **of_spots).adata()
+        return enhanced, spots_in(data, named) if kind(data) == "SpatialData" else data
+    spots = spots_in(enhanced, named)
     key_added = named.get("key_added", "enhanced")
     if key_added not in enhanced.tables:
         msg = f"Expected --key-added to be one of the tables {list(enhanced.tables)}, found {key_added!r}."
@@ -74,6 +71,37 @@ def subspots_and_spots(enhanced: Any, data: Any, named: dict[str, Any]) -> tuple
     return enhanced.tables[key_added], spots
 
 
+def spots_in(data: Any, named: dict[str, Any]) -> Any:
+    """Return the spots of a SpatialData as AnnData."""
+    from soscope_scverse._containers.spatialdata import SpatialSpots
+
+    of_spots = {name: named[name] for name in ("table_key", "shapes_key", "coordinate_system") if name in named}
+    return SpatialSpots(data, **of_spots).adata()
+
+
+def check_storable(data: Any, named: dict[str, Any], library_key: str | None, out: Any) -> None:
+    """Raise a ValueError, before any work, if the file of the result cannot hold something of its input.
+
+    An AnnData is written by :func:`~soscope_scverse.tl.enhance`, which checks it itself.
+    """
+    from soscope_scverse import _storable
+    from soscope_scverse._containers.mudata import spots_of
+    from soscope_scverse.tl._results import check_result
+
+    if kind(data) == "MuData":
+        check_result("--out", spots_of(data), library_key, out.suffix)
+        for part in data.mod.values():
+            check_result("--out", part, None, out.suffix)
+    elif kind(data) == "SpatialData" and out.suffix == ".zarr":
+        _storable.check_elements("--out", data)
+    elif kind(data) == "SpatialData":
+        check_result("--out", spots_in(data, named), library_key, out.suffix)
+
+
 def obsm_of(data: Any, named: dict[str, Any]) -> Any:
     """Return ``obsm`` of the spots."""
-    return data.tables[named.get("table_key", "table")].obsm if kind(data) == "SpatialData" else data.obsm
+    if kind(data) != "SpatialData":
+        return data.obsm
+    from soscope_scverse._containers.spatialdata import table_name
+
+    return data.tables[table_name(data, named.get("table_key", "table"))].obsm

@@ -11,7 +11,7 @@ from soscope_scverse._keys import SPOT
 from soscope_scverse.cli import _command as common
 from soscope_scverse.cli import _files as files
 from soscope_scverse.cli._command import AT_LEAST_ONE, without_none
-from soscope_scverse.cli._kinds import by_modality, formats, kind, pop_elements, subspots_and_spots
+from soscope_scverse.cli._kinds import by_modality, check_storable, formats, kind, pop_elements, subspots_and_spots
 
 
 @common.command
@@ -72,7 +72,7 @@ def enhance(
     genes: tuple[str, ...],
     likelihood: tuple[str, ...],
     n_subspots: int | None,
-    cells: Path | None,
+    cells: str | None,
     weights: str | None,
     cache: str | None,
     devices: int | None,
@@ -83,15 +83,18 @@ def enhance(
 ) -> None:
     """Partition the spots of IN into subspots and infer the profiles of the subspots.
 
-    IN is an AnnData (.h5ad), a MuData (.h5mu) or a SpatialData (.zarr). The result has the same type; an AnnData is
-    written in chunks. For a MuData, --layer, --genes and --likelihood are given per modality, for example
-    --likelihood rna=nb --likelihood prot=poisson. For a SpatialData, the result is a copy with the table and the
-    shapes of the subspots.
+    IN is an AnnData (.h5ad), a MuData (.h5mu) or a SpatialData (.zarr), or the output folder of Space Ranger or
+    Xenium, which is read as SpatialData. The result has the same type; an AnnData is written in chunks. For a MuData,
+    --layer, --genes and --likelihood are given per modality, for example --likelihood rna=nb --likelihood prot=poisson.
+    For a SpatialData, the result is a copy with the table and the shapes of the subspots, or this table alone if --out
+    ends in .h5ad.
     """
     data = files.read(source, backed=True)
-    files.check_output_option("--out", out, formats(data), force=force, inputs=[source])
+    suffixes = (".zarr", ".h5ad") if kind(data) == "SpatialData" else formats(data)
+    files.check_output_option("--out", out, suffixes, force=force, inputs=[source])
     files.check_output_option("--report", report_path, [".html"], force=force)
     named = pop_elements(data, kwargs)
+    check_storable(data, named, kwargs["library_key"], out)
     default = () if kind(data) == "MuData" else ("nb",)
     from soscope_scverse import tl
 
@@ -102,7 +105,7 @@ def enhance(
         genes=by_modality(data, "--genes", genes, files.gene_list),
         likelihood=by_modality(data, "--likelihood", likelihood or default),
         n_subspots="auto" if n_subspots is None else n_subspots,
-        cells=None if cells is None else files.read_table(cells),
+        cells=cells,
         features_kwargs=without_none(weights=weights, cache=cache),
         train_kwargs=common.progress_options()
         | without_none(devices=devices, num_nodes=num_nodes, batch_size=batch_size),
@@ -111,11 +114,13 @@ def enhance(
         **kwargs,
         **named,
     )
-    if not streams:
-        files.write(enhanced, out)
     from soscope_scverse._containers.mudata import spots_of
 
     subspots, spots = subspots_and_spots(enhanced, data, named)
+    if not streams:
+        out = files.write_result(subspots if out.suffix == ".h5ad" else enhanced, subspots, out)
+    elif not hasattr(subspots.X, "compute"):  # it is in memory, since it could not be written
+        out = files.write_result(subspots, subspots, out)
     if report_path is not None:
         from soscope_scverse import pl
 

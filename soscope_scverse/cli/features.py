@@ -36,7 +36,9 @@ def features(
     source: Path,
     out: Path,
     n_subspots: int | None,
-    cells: Path | None,
+    cells: str | None,
+    capture: float | Literal["auto"] | None,
+    capture_shape: Literal["circle", "square"],
     library_key: str | None,
     mode: Literal["patch", "dense"],
     force: bool,
@@ -44,20 +46,25 @@ def features(
 ) -> None:
     """Compute image features of the subspots of IN, and write IN with these features.
 
-    IN is an AnnData (.h5ad), a MuData (.h5mu) or a SpatialData (.zarr). The result has the same type, and enhance uses
-    its features. An existing partition into subspots is kept unless --n-subspots or --cells is given.
+    IN is an AnnData (.h5ad), a MuData (.h5mu) or a SpatialData (.zarr), or the output folder of Space Ranger or
+    Xenium, which is read as SpatialData. The result has the same type, and enhance uses its features. An existing
+    partition into subspots is kept unless --n-subspots, --cells or --capture is given.
     """
     data = files.read(source)
     files.check_output_option("--out", out, formats(data), force=force, inputs=[source])
     named = pop_elements(data, kwargs)
+    files.check_storable(data, out)
     from soscope_scverse import im, pp
 
     obsm = obsm_of(data, named)
-    if n_subspots is not None or cells is not None or keys.SUBSPOTS not in obsm:
+    asked = n_subspots is not None or cells is not None or capture not in ("auto", None)
+    if asked or keys.SUBSPOTS not in obsm:
         pp.subspots(
             data,
             "auto" if n_subspots is None else n_subspots,
-            cells=None if cells is None else files.read_table(cells),
+            cells=cells,
+            capture=capture,
+            capture_shape=capture_shape,
             library_key=library_key,
             **{name: value for name, value in named.items() if name != "image_key"},
         )

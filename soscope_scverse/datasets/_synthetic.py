@@ -10,8 +10,9 @@ from anndata import AnnData
 from scipy import ndimage, sparse
 
 from soscope_scverse import _keys as keys
-from soscope_scverse._validators import NON_NEGATIVE, POSITIVE_INTEGER, SEED, Choice, Rules, check_arguments
-from soscope_scverse.pp._geometry import resolve_n_subspots, subspot_offsets
+from soscope_scverse._validators import NON_NEGATIVE, POSITIVE_INTEGER, SEED, Choice, Number, Rules, check_arguments
+from soscope_scverse.pp._capture import CaptureArea
+from soscope_scverse.pp._geometry import measured_shares, resolve_n_subspots, subspot_offsets
 from soscope_scverse.pp._lattice import Lattice, LatticeKind
 
 PITCH = 36.0
@@ -57,6 +58,7 @@ _SECTION_RULES: Rules = {
     "n_spots": POSITIVE_INTEGER,
     "lattice": Choice(("hex", "square")),
     "n_genes": POSITIVE_INTEGER,
+    "capture": Number(0, PITCH, above=True).or_(None),
     "seed": SEED,
 }
 _COMPONENTS_RULES: Rules = {
@@ -113,6 +115,7 @@ def synthetic_section(
     lattice: Literal["hex", "square"] = "hex",
     n_subspots: int | None = None,
     n_genes: int = 50,
+    capture: float | None = None,
     seed: int = 0,
 ) -> SyntheticSection:
     r"""Simulate a tissue section with an H&E-like image and known subspots.
@@ -130,6 +133,9 @@ def synthetic_section(
         without gaps or overlaps.
     n_genes
         Number of genes.
+    capture
+        Diameter in pixels of the circle that a spot captures, at most 36; None: spots capture their whole lattice cell.
+        That of Visium is 19.8.
     seed
         Seed of the random generator; results with the same arguments are identical.
 
@@ -148,8 +154,8 @@ def synthetic_section(
 
         ``truth``, the subspots: ``X``, ``obsm["spatial"]``, ``uns["spatial"]`` and ``var`` as above, ``layers["mean"]``
         (the noise-free mean mu), ``obs["spot"]`` (name of the spot), ``obs["subspot"]`` (k), ``obs["region"]``,
-        ``obs["cellularity"]`` (u) and ``obs["library_size"]`` (d). Summed over the subspots of a spot, ``truth.X``
-        equals ``adata.X``.
+        ``obs["cellularity"]`` (u), ``obs["library_size"]`` (d) and ``obs["measured"]``, the share of the subspot that
+        was captured. Summed over the subspots of a spot, ``truth.X`` equals ``adata.X`` if all of them were captured.
 
     Raises
     ------
@@ -187,6 +193,8 @@ def synthetic_section(
 
     *Counts.* The counts of a subspot are negative binomial with variance :math:`(1 + \phi_g) \mu_{nkg}`, where
     :math:`\phi_g` is uniform in 0.3 to 1. This family is closed under summation; a spot is the sum of its subspots.
+    With a capture area, a spot is the sum of the counts in the captured shares :math:`m_k` of its subspots: negative
+    binomial with mean :math:`m_k \mu_{nkg}`, and beta-binomial given the counts of the whole subspots.
 
     Examples
     --------
@@ -212,9 +220,12 @@ def synthetic_section(
     patterns = _patterns(rng, var["kind"], here, subspots, (height, width))
     mean = library_size[:, None] / len(offsets) * level * np.exp(log_fold * patterns)
     counts = _negative_binomial(rng, mean, var["dispersion"].to_numpy())
+    measured = np.tile(_measured(lattice, len(offsets), capture), n_spots)
 
     truth = _subspot_anndata(counts, mean, var, subspots, here, library_size, n_spots)
-    adata = _spot_anndata(truth, rows, cols, spots)
+    truth.obs[keys.MEASURED_SHARE] = measured
+    captured = counts if capture is None else _captured(rng, truth, measured)
+    adata = _spot_anndata(truth, captured, rows, cols, spots, PITCH if capture is None else float(capture))
     return SyntheticSection(adata, image, truth)
 
 
@@ -438,8 +449,25 @@ def _subspot_anndata(
     return _with_positions(truth, xy, PITCH / np.sqrt(n_subspots))
 
 
-def _spot_anndata(truth: AnnData, rows: np.ndarray, cols: np.ndarray, xy: np.ndarray) -> AnnData:
-    """Sum the subspots of each spot."""
+def _measured(lattice: LatticeKind, n_subspots: int, capture: float | None) -> np.ndarray:
+    """Captured share of every subspot of a spot, n_subspots."""
+    area = None if capture is None else CaptureArea(float(capture), "circle", np.array([1.0, 0.0]))
+    return measured_shares(Lattice(lattice, PITCH * _BASES[lattice]), n_subspots, area)
+
+
+def _captured(rng: np.random.Generator, truth: AnnData, measured: np.ndarray) -> np.ndarray:
+    """Sample how many of the counts of every subspot were captured, n_targets x n_genes."""
+    concentration = truth.layers["mean"] / truth.var["dispersion"].to_numpy()
+    share = np.broadcast_to(measured[:, None], truth.shape).copy()
+    cut = (share > 0) & (share < 1)
+    share[cut] = rng.beta((measured[:, None] * concentration)[cut], ((1 - measured[:, None]) * concentration)[cut])
+    return rng.binomial(truth.X.toarray(), share).astype(np.int32)
+
+
+def _spot_anndata(
+    truth: AnnData, captured: np.ndarray, rows: np.ndarray, cols: np.ndarray, xy: np.ndarray, diameter: float
+) -> AnnData:
+    """Sum what was captured of the subspots of each spot."""
     spot, region = truth.obs[keys.SPOT].cat, truth.obs["region"].cat
     member = sparse.csr_matrix((np.ones(truth.n_obs, np.int32), (spot.codes, np.arange(truth.n_obs))))
     majority = (member @ np.eye(N_REGIONS)[region.codes]).argmax(axis=1)
@@ -447,8 +475,8 @@ def _spot_anndata(truth: AnnData, rows: np.ndarray, cols: np.ndarray, xy: np.nda
         {"in_tissue": 1, "array_row": rows, "array_col": cols, "region": _region_names(majority)},
         index=spot.categories.to_numpy(),
     )
-    adata = AnnData((member @ truth.X).tocsr(), obs=obs, var=truth.var.copy())
-    return _with_positions(adata, xy, PITCH)
+    adata = AnnData((member @ sparse.csr_matrix(captured)).tocsr(), obs=obs, var=truth.var.copy())
+    return _with_positions(adata, xy, diameter)
 
 
 def _region_names(codes: np.ndarray) -> pd.Categorical:

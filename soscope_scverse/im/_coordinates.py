@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -28,7 +28,9 @@ def check_coordinates(
     image_scale: float | None = None,
     library_key: str | None = None,
 ) -> None:
-    """Check that coordinates and image belong together, before any long work; no pixel is read.
+    """Check that coordinates and image belong together, before any long work.
+
+    No pixel is read, unless the range of uint16 or an opacity has to be recognised from a sample.
 
     Checks the subspots in ``obsm["subspots"]`` if there are any, else the spots in ``obsm["spatial"]``. They may leave
     the image by up to the centre-to-centre distance of the spots, as subspots of spots at its border do.
@@ -42,7 +44,7 @@ def check_coordinates(
     ------
     TypeError, ValueError
         If positions leave the image. The message states how many, the scale factor that would fit, if one does, and
-        whether exchanging x and y would.
+        whether exchanging x and y, or another sign, would.
     """
     check_arguments(locals(), _RULES)
     spots = read_spots(spots_of(read.read_data(adata)), library_key)
@@ -91,25 +93,44 @@ def _n_outside(xy: np.ndarray, source: ImageSource, margin: float) -> int:
 
 
 def _hints(section: SectionImage, xy: np.ndarray, margin: float) -> list[str]:
-    source = section.source
-    hints = []
-    if not _n_outside(xy[:, ::-1], source, margin):
-        hints.append("exchange x and y, which would fit")
-    factors = section.scale_factors
-    named = {
-        name: float(factor) for name, factor in factors.items() if name.startswith("tissue_") and float(factor) > 0
-    }
-    fitting = {
-        name: factor
-        for name, factor in named.items()
+    source, factors = section.source, _named_factors(section)
+    changes = dict(_changes(xy, margin))
+    hints = [f"{change}, which would fit" for change, moved in changes.items() if not _n_outside(moved, source, margin)]
+    name = _fitting(xy, source, margin, factors)
+    if name is not None:
+        hints.append(f"pass `image_scale={factors[name]:g}`, the `{name}` in `uns['spatial']`, which would fit")
+    if hints:
+        return hints
+    for change, moved in changes.items():
+        name = _fitting(moved, source, margin, factors)
+        if name is not None:
+            both = f"{change} and pass `image_scale={factors[name]:g}`, the `{name}` in `uns['spatial']`"
+            return [f"{both}, which would fit together"]
+    return _general_fit(xy, source)
+
+
+def _changes(xy: np.ndarray, margin: float) -> Iterator[tuple[str, np.ndarray]]:
+    """Positions with the axes exchanged, and with another sign where it is the wrong one."""
+    yield "exchange x and y", xy[:, ::-1]
+    for name, signs in {"x": (-1, 1), "y": (1, -1), "x and y": (-1, -1)}.items():
+        if all((xy[:, axis] <= margin).all() for axis in range(2) if signs[axis] < 0):
+            yield f"change the sign of {name}", xy * signs
+
+
+def _named_factors(section: SectionImage) -> dict[str, float]:
+    """Scale factors of the section."""
+    found = section.scale_factors.items()
+    return {name: float(factor) for name, factor in found if name.startswith("tissue_") and float(factor) > 0}
+
+
+def _fitting(xy: np.ndarray, source: ImageSource, margin: float, factors: dict[str, float]) -> str | None:
+    """Name of the largest factor with which positions lie in the image."""
+    fitting = [
+        name
+        for name, factor in factors.items()
         if not _n_outside(xy, replace(source, scale=factor, offset=(0.0, 0.0), turn=None), margin)
-    }
-    if fitting:
-        name = max(fitting, key=fitting.__getitem__)
-        hints.append(f"pass `image_scale={fitting[name]:g}`, the `{name}` in `uns['spatial']`, which would fit")
-    else:
-        hints.extend(_general_fit(xy, source))
-    return hints
+    ]
+    return max(fitting, key=factors.__getitem__, default=None)
 
 
 def _general_fit(xy: np.ndarray, source: ImageSource) -> list[str]:

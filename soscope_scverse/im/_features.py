@@ -15,6 +15,7 @@ from soscope_scverse import _keys as keys
 from soscope_scverse import _read as read
 from soscope_scverse._containers.dispatch import accepts_containers
 from soscope_scverse._containers.mudata import spots_of
+from soscope_scverse._containers.slots import writable
 from soscope_scverse._read import Spots, read_spots
 from soscope_scverse._validators import (
     POSITIVE,
@@ -163,7 +164,7 @@ def features(
     check_arguments(arguments, FEATURES_RULES)
     check_text("key_added", key_added)
     spots = read_spots(adata, library_key)
-    adata = adata.copy() if copy else adata
+    adata = writable(adata, copy=copy)
     options = {name: arguments[name] for name in _DESCRIBE}
     sections = open_sections(spots, image, image_scale) if needs_image(encoder) else []
     adata.obsm[key_added], adata.uns[key_added] = describe(spots, sections, key_added=key_added, **options)

@@ -178,7 +178,7 @@ class Inputs(NamedTuple):
 
     def is_subspot(self) -> np.ndarray:
         """Which subspots are no padding, n_spots x n_subspots."""
-        return np.asarray(self._get(keys.EXPOSURE)) > 0
+        return self._areas()[1] > 0
 
     def section(self, projection: Projection | None = None, rows: np.ndarray | None = None) -> Section:
         """Return the spots as arrays.
@@ -192,9 +192,11 @@ class Inputs(NamedTuple):
         """
         rows = np.arange(self.data.n_obs) if rows is None else rows
         spots = spots_of(self.data)
-        exposure = np.asarray(self._get(keys.EXPOSURE), dtype=np.float32)
+        exposure, area = (np.asarray(values, dtype=np.float32) for values in self._areas())
         if keys.RELATIVE_CELL_NUMBER in spots.obs:
-            exposure = exposure * spots.obs[keys.RELATIVE_CELL_NUMBER].to_numpy(np.float32)[:, None]
+            size = spots.obs[keys.RELATIVE_CELL_NUMBER].to_numpy(np.float32)[:, None]
+            exposure, area = exposure * size, area * size
+        exposure, area = exposure[rows], area[rows]
         batches = None
         if len(self.batches):
             labels = read.labels(spots, "batch_key", self._setup["batch_key"], "batch")
@@ -204,10 +206,11 @@ class Inputs(NamedTuple):
             graph=csr_matrix(self._get(keys.SPOT_GRAPH))[rows][:, rows],
             spatial=read.positions(spots)[rows],
             subspots=np.asarray(self._get(keys.SUBSPOTS), dtype=float)[rows],
-            exposure=exposure[rows],
+            exposure=exposure,
             features=None if projection is None else projection(self.image_features(), rows),
             sections=read.sections(spots, self.library_key)[rows],
             batches=batches,
+            gapped_area=None if (area == exposure).all() else area,
         )
 
     def labels(self) -> list[list[str]]:
@@ -215,6 +218,11 @@ class Inputs(NamedTuple):
         spots = spots_of(self.data)
         columns = [self._setup[name] for name in ("library_key", "batch_key") if self._setup[name] is not None]
         return [spots.obs[column].astype(str).tolist() for column in columns]
+
+    def _areas(self) -> tuple[np.ndarray, np.ndarray]:
+        """Exposures and areas of the subspots, n_spots x n_subspots each."""
+        exposure = np.asarray(self._get(keys.EXPOSURE))
+        return exposure, read.areas(spots_of(self.data), exposure)
 
     @property
     def _setup(self) -> Mapping[str, Any]:

@@ -19,6 +19,7 @@ from scvi.model.base import BaseModelClass
 
 from soscope_scverse import _keys as keys
 from soscope_scverse._files import completed, new_folder
+from soscope_scverse._storable import check_storable, name_sections, nested_sections
 from soscope_scverse._upstream import SCVI_SLOTS
 from soscope_scverse._validators import check_folder, check_path
 from soscope_scverse.model._plain_values import curves, plain, tables
@@ -62,11 +63,13 @@ class SavedModel(BaseModelClass):
         Raises
         ------
         ValueError
-            If the directory exists and `overwrite` is False.
+            If the directory exists and `overwrite` is False, or a file cannot hold something in the spots.
         TypeError
             If `dir_path` is no path.
         """
         check_folder("dir_path", dir_path, new=not overwrite)
+        if save_anndata:
+            check_storable("save_anndata", self.adata, ".h5ad")
         folder = Path(dir_path)
         content = {
             "registry": self.registry,
@@ -171,7 +174,7 @@ def _write_model(folder: Path, prefix: str, content: Mapping[str, Any]) -> None:
 def _write_spots(folder: Path, prefix: str, spots: AnnData | MuData, **kwargs: Any) -> None:
     """Write the spots of a model beside it."""
     name = _MUDATA if isinstance(spots, MuData) else _ADATA
-    with completed(folder / f"{prefix}{name}") as part:
+    with completed(folder / f"{prefix}{name}") as part, nested_sections(spots):
         spots.write(part, **kwargs)
 
 
@@ -214,6 +217,7 @@ def _read_spots(folder: Path, prefix: str) -> AnnData | MuData:
             spots = read(folder / f"{prefix}{name}")
             for key in SCVI_SLOTS:  # else their registry would replace that of the spots that were saved
                 spots.uns.pop(key, None)
+            name_sections(spots)
             return spots
     msg = (
         f"Expected the spots of the model in {str(folder)!r}, found neither {_ADATA!r} nor {_MUDATA!r}. Pass them with "

@@ -23,18 +23,35 @@ class Section(NamedTuple):
     subspots: np.ndarray
     """n_spots x n_subspots x 2 positions, NaN = padding."""
     exposure: np.ndarray
-    """n_spots x n_subspots shares of the spot, times its relative size."""
+    """n_spots x n_subspots shares of what the spot captured, times its relative size; 0 = padding or in a gap."""
     features: np.ndarray | None
     """n_spots x n_subspots x n_image_components, projected."""
     sections: np.ndarray
     """n_spots labels."""
     batches: np.ndarray | None = None
     """n_spots x n_batches float32 shares: 1 for the batch of the spot, equal shares for an unknown batch."""
+    gapped_area: np.ndarray | None = None
+    """n_spots x n_subspots areas in the unit of the exposures, 0 = padding; None where spots tile the tissue."""
 
     @property
     def size(self) -> np.ndarray:
         """n_spots x 1 relative sizes of the spots, 1 for the mean spot."""
         return self.exposure.sum(axis=1, keepdims=True)
+
+    @property
+    def has_gaps(self) -> bool:
+        """Whether spots captured a part of their subspots only."""
+        return self.gapped_area is not None
+
+    @property
+    def area(self) -> np.ndarray:
+        """Areas of the subspots in the unit of the exposures, n_spots x n_subspots, 0 = padding."""
+        return self.exposure if self.gapped_area is None else self.gapped_area
+
+    @property
+    def is_subspot(self) -> np.ndarray:
+        """Which subspots are no padding, n_spots x n_subspots."""
+        return self.area > 0
 
 
 def batch_shares(labels: np.ndarray, batches: Sequence[str]) -> np.ndarray:

@@ -321,9 +321,9 @@ class SoScope(RegisteredModel, SavedModel):
             Spots of any section, prepared as those of the model, with the same kind of image features; features are
             found by name, and the number of subspots may differ. None takes the spots of the model.
         expectation
-            ``"conditional"``: expected subspots given the observed spot; they add up to it (Gaussian data if `sigma` is
-            0). ``"decoded"``: expected subspots given the latent state alone (soScope, Eq. 7), without the noise of the
-            observed spot.
+            ``"conditional"``: expected subspots given the observed spot; what was captured of them adds up to it
+            (Gaussian data if `sigma` is 0), and what was not has its expectation. ``"decoded"``: expected subspots
+            given the latent state alone (soScope, Eq. 7), without the noise of the observed spot.
         n_samples
             Posterior samples for the layers, see :meth:`sample_enhanced`; 0 omits these layers.
         batch_size
@@ -345,8 +345,8 @@ class SoScope(RegisteredModel, SavedModel):
         ``X``
             Enhanced profiles, float32.
         ``obs``
-            ``spot``, ``subspot``, the library column, and ``array_col``, ``array_row`` on the fine lattice. Names are
-            those of spot and subspot, or of the cells; spots without cells are excluded.
+            ``spot``, ``subspot``, ``measured``, the share of the subspot that was captured, the library column, and
+            ``array_col``, ``array_row`` on the fine lattice. Names are those of spot and subspot, or of the cells.
         ``obsm["spatial"]``, ``obsm["image_features"]``
             Positions in pixels; image features with an image.
         ``layers["std"]``, ``layers["q05"]``, ``layers["q95"]``
@@ -396,7 +396,7 @@ class SoScope(RegisteredModel, SavedModel):
             :func:`~soscope_scverse.im.features_at`. Required if the model uses an image.
         exposure
             Share of a spot that a position stands for, one for all or n_positions: counts are those expected for this
-            share. Default: the mean exposure of the subspots of the section, 1 / K for a regular partition. Means
+            share. Default: that of the mean subspot of the section, 1 / K of a spot without gaps around it. Means
             (``aggregate="mean"``) are invariant to it.
         library_id
             Section of the positions; required if there are several.

@@ -50,7 +50,7 @@ class Tiles:
         self.neighbors, self.weights = interpolation_weights(
             section.spatial, section.subspots, section.sections, kind=interpolation, bandwidth=bandwidth
         )
-        valid = section.exposure > 0
+        valid = section.is_subspot
         self.first_target = np.r_[0, valid.sum(axis=1).cumsum()]
         self.edge_density = _density(self.graph.nnz / 2, self.n_spots)
         self.similarity: csr_matrix | None = None
@@ -94,8 +94,8 @@ class Tiles:
             Share of all pairs of spots of the section that are edges of A.
         ``own``
             n_own rows of the own spots among the inputs.
-        ``exposure``
-            n_own x n_subspots.
+        ``exposure``, ``area``
+            n_own x n_subspots; areas where spots captured a part of their subspots only.
         ``neighbors``, ``neighbor_weights``
             n_own x n_subspots x n_neighbors: S, the interpolation of latent states, as rows among the inputs.
         ``valid``
@@ -121,7 +121,7 @@ class Tiles:
             "edge_weight": _float(graph.data),
             "edge_density": torch.tensor(self.edge_density),
             "own": torch.as_tensor(row[own]),
-            "valid": torch.as_tensor(np.flatnonzero(section.exposure[own].ravel() > 0)),
+            "valid": torch.as_tensor(np.flatnonzero(section.is_subspot[own])),
             **self._subspots(own, row),
         }
         if section.batches is not None:
@@ -139,7 +139,7 @@ class Tiles:
 
         Returns
         -------
-        Rows of the spots whose latent states it needs, and ``exposure``, ``neighbors`` (rows among these),
+        Rows of the spots whose latent states it needs, and ``exposure``, ``area``, ``neighbors`` (rows among these),
         ``neighbor_weights``, ``features`` and ``batch``, see :meth:`tile`.
         """
         inputs = np.unique(self.neighbors[own])
@@ -154,6 +154,8 @@ class Tiles:
             "neighbors": torch.as_tensor(np.where(self.weights[own] > 0, row[self.neighbors[own]], 0)),
             "neighbor_weights": _float(self.weights[own]),
         }
+        if self.section.has_gaps:
+            subspots["area"] = _float(self.section.area[own])
         if self.section.features is not None:
             subspots["features"] = _float(self.section.features[own])
         if self.section.batches is not None:

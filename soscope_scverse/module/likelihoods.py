@@ -1,7 +1,8 @@
 """Likelihoods of the subspots that add up exactly to the likelihood of their spot.
 
 A new omics type is one new class here with the same methods. Tensors of subspots are n_spots x n_subspots x n_features;
-padding has exposure 0.
+padding has exposure 0. Where spots captured a part of their subspots only, a subspot consists of two portions with the
+same rate: one that was captured and adds up with others to the spot, and one that was not.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ class Subspots(NamedTuple):
     """phi of a negative binomial or variance of a Gaussian; broadcasts against `mean`."""
     exposure: Tensor
     """n_spots x n_subspots x 1."""
+    measured: Tensor | None = None
+    """n_spots x n_subspots x 1 shares that were captured; None if that is all."""
 
 
 class Spots(NamedTuple):
@@ -111,7 +114,7 @@ class Likelihood(ABC):
         start
             Current feature parameters; ``log_dispersion`` may also be given per subspot.
         exposure
-            n_spots x n_subspots shares of the spot, times its relative size.
+            n_spots x n_subspots areas relative to what a spot captured, times its relative size.
         """
 
     @abstractmethod
@@ -160,6 +163,38 @@ class Likelihood(ABC):
     def sample(self, subspots: Subspots, x: Tensor | None = None) -> Tensor:
         """Sample subspots from their distribution, or given the observed spots `x`."""
 
+    def with_measured(self, subspots: Subspots, measured: Tensor) -> Subspots:
+        """Subspots of which spots captured the shares `measured`, n_spots x n_subspots x 1."""
+        return subspots._replace(measured=measured)
+
+    def portion(self, subspots: Subspots, share: Tensor) -> Subspots:
+        """A share, n_spots x n_subspots x 1, of every subspot; the default raises a NotImplementedError."""
+        msg = f"Spots that capture a part of their subspots only need `portion` and `union` of a {type(self).__name__}."
+        raise NotImplementedError(msg)
+
+    def union(self, captured: Tensor, rest: Tensor, measured: Tensor) -> Tensor:
+        """Values of whole subspots from those of the portions that were captured and not, for sums."""
+        return captured + rest
+
+    def captured(self, subspots: Subspots) -> Subspots:
+        """The portions of the subspots that make up the spots."""
+        return subspots if subspots.measured is None else self.portion(subspots, subspots.measured)
+
+    def enhanced(self, x: Tensor, subspots: Subspots) -> Tensor:
+        """Expected whole subspots: what was captured given the observed spots, and what was not without them."""
+        captured = self.condition(x, self.captured(subspots))
+        if subspots.measured is None:
+            return captured
+        return self.union(captured, self.portion(subspots, 1 - subspots.measured).mean, subspots.measured)
+
+    def sample_enhanced(self, subspots: Subspots, x: Tensor | None = None) -> Tensor:
+        """Sample whole subspots, what was captured of them given the observed spots if `x` is given."""
+        captured = self.sample(self.captured(subspots), x)
+        if subspots.measured is None:
+            return captured
+        rest = self.sample(self.portion(subspots, 1 - subspots.measured))
+        return self.union(captured, rest, subspots.measured)
+
 
 class _Counts(Likelihood):
     """Common part of the count likelihoods: log link, additive means, and shares of the observed count.
@@ -201,6 +236,9 @@ class _Counts(Likelihood):
         bounded = _MAX_EFFECT * torch.tanh(effect / _MAX_EFFECT)
         exposure = exposure.unsqueeze(-1)
         return Subspots(exposure * torch.exp(start.baseline + bounded), start.log_dispersion.exp(), exposure)
+
+    def portion(self, subspots: Subspots, share: Tensor) -> Subspots:
+        return Subspots(subspots.mean * share, subspots.dispersion, subspots.exposure * share)
 
     def aggregate(self, subspots: Subspots) -> Spots:
         mean = subspots.mean.sum(dim=1)
@@ -304,6 +342,22 @@ class GaussianLikelihood(Likelihood):
         scale = torch.ones_like(exposure) if self.is_mean else exposure
         return Subspots(scale * mean, share * start.log_dispersion.exp(), exposure)
 
+    def with_measured(self, subspots: Subspots, measured: Tensor) -> Subspots:
+        if self.is_mean:  # the variance of a spot is that of a mean over what it captured, not over its whole cell
+            captured = (subspots.exposure * measured).sum(dim=1, keepdim=True)
+            share = captured / subspots.exposure.sum(dim=1, keepdim=True)
+            subspots = subspots._replace(dispersion=subspots.dispersion * share)
+        return super().with_measured(subspots, measured)
+
+    def portion(self, subspots: Subspots, share: Tensor) -> Subspots:
+        exposure = subspots.exposure * share
+        if self.is_mean:  # the noise of a mean falls with the area that it is taken over
+            return Subspots(subspots.mean, subspots.dispersion / share.clamp(min=_TINY), exposure)
+        return Subspots(subspots.mean * share, subspots.dispersion * share, exposure)
+
+    def union(self, captured: Tensor, rest: Tensor, measured: Tensor) -> Tensor:
+        return measured * captured + (1 - measured) * rest if self.is_mean else captured + rest
+
     def aggregate(self, subspots: Subspots) -> Spots:
         weight = self._weight(subspots)
         variance = (weight**2 * subspots.dispersion).sum(dim=1) + self.sigma**2
@@ -370,8 +424,18 @@ class JointLikelihood(Likelihood):
 
     def parameters(self, effect: Tensor, start: Start, exposure: Tensor) -> Subspots:
         starts = map(Start, *map(self._split, start))
-        parts = self._each("parameters", self._split(effect), starts, [exposure] * len(self.parts))
-        return Subspots(_joined([p.mean for p in parts]), _joined([p.dispersion for p in parts]), parts[0].exposure)
+        return self._joined(self._each("parameters", self._split(effect), starts, [exposure] * len(self.parts)))
+
+    def with_measured(self, subspots: Subspots, measured: Tensor) -> Subspots:
+        parts = self._each("with_measured", self._split_subspots(subspots), [measured] * len(self.parts))
+        return self._joined(parts)
+
+    def portion(self, subspots: Subspots, share: Tensor) -> Subspots:
+        return self._joined(self._each("portion", self._split_subspots(subspots), [share] * len(self.parts)))
+
+    def union(self, captured: Tensor, rest: Tensor, measured: Tensor) -> Tensor:
+        values = self._split(captured), self._split(rest), [measured] * len(self.parts)
+        return _joined(self._each("union", *values))
 
     def aggregate(self, subspots: Subspots) -> Spots:
         parts = self._each("aggregate", self._split_subspots(subspots))
@@ -412,7 +476,12 @@ class JointLikelihood(Likelihood):
 
     def _split_subspots(self, subspots: Subspots) -> list[Subspots]:
         mean, dispersion = self._split(subspots.mean), self._split(subspots.dispersion)
-        return [Subspots(*part, subspots.exposure) for part in zip(mean, dispersion, strict=True)]
+        return [Subspots(*part, subspots.exposure, subspots.measured) for part in zip(mean, dispersion, strict=True)]
+
+    @staticmethod
+    def _joined(parts: Sequence[Subspots]) -> Subspots:
+        mean, dispersion = (_joined(values) for values in zip(*((p.mean, p.dispersion) for p in parts), strict=True))
+        return Subspots(mean, dispersion, parts[0].exposure, parts[0].measured)
 
 
 LIKELIHOODS: dict[str, type[Likelihood]] = {

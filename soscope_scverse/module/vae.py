@@ -20,6 +20,8 @@ from soscope_scverse.module.subspot_decoder import DECODERS
 
 Tensors = dict[str, Tensor]
 
+_TINY = 1e-8  # area of padding
+
 N_RESIDUALS = 32
 """Number of patterns of features in the residual of a subspot."""
 
@@ -354,6 +356,7 @@ class SoScopeVAE(_GraphModule):
     def generative(self, tensors: Tensors, z: Tensor, **kwargs: Any) -> dict[str, Subspots]:
         """Parameters of the subspots of the own spots, from latent states `z` of all inputs."""
         exposure = tensors["exposure"]
+        area = tensors.get("area", exposure)
         n_spots, n_subspots = exposure.shape
         z_k = embedding_bag(
             tensors["neighbors"].flatten(0, 1),
@@ -370,14 +373,17 @@ class SoScopeVAE(_GraphModule):
             effect, relative = effect.split(self.n_features, dim=-1)
             start = start._replace(log_dispersion=(start.log_dispersion + relative).clamp(-8, 8))
         effect = self.with_batch(effect, tensors.get("batch"))
-        return {"subspots": self.likelihood.parameters(effect, start, exposure)}
+        subspots = self.likelihood.parameters(effect, start, area)
+        if "area" in tensors:
+            subspots = self.likelihood.with_measured(subspots, (exposure / area.clamp(min=_TINY)).unsqueeze(-1))
+        return {"subspots": subspots}
 
     def loss(
         self, tensors: Tensors, inference_outputs: dict, generative_outputs: dict, kl_weight: float = 1.0
     ) -> LossOutput:
         """Negative evidence lower bound plus the image regulariser (soScope, Eq. 6)."""
         subspots = generative_outputs["subspots"]
-        spots = self.likelihood.aggregate(subspots)
+        spots = self.likelihood.aggregate(self.likelihood.captured(subspots))
         terms = {}
         if self.image_weight and "image_edge_index" in tensors:
             terms["image_loss"] = self.image_weight * self._image_loss(subspots, spots, tensors)
@@ -398,13 +404,13 @@ class SoScopeVAE(_GraphModule):
     def _image_loss(self, subspots: Subspots, spots: Spots, tensors: Tensors) -> Tensor:
         """Favour similar deviations from the evenly partitioned spot for subspots of similar image features.
 
-        Deviations are per unit of exposure and of the typical value of the feature, and averaged over features: the
+        Deviations are per unit of area and of the typical value of the feature, and averaged over features: the
         inner products do not grow with library size, number of subspots or number of features.
         """
         n_subspots = subspots.mean.shape[1]
         mean, exposure = subspots.mean.flatten(0, 1), subspots.exposure.flatten(0, 1)
         unit = self.unit * (self.n_features / self.feature_weight()) ** 0.5
-        rate = self.likelihood.at_mean_size(spots.mean, subspots.exposure.sum(dim=1))
+        rate = self.likelihood.at_mean_size(spots.mean, tensors["exposure"].sum(dim=1, keepdim=True))
 
         def deviation(targets: Tensor) -> Tensor:
             rows = tensors["valid"][targets]

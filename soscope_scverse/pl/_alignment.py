@@ -63,7 +63,7 @@ def alignment(
         panel.add_collection(outlines, autolim=False)
         name = f"{section}: " if section else ""
         title = (
-            f"{name}{fit['on_tissue']:.0%} of spots on tissue, r of darkness and library size {fit['correlation']:.2f}"
+            f"{name}{fit['on_tissue']:.0%} of spots on tissue, r of staining and library size {fit['correlation']:.2f}"
         )
         panel.set_title(title, fontsize=10, parse_math=False)
         panel.set_axis_off()

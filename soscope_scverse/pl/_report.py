@@ -232,7 +232,7 @@ def _alignment(enhanced: AnnData | MuData, adata: AnnData | MuData, record: Reco
         for (section_name, placement), row in found.table.iterrows()
         if placement == "as given" or row["suspected"]
     ]
-    head = ("Section", "Placement", "Spots within the image", "Spots on tissue", "r of darkness and library size")
+    head = ("Section", "Placement", "Spots within the image", "Spots on tissue", "r of staining and library size")
     text = (
         "Spots should lie on tissue, and darker tissue should contain more counts. Another placement with a clearly "
         "better fit is listed below the given one."
@@ -251,7 +251,7 @@ def _alignment(enhanced: AnnData | MuData, adata: AnnData | MuData, record: Reco
 def _images(enhanced: AnnData, library_key: str | None) -> Any:
     """Return the image in a result, or a dict of images by section; None if one is missing."""
     libraries = [None] if library_key is None else np.unique(read.sections(enhanced, library_key)).tolist()
-    if library_key is None and len(enhanced.uns.get(keys.SPATIAL, {})) > 1:
+    if library_key is None and len(read.libraries(enhanced)) > 1:
         return None
     opened = {}
     for library_id in libraries:

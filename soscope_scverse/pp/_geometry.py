@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import shapely
 from anndata import AnnData
 from mudata import MuData
 
@@ -15,19 +17,23 @@ from soscope_scverse._containers.dispatch import accepts_containers
 from soscope_scverse._containers.slots import writable
 from soscope_scverse._read import Spots, read_sections
 from soscope_scverse._validators import POSITIVE, Choice, Rules, check_arguments
+from soscope_scverse.pp._capture import CaptureArea, CaptureShape, capture_areas
 from soscope_scverse.pp._cells import Partition, partition_into_cells
 from soscope_scverse.pp._graphs import nearest_distance
-from soscope_scverse.pp._lattice import Lattice, LatticeKind
+from soscope_scverse.pp._lattice import Lattice, LatticeKind, cell_corners
 from soscope_scverse.pp._several import section_lattices
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 _DEFAULT_N_SUBSPOTS = {"square": 9, "hex": 7}
+_ROUNDING = 1e-9  # shares this near to 0 or 1 are equal to them
 _RULES: Rules = {
     "geometry": Choice(("auto", "square", "hex")),
     "exposure": Choice(("equal", "area")),
     "spot_diameter": POSITIVE.or_(None),
+    "capture": POSITIVE.or_("auto", None),
+    "capture_shape": Choice(("circle", "square")),
 }
 
 
@@ -41,6 +47,8 @@ def subspots(
     cells: Any = None,
     exposure: Literal["equal", "area"] = "equal",
     spot_diameter: float | None = None,
+    capture: float | Literal["auto"] | None = "auto",
+    capture_shape: CaptureShape = "circle",
     library_key: str | None = None,
     copy: bool = False,
     table_key: str = "table",
@@ -59,6 +67,10 @@ def subspots(
     centre-to-centre distance (the median distance to the nearest spot). Spots without cells are kept with a single
     subspot that has no row in the result.
 
+    Spots of many platforms measure a part of their lattice cell only: those of Visium are circles of 55 um at a pitch
+    of 100 um, 27 % of the tissue. With a capture area, a subspot is exposed with its overlap with it, and what lies in
+    the gap between the spots is predicted.
+
     Parameters
     ----------
     adata
@@ -72,20 +84,33 @@ def subspots(
     cells
         Cells in the coordinates of ``adata.obsm["spatial"]``: an AnnData (``obsm["spatial"]``, ``obs["area"]``), a
         DataFrame (columns ``x``, ``y``, ``area``), or shapes of SpatialData (a GeoDataFrame of polygons, or of points
-        with a ``radius``), represented by centroids and areas. Areas are optional. With `library_key` they have that
-        column as well.
+        with a ``radius``), represented by centroids and areas; a label mask, a 2-D array of integers (numpy, dask,
+        xarray) with 0 as background, whose pixel (row, column) covers [column, column + 1) x [row, row + 1) of the
+        full-resolution image, or labels of SpatialData, placed by their transformation to "global" if there is one; or
+        the path of a file: positions (``.csv``, names in the first column), label mask (``.npy``, TIFF) or outlines
+        (GeoJSON of QuPath or Space Ranger, ``.parquet``, ``.gpkg``, ``.shp``). Names are those of the table, numbers of
+        labels, or ids of features (``cell_id``, ``id``, else their number). Areas are optional. With `library_key` they
+        have that column as well, or are a dict by section; names that occur in several sections then end in the
+        section.
     exposure
         Share of its spot that a cell covers: ``"equal"``, or proportional to its ``"area"``.
     spot_diameter
         Assign a cell to the nearest spot if it lies in the circle of this diameter, in pixels, instead of the lattice
         cell.
+    capture
+        Diameter of what a spot captures, in the unit of the positions; None: the spots tile the tissue. ``"auto"``: 55
+        um, at the fitted pitch of 100 um, on the hexagonal lattice of Visium (``spot_diameter_fullres`` is not that
+        diameter), and None for spots as wide as their pitch, without a lattice, for other arrays, with a line in the
+        log, and for `positions`. Cells, by centroid or by the part of their shape, are measured where they are inside.
+    capture_shape
+        ``"circle"``, or ``"square"`` along the lattice, as of the crossing channels of DBiT-seq.
     library_key
         Column of ``obs`` with the sections; each has its own lattice.
     copy
         Return a copy instead of writing to `adata`.
     table_key, shapes_key, coordinate_system
         Elements of a SpatialData, see :func:`~soscope_scverse.tl.enhance`. Slots are written to the table, positions in
-        the coordinates of the shapes and ``obsm["spatial"]`` with them; `cells` may be the name of shapes.
+        the coordinates of the shapes and ``obsm["spatial"]`` with them; `cells` may be the name of shapes or labels.
 
     Returns
     -------
@@ -94,23 +119,31 @@ def subspots(
     ``obsm["subspots"]``
         n_spots x n_subspots x 2 positions (x, y) in pixels.
     ``obsm["subspot_exposure"]``
-        n_spots x n_subspots shares of the spot, equal over its subspots unless by area, 0 for padding.
+        n_spots x n_subspots shares of what the spot captured, by overlap with its capture area; equal over its subspots
+        where spots tile the tissue, unless by area; 0 for padding and in gaps.
+    ``obsm["subspot_measured"]``
+        n_spots x n_subspots shares of the subspots that were captured: 1 where spots tile the tissue, 0 in gaps.
     ``uns["subspots"]``
         ``geometry``, ``n_subspots`` (with cells the largest number in a spot), ``pitch`` of the spots and
-        ``subspot_diameter`` in pixels, ``basis`` of the lattice and, with array indices, ``array_steps``; with cells,
-        ``exposure`` and ``cells_outside``, a table of the cells outside of all spots.
+        ``subspot_diameter`` in pixels, ``basis`` of the lattice and, with array indices, ``array_steps``; with a
+        capture area, ``capture`` (its diameter in the first section) and ``capture_shape``; with cells, ``exposure``
+        and ``cells_outside``, a table of the cells outside of all spots.
     ``obsm["subspot_names"]``, ``obs["relative_cell_number"]``
         With cells: n_spots x n_subspots names, ``""`` where there is none, and the number or area of the cells of a
         spot relative to the mean spot, where a spot without cells counts as one cell. Expected counts of a spot are
         proportional to it.
+    ``obsm["subspot_area"]``
+        With cells in gaps and ``exposure="area"``: n_spots x n_subspots areas relative to what the spot captured.
 
     Raises
     ------
     ValueError
-        If there are no spots, coordinates are missing, no lattice is found, `n_subspots` does not fit it, or no cell
-        lies in a spot.
+        If there are no spots, coordinates are missing, no lattice is found, `n_subspots` does not fit it, or `cells`
+        cannot be read or none lies in a spot.
     TypeError
-        If `cells` is no table of cells.
+        If `cells` is neither a table, a label mask nor a path.
+    FileNotFoundError
+        If `cells` is a path without a file.
     """
     check_arguments(locals(), _RULES)
     partition = partition_spots(
@@ -121,6 +154,8 @@ def subspots(
         cells=cells,
         exposure=exposure,
         spot_diameter=spot_diameter,
+        capture=capture,
+        capture_shape=capture_shape,
     )
     adata = writable(adata, copy=copy)
     write_partition(adata, partition)
@@ -136,26 +171,40 @@ def partition_spots(
     cells: Any = None,
     exposure: Literal["equal", "area"] = "equal",
     spot_diameter: float | None = None,
+    capture: float | Literal["auto"] | None = "auto",
+    capture_shape: CaptureShape = "circle",
 ) -> Partition:
     """Subspots of all spots; arguments as in :func:`subspots`."""
     _check_one_partition(n_subspots, positions, cells, exposure, spot_diameter)
+    if positions is not None and capture not in ("auto", None):
+        msg = (
+            f"Expected no `capture` with `positions`, found {capture}: the shapes of these subspots are unknown. Write "
+            f"`adata.obsm['{keys.EXPOSURE}']` and `adata.obsm['{keys.MEASURED}']` yourself."
+        )
+        raise ValueError(msg)
     if not spots.n:
         msg = "Expected at least one spot to divide, found none."
         raise ValueError(msg)
     if cells is not None:
-        return partition_into_cells(spots, cells, exposure=exposure, spot_diameter=spot_diameter)
+        return partition_into_cells(
+            spots, cells, exposure=exposure, spot_diameter=spot_diameter, capture=capture, capture_shape=capture_shape
+        )
     if positions is not None:
         info = {"geometry": "positions", "pitch": _median_distance(spots)}
         return _equal_parts(_checked_positions(positions, spots.n), info)
-    return _partition_lattice(spots, n_subspots, geometry)
+    return _partition_lattice(spots, n_subspots, geometry, capture, capture_shape)
 
 
 def write_partition(adata: AnnData, partition: Partition) -> None:
     """Write the slots of a partition, and delete those of an earlier one."""
     adata.obsm[keys.SUBSPOTS] = partition.positions
     adata.obsm[keys.EXPOSURE] = partition.exposure
+    adata.obsm[keys.MEASURED] = partition.measured
     adata.uns[keys.SUBSPOTS] = partition.info
-    adata.obsm.pop(keys.SUBSPOT_NAMES, None)
+    for key in (keys.SUBSPOT_NAMES, keys.AREA):
+        adata.obsm.pop(key, None)
+    if partition.area is not None:
+        adata.obsm[keys.AREA] = partition.area
     if keys.RELATIVE_CELL_NUMBER in adata.obs:
         del adata.obs[keys.RELATIVE_CELL_NUMBER]
     if partition.names is not None:
@@ -201,7 +250,11 @@ def fine_array_index(array: np.ndarray, info: dict) -> np.ndarray:
 
 
 def _partition_lattice(
-    spots: Spots, n_subspots: int | Literal["auto"], geometry: Literal["auto", "square", "hex"]
+    spots: Spots,
+    n_subspots: int | Literal["auto"],
+    geometry: Literal["auto", "square", "hex"],
+    capture: float | Literal["auto"] | None,
+    capture_shape: CaptureShape,
 ) -> Partition:
     """Subspots that tile the lattices of all sections; arguments as in :func:`subspots`."""
     lattices = section_lattices(spots, geometry)
@@ -209,22 +262,41 @@ def _partition_lattice(
     if len(kinds) > 1:
         msg = f"Expected one kind of lattice, found {sorted(kinds)} in different sections. Divide them one by one."
         raise ValueError(msg)
-    kind = kinds.pop()
-    n = resolve_n_subspots(n_subspots, kind)
-    offsets = np.empty((spots.n, n, 2))
+    n = resolve_n_subspots(n_subspots, kinds.pop())
+    offsets, measured = np.empty((spots.n, n, 2)), np.ones((spots.n, n))
+    areas = capture_areas(spots, lattices, capture, capture_shape)
     for name, lattice in lattices.items():
         offsets[spots.rows[name]] = subspot_offsets(lattice, n)
+        measured[spots.rows[name]] = measured_shares(lattice, n, areas[name])
+    partition = _equal_parts(spots.positions[:, None] + offsets, _lattice_info(lattices))
+    if (measured == 1).all():
+        return partition
+    first = next(area for area in areas.values() if area is not None)
+    partition.info.update({"capture": first.diameter, "capture_shape": first.shape})
+    return partition._replace(exposure=measured / measured.sum(axis=1, keepdims=True), measured=measured)
 
+
+def _lattice_info(lattices: Mapping[str, Lattice]) -> dict[str, Any]:
+    """What ``uns["subspots"]`` records of the lattices of all sections."""
     first = next(iter(lattices.values()))
-    info: dict[str, Any] = {
-        "geometry": kind,
-        "pitch": float(np.median([lattice.pitch for lattice in lattices.values()])),
-        "basis": first.basis,
-    }
+    pitch = float(np.median([lattice.pitch for lattice in lattices.values()]))
+    info: dict[str, Any] = {"geometry": first.kind, "pitch": pitch, "basis": first.basis}
     steps = [lattice.array_steps for lattice in lattices.values()]
     if all(s is not None and (s == steps[0]).all() for s in steps):
         info["array_steps"] = steps[0]
-    return _equal_parts(spots.positions[:, None] + offsets, info)
+    return info
+
+
+def measured_shares(lattice: Lattice, n_subspots: int, area: CaptureArea | None) -> np.ndarray:
+    """Share of every subspot of a spot on a lattice that lies in the capture area, n_subspots; 1 without one."""
+    if area is None:
+        return np.ones(n_subspots)
+    index, basis = unit_subspots(lattice.kind, lattice.basis, n_subspots)
+    subspots = shapely.polygons((index @ basis)[:, None] + cell_corners(lattice.kind, basis))
+    share = area.overlap(subspots) / shapely.area(subspots)
+    share[share < _ROUNDING] = 0
+    share[share > 1 - _ROUNDING] = 1
+    return share
 
 
 def _equal_parts(positions: np.ndarray, info: dict[str, Any]) -> Partition:
@@ -232,7 +304,7 @@ def _equal_parts(positions: np.ndarray, info: dict[str, Any]) -> Partition:
     n_subspots = positions.shape[1]
     valid = np.isfinite(positions[..., 0])
     info |= {"n_subspots": n_subspots, "subspot_diameter": info["pitch"] / math.sqrt(n_subspots)}
-    return Partition(positions, valid / valid.sum(axis=1, keepdims=True), info)
+    return Partition(positions, valid / valid.sum(axis=1, keepdims=True), np.ones(valid.shape), info)
 
 
 def _check_one_partition(

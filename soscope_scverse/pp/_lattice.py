@@ -92,6 +92,30 @@ def lattice_or_none(xy: np.ndarray, array: np.ndarray | None) -> Lattice | None:
         return None
 
 
+def cell_corners(kind: str, basis: np.ndarray) -> np.ndarray:
+    """Corners of the cell of a lattice around 0, in order: halfway to the neighbours, or the centres of triangles."""
+    if kind == "square":
+        return np.array([[-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [-0.5, 0.5]]) @ basis
+    return np.array([[1, 1], [-1, 2], [-2, 1], [-1, -1], [1, -2], [2, -1]]) / 3 @ basis
+
+
+def in_lattice_cell(basis: np.ndarray, offset: np.ndarray, *, slack: float = 1.0) -> np.ndarray:
+    """Whether points, n x 2 relative to a lattice point, are nearer to it than to the other points of the lattice.
+
+    Parameters
+    ----------
+    basis
+        2 x 2 lattice vectors.
+    offset
+        n_points x 2.
+    slack
+        Factor of the size of the cell.
+    """
+    a, b = basis
+    steps = np.stack([a, b, a + b, a - b])
+    return (np.abs(offset @ steps.T) <= slack / 2 * (steps**2).sum(axis=1)).all(axis=1)
+
+
 def _near_steps(xy: np.ndarray, rows: np.ndarray, n_neighbors: int = _N_NEIGHBORS) -> tuple[np.ndarray, np.ndarray]:
     """Pairs (i, j) of the spots in `rows` and their nearest neighbours at another position."""
     k = min(n_neighbors + 1, len(xy))

@@ -12,7 +12,7 @@ from soscope_scverse import _keys as keys
 from soscope_scverse import _read as read
 from soscope_scverse.pp._geometry import unit_subspots
 from soscope_scverse.pp._graphs import nearest_distance
-from soscope_scverse.pp._lattice import lattice_or_none
+from soscope_scverse.pp._lattice import cell_corners, lattice_or_none
 
 _TOUCH = 0.98  # gaps between spots below 2 % of the pitch are ignored
 
@@ -39,7 +39,7 @@ def subspot_outline(enhanced: AnnData) -> Outline:
     info = enhanced.uns.get(keys.RESULT, {}).get("geometry", {})
     kind = info.get("geometry", "positions")
     if kind in ("square", "hex"):
-        return Outline(_corners(kind, _fine_basis(enhanced, xy, info)), info["subspot_diameter"])
+        return Outline(cell_corners(kind, _fine_basis(enhanced, xy, info)), info["subspot_diameter"])
     if kind == "positions":
         return spot_outline(enhanced, None)
     return Outline(None, info["subspot_diameter"])
@@ -58,7 +58,7 @@ def spot_outline(adata: AnnData, diameter: float | None) -> Outline:
     xy = read.positions(adata)
     lattice = lattice_or_none(xy, read.array_index(adata))
     if lattice is not None and (diameter is None or diameter >= _TOUCH * lattice.pitch):
-        return Outline(_corners(lattice.kind, lattice.basis), lattice.pitch)
+        return Outline(cell_corners(lattice.kind, lattice.basis), lattice.pitch)
     return Outline(None, nearest_distance(xy) if diameter is None else diameter)
 
 
@@ -77,10 +77,3 @@ def _means(values: np.ndarray, group: np.ndarray) -> np.ndarray:
     """Mean of the group of every row."""
     sums = np.stack([np.bincount(group, column) for column in values.T], axis=1)
     return (sums / np.bincount(group)[:, None])[group]
-
-
-def _corners(kind: str, basis: np.ndarray) -> np.ndarray:
-    """Corners of the cell of a lattice around 0, in order: halfway to the neighbours, or the centres of triangles."""
-    if kind == "square":
-        return np.array([[-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [-0.5, 0.5]]) @ basis
-    return np.array([[1, 1], [-1, 2], [-2, 1], [-1, -1], [1, -2], [2, -1]]) / 3 @ basis

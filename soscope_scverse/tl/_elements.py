@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,12 +14,14 @@ from anndata import AnnData
 
 from soscope_scverse import _keys as keys
 from soscope_scverse import _read as read
+from soscope_scverse._cell_shapes.reading import read_cells
 from soscope_scverse._containers.spatialdata import SpatialSpots
 from soscope_scverse._files import unfinished
 from soscope_scverse.im.reading.embedded import embedded_image
 from soscope_scverse.im.reading.opening import open_image
 from soscope_scverse.pp._outlines import subspot_outline
 from soscope_scverse.tl._images import needs_image_features
+from soscope_scverse.tl._results import check_result
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -28,7 +31,12 @@ _REGION_KEY, _INSTANCE_KEY = "region", "subspot_id"
 
 
 def to_spatialdata(
-    enhanced: AnnData, image: Any = None, *, image_scale: float | None = None, key_added: str = "enhanced"
+    enhanced: AnnData,
+    image: Any = None,
+    *,
+    image_scale: float | None = None,
+    cells: Any = None,
+    key_added: str = "enhanced",
 ) -> SpatialData:
     """Make a SpatialData of an enhanced section: profiles, shapes of the subspots and image.
 
@@ -41,6 +49,8 @@ def to_spatialdata(
         image in ``uns["spatial"]``, if there is one.
     image_scale
         Coordinates times this are pixels of `image`. Default: the scale recorded with the image, else 1.
+    cells
+        Masks or outlines of the cells that are the subspots, as passed to :func:`~soscope_scverse.tl.enhance`.
     key_added
         Name of the table; the shapes are ``"{key_added}_subspots"`` and the image ``"{key_added}_image"``.
 
@@ -48,7 +58,7 @@ def to_spatialdata(
     -------
     SpatialData
         With a single coordinate system "global", in the pixels of ``obsm["spatial"]``. Shapes are squares or hexagons
-        that tile the section, and circles for cells and where there is no lattice.
+        that tile the section, the shapes of `cells`, and circles for other cells and where there is no lattice.
 
     Raises
     ------
@@ -70,7 +80,8 @@ def to_spatialdata(
         to_global = Affine(np.linalg.inv(source.matrix), ("x", "y"), ("x", "y"))
         pixels, dims = source.lazy_pixels()
         images[f"{key_added}_image"] = Image2DModel.parse(pixels, dims=dims, transformations={"global": to_global})
-    shapes = _shapes_element(_outlines(enhanced), {"global": Identity()})
+    outlines = _outlines(enhanced, None if cells is None else read_cells(cells))
+    shapes = _shapes_element(outlines, {"global": Identity()})
     name = _shapes_name(key_added)
     table = _table(enhanced, np.full(enhanced.n_obs, name))
     return SpatialData(images=images, shapes={name: shapes}, tables={key_added: table})
@@ -110,6 +121,8 @@ def enhance_elements(
     table = spots.adata()
     looks = image_key is not None or needs_image_features(table, options["encoder"], options["sources"])
     completed = spots.complete(dict(options), image_key=image_key, looks=looks)
+    if sdata.is_backed():
+        check_result("sdata", table, spots.library_key, ".zarr")
     enhanced, model = enhance(table, completed)
     recorded = {**elements, "image_key": image_key}
     enhanced.uns[keys.RESULT]["spatialdata"] = {name: value for name, value in recorded.items() if value is not None}
@@ -162,19 +175,38 @@ def _check_names(sdata: SpatialData, key_added: str, shapes: Collection[str], *,
 
 
 def _add(sdata: SpatialData, shapes: Mapping[str, GeoDataFrame], table: AnnData, key_added: str) -> None:
-    """Add the elements of the result to a SpatialData, and to its store if it has one: all of them or none."""
+    """Add the elements of the result to a SpatialData, and to its store if it has one: all of them or none.
+
+    Without room on the disk both are left as they were. Where a writer of another package fails, the elements are added
+    to the object alone.
+    """
     from spatialdata import SpatialData
 
     result = SpatialData(shapes=dict(shapes), tables={key_added: table})
     if sdata.is_backed():
-        is_consolidated = sdata.has_consolidated_metadata()
-        _write(result, Path(sdata.path))
-        if is_consolidated:
-            sdata.write_consolidated_metadata()
+        try:
+            _write_to_store(result, sdata)
+        except OSError:
+            raise
+        except Exception as error:  # of the writers of other packages
+            warnings.warn(
+                f"The result could not be written to {str(sdata.path)!r} ({error or type(error).__name__}). It is "
+                "added in memory: write it with `sdata.write_element`, or `sdata.write` to another path.",
+                UserWarning,
+                stacklevel=4,
+            )
     for kind, name, element in list(result.gen_elements()):
         there = getattr(sdata, kind)
         there.pop(name, None)
         there[name] = element
+
+
+def _write_to_store(result: SpatialData, sdata: SpatialData) -> None:
+    """Write the elements of a result to the store of a SpatialData, whose metadata stay consolidated."""
+    is_consolidated = sdata.has_consolidated_metadata()
+    _write(result, Path(str(sdata.path)))
+    if is_consolidated:
+        sdata.write_consolidated_metadata()
 
 
 def _write(result: SpatialData, store: Path) -> None:
@@ -229,7 +261,15 @@ def _outlines(enhanced: AnnData, cells: Any = None) -> GeoDataFrame:
 
     names = enhanced.obs_names
     if hasattr(cells, "geom_type"):
-        own = cells.set_axis(cells.index.astype(str)).loc[names]
+        own = cells.set_axis(cells.index.astype(str))
+        missing = ~names.isin(own.index)
+        if missing.any():
+            msg = (
+                f"Expected outlines of all subspots in `cells`, found {missing.sum()} of {len(names)} without (first: "
+                f"{names[missing][0]!r}). Pass the cells that the spots were partitioned into."
+            )
+            raise ValueError(msg)
+        own = own.loc[names]
         radius = {"radius": own["radius"].to_numpy()} if "radius" in own else None
         return GeoDataFrame(radius, geometry=own.geometry.to_numpy(), index=names)
     xy, (corners, diameter) = read.positions(enhanced), subspot_outline(enhanced)

@@ -13,12 +13,14 @@ from mudata import MuData
 
 from soscope_scverse import _keys as keys
 from soscope_scverse._containers.dispatch import ELEMENT_OPTIONS, check_no_element_options
+from soscope_scverse._containers.lazy import is_lazy, opened
 from soscope_scverse._containers.spatialdata import is_spatialdata
 from soscope_scverse._read import on_tissue
 from soscope_scverse._warnings import recorded_warnings
 from soscope_scverse.model import SoScope
 from soscope_scverse.model.training.runner import check_training
 from soscope_scverse.module.likelihoods import LIKELIHOODS
+from soscope_scverse.tl import _results as results
 from soscope_scverse.tl._elements import enhance_elements
 from soscope_scverse.tl._options import EnhanceOptions, check_options, resolved
 from soscope_scverse.tl._prepare import prepare, read_input
@@ -50,6 +52,8 @@ def enhance(
     image_scale: float | None = None,
     n_subspots: int | Literal["auto"] = "auto",
     cells: Any = None,
+    capture: float | Literal["auto"] | None = "auto",
+    capture_shape: Literal["circle", "square"] = "circle",
     layer: str | Mapping[str, str | None] | None = None,
     genes: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
     likelihood: str | Mapping[str, str] = "nb",
@@ -89,11 +93,12 @@ def enhance(
     Parameters
     ----------
     adata
-        Spots, with positions in ``obsm["spatial"]``; of a view the spots in it, of a file-backed AnnData the chosen
-        genes are read. In a MuData, positions, image and other slots of the spots are at the top or in a modality, and
-        `layer`, `genes` and `likelihood` are dicts by modality. The result is added to a SpatialData: its spots are
-        shapes (or labels) that a table annotates, positions are their centroids, images are located by the
-        transformations, `cells` may be the name of shapes, and several elements of one table are sections.
+        Spots, with positions in ``obsm["spatial"]``; of a view the spots in it, of a file-backed AnnData, or one of
+        ``read_lazy``, the chosen genes are read. In a MuData, positions, image and other slots of the spots are at the
+        top or in a modality, and `layer`, `genes` and `likelihood` are dicts by modality. The result is added to a
+        SpatialData: its spots are shapes (or labels or points) that a table annotates, positions are their centroids,
+        images are located by the transformations, `cells` may be the name of shapes or labels, and several elements of
+        one table are sections.
     image
         Histology image: path, array, squidpy ``ImageContainer``, SpatialData image element, or a dict of them by
         section. None uses the image in ``uns["spatial"]``; without any, positions alone are used. None in a dict
@@ -103,8 +108,12 @@ def enhance(
     n_subspots
         Subspots of a spot, see :func:`~soscope_scverse.pp.subspots`.
     cells
-        Cells to partition the spots into instead: AnnData, DataFrame of ``x`` and ``y``, or shapes, see
-        :func:`~soscope_scverse.pp.subspots`. The result has their names.
+        Cells to partition the spots into instead: AnnData, DataFrame of ``x`` and ``y``, shapes, label mask, or a file
+        of these, see :func:`~soscope_scverse.pp.subspots`. The result has their names.
+    capture, capture_shape
+        Diameter of what a spot captures, in the unit of the positions, and its shape. ``"auto"`` recognises Visium (55
+        um at a pitch of 100 um); None: the spots tile the tissue. Profiles of subspots are of their whole area, the
+        gaps between the spots included, see :func:`~soscope_scverse.pp.subspots`.
     layer
         Layer that holds the profiles; None is ``X``. Raw counts unless `likelihood` is ``"gaussian"``.
     genes
@@ -145,15 +154,15 @@ def enhance(
         job is simply run again; see :meth:`~soscope_scverse.model.SoScope.train`.
     save_model
         New directory to save the trained model and its spots to, for
-        :meth:`SoScope.load <soscope_scverse.model.SoScope.load>`.
+        :meth:`SoScope.load <soscope_scverse.model.SoScope.load>`. If that fails, there is a warning.
     return_model
         Return the trained model with the result, to predict elsewhere, sample, or continue training.
     out, overwrite
         ``.zarr`` store or ``.h5ad`` file that the result is streamed to, and whether an existing one is replaced; see
-        :meth:`~soscope_scverse.model.SoScope.get_enhanced`. With SpatialData, `overwrite` replaces elements that have
-        the names of the result.
+        :meth:`~soscope_scverse.model.SoScope.get_enhanced`. A result that cannot be written is returned in memory, with
+        a warning. With SpatialData, `overwrite` replaces elements that have the names of the result.
     table_key
-        Table of a SpatialData with the profiles.
+        Table of a SpatialData with the profiles; by default the only one, whatever its name.
     image_key
         Its image, a dict by element where the table annotates several. Default: the only one in a coordinate system
         of the spots; without any, positions alone are used.
@@ -185,7 +194,7 @@ def enhance(
     Raises
     ------
     ValueError, TypeError
-        If the input is invalid; before the training starts.
+        If the input is invalid, or a file cannot hold something in it; before the training starts.
     KeyboardInterrupt
         At Ctrl-C; nothing is written then.
 
@@ -202,7 +211,7 @@ def enhance(
         model = enhance_elements(adata, _enhance, options, key_added=key_added, **elements)
     else:
         check_no_element_options(adata, elements)
-        enhanced, model = _enhance(adata, options)
+        enhanced, model = _enhance(opened(adata) if is_lazy(adata) else adata, options)
     if return_model:
         return enhanced, model
     model.deregister_manager(model.adata)  # else scvi-tools keeps the spots in memory
@@ -219,6 +228,7 @@ def _enhance(data: Any, options: Mapping[str, Any]) -> tuple[AnnData | MuData, S
         training = {"max_epochs": options["max_epochs"], "accelerator": options["accelerator"]}
         training |= arguments["train_kwargs"] | {name: options[name] for name in ("checkpoint_dir", "resume", "seed")}
         _check_training(training, options["likelihood"])
+        results.check_files(chosen, options)
         prepare(data, chosen, spots, profiles, arguments)
         with torch.random.fork_rng():
             torch.manual_seed(options["seed"])
@@ -227,11 +237,12 @@ def _enhance(data: Any, options: Mapping[str, Any]) -> tuple[AnnData | MuData, S
             if model.trainer is not None and model.trainer.interrupted:
                 raise KeyboardInterrupt  # the training has warned; nothing has been written
             if options["save_model"] is not None:
-                _save(model, options["save_model"])
-            enhanced = model.get_enhanced(
+                results.save(model, options["save_model"])
+            enhanced = results.enhanced(
+                model,
+                options["out"],
                 expectation=arguments["expectation"],
                 n_samples=options["n_samples"],
-                out=options["out"],
                 overwrite=options["overwrite"],
                 uns={keys.RESULT: record(chosen, model, arguments, warned)},
             )
@@ -253,10 +264,3 @@ def _model(data: AnnData | MuData, options: Mapping[str, Any], kwargs: Mapping[s
         return SoScope(data, **kwargs)
     SoScope.setup_anndata(data, **slots)
     return SoScope(data, likelihood=options["likelihood"], **kwargs)
-
-
-def _save(model: SoScope, path: str | PathLike) -> None:
-    """Save the model and its spots, with their latent states, from the first process."""
-    model.adata.obsm[keys.LATENT] = model.get_latent_representation()
-    if model.trainer and model.trainer.is_global_zero:
-        model.save(str(path), save_anndata=True)

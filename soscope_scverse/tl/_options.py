@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from typing import Any, Literal, NamedTuple, TypedDict
 
+from soscope_scverse._cell_shapes.files import check_cell_file
 from soscope_scverse._containers.dispatch import ELEMENT_OPTIONS
 from soscope_scverse._validators import (
     NON_NEGATIVE_INTEGER,
@@ -33,6 +34,8 @@ class EnhanceOptions(TypedDict, total=False):
     image_scale: float | None
     n_subspots: int | Literal["auto"]
     cells: Any
+    capture: float | Literal["auto"] | None
+    capture_shape: Literal["circle", "square"]
     layer: str | Mapping[str, str | None] | None
     genes: Sequence[str] | Mapping[str, Sequence[str]] | None
     likelihood: str | Mapping[str, str]
@@ -91,6 +94,8 @@ PRESETS = {
 
 ENHANCE_RULES: Rules = {
     "image_scale": POSITIVE.or_(None),
+    "capture": POSITIVE.or_("auto", None),
+    "capture_shape": Choice(("circle", "square")),
     "sources": Choice(("both", "image", "positions")),
     "keep_off_tissue": Choice((False, True)),
     "preset": Choice(tuple(PRESETS)),
@@ -111,6 +116,8 @@ def check_options(data: object, options: Mapping[str, Any]) -> None:
     check_keywords("model_kwargs", options["model_kwargs"] or {}, SoScope.__init__, MODEL_RULES, excluded=model)
     train = ("self", "checkpoint_dir", "resume", "seed")
     check_keywords("train_kwargs", options["train_kwargs"] or {}, SoScope.train, TRAIN_RULES, excluded=train)
+    if isinstance(options["cells"], str | PathLike):
+        check_cell_file(options["cells"])
     cache = (options["features_kwargs"] or {}).get("cache")
     if cache is not None:
         check_folder("cache", cache)

@@ -133,26 +133,31 @@ def prepare(
 
 
 def _check_alignment(data: AnnData | MuData, images: list[SectionImage], options: Mapping[str, Any]) -> None:
-    """Warn if spots may be misplaced, by the library size over all genes of the first counts."""
+    """Warn if spots may be misplaced, by the library size over all genes of the first counts, if there are any."""
     layer, likelihood = options["layer"], options["likelihood"]
+    library_size = np.ones(data.n_obs)  # correlates with nothing
     if isinstance(data, MuData):
         names = [name for name, of_it in likelihood.items() if LIKELIHOODS[of_it].is_counts]
         if names:
             counts = modality(data, names[0])
-            compare_placements(images, library_sizes(read.profiles(counts, (layer or {}).get(names[0]))))
+            library_size = library_sizes(read.profiles(counts, (layer or {}).get(names[0])))
     elif LIKELIHOODS[likelihood].is_counts:
-        compare_placements(images, library_sizes(read.profiles(data, layer)))
+        library_size = library_sizes(read.profiles(data, layer))
+    compare_placements(images, library_size)
 
 
 def _partition(spots: Spots, options: Mapping[str, Any]) -> None:
     """Partition the spots unless they have subspots already."""
     n_subspots, cells, adata = options["n_subspots"], options["cells"], spots.adata
+    capture = {name: options[name] for name in ("capture", "capture_shape")}
     if keys.SUBSPOTS not in adata.obsm:
-        write_partition(adata, partition_spots(spots, n_subspots, cells=cells))
+        write_partition(adata, partition_spots(spots, n_subspots, cells=cells, **capture))
         return
     found = np.shape(adata.obsm[keys.SUBSPOTS])[1]
-    if n_subspots not in ("auto", found) or cells is not None:
-        asked = f"n_subspots={n_subspots}" if cells is None else "a partition into cells"
+    asked = "" if n_subspots in ("auto", found) else f"n_subspots={n_subspots}"
+    asked = asked or ("a partition into cells" if cells is not None else "")
+    asked = asked or ("" if capture["capture"] in ("auto", None) else f"capture={capture['capture']}")
+    if asked:
         msg = (
             f"Asked for {asked}, but `adata.obsm['{keys.SUBSPOTS}']` holds {found} subspots per spot. "
             "Delete that slot and the image features, or omit this argument."
@@ -164,7 +169,7 @@ def _embed_thumbnail(adata: AnnData, section: SectionImage) -> None:
     """Write a thumbnail to ``uns["spatial"]``, so that plots of spots and of subspots show the tissue."""
     if (section.source.extent[1] <= 0).any():
         return  # plots show images from 0 on
-    libraries = adata.uns.setdefault(keys.SPATIAL, {})
+    libraries = adata.uns[keys.SPATIAL] = read.libraries(adata)
     library_id = next(iter(libraries), read.SINGLE_SECTION) if section.library_id is None else section.library_id
     pixels, scale = shrunk(section.source)
     entry = libraries.setdefault(library_id, {})

@@ -15,12 +15,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import spatialdata as sd
+import tifffile
 from click.testing import CliRunner
 from PIL import Image
 from spatialdata.models import Image2DModel, ShapesModel, TableModel
 
 import soscope_scverse
 from soscope_scverse import metrics
+from soscope_scverse._cell_shapes.masks import mask_outlines
 from soscope_scverse._containers.mudata import columns_apart
 from soscope_scverse.cli import main
 
@@ -168,6 +170,24 @@ def test_cells_of_a_table_and_positions_alone(spots, folder):
     found = ad.read_h5ad("out.h5ad")
     assert sorted(found.obs_names) == sorted(f"cell {i}" for i in range(120))
     assert "image_features" not in found.obsm
+
+
+@pytest.mark.parametrize("suffix", ["npy", "tif", "geojson"])
+def test_cells_of_masks_and_outlines(spots, folder, suffix):
+    mask = np.zeros(np.ceil(spots.truth.obsm["spatial"].max(axis=0))[::-1].astype(int) + 5, np.int32)
+    for label, (x, y) in enumerate(spots.truth.obsm["spatial"].astype(int), start=1):
+        mask[y : y + 2, x : x + 2] = label
+    path = f"cells.{suffix}"
+    if suffix == "geojson":
+        (folder / path).write_text(mask_outlines(mask).to_json())
+    elif suffix == "npy":
+        np.save(path, mask)
+    else:
+        tifffile.imwrite(path, mask)
+    told = run("features", "in.h5ad", "--image", "section.png", "--cells", path, "--out", "described.h5ad")
+    assert told.exit_code == 0, told.stderr
+    names = ad.read_h5ad("described.h5ad").obsm["subspot_names"]
+    assert len(set(np.asarray(names).ravel()) - {""}) == 120
 
 
 def test_no_image_is_needed(folder):

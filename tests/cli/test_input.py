@@ -199,6 +199,34 @@ def test_tables_of_cells(folder):
     assert faults([*TABLES, "binary"], check) == {}
 
 
+def _truncated_mask(path):
+    tifffile.imwrite(path, np.random.default_rng(0).integers(0, 9, (200, 200), dtype=np.uint16), compression="zlib")
+    truncated(path, 0.5)
+
+
+CELLS = {
+    "text.tif": lambda path: path.write_text("hello"),
+    "truncated.tif": _truncated_mask,
+    "float.npy": lambda path: np.save(path, np.ones((9, 9))),
+    "black.npy": lambda path: np.save(path, np.zeros((9, 9), int)),
+    "text.geojson": lambda path: path.write_text("hello"),
+    "empty.geojson": lambda path: path.write_text("[]"),
+    "cells.txt": lambda path: path.write_text("hello"),
+    "text.parquet": lambda path: path.write_text("hello"),
+}
+
+
+def test_masks_and_outlines_of_cells(folder):
+    def check(what):
+        path = folder / what
+        if what in CELLS:
+            CELLS[what](path)
+        told = refused(folder, "enhance", "in.h5ad", "--out", "out.h5ad", "--cells", path, "--sources", "positions")
+        assert what in told
+
+    assert faults([*CELLS, "nowhere.tif"], check) == {}
+
+
 OPTIONS = [
     ("n-subspots = ", "cannot be read"),
     ("n-subspots 4", "cannot be read"),

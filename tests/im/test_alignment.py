@@ -138,3 +138,88 @@ def test_real_sections(data_dir, name):
     }.items():
         with pytest.warns(UserWarning, match=words):
             im.check_alignment(moved(adata, change), image, image_scale=scale)
+
+
+# ---- few spots on tissue, other signs and resolutions, fluorescence -------------------------------------------------
+
+FACTORS = {"tissue_hires_scalef": 0.3, "tissue_lowres_scalef": 0.02}
+
+
+def flat(adata):
+    """The section with equal library sizes: nothing correlates with the staining."""
+    adata.X = np.ones(adata.shape, dtype=np.float32)
+    return adata
+
+
+@pytest.mark.parametrize("factor", FACTORS)
+@pytest.mark.parametrize("of_counts", [True, False])
+def test_positions_in_pixels_of_another_resolution(factor, of_counts):
+    adata, image = section()
+    adata.uns["spatial"]["s1"]["scalefactors"] |= FACTORS
+    wrong = moved(adata if of_counts else flat(adata), lambda xy: xy * FACTORS[factor])
+    with pytest.warns(UserWarning, match=rf"image_scale={1 / FACTORS[factor]:.3g}` \(1 / {factor}\)") as told:
+        table = im.check_alignment(wrong, image).table
+    assert ("0%" if of_counts else "0 of") in str(told[0].message)
+    assert table.loc[("", f"1 / {factor}"), "on_tissue"] > 0.95
+    small = image[::4, ::4]
+    with pytest.warns(UserWarning, match=rf"image_scale={0.25 / FACTORS[factor]:.3g}`"):
+        im.check_alignment(wrong, small, image_scale=0.25)
+
+
+def test_a_far_scale_without_factors_is_found():
+    adata, image = section()
+    with pytest.warns(UserWarning, match=r"image_scale=\d+") as told:
+        im.check_alignment(moved(adata, lambda xy: xy / 60), image)
+    assert float(str(told[0].message).split("image_scale=")[1].split("`")[0]) == pytest.approx(60, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("signs", "name"), [((-1, 1), "x negated"), ((1, -1), "y negated"), ((-1, -1), "x and y negated")]
+)
+@pytest.mark.parametrize("of_counts", [True, False])
+def test_negated_positions(signs, name, of_counts):
+    adata, image = section()
+    wrong = moved(adata if of_counts else flat(adata), lambda xy: xy * signs)
+    with pytest.warns(UserWarning, match=f"with the spots with {name}"):
+        table = im.check_alignment(wrong, image).table
+    assert table.loc[("", name), "on_tissue"] > 0.95
+    names = im.check_alignment(adata, image).table.loc[""].index
+    assert not any("negated" in other for other in names)
+
+
+def test_spots_off_the_tissue_are_reported_where_nothing_fits():
+    adata, image = section()
+    adata = moved(flat(adata), lambda xy: np.array([60.0, 560.0]) + (xy - [400, 300]) * [0.5, 0.02])
+    with pytest.warns(UserWarning, match=r"^0 of \d+ spots lie on tissue \(0%\)\. No other scale"):
+        im.check_alignment(adata, image)
+
+
+def test_some_spots_beside_the_tissue_are_usual():
+    """All spots of a slide, of which the tissue takes a quarter; and an image of one colour, which has no tissue."""
+    adata, image = section()
+    x, y = np.meshgrid(np.arange(10.0, WIDTH, 20), np.arange(10.0, HEIGHT, 20))
+    spots = ad.AnnData(np.ones((x.size, 2), dtype=np.float32))
+    spots.obsm["spatial"] = np.column_stack([x.ravel(), y.ravel()])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        table = im.check_alignment(spots, image).table
+        im.check_alignment(adata, np.full_like(image, 240))
+    assert table.loc[("", "as given"), "on_tissue"] < 0.25
+
+
+@pytest.mark.parametrize("kind", ["grey", "channels", "crop"])
+def test_fluorescence_is_aligned_by_its_brightness(kind):
+    adata, image = section()
+    grey = (250 - image.mean(axis=2)).astype(np.uint8)
+    shown = {
+        "grey": grey,
+        "channels": im.open_image(np.stack([grey // 2, grey]), channels=[1]),
+        "crop": im.ImageSource(grey[20:, 40:], "yx", offset=(-40.0, -20.0)),
+    }[kind]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        given = im.check_alignment(adata, shown).table.loc[("", "as given")]
+    assert given["on_tissue"] > 0.95
+    assert given["correlation"] > 0.6
+    with pytest.warns(UserWarning, match="correlation of brightness with library size.*x and y exchanged"):
+        im.check_alignment(moved(adata, WRONG["x and y exchanged"]), shown)

@@ -41,6 +41,28 @@ def test_exchanged_axes_are_reported():
         im.check_coordinates(adata, tissue(150, 800))
 
 
+@pytest.mark.parametrize(("signs", "name"), [((-1, 1), "x"), ((1, -1), "y"), ((-1, -1), "x and y")])
+@pytest.mark.parametrize("has_subspots", [True, False])
+def test_negated_positions_are_reported(signs, name, has_subspots):
+    adata = section()
+    adata.obsm["spatial"] = adata.obsm["spatial"] * signs
+    adata.obsm["subspots"] = adata.obsm["subspots"] * signs
+    if not has_subspots:
+        del adata.obsm["subspots"]
+    with pytest.raises(ValueError, match=f"What to do: change the sign of {name}, which would fit"):
+        im.check_coordinates(adata, tissue())
+
+
+@pytest.mark.parametrize("change", [lambda xy: xy[:, ::-1], lambda xy: xy * [1, -1]])
+def test_two_mistakes_at_once_are_reported(change):
+    adata = section([(300.0, 20.0), (300.0, 140.0), (1500.0, 140.0)])
+    adata.uns["spatial"]["s1"]["scalefactors"] |= {"tissue_hires_scalef": 0.1}
+    del adata.obsm["subspots"]
+    adata.obsm["spatial"] = change(adata.obsm["spatial"])
+    with pytest.raises(ValueError, match=r"(exchange x and y|change the sign of y) and pass `image_scale=0\.1`"):
+        im.check_coordinates(adata, tissue(20, 160))
+
+
 def test_features_checks_before_reading():
     class Unreadable:
         shape, dtype = (15, 19, 3), np.dtype(np.uint8)

@@ -3,11 +3,13 @@
 import warnings
 
 import anndata as ad
+import dask.array as da
 import geopandas as gpd
 import numpy as np
 import pandas as pd
 import pytest
 import shapely
+import tifffile
 import torch
 from anndata import AnnData
 
@@ -202,6 +204,86 @@ def test_shapes_of_spatialdata():
     shapes = models.ShapesModel.parse(cells[["x", "y"]].to_numpy(), geometry=0, radius=2.0, index=cells.index)
     adata = lattice("square")
     assert held(divided(adata, shapes, exposure="area")) == held(divided(adata, cells))
+
+
+def in_pixels(kind, n=7):
+    """Spots whose lattice lies in a label mask of 100 x 100 pixels, and that mask."""
+    adata = lattice(kind, n)
+    adata.obsm["spatial"] += 15
+    rng = np.random.default_rng(3)
+    mask = np.zeros((100, 100), np.int32)
+    for label in range(1, 120):
+        row, column = rng.integers(0, 96, 2)
+        mask[row : row + rng.integers(1, 5), column : column + rng.integers(1, 5)] = label
+    return adata, mask
+
+
+@pytest.mark.parametrize("kind", ["square", "hex"])
+@pytest.mark.parametrize("capture", [None, 6.0])
+def test_masks_are_the_polygons_of_their_pixels(tmp_path, kind, capture):
+    adata, mask = in_pixels(kind)
+    labels = np.setdiff1d(mask, [0])
+    outlines = []
+    for label in labels:
+        row, column = np.nonzero(mask == label)
+        outlines.append(shapely.union_all(shapely.box(column, row, column + 1, row + 1)))
+    expected = divided(
+        adata, gpd.GeoDataFrame(geometry=outlines, index=labels.astype(str)), exposure="area", capture=capture
+    )
+    np.save(tmp_path / "mask.npy", mask)
+    tifffile.imwrite(tmp_path / "mask.tif", mask)
+    for cells in (mask, da.from_array(mask, chunks=30), tmp_path / "mask.npy", str(tmp_path / "mask.tif")):
+        found = divided(adata, cells, exposure="area", capture=capture)
+        assert held(found) == held(expected)
+        for slot in ("subspots", "subspot_exposure", "subspot_measured"):
+            np.testing.assert_allclose(found.obsm[slot], expected.obsm[slot], atol=1e-12)
+        outside = expected.uns["subspots"]["cells_outside"]
+        pd.testing.assert_frame_equal(found.uns["subspots"]["cells_outside"], outside)
+    assert len(held(found)) > 40
+
+
+def test_masks_of_several_sections():
+    adata, mask = in_pixels("square")
+    spots = ad.concat({"a": adata, "b": adata}, label="section", index_unique="-")
+    with pytest.raises(ValueError, match=r"columns \['section'\] of the cells.* dict by section"):
+        pp.subspots(spots, cells=mask, library_key="section")
+    with pytest.raises(ValueError, match=r"by the sections \['a', 'b'\] of 'section', found \['a', 'c'\]"):
+        pp.subspots(spots, cells={"a": mask, "c": mask}, library_key="section")
+    found = held(divided(spots, {"a": mask, "b": mask.T}, library_key="section"))
+    for section, part in (("a", mask), ("b", mask.T)):
+        alone = {f"{cell}-{section}": f"{spot}-{section}" for cell, spot in held(divided(adata, part)).items()}
+        assert {cell: spot for cell, spot in found.items() if cell.endswith(section)} == alone
+
+
+def test_cells_elsewhere_are_told_by_both_extents():
+    adata, mask = in_pixels("square")
+    adata.obsm["spatial"] += 500
+    extents = r"Cells span x = [\d.]+ to [\d.]+ and y = .*, spots x = 515 to 575 and y = 515 to 575\."
+    with pytest.raises(ValueError, match=rf"none of \d+ cells in any of 49 spots.* {extents}"):
+        pp.subspots(adata, cells=mask)
+
+
+@pytest.mark.parametrize("kind", ["square", "hex"])
+def test_a_mask_of_another_resolution_is_noticed(kind):
+    """Of the image at a tenth: some of its cells lie in the first spots."""
+    adata, mask = in_pixels(kind)
+    adata.obsm["spatial"] = 10 * adata.obsm["spatial"]
+    scales = {"tissue_lowres_scalef": 0.05, "tissue_hires_scalef": 0.1, "spot_diameter_fullres": 55.0}
+    adata.uns["spatial"] = {"section": {"images": {}, "scalefactors": scales}}
+    mask[14:18, 14:18] = 500
+    adata.obsm["spatial"] -= 140
+    with pytest.warns(UserWarning, match=r"Cells span .* Divided by `tissue_hires_scalef` = 0.1 cells would fit"):
+        pp.subspots(adata, cells=mask)
+    adata.uns["spatial"]["section"]["scalefactors"] = {}
+    with pytest.warns(UserWarning, match=r"Cells span .*, spots x = .*\.$"):
+        pp.subspots(adata, cells=mask)
+
+
+def test_cells_over_the_spots_are_not_said_to_lie_elsewhere():
+    adata, mask = in_pixels("square")
+    with pytest.warns(UserWarning, match="lie in no spot") as warned:
+        pp.subspots(adata, cells=mask)
+    assert "span" not in str(warned[0].message)
 
 
 def test_sections_do_not_mix():

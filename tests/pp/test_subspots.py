@@ -24,7 +24,7 @@ from lattices import (
 from soscope_scverse import pp
 from soscope_scverse.pp._geometry import fine_array_index
 
-SLOTS = ("subspots", "subspot_exposure")
+SLOTS = ("subspots", "subspot_exposure", "subspot_measured")
 
 
 def voronoi_areas(points, rows):
@@ -203,7 +203,7 @@ def test_permuting_the_spots_permutes_the_subspots(name, indexed):
 
 def test_written_slots_survive_a_file(tmp_path):
     adata = spots(*hexagonal())
-    assert pp.subspots(adata, 19) is None
+    assert pp.subspots(adata, 19, capture=None) is None
     assert set(adata.obsm) == {"spatial", *SLOTS}
     assert set(adata.uns) == {"subspots"}
     assert set(adata.uns["subspots"]) == {

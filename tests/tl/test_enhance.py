@@ -217,3 +217,14 @@ def test_precomputed_features_and_further_arguments(section):
 def test_the_model_beside_the_result(section):
     enhanced, model = tl.enhance(section.adata, image=section.image, max_epochs=2, return_model=True)
     np.testing.assert_array_equal(model.get_enhanced().X, enhanced.X)
+
+
+@pytest.mark.parametrize("likelihood", ["nb", "gaussian"])
+def test_spots_off_the_tissue_are_reported(section, likelihood):
+    """Positions in pixels of a smaller image lie in a corner of this one, on glass."""
+    glass = np.full((section.image.shape[0] + 300, section.image.shape[1] + 200, 3), 243, np.uint8)
+    glass[150:-150, 100:-100] = section.image
+    adata = section.adata
+    adata.obsm["spatial"] = (adata.obsm["spatial"] + [100, 150]) * 0.1
+    with pytest.warns(UserWarning, match=r"lie on tissue.*image_scale=(9\.\d*|10[\d.]*)`"):
+        tl.enhance(adata, image=glass, likelihood=likelihood, **QUICK)

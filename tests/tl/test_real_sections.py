@@ -17,7 +17,7 @@ pytestmark = pytest.mark.realdata
     [
         ("her2st/C2", "her2st/C2_HE.jpg", {"n_subspots": 9}, (1683, 20)),
         ("mouse_ob/MOB1", "mouse_ob/MOB1_HE.jpg", {}, (3411, 20)),
-        ("embryo/embryo", "embryo/colour_x5_from_lowres.jpg", {}, (20286, 20)),
+        ("embryo/embryo", "embryo/colour_x5_from_lowres.jpg", {"capture": None}, (20286, 20)),
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*(no counts|no neighbour)")
@@ -30,6 +30,17 @@ def test_real_sections(data_dir, name, path, options, shape):
     assert (enhanced.X >= 0).all()
     total = enhanced.X.reshape(adata.n_obs, -1, 20).sum(axis=1)
     np.testing.assert_allclose(total, adata[:, genes].X.toarray(), rtol=1e-4)
+
+
+@pytest.mark.realdata
+@pytest.mark.filterwarnings("ignore:.*(no counts|no neighbour|No image)")
+def test_what_visium_captured_adds_up(data_dir):
+    adata = ad.read_h5ad(data_dir / "embryo/embryo.h5ad")[:, :20].copy()
+    enhanced, model = tl.enhance(adata, genes=list(adata.var_names), return_model=True, **QUICK)
+    share = enhanced.obs["measured"].to_numpy()[:, None]
+    assert share.mean() == pytest.approx(0.274, abs=0.003)  # a disc of 55 um in a hexagon of 100 um
+    captured = enhanced.X - (1 - share) * model.get_enhanced(expectation="decoded").X
+    np.testing.assert_allclose(captured.reshape(2898, 7, 20).sum(axis=1), adata.X.toarray(), rtol=1e-4, atol=1e-4)
 
 
 class Coloured(im.PatchEncoder):

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import shapely
 import spatialdata as sd
+import tifffile
 from anndata import AnnData
 from scipy.spatial import cKDTree
 from shapely.geometry import box
@@ -36,8 +37,8 @@ def sdata(section, as_visium):
 
 def test_visium_goes_in_and_comes_out(section, sdata):
     before = sd.deepcopy(sdata)
-    expected = tl.enhance(section.adata, image=section.image, **QUICK)
-    result = tl.enhance(sdata, image_key="visium_full_image", **QUICK)
+    expected = tl.enhance(section.adata, image=section.image, capture=None, **QUICK)
+    result = tl.enhance(sdata, image_key="visium_full_image", capture=None, **QUICK)
     assert result is sdata
     table, shapes = sdata["enhanced"], sdata["enhanced_subspots"]
     np.testing.assert_allclose(table.X, expected.X, rtol=1e-4, atol=1e-5)
@@ -66,6 +67,13 @@ def test_visium_goes_in_and_comes_out(section, sdata):
     assert set(left["table"].uns) == set(before["table"].uns)
     assert left["table"].obs.equals(before["table"].obs)
     assert left["visium"].equals(before["visium"])
+
+
+def test_the_circles_of_visium_are_recognised(section, sdata):
+    """Their radius is half of `spot_diameter_fullres`, not of the 55 um that a spot captures."""
+    pp.subspots(sdata)
+    assert sdata["table"].uns["subspots"]["capture"] == pytest.approx(0.55 * 36, rel=0.01)
+    assert sdata["table"].obsm["subspot_measured"].mean() == pytest.approx(0.274, abs=0.01)
 
 
 def test_a_smaller_image_is_found_through_its_coordinate_system(section, sdata):
@@ -203,6 +211,68 @@ def test_cells_keep_their_shapes(section, sdata):
     table = pd.DataFrame(xy, columns=["x", "y"], index=cells.index)
     tl.enhance(sdata, sources="positions", cells=table, key_added="round", **QUICK)
     assert (sdata["round_subspots"]["radius"] > 0).all()
+
+
+@pytest.fixture
+def nuclei(section):
+    """Label mask of a square of pixels around each subspot, half as wide as the image: two coordinates are a pixel."""
+    mask = np.zeros([side // 2 for side in section.image.shape[:2]], np.uint16)
+    for label, (x, y) in enumerate(section.truth.obsm["spatial"] / 2, start=1):
+        mask[max(0, int(y) - 1) : int(y) + 2, max(0, int(x) - 1) : int(x) + 2] = label
+    return mask
+
+
+@pytest.mark.parametrize("scale_factors", [None, [2]])
+def test_cells_may_be_labels(sdata, nuclei, scale_factors):
+    """By name or as the element, with their transformation; the result has their outlines."""
+    scale = {"visium": Scale([2, 2], axes=("x", "y"))}
+    sdata["nuclei"] = labels = Labels2DModel.parse(
+        nuclei, dims=("y", "x"), transformations=scale, scale_factors=scale_factors
+    )
+    with pytest.raises(ValueError, match=r"`cells` to be one of \['visium', 'nuclei'\], found 'cells'"):
+        pp.subspots(sdata, cells="cells")
+    pp.subspots(sdata, cells=labels)
+    names = np.asarray(sdata["table"].obsm["subspot_names"])
+    pp.subspots(sdata, cells="nuclei")
+    np.testing.assert_array_equal(names, sdata["table"].obsm["subspot_names"])
+    del sdata["table"].obsm["subspots"]
+    tl.enhance(sdata, sources="positions", cells="nuclei", **QUICK)
+    shapes = sdata["enhanced_subspots"]
+    size = np.bincount(nuclei.ravel())
+    np.testing.assert_allclose(shapes.area, 4 * size[shapes.index.astype(int)])
+    row, column = np.nonzero(nuclei)
+    for axis, at in enumerate((column, row)):
+        mean = np.bincount(nuclei[row, column], 2 * at + 1.0) / np.maximum(size, 1)
+        np.testing.assert_allclose(sdata["enhanced"].obsm["spatial"][:, axis], mean[shapes.index.astype(int)])
+    assert len(shapes) > 300
+
+
+def test_masks_over_spatialdata(section, sdata, nuclei, tmp_path):
+    """Arrays and files are in the coordinates of the spots, as tables are."""
+    mask = np.kron(nuclei, np.ones((2, 2), np.uint16))
+    path = tmp_path / "cells.tif"
+    tifffile.imwrite(path, mask)
+    expected = pp.subspots(section.adata, cells=mask, copy=True)
+    for cells in (mask, path, str(path)):
+        pp.subspots(sdata, cells=cells)
+        np.testing.assert_array_equal(sdata["table"].obsm["subspot_names"], expected.obsm["subspot_names"])
+    with pytest.raises(FileNotFoundError, match=r"found none at 'nowhere.tif'"):
+        tl.enhance(sdata, sources="positions", cells="nowhere.tif")
+
+
+def test_labels_of_several_sections_have_the_same_numbers(two):
+    sections, sdata = two
+    for name, section in sections.items():
+        mask = np.zeros(section.image.shape[:2], int)
+        for label, (x, y) in enumerate(section.truth.obsm["spatial"].astype(int), start=1):
+            mask[max(0, y - 1) : y + 2, max(0, x - 1) : x + 2] = label
+        sdata[f"labels_{name}"] = Labels2DModel.parse(mask, dims=("y", "x"), transformations={name: Identity()})
+    pp.subspots(sdata, cells={"a": "labels_a", "b": "labels_b"})
+    names = sdata["table"].obsm["subspot_names"]
+    for name in sections:
+        own = names[(sdata["table"].obs["region"] == name).to_numpy()]
+        assert all(cell.endswith(f"-{name}") for cell in own[own != ""])
+        assert (own != "").sum() > 300
 
 
 def test_spots_may_be_labels(section):
@@ -463,9 +533,9 @@ def test_steps_know_the_sections(two):
 
 def test_what_is_deleted_is_deleted_in_the_table(section, sdata):
     cells = pd.DataFrame(section.truth.obsm["spatial"], columns=["x", "y"])
-    pp.subspots(sdata, cells=cells)
-    pp.subspots(sdata, cells=cells.iloc[::2])
-    expected = pp.subspots(section.adata, cells=cells.iloc[::2], copy=True)
+    pp.subspots(sdata, cells=cells, capture=None)
+    pp.subspots(sdata, cells=cells.iloc[::2], capture=None)
+    expected = pp.subspots(section.adata, cells=cells.iloc[::2], capture=None, copy=True)
     pd.testing.assert_series_equal(sdata["table"].obs["relative_cell_number"], expected.obs["relative_cell_number"])
     pp.subspots(sdata)
     assert "subspot_names" not in sdata["table"].obsm
@@ -547,6 +617,18 @@ def test_outlines_need_no_more_than_positions():
     rng = np.random.default_rng(0)
     adata = AnnData(np.ones((20, 2), np.float32), obsm={"spatial": rng.uniform(0, 100, (20, 2))})
     assert (tl.to_spatialdata(adata)["enhanced_subspots"]["radius"] > 0).all()
+
+
+def test_a_result_is_given_the_outlines_of_its_cells():
+    mask = np.zeros((40, 40), int)
+    mask[5:9, 5:7], mask[20:22, 30:39], mask[30:, :3] = 1, 2, 3
+    adata = AnnData(np.ones((2, 1)), obs=pd.DataFrame(index=["2", "1"]))
+    adata.obsm["spatial"] = np.array([[34.5, 21], [6, 7]])
+    shapes = tl.to_spatialdata(adata, cells=mask)["enhanced_subspots"]
+    assert shapes.area.to_dict() == {"2": 18, "1": 8}
+    adata.obs_names = ["2", "7"]
+    with pytest.raises(ValueError, match=r"outlines of all subspots in `cells`, found 1 of 2 without .first: '7'"):
+        tl.to_spatialdata(adata, cells=mask)
 
 
 @pytest.mark.realdata

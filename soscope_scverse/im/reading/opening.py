@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 import numpy as np
+from PIL.Image import Image as PillowImage
 
 from soscope_scverse._containers.dispatch import check_no_element_options
 from soscope_scverse._containers.spatialdata import PlacedImage, SpatialSpots, is_spatialdata
 from soscope_scverse._validators import POSITIVE, Rules, check_arguments
+from soscope_scverse.im.reading.content import Declared
+from soscope_scverse.im.reading.decoded import pillow_pixels
 from soscope_scverse.im.reading.files import read_file
+from soscope_scverse.im.reading.meaning import check_channels, understood
 from soscope_scverse.im.reading.source import ImageSource
 
 if TYPE_CHECKING:
@@ -24,6 +29,8 @@ if TYPE_CHECKING:
 
 _STRETCH = (0.001, 0.999)
 """Quantiles of a fluorescence channel that are mapped to black and white."""
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
+"""Begin of an address; one letter is a drive of Windows. Paths drop one of the two slashes."""
 _RULES: Rules = {"scale": POSITIVE.or_(None)}
 
 
@@ -61,6 +68,7 @@ def open_image(
 
         - array (numpy or dask): height x width, height x width x channels, or channels x height x width;
         - xarray ``DataArray`` with dimensions "y" and "x";
+        - image of Pillow;
         - path of a JPEG, PNG or TIFF file (including BigTIFF, OME-TIFF and SVS), or of a slide of MIRAX, Hamamatsu or
           DICOM (extra ``openslide``). TIFF files and slides are read in part, of a pyramid the coarsest sufficient
           level;
@@ -88,8 +96,19 @@ def open_image(
     TypeError
         If ``image`` is none of the above.
     ValueError
-        If the file format is not supported, the image is not greyscale, RGB or RGBA of a supported data type, or it has
-        no such channels.
+        If the file format is not supported, files that belong to it are missing, the image is not greyscale, RGB or
+        RGBA of a supported data type, or it has no such channels.
+
+    Warns
+    -----
+    UserWarning
+        If the image does not state, and its pixels show, that values of uint16 have fewer bits or how a fourth channel
+        is read; if a pixel size cannot be understood.
+
+    Notes
+    -----
+    A fourth channel is opacity where the file format or the name of the channel says so. Of four channels without a
+    meaning the last one is read as opacity if at least as many pixels are opaque as are partly transparent.
     """
     check_arguments(locals(), _RULES)
     elements = {"table_key": table_key, "shapes_key": shapes_key, "coordinate_system": coordinate_system}
@@ -101,13 +120,13 @@ def open_image(
 
 def open_source(image: Any, *, scale: float | None, channels: Sequence[int] | None = None) -> ImageSource:
     """Open one image whose arguments are valid; see :func:`open_image`."""
-    source = _open(image, placed=scale is None)
+    source, declared = _open(image, placed=scale is None)
     if channels is not None:
-        source = _stretched(source, channels)
+        source = _stretched(source, channels, is_inverted=(declared or source.values).is_inverted)
     if scale is not None:
         source = replace(source, scale=float(scale), offset=(0.0, 0.0), turn=None)
-    _check(source)
-    return source
+    _check(source, declared or Declared(opacity=source.values.opacity))
+    return source if declared is None or source.stretches else understood(source, declared)
 
 
 def _open_over_spots(
@@ -126,50 +145,80 @@ def _open_over_spots(
     return open_image(found, channels=channels)
 
 
-def _open(image: Any, *, placed: bool) -> ImageSource:
-    """Open an image; if ``placed``, a SpatialData element has the position of its transformation."""
+def _open(image: Any, *, placed: bool) -> tuple[ImageSource, Declared | None]:
+    """Open an image, and return what it states about its channels; None if it has been opened already.
+
+    If ``placed``, a SpatialData element has the position of its transformation.
+    """
     if isinstance(image, ImageSource):
-        return image
+        return image, None
     if isinstance(image, PlacedImage):
-        return _open(image.element, placed=False).placed(image.matrix)
+        source, declared = _open(image.element, placed=False)
+        return source.placed(image.matrix), declared
     if isinstance(image, str | os.PathLike):
-        file = read_file(Path(image))
-        return ImageSource(file.levels[0], file.axes, levels=tuple(file.levels[1:]), microns=file.microns)
+        return _open_path(image)
     # types of other libraries are identified by their attributes, so that these libraries need not be imported
     if type(image).__name__ == "ImageContainer":
         return _open_container(image)
+    if isinstance(image, PillowImage):
+        pixels, declared = pillow_pixels(image)
+        return ImageSource(pixels, _guess_axes(pixels.shape)), declared
     if "scale0" in getattr(image, "children", ()):
         levels = [next(iter(level.data_vars.values())) for level in image.children.values()]
         return _open_xarray(levels[0], levels[1:], placed=placed)
     if hasattr(image, "dims") and hasattr(image, "data"):
         return _open_xarray(image, placed=placed)
-    if hasattr(image, "shape") and hasattr(image, "dtype"):
-        return ImageSource(image, _guess_axes(tuple(image.shape)))
+    if hasattr(image, "shape") and hasattr(image, "dtype") and _is_numpy_type(image.dtype):
+        return ImageSource(image, _guess_axes(tuple(image.shape))), Declared()
     msg = (
-        "Expected an image as array, xarray.DataArray, path, squidpy ImageContainer or SpatialData image element "
-        f"(`sdata.images[...]`), found {type(image).__name__}."
+        "Expected an image as array of numpy, dask or zarr, xarray.DataArray, image of Pillow, path, squidpy "
+        "ImageContainer or SpatialData image element (`sdata.images[...]`), found "
+        f"{type(image).__name__}. Convert it with `numpy.asarray`, or pass the path of its file."
     )
     raise TypeError(msg)
 
 
-def _check(source: ImageSource) -> None:
-    shape, dtype = tuple(source.pixels.shape), np.dtype(source.pixels.dtype)
-    if 0 in shape or (source.n_channels not in (1, 3, 4) and not source.stretches):
+def _open_path(path: str | os.PathLike[str]) -> tuple[ImageSource, Declared]:
+    text = os.fspath(path)
+    scheme = _URL.match(text)
+    if scheme:
         msg = (
-            f"Expected a grey (1 channel), RGB (3) or RGBA (4) image, found shape {shape} with axes "
-            f"{tuple(source.axes)}: {source.n_channels} channels. Select the channels to use first, of a fluorescence "
-            "image with `im.open_image(..., channels=[0])`."
+            f"Expected the path of an image file, found the address {text!r}. Download the file, and pass its path."
+            if scheme.group(1).lower() != "file"
+            else f"Expected the path of an image file, found the address {text!r}. Pass the part after 'file://'."
         )
         raise ValueError(msg)
+    file = read_file(Path(os.path.expanduser(text)))
+    return ImageSource(file.levels[0], file.axes, levels=tuple(file.levels[1:]), microns=file.microns), file.declared
+
+
+def _is_numpy_type(dtype: Any) -> bool:
+    try:
+        np.dtype(dtype)
+    except TypeError:
+        return False
+    return True
+
+
+def _check(source: ImageSource, declared: Declared) -> None:
+    shape, dtype = tuple(source.pixels.shape), source.dtype
+    if 0 in shape:
+        msg = f"Expected an image with pixels, found shape {shape}. Check how it was made."
+        raise ValueError(msg)
+    if not source.stretches:
+        check_channels(source, declared)
     if dtype not in (np.uint8, np.uint16, np.bool_) and dtype.kind != "f" and not source.stretches:
-        msg = f"Expected an image of uint8, uint16 or float in 0..1, found {dtype}. Convert it to uint8 first."
+        msg = (
+            f"Expected an image of uint8, uint16 or float in 0..1, found {dtype}. Convert it to uint8 first, or select "
+            "the channels of a fluorescence image with `im.open_image(..., channels=[0])`."
+        )
         raise ValueError(msg)
     if not 0 < source.scale < np.inf:
         msg = f"Expected a positive scale from full-resolution coordinates to pixels, found {source.scale}."
         raise ValueError(msg)
 
 
-def _stretched(source: ImageSource, channels: Sequence[int]) -> ImageSource:
+def _stretched(source: ImageSource, channels: Sequence[int], *, is_inverted: bool) -> ImageSource:
     """Return the image with the range of these channels mapped to black to white."""
     channels = np.atleast_1d(np.asarray(channels)).tolist()
     if not 1 <= len(channels) <= 3 or not all(channel in range(source.n_channels) for channel in channels):
@@ -179,14 +228,16 @@ def _stretched(source: ImageSource, channels: Sequence[int]) -> ImageSource:
         )
         raise ValueError(msg)
     coarsest = source.coarsened(np.inf)
-    limits = tuple((channel, *_limits(coarsest, channel)) for channel in channels)
+    limits = [(channel, *_limits(coarsest, channel)) for channel in channels]
+    if is_inverted:
+        limits = [(channel, white, black) for channel, black, white in limits]
     source.release()
-    return replace(source, stretches=limits)
+    return replace(source, stretches=tuple(limits))
 
 
 def _limits(source: ImageSource, channel: int) -> tuple[float, float]:
     """Values of a channel that are mapped to black and white, from regions evenly distributed over the image."""
-    parts = [part.ravel() for part in source.sample(slice(channel, channel + 1))]
+    parts = [part.ravel() for _, part in source.sampled(slice(channel, channel + 1))]
     black, white = (float(value) for value in np.quantile(np.concatenate(parts), _STRETCH))
     return black, white if white > black else black + 1
 
@@ -202,15 +253,24 @@ def _guess_axes(shape: tuple[int, ...]) -> str:
     return "cyx" if first else "yxc"
 
 
-def _open_xarray(image: Any, levels: Sequence[Any] = (), *, placed: bool) -> ImageSource:
+def _open_xarray(image: Any, levels: Sequence[Any] = (), *, placed: bool) -> tuple[ImageSource, Declared]:
     """Open an image with its coarser levels."""
     transformation = image.attrs.get("transform", {}).get("global") if placed else None
     image, *levels = (_plane(level) for level in (image, *levels))
     axes = "".join(dim if dim in ("y", "x") else "c" for dim in map(str, image.dims))
     source = ImageSource(image.data, axes, levels=tuple(level.data for level in levels))
-    if transformation is None:
-        return source
-    return source.placed(np.linalg.inv(transformation.to_affine_matrix(("x", "y"), ("x", "y"))))
+    if transformation is not None:
+        source = source.placed(np.linalg.inv(transformation.to_affine_matrix(("x", "y"), ("x", "y"))))
+    return source, Declared(channels=_channel_names(image))
+
+
+def _channel_names(image: Any) -> tuple[str, ...]:
+    """Names of the channels, none where they are numbered."""
+    for dim in image.dims:
+        if dim not in ("y", "x") and dim in image.coords:
+            names = image.coords[dim].values.tolist()
+            return tuple(names) if all(isinstance(name, str) and not name.isdigit() for name in names) else ()
+    return ()
 
 
 def _plane(image: Any) -> Any:
@@ -225,7 +285,7 @@ def _plane(image: Any) -> Any:
     return image
 
 
-def _open_container(container: Any) -> ImageSource:
+def _open_container(container: Any) -> tuple[ImageSource, Declared]:
     layer = container[next(iter(container))]
     attributes = container.data.attrs
     if layer.sizes.get("z", 1) != 1:
@@ -238,4 +298,5 @@ def _open_container(container: Any) -> ImageSource:
             x=slice(round(padding.x_pre), layer.sizes["x"] - round(padding.x_post)),
         )
     offset = (-float(crop.x0), -float(crop.y0)) if crop else (0.0, 0.0)
-    return replace(_open_xarray(layer, placed=False), scale=float(attributes.get("scale", 1.0)), offset=offset)
+    source, declared = _open_xarray(layer, placed=False)
+    return replace(source, scale=float(attributes.get("scale", 1.0)), offset=offset), declared

@@ -13,7 +13,9 @@ from dask.base import tokenize
 from skimage.color import lab2rgb, rgb2lab
 
 from soscope_scverse.im.reading import slides
-from soscope_scverse.im.reading.files import DecodedFile, TiffLevel
+from soscope_scverse.im.reading.decoded import DecodedFile
+from soscope_scverse.im.reading.tiffs import TiffLevel
+from soscope_scverse.im.reading.values import AS_TYPED, Values, n_colour_channels
 
 _SAMPLES = 16
 """Regions along each axis that are sampled to estimate the range of a channel."""
@@ -74,6 +76,9 @@ class ImageSource:
     turn
         2 x 2 matrix of determinant 1 or -1 by which coordinates are multiplied before ``scale``, for an image that is
         rotated, mirrored or sheared relative to them. Patches are aligned with the axes of the image.
+    values
+        What stored values mean where their type does not say it: the values that are black and white, and how opacity
+        is read; recognised by :func:`open_image`.
     """
 
     pixels: Any
@@ -85,6 +90,7 @@ class ImageSource:
     microns: float | None = None
     recolouring: Recolouring | None = None
     turn: np.ndarray | None = None
+    values: Values = AS_TYPED
 
     @property
     def height(self) -> int:
@@ -98,13 +104,18 @@ class ImageSource:
 
     @property
     def n_channels(self) -> int:
-        """Number of stored channels: 1 (grey), 3 (RGB), 4 (RGBA), or any in fluorescence."""
+        """Number of stored channels: 1 (grey), 3 (RGB), one more with opacity, or any in fluorescence."""
         return int(self.pixels.shape[self.axes.index("c")]) if "c" in self.axes else 1
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of the stored values, in the byte order of this machine."""
+        return np.dtype(self.pixels.dtype).newbyteorder("=")
 
     @property
     def is_grey(self) -> bool:
         """Whether it has one channel, or shows one."""
-        return (len(self.stretches) or self.n_channels) == 1
+        return (len(self.stretches) or n_colour_channels(self.n_channels)) == 1
 
     def to_pixels(self, xy: np.ndarray) -> np.ndarray:
         """Transform positions to pixels of this image.
@@ -198,8 +209,8 @@ class ImageSource:
     def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
         """Read the pixel rows ``y0:y1`` and columns ``x0:x1`` as uint8 (y1 - y0) x (x1 - x0) x 3.
 
-        Outside the image its pixels are mirrored at the border. RGBA is blended with white, and greyscale is repeated
-        in three channels.
+        Outside the image its pixels are mirrored at the border. Colours with opacity are blended with white, and
+        greyscale is repeated in three channels.
 
         Parameters
         ----------
@@ -229,9 +240,18 @@ class ImageSource:
         Returns
         -------
         tuple
-            The stored pixels, with an axis for the channels, and the names of the axes in order.
+            The stored pixels, with an axis for the channels, and the names of the axes in order. Small values are
+            dark, and a fourth channel that is no opacity is ignored.
         """
-        lazy = from_array(self.pixels) if not hasattr(self.pixels, "__dask_graph__") else self.pixels
+        lazy = self.pixels
+        if not hasattr(lazy, "__dask_graph__"):
+            lazy = from_array(lazy, meta=np.empty((0,) * len(lazy.shape), lazy.dtype))
+        if self.values.is_inverted:
+            black = lazy.dtype.type(self.values.black)
+            lazy = ~lazy if lazy.dtype == np.bool_ else black - lazy.clip(0, black)
+        if "c" in self.axes and not self.stretches and self.values.opacity == "ignored":
+            window = {"c": slice(n_colour_channels(self.n_channels))}
+            lazy = lazy[tuple(window.get(axis, slice(None)) for axis in self.axes)]
         return (lazy, tuple(self.axes)) if "c" in self.axes else (lazy[None], ("c", *self.axes))
 
     def release(self) -> None:
@@ -264,11 +284,13 @@ class ImageSource:
             The hash.
         """
         identity = [self.pixels, self.axes, self.stretches, self.recolouring]
+        if self.values != AS_TYPED:
+            identity.append(self.values)
         if not isinstance(self.pixels, np.ndarray | DecodedFile | TiffLevel | slides.SlideLevel):
-            identity.extend(self.sample(slice(None)))
+            identity.extend(part for _, part in self.sampled(slice(None)))
         return tokenize(*identity)
 
-    def sample(self, channels: slice) -> Iterator[np.ndarray]:
+    def sampled(self, channels: slice) -> Iterator[tuple[tuple[int, int], np.ndarray]]:
         """Read regions evenly distributed over the image, as stored.
 
         Parameters
@@ -278,14 +300,32 @@ class ImageSource:
 
         Yields
         ------
-        numpy.ndarray
-            Rows x columns x channels.
+        tuple
+            The first row and column of the region, and its rows x columns x channels.
         """
         step_y, step_x = (max(_SAMPLE_PIXELS, -(-n // _SAMPLES)) for n in (self.height, self.width))
         for y in range(0, self.height, step_y):
             for x in range(0, self.width, step_x):
-                y1, x1 = min(y + _SAMPLE_PIXELS, self.height), min(x + _SAMPLE_PIXELS, self.width)
-                yield self._stored(y, y1, x, x1, channels)
+                yield (y, x), self.stored(y, x, _SAMPLE_PIXELS, channels)
+
+    def stored(self, y: int, x: int, size: int, channels: slice) -> np.ndarray:
+        """Read a square region as it is stored, smaller at the border.
+
+        Parameters
+        ----------
+        y, x
+            First row and column.
+        size
+            Number of rows and of columns.
+        channels
+            Channels to read.
+
+        Returns
+        -------
+        numpy.ndarray
+            Rows x columns x channels.
+        """
+        return self._stored(y, min(y + size, self.height), x, min(x + size, self.width), channels)
 
     def _read_inside(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
         shown = self._shown(y0, y1, x0, x1)
@@ -294,17 +334,17 @@ class ImageSource:
     def _shown(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
         """Read as 8-bit RGB, in the stored colours."""
         if not self.stretches:
-            return _to_rgb(_to_uint8(self._stored(y0, y1, x0, x1, slice(None))))
+            return self.values.to_rgb(self._stored(y0, y1, x0, x1, slice(None)))
         shown = np.zeros((y1 - y0, x1 - x0, 1 if len(self.stretches) == 1 else 3), dtype=np.uint8)
         for i, (channel, black, white) in enumerate(self.stretches):
             values = self._stored(y0, y1, x0, x1, slice(channel, channel + 1))[..., 0].astype(np.float32)
             shown[..., i] = np.rint(((values - black) / (white - black)).clip(0, 1) * 255)
-        return _to_rgb(shown)
+        return np.repeat(shown, 3, axis=2) if len(self.stretches) == 1 else shown
 
     def _stored(self, y0: int, y1: int, x0: int, x1: int, channels: slice) -> np.ndarray:
         """Read rows x columns x channels as stored."""
         window = {"y": slice(y0, y1), "x": slice(x0, x1), "c": channels}
-        block = np.asarray(self.pixels[tuple(window[axis] for axis in self.axes)])
+        block = np.asarray(self.pixels[tuple(window[axis] for axis in self.axes)], dtype=self.dtype)
         block = block.transpose([self.axes.index(axis) for axis in "yxc" if axis in self.axes])
         return block.reshape(y1 - y0, x1 - x0, -1)
 
@@ -338,30 +378,3 @@ def _mirrored(start: int, stop: int, size: int) -> np.ndarray:
     """Indices ``start:stop`` of an axis that is repeatedly mirrored at its ends: d c b a | a b c d | d c b a."""
     index = np.arange(start, stop) % (2 * size)
     return np.where(index < size, index, 2 * size - 1 - index)
-
-
-def _to_uint8(block: np.ndarray) -> np.ndarray:
-    if block.dtype == np.uint8:
-        return block
-    if block.dtype == np.uint16:
-        return ((block.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    if block.dtype == np.bool_:
-        return block.astype(np.uint8) * np.uint8(255)
-    # resampling overshoots slightly; larger deviations mean another range
-    if not (block.min() >= -0.01 and block.max() <= 1.01):
-        msg = (
-            f"Expected a float image in 0..1, found values from {block.min():g} to {block.max():g}. "
-            "Scale it to 0..1, or convert it to uint8."
-        )
-        raise ValueError(msg)
-    return np.rint(block.clip(0, 1) * 255).astype(np.uint8)
-
-
-def _to_rgb(block: np.ndarray) -> np.ndarray:
-    n_channels = block.shape[2]
-    if n_channels == 1:
-        return np.repeat(block, 3, axis=2)
-    if n_channels == 3:
-        return block
-    colour, opacity = block[..., :3].astype(np.uint16), block[..., 3:].astype(np.uint16)
-    return ((colour * opacity + 255 * (255 - opacity) + 127) // 255).astype(np.uint8)

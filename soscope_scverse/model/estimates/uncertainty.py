@@ -7,6 +7,7 @@ determine; the rest is the dispersion.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -57,28 +58,49 @@ class _Smooth(NamedTuple):
     """n_features variances of the noise of the single spot."""
 
 
-@torch.no_grad()
-def set_variation(module: SoScopeVAE, section: Section) -> None:
-    """Set the residual variation and the dispersions of the posterior samples after training.
+def section_variation(module: SoScopeVAE, section: Section) -> list[Variation]:
+    """Variation of the features of every modality.
 
-    Training itself changes dispersions little.
+    Spots that capture a part of the tissue hold few cells, which differ in number and kind from those around them. This
+    variation falls with the area as the dispersion does: all that the other spots do not predict is dispersion there.
 
     Parameters
     ----------
     module
-        The trained module.
+        Its library-size noise has been set.
     section
-        The spots that it was trained on.
+        The spots that it is trained on.
     """
-    for i, (part, features) in enumerate(zip(module.likelihood.parts, module.features, strict=True)):
-        variation = feature_variation(
+    return [
+        feature_variation(
             section.x[:, features],
             section.spatial,
             section.sections,
             section.size,
             is_counts=part.is_counts,
-            library_size_noise=module.library_size_noise[i].item(),
+            library_size_noise=None if section.has_gaps else module.library_size_noise[i].item(),
         )
+        for i, (part, features) in enumerate(zip(module.likelihood.parts, module.features, strict=True))
+    ]
+
+
+@torch.no_grad()
+def set_variation(module: SoScopeVAE, variations: Sequence[Variation]) -> None:
+    """Set the dispersions, and the residual variation of the posterior samples.
+
+    Before the training, so that latent states do not model the noise of single spots; after it, since the training
+    changes dispersions little.
+
+    Parameters
+    ----------
+    module
+        The module.
+    variations
+        Those of its modalities.
+    """
+    for i, (variation, part, features) in enumerate(
+        zip(variations, module.likelihood.parts, module.features, strict=True)
+    ):
         if part.is_counts and not module.per_subspot_dispersion:
             module.log_dispersion[features] = torch.as_tensor(variation.dispersion).log().to(module.log_dispersion)
         module.residual_loadings[:, features] = torch.as_tensor(variation.loadings).to(module.residual_loadings)
@@ -92,7 +114,7 @@ def feature_variation(
     size: np.ndarray | float = 1.0,
     *,
     is_counts: bool = True,
-    library_size_noise: float = 0.0,
+    library_size_noise: float | None = 0.0,
 ) -> Variation:
     """Variances of every feature: smooth in space, and noise of the single spot beyond that of counting.
 
@@ -113,7 +135,8 @@ def feature_variation(
     is_counts
         Whether features are counts.
     library_size_noise
-        Variance of the log library size of the single spot, which is not dispersion.
+        Variance of the log library size of the single spot, which is not dispersion; None counts this and the
+        uncertainty of the smooth part as dispersion.
 
     Returns
     -------
@@ -131,7 +154,8 @@ def feature_variation(
     others, variance = fit.process.left_out(fit.smooth, fit.noise)
     dispersion = np.maximum(fit.noise, TINY)
     if is_counts:
-        typical, log_variance = size * np.exp(y - deviation + others), variance + library_size_noise
+        typical = size * np.exp(y - deviation + others)
+        log_variance = np.full_like(variance, TINY) if library_size_noise is None else variance + library_size_noise
         parts = [slice(start, start + _CHUNK_FEATURES) for start in range(0, x.shape[1], _CHUNK_FEATURES)]
         dispersion = np.concatenate([_dispersion(x[:, p], typical[:, p], log_variance[:, p]) for p in parts])
     fitted = fit.process.fitted(fit.smooth, fit.noise)

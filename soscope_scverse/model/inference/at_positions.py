@@ -77,7 +77,7 @@ def predicted_profiles(
     spots = inputs.spots()
     rows = read.rows_of_section(spots, inputs.library_key, library_id)
     features = checked_features(image_features, len(xy), len(module.image_mean) if module.uses_image else 0)
-    trained = tiles.section.exposure[rows]
+    trained = tiles.section.area[rows]
     exposure = checked_exposure(trained[trained > 0].mean() if exposure is None else exposure, len(xy))
     warn_far(tiles.section.spatial[rows], xy)
     obs = positions_table(positions, len(xy))

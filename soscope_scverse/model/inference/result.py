@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from soscope_scverse import _keys as keys
 from soscope_scverse import _read as read
+from soscope_scverse._storable import check_storable
 from soscope_scverse._validators import POSITIVE_INTEGER, Choice, Number, Rules
 from soscope_scverse.model._tiles import Tiles
 from soscope_scverse.model.inference.posterior import Posterior
@@ -66,8 +67,10 @@ def enhanced_profiles(
     inputs, tiles, processes = posterior.inputs, posterior.tiles, posterior.processes
     spots = inputs.spots()
     frame = result_frame(spots, features_key=inputs.features_key, library_key=inputs.library_key, uns=uns)
+    if out is not None:
+        check_storable("out", frame, out.suffix)
     size = batch_size or block_spots(tiles, posterior.module.n_features, n_samples)
-    kept = result_rows(spots)[tiles.section.exposure > 0]
+    kept = result_rows(spots)[tiles.section.is_subspot]
     sampler = posterior.sampler(expectation, n_samples)
 
     def fill(arrays: Arrays) -> None:
@@ -94,7 +97,7 @@ def posterior_samples(
     """
     tiles, processes, n_features = posterior.tiles, posterior.processes, posterior.module.n_features
     size = batch_size or block_spots(tiles, n_features, n_samples)
-    kept = result_rows(posterior.inputs.spots())[tiles.section.exposure > 0]
+    kept = result_rows(posterior.inputs.spots())[tiles.section.is_subspot]
     sampler = posterior.sampler(expectation, n_samples)
 
     def fill(array: Any) -> None:
@@ -146,7 +149,7 @@ def fill_samples(array: Any, sampler: Sampler, batch_size: int, processes: Proce
         array[rows] = values
 
     def block(spots: np.ndarray) -> Tensor:
-        return sampler.sample(spots)[:, torch.as_tensor(sampler.tiles.section.exposure[spots] > 0)]
+        return sampler.sample(spots)[:, torch.as_tensor(sampler.tiles.section.is_subspot[spots])]
 
     _in_blocks(sampler.tiles, batch_size, sampler.n_samples, block, write, processes)
 
@@ -158,7 +161,7 @@ def _decoded(sampler: Sampler, spots: np.ndarray) -> Tensor:
         samples = sampler.sample(spots)
         values += [samples.std(dim=0, correction=0), *(samples.quantile(q, dim=0) for q in _QUANTILES.values())]
         values += [samples[0]] if sampler.samples_counts else []
-    valid = torch.as_tensor(sampler.tiles.section.exposure[spots] > 0)
+    valid = torch.as_tensor(sampler.tiles.section.is_subspot[spots])
     return torch.stack([value[valid] for value in values])
 
 
@@ -184,7 +187,8 @@ def _in_blocks(
 
 def result_rows(adata: AnnData) -> np.ndarray:
     """Which subspots are rows of a result, n_spots x n_subspots: neither padding nor a spot without cells."""
-    valid = np.asarray(adata.obsm[keys.EXPOSURE]) > 0
+    exposure = np.asarray(adata.obsm[keys.EXPOSURE])
+    valid = read.areas(adata, exposure) > 0
     if keys.SUBSPOT_NAMES in adata.obsm:
         valid &= np.asarray(adata.obsm[keys.SUBSPOT_NAMES]) != ""
     return valid
@@ -232,7 +236,10 @@ def result_frame(
         names = np.asarray(adata.obsm[keys.SUBSPOT_NAMES])[valid].astype(object)
     else:
         names = np.array([f"{name}_{k}" for name, k in zip(adata.obs_names[spot], subspot, strict=True)])
+    exposure = np.asarray(adata.obsm[keys.EXPOSURE])
+    share = (exposure / np.where(valid, read.areas(adata, exposure), 1))[valid]
     obs = pd.DataFrame({keys.SPOT: adata.obs_names[spot], keys.SUBSPOT: subspot}, index=names)
+    obs[keys.MEASURED_SHARE] = share
     if library_key is not None:
         obs[library_key] = adata.obs[library_key].to_numpy()[spot]
         obs[library_key] = obs[library_key].astype("category")

@@ -84,7 +84,7 @@ class Sampler:
         """Expected subspots of some spots at the mean latent states: n_own x n_subspots x n_features."""
         inputs, batch = self._batch(spots)
         subspots = self.module.generative(batch, self.states.mean[inputs])["subspots"]
-        return self.module.likelihood.condition(self._observed(spots), subspots) if self.given else subspots.mean
+        return self.module.likelihood.enhanced(self._observed(spots), subspots) if self.given else subspots.mean
 
     @torch.inference_mode()
     def sample(self, spots: np.ndarray) -> Tensor:
@@ -103,7 +103,7 @@ class Sampler:
                 change = self._change([root[i] for root in roots])
                 changed = self.module.likelihood.change(_of_spot(subspots, i), change)
                 given = x[i].expand(self.n_samples, -1) if self.given else None
-                own.append(self.module.likelihood.sample(changed, given))
+                own.append(self.module.likelihood.sample_enhanced(changed, given))
         return torch.stack(own, dim=1)
 
     def _batch(self, spots: np.ndarray) -> tuple[np.ndarray, dict[str, Tensor]]:
@@ -124,22 +124,30 @@ class Sampler:
             _seed(device, seed)
             noise[:, i] = torch.randn(self.n_samples, mean.shape[1], device=device)
         sampled = [self.module.generative(batch, mean + scale * one)["subspots"] for one in noise]
-        return Subspots(*(torch.stack(values) for values in zip(*sampled, strict=True)))
+        stacked = {
+            name: torch.stack([getattr(one, name) for one in sampled])
+            for name in Subspots._fields
+            if getattr(sampled[0], name) is not None
+        }
+        return Subspots(**stacked)
 
     def _roots(self, spots: np.ndarray, length: float) -> np.ndarray:
         """Roots of the covariances of the residual process in some spots."""
         section = self.tiles.section
-        return residual_roots(
-            section.subspots[spots] / (length * self.pitch[spots, None, None]), section.exposure[spots]
-        )
+        positions = section.subspots[spots] / (length * self.pitch[spots, None, None])
+        return residual_roots(positions, section.exposure[spots])
 
     def _change(self, roots: list[Tensor]) -> Tensor:
         """Sample residuals of the subspots of a spot around the decoder: n_samples x n_subspots x n_features."""
         parts = []
         loadings = self.module.residual_loadings.split(self.module.sizes, dim=1)
-        for part, root, pattern, noise in zip(
-            self.module.likelihood.parts, roots, loadings, self.module.library_size_noise, strict=True
-        ):
+        # with gaps it is part of the dispersion
+        noises = (
+            torch.zeros_like(self.module.library_size_noise)
+            if self.tiles.section.has_gaps
+            else self.module.library_size_noise
+        )
+        for part, root, pattern, noise in zip(self.module.likelihood.parts, roots, loadings, noises, strict=True):
             change = root @ torch.randn(self.n_samples, len(root), len(pattern), device=root.device) @ pattern
             if part.is_counts:  # a log-normal factor of mean 1
                 change -= 0.5 * (root**2).sum(dim=1, keepdim=True) * (pattern**2).sum(dim=0)
@@ -154,21 +162,21 @@ class Sampler:
 def residual_roots(positions: np.ndarray, exposure: np.ndarray) -> np.ndarray:
     """Symmetric roots R of the residual covariance R R of the subspots given their spot.
 
-    It is that of a Gaussian process of variance 1 and length 1 given its average over the spot. Information of the
-    neighbours is part of the prediction; the residuals of different spots are independent.
+    It is that of a Gaussian process of variance 1 and length 1 given its average over what the spot captured.
+    Information of the neighbours is part of the prediction; the residuals of different spots are independent.
 
     Parameters
     ----------
     positions
-        n_spots x n_subspots x 2, in lengths of the process; padding may have any value.
+        n_spots x n_subspots x 2, in lengths of the process, NaN = padding.
     exposure
-        n_spots x n_subspots, 0 = padding.
+        n_spots x n_subspots, 0 = padding or in a gap.
 
     Returns
     -------
     n_spots x n_subspots x n_subspots.
     """
-    positions = np.where(exposure[..., None] > 0, positions, 0)
+    positions = np.nan_to_num(positions)
     share = (exposure / exposure.sum(axis=1, keepdims=True)).astype(float)
     covariance = np.exp(-np.linalg.norm(positions[:, :, None] - positions[:, None], axis=-1))
     with_average = np.einsum("nkj,nj->nk", covariance, share)
@@ -197,7 +205,10 @@ def _seed(device: torch.device, seed: np.int64) -> None:
 
 def _of_spot(subspots: Subspots, i: int) -> Subspots:
     """Parameters of one spot, with the samples along the dimension of the spots."""
-    dispersion = subspots.dispersion
+    dispersion, measured = subspots.dispersion, subspots.measured
     return Subspots(
-        subspots.mean[:, i], dispersion[:, i] if dispersion.dim() == 4 else dispersion[0], subspots.exposure[:, i]
+        subspots.mean[:, i],
+        dispersion[:, i] if dispersion.dim() == 4 else dispersion[0],
+        subspots.exposure[:, i],
+        None if measured is None else measured[:, i],
     )

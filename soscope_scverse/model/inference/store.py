@@ -20,6 +20,7 @@ from mudata import MuData
 from zarr.errors import ZarrUserWarning
 
 from soscope_scverse._files import completed
+from soscope_scverse._storable import name_sections, nested_sections
 from soscope_scverse._validators import check_no_mudata_on_disk, check_output
 
 Arrays: TypeAlias = dict[str, Any]
@@ -72,7 +73,8 @@ def new_store(path: Path, frame: AnnData, slots: list[str], chunk_rows: int) -> 
     if path.suffix == ".h5ad":
         _check_space(path, 4 * len(slots) * frame.n_obs * frame.n_vars)
     with completed(path) as part:
-        with make(part, frame, slots, (min(chunk_rows, max(frame.n_obs, 1)), frame.n_vars)) as arrays:
+        chunks = min(chunk_rows, max(frame.n_obs, 1)), frame.n_vars
+        with nested_sections(frame), make(part, frame, slots, chunks) as arrays:
             yield arrays
         if part.suffix == ".zarr":
             with _consolidating():
@@ -135,9 +137,11 @@ def open_lazily(path: Path) -> AnnData:
 
 def _lazy(group: Any) -> AnnData:
     in_memory = {name: ad.io.read_elem(group[name]) for name in ("obs", "var", "uns")}
-    return AnnData(
+    adata = AnnData(
         read_elem_lazy(group["X"]),
         **in_memory,
         layers={name: read_elem_lazy(group["layers"][name]) for name in group["layers"]},
         obsm={name: read_elem_lazy(group["obsm"][name]) for name in group["obsm"]},
     )
+    name_sections(adata)
+    return adata

@@ -256,6 +256,7 @@ def describe_run(
         "positions": section.spatial,
         "subspots": np.nan_to_num(section.subspots),
         "exposures": section.exposure,
+        "areas": section.area,
         "spot graph": section.graph,
     }
     if inputs.has_image_features:

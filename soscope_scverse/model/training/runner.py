@@ -27,7 +27,7 @@ from soscope_scverse.model._tiles import Tiles
 from soscope_scverse.model.estimates.image_evidence import decide_on_image
 from soscope_scverse.model.estimates.image_projection import set_projection
 from soscope_scverse.model.estimates.initialise import set_start, starting_sample
-from soscope_scverse.model.estimates.uncertainty import set_variation
+from soscope_scverse.model.estimates.uncertainty import section_variation, set_variation
 from soscope_scverse.model.training.checkpoints import Checkpoints, CheckpointWriter, check_checkpoint, describe_run
 from soscope_scverse.model.training.datamodule import HeldOut, TileDataModule
 from soscope_scverse.module.vae import GraphAutoencoder, SoScopeVAE
@@ -59,6 +59,8 @@ EARLY_STOPPING: Mapping[str, Any] = {
 
 _N_STEPS = 400
 _PRETRAIN, _TRAIN = "pretrain", "train"
+_PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
+"""Those of Lightning in which weights are of single precision, as the data are."""
 
 
 class TrainableModel(Protocol):
@@ -104,6 +106,9 @@ def train_model(model: TrainableModel, arguments: Mapping[str, Any]) -> None:
         return
     starting = not model.is_trained_
     section, held_out = _prepare(model, train_size, starting=starting)
+    variations = section_variation(module, section)
+    if starting:
+        set_variation(module, variations)
     # W is part of the loss only, with an image that is used
     with_similarity = module.uses_image and model._arguments["image_weight"]
     tiles = model._tiles(section, model._arguments["similarity_strength"] if with_similarity else None)
@@ -111,7 +116,7 @@ def train_model(model: TrainableModel, arguments: Mapping[str, Any]) -> None:
         tiles, arguments["batch_size"], held_out, seed=torch.initial_seed(), n_processes=lightning.world_size
     )
     Training(model, data, arguments, checkpoints).run(starting=starting)
-    set_variation(module, section)
+    set_variation(module, variations)
     if lightning.world_size > 1:  # scvi-tools would put the models of all processes on the first device
         model.to_device(model.trainer.strategy.root_device)
     if held_out is not None:
@@ -358,7 +363,14 @@ def check_training(arguments: Mapping[str, Any], *, is_counts: bool) -> Trainer:
         msg = "Expected held-out molecules for `early_stopping`: pass train_size=0.9 (counts only)."
         raise ValueError(msg)
     check_checkpoint(arguments["checkpoint_dir"], resume=arguments["resume"])
-    return trainer_of({name: arguments[name] for name in ("accelerator", "devices")} | arguments["trainer_kwargs"])
+    trainer = trainer_of({name: arguments[name] for name in ("accelerator", "devices")} | arguments["trainer_kwargs"])
+    if trainer.precision not in _PRECISIONS:
+        msg = (
+            f"Expected `precision` to be one of {list(_PRECISIONS)}, found {trainer.precision!r}: weights and data are "
+            "of single precision. Omit it, or choose one of these."
+        )
+        raise ValueError(msg)
+    return trainer
 
 
 def trainer_of(trainer_kwargs: Mapping[str, Any]) -> Trainer:

@@ -74,6 +74,14 @@ def test_a_file_is_opened_once_for_all_that_is_read(suffix, opened, tmp_path):
     assert opened == {f"a{suffix}": 1}
 
 
+@pytest.mark.parametrize("suffix", KINDS)
+def test_the_pixels_of_a_file_are_a_dask_array_too(suffix, tmp_path):
+    source = im.open_image(written(tmp_path / f"a{suffix}"))
+    lazy, axes = source.lazy_pixels()
+    assert axes == ("y", "x", "c")
+    np.testing.assert_array_equal(lazy[5:40, :, 1].compute(), source.read(5, 40, 0, 128)[..., 1])
+
+
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
 def test_released_pixels_are_decoded_from_a_new_open(suffix, opened, tmp_path):
     source = im.open_image(written(tmp_path / f"a{suffix}"))

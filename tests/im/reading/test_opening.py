@@ -1,6 +1,7 @@
 """All kinds of images read alike, and what is no image is refused."""
 
 import warnings
+from pathlib import Path
 
 import dask.array as da
 import numpy as np
@@ -162,3 +163,69 @@ def test_image_container_brings_its_scale():
     container = ImageContainer(tissue(), layer="image", scale=0.5)
     assert im.open_image(container).scale == 0.5
     assert im.open_image(container, scale=1).scale == 1
+
+
+# ---- images of Pillow, paths and addresses --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "LA", "CMYK", "YCbCr", "HSV", "LAB", "1", "I;16", "I", "F"])
+def test_images_of_pillow_are_read(mode):
+    image = Image.fromarray(tissue())
+    if mode in ("I;16", "I", "F"):
+        grey = tissue()[..., 0]
+        image = Image.fromarray(grey / np.float32(255) if mode == "F" else grey.astype(np.uint16) * 257)
+        image = image.convert("I") if mode == "I" else image
+    elif mode == "LAB":
+        image = Image.merge(mode, [Image.fromarray(tissue()[..., i]) for i in range(3)])
+    else:
+        image = image.convert(mode)
+    expected = np.dstack([tissue()[..., 0]] * 3) if mode[0] in "IF" else np.asarray(image.convert("RGB"))
+    np.testing.assert_array_equal(im.open_image(image).read(0, HEIGHT, 0, WIDTH), expected)
+
+
+def test_a_file_opened_by_pillow_is_read(tmp_path):
+    path = as_file(tmp_path, "a.png", tissue())
+    with Image.open(path) as image:
+        np.testing.assert_array_equal(im.open_image(image).read(0, HEIGHT, 0, WIDTH), tissue())
+
+
+@pytest.mark.parametrize("as_text", [True, False])
+def test_paths_begin_at_the_home_folder(as_text, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    (tmp_path / "slides").mkdir()
+    as_file(tmp_path / "slides", "a.png", tissue())
+    path = "~/slides/a.png"
+    source = im.open_image(path if as_text else Path(path))
+    np.testing.assert_array_equal(source.read(0, HEIGHT, 0, WIDTH), tissue())
+
+
+def test_a_name_may_begin_with_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    as_file(tmp_path, "~section.png", tissue())
+    assert im.open_image("~section.png").width == WIDTH
+
+
+@pytest.mark.parametrize("address", ["https://a.org/b.tif", "s3://bucket/b.png", Path("http://a.org/b.jpg")])
+def test_addresses_are_to_be_downloaded(address):
+    with pytest.raises(ValueError, match=r"found the address.*Download the file"):
+        im.open_image(address)
+
+
+def test_what_is_no_file_is_refused_with_advice(tmp_path):
+    with pytest.raises(ValueError, match=r"Pass the part after 'file://'"):
+        im.open_image(f"file://{tmp_path}/a.png")
+    with pytest.raises(FileNotFoundError, match=r"found nothing at 'no\.png' \(in the folder"):
+        im.open_image("no.png")
+    with pytest.raises(ValueError, match=r"folder.*Name a file in it"):
+        im.open_image(tmp_path)
+    (tmp_path / "zarr.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"folder.*spatialdata\.read_zarr"):
+        im.open_image(tmp_path)
+
+
+def test_tensors_are_to_be_converted():
+    import torch
+
+    with pytest.raises(TypeError, match=r"found Tensor\. Convert it with `numpy\.asarray`"):
+        im.open_image(torch.zeros((9, 9, 3), dtype=torch.uint8))
