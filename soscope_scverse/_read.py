@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,8 +19,14 @@ from mudata import MuData
 from scipy.sparse import issparse
 
 from soscope_scverse import _keys as keys
+from soscope_scverse._array_indices import check_no_indices
 from soscope_scverse._arrays import Matrix, in_memory, layers_of, stored
+from soscope_scverse._columns import marks, named_axes, xy_columns
+from soscope_scverse._containers.mudata import spots_of
+from soscope_scverse._one_section import check_one_section
 from soscope_scverse._validators import check_text
+
+logger = logging.getLogger(__name__)
 
 SINGLE_SECTION = "section"
 """Section of all spots where no `library_key` is given."""
@@ -51,6 +58,12 @@ class Spots:
         """Row numbers of the spots of every section."""
         return {str(name): np.flatnonzero(self.sections == name) for name in np.unique(self.sections)}
 
+    def where(self, section: str) -> str:
+        """Return the spots of a section in a message."""
+        if self.library_key is None:
+            return "without `library_key`"
+        return f"where `adata.obs[{self.library_key!r}]` is {section!r}"
+
     def library(self, library_id: str | None) -> Mapping[str, Any]:
         """Images and scale factors of a section; None is the only one."""
         return _entry(self.libraries, library_id)
@@ -68,18 +81,35 @@ def read_spots(adata: object, library_key: str | None = None) -> Spots:
     TypeError
         If it is no AnnData, or positions or ``uns["spatial"]`` are of a wrong type.
     ValueError
-        If names are not unique, or positions or sections are missing or incomplete.
+        If names are not unique, positions or sections are missing or incomplete, or positions are array
+        indices.
     """
     adata = read_anndata(adata)
-    xy = positions(adata)
-    return Spots(adata, xy, sections(adata, library_key), library_key, array_index(adata), libraries(adata))
+    xy, array = positions(adata), array_index(adata)
+    spots = Spots(adata, xy, sections(adata, library_key), library_key, array, libraries(adata))
+    check_no_indices(xy, array)
+    return spots
+
+
+def read_sections(adata: object, library_key: str | None = None) -> Spots:
+    """Read spots as :func:`read_spots` does, for steps that join the spots of a section.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`read_spots`, or if several sections are in one.
+    """
+    spots = read_spots(adata, library_key)
+    for name, rows in spots.rows.items():
+        check_one_section(spots.adata, spots.positions, spots.array, rows, spots.where(name))
+    return spots
 
 
 def read_model_spots(
     adata: object, *, features_key: str | None, library_key: str | None, batch_key: str | None
 ) -> AnnData:
     """Return spots that have every slot that a model needs: positions, sections, batches, subspots, graph, features."""
-    spots = read_spots(adata, library_key)
+    spots = read_sections(adata, library_key)
     if features_key is not None:
         check_text("features_key", features_key)
     model_slots(spots.adata, features_key)
@@ -171,22 +201,28 @@ def by_modality(name: str, value: Any) -> Mapping[str, Any]:
 
 
 def positions(adata: AnnData) -> np.ndarray:
-    """Return ``obsm["spatial"]`` as n_obs x 2 float64.
+    """Return ``obsm["spatial"]`` as n_obs x 2 float64; of a DataFrame the columns that are named for x and y.
 
     Raises
     ------
     TypeError, ValueError
-        If the slot is missing, is not n_obs x 2 or holds NaN or infinite values.
+        If the slot is missing, is not n_obs x 2, has columns of other names, or holds NaN or infinite values.
     """
+    what = f"`adata.obsm['{keys.SPATIAL}']`"
     if keys.SPATIAL not in adata.obsm:
         msg = (
-            f"Expected spot coordinates in `adata.obsm['{keys.SPATIAL}']`, found only {sorted(adata.obsm)}. "
-            "Store the (x, y) positions in full-resolution pixels there."
+            f"Expected spot coordinates in {what}, found only {sorted(adata.obsm)}. "
+            f"Store the (x, y) positions in full-resolution pixels there.{_positions_elsewhere(adata)}"
         )
         raise ValueError(msg)
-    xy = numbers(f"`adata.obsm['{keys.SPATIAL}']`", adata.obsm[keys.SPATIAL]).astype(float, copy=False)
+    given = adata.obsm[keys.SPATIAL]
+    if isinstance(given, pd.DataFrame):
+        given = given[xy_columns(given, what)]
+    xy = numbers(what, given).astype(float, copy=False)
     if xy.ndim != 2 or xy.shape[1] != 2:
-        msg = f"Expected `adata.obsm['{keys.SPATIAL}']` to be n_obs x 2 (x, y), found shape {xy.shape}."
+        flat = xy.ndim == 2 and xy.shape[1] > 2
+        advice = f" If the first two are x and y: `adata.obsm['{keys.SPATIAL}'] = {what[1:-1]}[:, :2]`." if flat else ""
+        msg = f"Expected {what} to be n_obs x 2 (x, y), found shape {xy.shape}.{advice}"
         raise ValueError(msg)
     bad = ~np.isfinite(xy).all(axis=1)
     if bad.any():
@@ -199,16 +235,21 @@ def positions(adata: AnnData) -> np.ndarray:
     return xy
 
 
+def _positions_elsewhere(adata: AnnData) -> str:
+    """Where else positions may be, as a sentence."""
+    pairs = [[axes.x, axes.y] for axes in named_axes(adata.obs) if "array" not in axes.stem and axes.z is None]
+    if pairs:
+        return f" `adata.obs` has {pairs[0]}: `adata.obsm['{keys.SPATIAL}'] = adata.obs[{pairs[0]}].to_numpy()`."
+    named = [key for key in adata.obsm if keys.SPATIAL in str(key).lower() and np.shape(adata.obsm[key])[1:] == (2,)]
+    return f" `adata.obsm[{named[0]!r}]` may hold them." if named else ""
+
+
 def xy(given: np.ndarray | pd.DataFrame | AnnData) -> np.ndarray:
     """Return `positions`, an array, columns ``x`` and ``y`` or ``obsm["spatial"]``, as n_positions x 2."""
     if isinstance(given, AnnData):
         return positions(read_anndata(given))
     if isinstance(given, pd.DataFrame):
-        missing = [name for name in ("x", "y") if name not in given]
-        if missing:
-            msg = f"Expected columns 'x' and 'y' in `positions`, found {list(given)}."
-            raise ValueError(msg)
-        given = given[["x", "y"]]
+        given = given[xy_columns(given, "`positions`")]
     found = numbers("`positions`", given).astype(float, copy=False)
     if found.ndim != 2 or found.shape[1] != 2 or not len(found) or not np.isfinite(found).all():
         msg = (
@@ -313,7 +354,13 @@ def exposures(adata: AnnData) -> np.ndarray:
         )
         raise ValueError(msg)
     if not (exposure >= 0).all() or not np.allclose(exposure.sum(axis=1), 1, atol=1e-5):
-        msg = f"Expected `adata.obsm['{keys.EXPOSURE}']` to be non-negative with rows that sum to 1."
+        wrong = ~((exposure >= 0).all(axis=1) & np.isclose(exposure.sum(axis=1), 1, atol=1e-5))
+        msg = (
+            f"Expected `adata.obsm['{keys.EXPOSURE}']` to be non-negative with rows that sum to 1, found {wrong.sum()} "
+            f"of {len(wrong)} that are not (first: {adata.obs_names[wrong][0]!r}). If sections with different numbers "
+            f"of subspots were joined, `anndata.concat` cut or padded them: delete `adata.obsm['{keys.SUBSPOTS}']` "
+            "and call `pp.subspots` after joining, with `library_key`."
+        )
         raise ValueError(msg)
     lost = (exposure > 0) & ~np.isfinite(where).all(axis=2)
     if lost.any():
@@ -552,12 +599,47 @@ def _similar(name: str, names: Iterable[str]) -> str:
 
 
 def highly_variable(adata: AnnData) -> list[str]:
-    """Return the features that ``var["highly_variable"]`` marks."""
-    marked = adata.var["highly_variable"]
-    if not pd.api.types.is_bool_dtype(marked) or marked.isna().any():
-        msg = f"Expected `adata.var['highly_variable']` to be booleans, found {marked.dtype}. Name `genes=` instead."
+    """Return the features that ``var["highly_variable"]`` marks, as booleans, 0 and 1 or words; missing marks none."""
+    column = adata.var["highly_variable"]
+    marked = marks(column)
+    if marked is None:
+        found = f"{column.dtype}, as {column.dropna().iloc[0]!r}"
+        msg = f"Expected `adata.var['highly_variable']` to be booleans, found {found}. Name `genes=` instead."
         raise TypeError(msg)
-    if not marked.any():
+    chosen = adata.var_names[marked == 1].tolist()
+    if not chosen:
         msg = "Expected genes marked in `adata.var['highly_variable']`, found none. Name them with `genes=`."
         raise ValueError(msg)
-    return adata.var_names[marked.to_numpy(bool)].tolist()
+    return chosen
+
+
+def on_tissue(data: AnnData | MuData, *, keep: bool) -> AnnData | MuData:
+    """Return the spots that ``obs["in_tissue"]`` does not mark as off the tissue, or with `keep` all, as they are.
+
+    Raises
+    ------
+    ValueError
+        If all spots are off the tissue.
+    """
+    if keep or not isinstance(data, AnnData | MuData):
+        return data
+    obs = spots_of(data).obs
+    marked = marks(obs["in_tissue"]) if "in_tissue" in obs else None
+    off = np.zeros(len(obs), dtype=bool) if marked is None else marked == 0
+    if not off.any():
+        return data
+    if off.all():
+        msg = (
+            f"Expected spots on the tissue, found `adata.obs['in_tissue']` 0 for all {len(off)} spots. Correct this "
+            "column, or use it for none: `keep_off_tissue=True`."
+        )
+        raise ValueError(msg)
+    logger.info("Excluded %d of %d spots with in_tissue == 0 (keep_off_tissue=True keeps them).", off.sum(), len(off))
+    return data[~off]
+
+
+def feature_types(adata: AnnData) -> np.ndarray:
+    """Return the type of every feature, ``var["feature_types"]`` as Space Ranger writes it; without it all are one."""
+    if "feature_types" not in adata.var:
+        return np.full(adata.n_vars, "")
+    return adata.var["feature_types"].astype(str).to_numpy()

@@ -211,8 +211,18 @@ def check_finite(x: Matrix) -> None:
         raise ValueError(msg)
 
 
-def check_counts(x: Matrix, likelihood: str) -> None:
-    """Raise a ValueError unless `x` holds counts, with the kind of values that are none."""
+def check_counts(x: Matrix, likelihood: str, advice: Callable[[], str] | None = None) -> None:
+    """Raise a ValueError unless `x` holds counts, with the kind of values that are none.
+
+    Parameters
+    ----------
+    x
+        n_spots x n_features.
+    likelihood
+        Its name.
+    advice
+        Returns where the counts are; called only for the message.
+    """
     values = stored(x)
     faults = {
         "NaN or infinite values": ~np.isfinite(values),
@@ -223,12 +233,15 @@ def check_counts(x: Matrix, likelihood: str) -> None:
     if found:
         msg = (
             f"Expected raw counts (non-negative integers) for likelihood={likelihood!r}, found {' and '.join(found)}. "
-            "Pass the counts with `layer=`, or use likelihood='gaussian' for data that are not counts."
+            f"{'Pass the counts with `layer=`.' if advice is None else advice()} "
+            "For data that are not counts use likelihood='gaussian'."
         )
         raise ValueError(msg)
 
 
-def check_profiles(x: Matrix, likelihood: object, known: Mapping[str, bool]) -> None:
+def check_profiles(
+    x: Matrix, likelihood: object, known: Mapping[str, bool], advice: Callable[[], str] | None = None
+) -> None:
     """Raise a ValueError unless profiles are finite and, where the likelihood requires it, counts.
 
     Parameters
@@ -239,11 +252,13 @@ def check_profiles(x: Matrix, likelihood: object, known: Mapping[str, bool]) -> 
         Its name.
     known
         The likelihoods by name, and whether each is one of counts.
+    advice
+        See :func:`check_counts`.
     """
     check_choice("likelihood", likelihood, list(known))
     name = str(likelihood)
     if known[name]:
-        check_counts(x, name)
+        check_counts(x, name, advice)
     check_finite(x)
 
 

@@ -212,7 +212,7 @@ def _enhancer(arguments: Mapping[str, Any], shared: Mapping[str, Any], image: An
         if own_image and keys.FEATURES in adata.obsm:
             adata = adata.copy()
             del adata.obsm[keys.FEATURES]
-        return enhance(adata, **{**merged, "seed": seed}).X
+        return enhance(adata, **{"keep_off_tissue": True, **merged, "seed": seed}).X  # a row for each of `truth`
 
     return run
 

@@ -32,6 +32,7 @@ from soscope_scverse.cli._kinds import by_modality, check_storable, formats, kin
 )
 @common.library_option
 @click.option("--batch-key", help="Column of obs with the batches.")
+@click.option("--keep-off-tissue", is_flag=True, help="Enhance spots with in_tissue == 0, too; default: exclude them.")
 @click.option(
     "--preset",
     type=click.Choice(["default", "paper"]),

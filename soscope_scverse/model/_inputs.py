@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from soscope_scverse import _keys as keys
 from soscope_scverse import _read as read
 from soscope_scverse._arrays import Matrix, dense, in_memory
 from soscope_scverse._containers.mudata import spots_of
+from soscope_scverse._counts import advice_on_counts
 from soscope_scverse.model._fields import BatchField, FeaturesField, ProfileField, SlotField
 from soscope_scverse.model._section import Section, batch_shares
 from soscope_scverse.model.estimates.image_projection import Projection
@@ -162,6 +164,14 @@ class Inputs(NamedTuple):
         rows = {name: self.data.mod[name].obs_names.get_indexer(self.data.obs_names) for name in self.modalities}
         return [in_memory(self._get(_x_key(name)))[rows[name]] for name in rows]
 
+    def advice_on_counts(self) -> list[Callable[[], str]]:
+        """For every modality a function that returns where its counts are, if its profiles are none."""
+        layer = self._setup["layer"]
+        if isinstance(self.data, AnnData):
+            return [partial(advice_on_counts, self.data, layer)]
+        layers = read.by_modality("layer", layer)
+        return [partial(advice_on_counts, self.data.mod[name], layers.get(name)) for name in self.modalities]
+
     def image_features(self) -> np.ndarray:
         """Image features before their projection, n_spots x n_subspots x n_image_features."""
         return np.asarray(self._get(keys.FEATURES))
@@ -194,7 +204,7 @@ class Inputs(NamedTuple):
         return Section(
             x=_side_by_side(self.profiles())[rows],
             graph=csr_matrix(self._get(keys.SPOT_GRAPH))[rows][:, rows],
-            spatial=np.asarray(self._get(keys.SPATIAL), dtype=float)[rows],
+            spatial=read.positions(spots)[rows],
             subspots=np.asarray(self._get(keys.SUBSPOTS), dtype=float)[rows],
             exposure=exposure,
             features=None if projection is None else projection(self.image_features(), rows),

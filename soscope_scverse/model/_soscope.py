@@ -190,8 +190,8 @@ class SoScope(RegisteredModel, SavedModel):
         inputs = self._inputs
         self._likelihoods = inputs.likelihoods(likelihood)
         profiles = inputs.profiles()
-        for x, name in zip(profiles, self._likelihoods, strict=True):
-            check_profiles(x, name, count_likelihoods())
+        for x, name, advice in zip(profiles, self._likelihoods, inputs.advice_on_counts(), strict=True):
+            check_profiles(x, name, count_likelihoods(), advice)
         if sources == "image" and not inputs.features_key:
             msg = "Expected image features for sources='image', found none. Call `im.features(adata, image)` first."
             raise ValueError(msg)

@@ -46,8 +46,8 @@ def transferred(data: AnnData | MuData, trained: Inputs, likelihoods: Sequence[s
     manager = AnnDataManager(fields=fields, setup_method_args={"setup_args": setup})
     manager.register_fields(spots, registry)
     inputs = trained._replace(manager=manager)
-    for x, name in zip(inputs.profiles(), likelihoods, strict=True):
-        check_profiles(x, name, count_likelihoods())
+    for x, name, advice in zip(inputs.profiles(), likelihoods, inputs.advice_on_counts(), strict=True):
+        check_profiles(x, name, count_likelihoods(), advice)
     return inputs
 
 

@@ -236,6 +236,7 @@ def _alignment(enhanced: AnnData | MuData, adata: AnnData | MuData, record: Reco
     if images is None:
         return section("Alignment", "alignment", element("p", "The result contains no image of the tissue."))
     name = "" if isinstance(adata, AnnData) else next(iter(adata.mod))
+    adata = record.enhanced_of(adata)
     spots = adata if isinstance(adata, AnnData) else modality(adata, name)
     found = check_alignment(spots, images, library_key=record.library_key, layer=record.of_modality("layer", name))
     rows = [

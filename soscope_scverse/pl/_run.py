@@ -52,6 +52,10 @@ class Record(NamedTuple):
         """Warnings of the run."""
         return [str(message) for message in self.entries.get("warnings", [])]
 
+    def enhanced_of(self, adata: AnnData | MuData) -> AnnData | MuData:
+        """Return the spots that were enhanced: without those off the tissue, unless these were kept."""
+        return read.on_tissue(adata, keep=self.arguments.get("keep_off_tissue", True))
+
     def of_modality(self, argument: str, name: str) -> Any:
         """Return an argument that has one value for all modalities, or one per modality."""
         value = self.arguments.get(argument)
@@ -89,7 +93,9 @@ def read_run(
     n_genes: int,
 ) -> tuple[Record, list[Part]]:
     """Return the record of a run and its modalities; for the arguments see :func:`~soscope_scverse.pl.report`."""
-    pairs, record = _subspots_and_spots(enhanced, adata), Record.of(enhanced)
+    _check_kinds(enhanced, adata)
+    record = Record.of(enhanced)
+    pairs = _subspots_and_spots(enhanced, record.enhanced_of(adata))
     chosen: Mapping[str, Any] = read.by_modality("genes", genes) if isinstance(enhanced, MuData) else {"": genes}
     return record, [_part(name, *pair, chosen.get(name), n_genes, record) for name, pair in pairs.items()]
 
@@ -105,11 +111,16 @@ def read_captures(part: Part, library_key: str | None) -> dict[str, Capture]:
     return captures
 
 
-def _subspots_and_spots(enhanced: AnnData | MuData, adata: AnnData | MuData) -> dict[str, tuple[AnnData, AnnData]]:
-    """Return subspots and spots of each modality."""
+def _check_kinds(enhanced: AnnData | MuData, adata: AnnData | MuData) -> None:
     if type(enhanced) is not type(adata):
         msg = f"Expected two AnnData or two MuData, found {type(enhanced).__name__} and {type(adata).__name__}."
         raise TypeError(msg)
+    if not isinstance(enhanced, MuData):
+        read.read_anndata(enhanced)
+
+
+def _subspots_and_spots(enhanced: AnnData | MuData, adata: AnnData | MuData) -> dict[str, tuple[AnnData, AnnData]]:
+    """Return subspots and spots of each modality."""
     if isinstance(enhanced, MuData):
         read.read_mudata(adata, dict.fromkeys(enhanced.mod, ""), None)
         return {name: (modality(enhanced, name), modality(adata, name)) for name in enhanced.mod}

@@ -15,12 +15,13 @@ from soscope_scverse import _keys as keys
 from soscope_scverse import _read as read
 from soscope_scverse._containers.dispatch import accepts_containers
 from soscope_scverse._containers.slots import writable
-from soscope_scverse._read import Spots, read_spots
+from soscope_scverse._read import Spots, read_sections
 from soscope_scverse._validators import POSITIVE, Choice, Rules, check_arguments
 from soscope_scverse.pp._capture import CaptureArea, CaptureShape, capture_areas
 from soscope_scverse.pp._cells import Partition, partition_into_cells
 from soscope_scverse.pp._graphs import nearest_distance
-from soscope_scverse.pp._lattice import Lattice, LatticeKind, cell_corners, find_lattice
+from soscope_scverse.pp._lattice import Lattice, LatticeKind, cell_corners
+from soscope_scverse.pp._several import section_lattices
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -146,7 +147,7 @@ def subspots(
     """
     check_arguments(locals(), _RULES)
     partition = partition_spots(
-        read_spots(adata, library_key),
+        read_sections(adata, library_key),
         n_subspots,
         geometry=geometry,
         positions=positions,
@@ -256,7 +257,7 @@ def _partition_lattice(
     capture_shape: CaptureShape,
 ) -> Partition:
     """Subspots that tile the lattices of all sections; arguments as in :func:`subspots`."""
-    lattices = {name: find_lattice(*spots.lattice_of(rows), geometry) for name, rows in spots.rows.items()}
+    lattices = section_lattices(spots, geometry)
     kinds = {lattice.kind for lattice in lattices.values()}
     if len(kinds) > 1:
         msg = f"Expected one kind of lattice, found {sorted(kinds)} in different sections. Divide them one by one."

@@ -19,7 +19,7 @@ from soscope_scverse._arrays import Matrix, is_counts
 from soscope_scverse._containers.dispatch import accepts_containers
 from soscope_scverse._containers.mudata import modality, spots_of
 from soscope_scverse._containers.slots import writable
-from soscope_scverse._read import Spots, read_spots
+from soscope_scverse._read import Spots, read_sections
 from soscope_scverse._upstream import SPATIALDATA_NOTICES, without_notices
 from soscope_scverse._validators import (
     POSITIVE,
@@ -31,6 +31,7 @@ from soscope_scverse._validators import (
     check_text,
 )
 from soscope_scverse.pp._lattice import Lattice, lattice_or_none
+from soscope_scverse.pp._several import check_single_lattices
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -110,7 +111,7 @@ def spot_graph(
     check_arguments(locals(), _RULES)
     check_text("key_added", key_added)
     _check_one_range(n_neighbors, n_rings, radius)
-    spots = read_spots(spots_of(read.read_data(adata)), library_key)
+    spots = read_sections(spots_of(read.read_data(adata)), library_key)
     profiles = _profiles(adata, layer)
     for x in profiles:
         check_finite(x)
@@ -130,6 +131,7 @@ def weighted_graph(
     strength: float = 2.0,
 ) -> csr_matrix:
     """Symmetric n_spots x n_spots float32 weights; `profiles` by modality, other arguments as in :func:`spot_graph`."""
+    check_single_lattices(spots)
     blocks, weights = [], []
     for rows in spots.rows.values():
         pairs = _pairs(*spots.lattice_of(rows), n_neighbors, n_rings, radius)
@@ -177,12 +179,16 @@ def image_similarity(
     -------
     Row numbers i < j of the touching pairs and their weights.
     """
-    pairs = []
-    for section in np.unique(sections):
-        rows = np.flatnonzero(sections == section)
-        pairs.append(rows[_touching(xy[rows])])
+    groups = [np.flatnonzero(sections == section) for section in np.unique(sections)]
+    with_image = [rows for rows in groups if not _all_equal(features[rows])]  # equal features are those of no image
+    pairs = [rows[_touching(xy[rows])] for rows in with_image or groups]
     i, j = np.concatenate(pairs).T
     return i, j, similarity_weights(_row_distance(features, i, j), strength)
+
+
+def _all_equal(features: np.ndarray) -> bool:
+    """Whether all rows are equal but for rounding."""
+    return bool(np.ptp(features, axis=0).max(initial=0) <= 1e-6 * np.abs(features).max(initial=0))
 
 
 def nearest_distance(xy: np.ndarray, *, single: float = 1.0) -> float:

@@ -20,7 +20,7 @@ from soscope_scverse._files import unfinished
 from soscope_scverse.im.reading.embedded import embedded_image
 from soscope_scverse.im.reading.opening import open_image
 from soscope_scverse.pp._outlines import subspot_outline
-from soscope_scverse.tl._prepare import needs_image_features
+from soscope_scverse.tl._images import needs_image_features
 from soscope_scverse.tl._results import check_result
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ from soscope_scverse import _keys as keys
 from soscope_scverse._containers.dispatch import ELEMENT_OPTIONS, check_no_element_options
 from soscope_scverse._containers.lazy import is_lazy, opened
 from soscope_scverse._containers.spatialdata import is_spatialdata
+from soscope_scverse._read import on_tissue
 from soscope_scverse._warnings import recorded_warnings
 from soscope_scverse.model import SoScope
 from soscope_scverse.model.training.runner import check_training
@@ -60,6 +61,7 @@ def enhance(
     sources: Literal["both", "image", "positions"] = "both",
     library_key: str | None = None,
     batch_key: str | None = None,
+    keep_off_tissue: bool = False,
     preset: Literal["default", "paper"] = "default",
     expectation: Literal["conditional", "decoded"] | None = None,
     n_samples: int = 0,
@@ -99,7 +101,8 @@ def enhance(
         one table are sections.
     image
         Histology image: path, array, squidpy ``ImageContainer``, SpatialData image element, or a dict of them by
-        section. None uses the image in ``uns["spatial"]``; without any, positions alone are used.
+        section. None uses the image in ``uns["spatial"]``; without any, positions alone are used. None in a dict
+        is a section without an image; then those that are not in the dict have theirs in ``uns["spatial"]``.
     image_scale
         Coordinates times this are pixels of `image`. Default: the scale recorded with the image, else 1.
     n_subspots
@@ -128,6 +131,8 @@ def enhance(
         Column of ``obs`` with the sections.
     batch_key
         Column of ``obs`` with the batches, see :meth:`~soscope_scverse.model.SoScope.setup_anndata`.
+    keep_off_tissue
+        Enhance the spots with ``obs["in_tissue"]`` 0, too. By default they are excluded and have no rows in the result.
     preset
         ``"paper"``: architecture, likelihood and prediction as published; further arguments take precedence.
     expectation
@@ -218,6 +223,7 @@ def _enhance(data: Any, options: Mapping[str, Any]) -> tuple[AnnData | MuData, S
     check_options(data, options)
     arguments = resolved(options)
     with recorded_warnings() as warned:
+        data = on_tissue(data, keep=options["keep_off_tissue"])
         chosen, spots, profiles = read_input(data, options)
         training = {"max_epochs": options["max_epochs"], "accelerator": options["accelerator"]}
         training |= arguments["train_kwargs"] | {name: options[name] for name in ("checkpoint_dir", "resume", "seed")}

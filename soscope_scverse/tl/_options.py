@@ -43,6 +43,7 @@ class EnhanceOptions(TypedDict, total=False):
     sources: Literal["both", "image", "positions"]
     library_key: str | None
     batch_key: str | None
+    keep_off_tissue: bool
     preset: Literal["default", "paper"]
     expectation: Literal["conditional", "decoded"] | None
     n_samples: int
@@ -96,6 +97,7 @@ ENHANCE_RULES: Rules = {
     "capture": POSITIVE.or_("auto", None),
     "capture_shape": Choice(("circle", "square")),
     "sources": Choice(("both", "image", "positions")),
+    "keep_off_tissue": Choice((False, True)),
     "preset": Choice(tuple(PRESETS)),
     "expectation": Choice(("conditional", "decoded", None)),
     "n_samples": NON_NEGATIVE_INTEGER,

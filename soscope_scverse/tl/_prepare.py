@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Mapping
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,19 +19,20 @@ from soscope_scverse import _read as read
 from soscope_scverse._arrays import Matrix
 from soscope_scverse._containers.mudata import joined, modality, spots_of
 from soscope_scverse._containers.slots import written_back
-from soscope_scverse._read import Spots, read_spots
+from soscope_scverse._counts import advice_on_counts
+from soscope_scverse._read import Spots, read_sections
 from soscope_scverse._validators import check_choice, check_profiles, warn_empty
-from soscope_scverse.im import embedded_image
 from soscope_scverse.im._alignment import compare_placements, library_sizes
 from soscope_scverse.im._coordinates import check_inside
 from soscope_scverse.im._features import describe, needs_image
-from soscope_scverse.im.reading.sections import SectionImage, open_sections
+from soscope_scverse.im.reading.sections import SectionImage
 from soscope_scverse.im.reading.thumbnails import shrunk
 from soscope_scverse.model._transfer import with_features
 from soscope_scverse.module.likelihoods import LIKELIHOODS, count_likelihoods
-from soscope_scverse.pp._genes import rank_genes
+from soscope_scverse.pp._genes import rank_genes, warn_feature_types
 from soscope_scverse.pp._geometry import partition_spots, write_partition
 from soscope_scverse.pp._graphs import weighted_graph
+from soscope_scverse.tl._images import needs_image_features, open_images, with_mean_features
 
 logger = logging.getLogger(__name__)
 
@@ -51,16 +52,16 @@ def read_input(data: AnnData | MuData, options: Mapping[str, Any]) -> tuple[AnnD
     if isinstance(data, MuData):
         layer, genes = read.by_modality("layer", layer), read.by_modality("genes", genes)
         read.read_mudata(data, likelihood, layer, genes)
-        spots = read_spots(spots_of(data), options["library_key"])
+        spots = read_sections(spots_of(data), options["library_key"])
         parts, profiles = {}, []
         for name, of_it in likelihood.items():
             part = replace(spots, adata=modality(data, name))
-            parts[name], x = _read_profiles(part, layer.get(name), genes.get(name), of_it)
+            parts[name], x = _read_profiles(part, data.mod[name], layer.get(name), genes.get(name), of_it)
             profiles.append(x)
         chosen: AnnData | MuData = joined(parts)
     else:
-        spots = read_spots(data, options["library_key"])
-        chosen, x = _read_profiles(spots, layer, genes, likelihood)
+        spots = read_sections(data, options["library_key"])
+        chosen, x = _read_profiles(spots, data, layer, genes, likelihood)
         profiles = [x]
     spots = replace(spots, adata=spots_of(chosen))
     if options["batch_key"] is not None:
@@ -68,8 +69,10 @@ def read_input(data: AnnData | MuData, options: Mapping[str, Any]) -> tuple[AnnD
     return chosen, spots, profiles
 
 
-def _read_profiles(spots: Spots, layer: str | None, genes: Any, likelihood: str) -> tuple[AnnData, Matrix]:
-    """A copy of an AnnData in memory with the chosen genes, and its profiles."""
+def _read_profiles(
+    spots: Spots, given: AnnData, layer: str | None, genes: Any, likelihood: str
+) -> tuple[AnnData, Matrix]:
+    """A copy of an AnnData in memory with the chosen genes, and its profiles; `given` is what the user has."""
     adata = spots.adata
     check_choice("likelihood", likelihood, list(LIKELIHOODS))
     x = read.profiles(adata, layer)
@@ -81,10 +84,11 @@ def _read_profiles(spots: Spots, layer: str | None, genes: Any, likelihood: str)
         chosen = adata.var_names.tolist()
     else:
         chosen = rank_genes(spots, x, _N_GENES)
+    warn_feature_types(adata, chosen)
     part = with_features(adata, chosen)
     part.uns = deepcopy(dict(part.uns))  # thumbnails are written there
     x = read.matrix(part, layer)
-    check_profiles(x, likelihood, count_likelihoods())
+    check_profiles(x, likelihood, count_likelihoods(), partial(advice_on_counts, given, layer))
     if LIKELIHOODS[likelihood].is_counts:
         warn_empty(part, x)
     return part, x
@@ -107,7 +111,7 @@ def prepare(
     adata, encoder = spots.adata, options["encoder"]
     with nullcontext() if adata is chosen else written_back(adata, chosen):
         describes = needs_image_features(adata, encoder, options["sources"])
-        images = _open_images(spots, options, needed=describes)
+        images = open_images(spots, options, needed=describes)
         describes = describes and bool(images)
         if describes:
             check_inside(images, read.subspots(adata) if keys.SUBSPOTS in adata.obsm else None)
@@ -119,38 +123,13 @@ def prepare(
             name = encoder if isinstance(encoder, str) else type(encoder).__name__
             logger.info("Extracting image features (encoder=%s).", name)
             kwargs = options["features_kwargs"]
-            adata.obsm[keys.FEATURES], adata.uns[keys.FEATURES] = describe(spots, images, encoder=encoder, **kwargs)
+            features, adata.uns[keys.FEATURES] = describe(spots, images, encoder=encoder, **kwargs)
+            adata.obsm[keys.FEATURES] = with_mean_features(spots, features, images) if describes else features
         if options["image"] is not None:
             for section in images:
                 _embed_thumbnail(adata, section)
                 if len(images) > 1:
                     section.source.release()
-
-
-def needs_image_features(spots: AnnData, encoder: Any, sources: str | None) -> bool:
-    """Whether image features have to be computed."""
-    return sources != "positions" and needs_image(encoder) and keys.FEATURES not in spots.obsm
-
-
-def _open_images(spots: Spots, options: Mapping[str, Any], *, needed: bool) -> list[SectionImage]:
-    """Images of all sections; none, with a warning, where there are none, and none where they are not needed."""
-    image = options["image"]
-    shown = image is not None and options["sources"] != "positions" and options["encoder"] != "noise"
-    if not (needed or shown):
-        return []
-    if image is None:
-        names = [None] if spots.library_key is None else list(spots.rows)
-        if any(embedded_image(spots.adata, name) is None for name in names):
-            if options["sources"] == "image":
-                msg = "Expected an image for sources='image', found none. Pass it with `image=`."
-                raise ValueError(msg)
-            warnings.warn(
-                "No image given and none in `adata.uns['spatial']`: enhancing from positions alone.",
-                UserWarning,
-                stacklevel=5,
-            )
-            return []
-    return open_sections(spots, image, options["image_scale"])
 
 
 def _check_alignment(data: AnnData | MuData, images: list[SectionImage], options: Mapping[str, Any]) -> None:

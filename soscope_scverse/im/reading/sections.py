@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -60,11 +60,15 @@ class SectionImage:
         return radius
 
 
-def open_sections(spots: Spots, image: Any, image_scale: float | None) -> list[SectionImage]:
-    """Open the image of every section; arguments as in :func:`~soscope_scverse.im.features`."""
+def open_sections(
+    spots: Spots, image: Any, image_scale: float | None, without: Collection[str | None] = ()
+) -> list[SectionImage]:
+    """Open the image of every section but those in `without`; others as in :func:`~soscope_scverse.im.features`."""
     sections = {None: np.arange(spots.n)} if spots.library_key is None else spots.rows
     opened = []
     for library_id, rows in sections.items():
+        if library_id in without:
+            continue
         mask = np.zeros(spots.n, dtype=bool)
         mask[rows] = True
         factors = spots.library(library_id).get("scalefactors", {})
