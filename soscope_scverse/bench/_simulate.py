@@ -15,12 +15,11 @@ from scipy.spatial import cKDTree
 
 from soscope_scverse import _keys as keys
 from soscope_scverse import _read as read
-from soscope_scverse import pp
 from soscope_scverse._arrays import Matrix
 from soscope_scverse._containers.dispatch import accepts_containers
 from soscope_scverse._validators import POSITIVE, Choice, Rules, check_arguments, check_finite
 from soscope_scverse.pp._capture import CaptureArea, CaptureShape
-from soscope_scverse.pp._geometry import unit_subspots
+from soscope_scverse.pp._geometry import partition_lattice, unit_subspots, write_partition
 from soscope_scverse.pp._lattice import LatticeKind, in_lattice_cell
 
 if TYPE_CHECKING:
@@ -180,7 +179,7 @@ def simulate_spots(
     positions, counts = read.positions(read.read_anndata(cells)), csr_matrix(read.matrix(cells, None))
     check_finite(counts)
     spots = _laid_out(positions, pitch, lattice)
-    pp.subspots(spots, n_subspots, geometry=lattice, capture=diameter, capture_shape=capture_shape)
+    write_partition(spots, partition_lattice(read.read_spots(spots), n_subspots, lattice, diameter, capture_shape))
     nearest = cKDTree(spots.obsm[keys.SPATIAL]).query(positions)[1]
     area = CaptureArea(diameter, capture_shape, np.array([1.0, 0.0]))
     captured = area.contains(positions - spots.obsm[keys.SPATIAL][nearest])

@@ -192,7 +192,7 @@ def partition_spots(
     if positions is not None:
         info = {"geometry": "positions", "pitch": _median_distance(spots)}
         return _equal_parts(_checked_positions(positions, spots.n), info)
-    return _partition_lattice(spots, n_subspots, geometry, capture, capture_shape)
+    return partition_lattice(spots, n_subspots, geometry, capture, capture_shape)
 
 
 def write_partition(adata: AnnData, partition: Partition) -> None:
@@ -249,7 +249,7 @@ def fine_array_index(array: np.ndarray, info: dict) -> np.ndarray:
     return np.rint(np.stack([2 * axial[..., 0] + axial[..., 1], axial[..., 1]], axis=-1)).astype(int)
 
 
-def _partition_lattice(
+def partition_lattice(
     spots: Spots,
     n_subspots: int | Literal["auto"],
     geometry: Literal["auto", "square", "hex"],

@@ -64,6 +64,8 @@ def to_spatialdata(
     ------
     TypeError, ValueError
         If `enhanced` is no AnnData with positions.
+    FileNotFoundError
+        If `cells` is a path without a file.
     """
     from spatialdata import SpatialData
     from spatialdata.models import Image2DModel

@@ -195,6 +195,8 @@ def enhance(
     ------
     ValueError, TypeError
         If the input is invalid, or a file cannot hold something in it; before the training starts.
+    FileNotFoundError
+        If `cells` is a path without a file.
     KeyboardInterrupt
         At Ctrl-C; nothing is written then.
 
