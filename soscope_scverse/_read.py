@@ -124,8 +124,7 @@ def numbers(what: str, values: Any) -> np.ndarray:
         array = np.asarray(values)
         if array.dtype.kind in "biufO" and not (issparse(values) or np.ma.is_masked(values)):
             return array if array.dtype.kind == "f" else array.astype(float)
-    kind = "ndarray" if type(values).__name__ == "ArrayView" else type(values).__name__  # of a view of an AnnData
-    found = f"{kind} of {getattr(values, 'dtype', 'mixed types')}"
+    found = f"{type(values).__name__} of {getattr(values, 'dtype', 'mixed types')}"
     msg = f"Expected {what} to be an array of real numbers without a mask, found {found}. Convert it to float first."
     raise TypeError(msg)
 

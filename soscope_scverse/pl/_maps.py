@@ -130,6 +130,7 @@ def compare(
         maps.append(("truth", truth, truth_layer))
     for argument, (_, section, of) in zip(("adata", "enhanced", "truth"), maps, strict=False):
         names = read.genes(read.read_anndata(section), genes, of=argument)
+        read.positions(section)
         read.profiles(section, of)
     check_spots_before_subspots(adata, enhanced)
     captured = captured_of_section(enhanced, adata, library_key, library_id)
