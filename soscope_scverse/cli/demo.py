@@ -7,8 +7,12 @@ from typing import Any
 
 import click
 
+from soscope_scverse._keys import SPATIAL
 from soscope_scverse.cli._command import AT_LEAST_ONE, command, log_message, progress_options
 from soscope_scverse.cli._files import write
+
+_GLASS = 72  # pixels around the section: two spots
+_N_SAMPLES = 30  # as in the README
 
 
 @command
@@ -22,14 +26,20 @@ from soscope_scverse.cli._files import write
 def demo(out: Path, n_spots: int, lattice: str, seed: int, max_epochs: int | None) -> str:
     """Simulate a section, enhance it and compare the result with the truth."""
     out.mkdir(parents=True, exist_ok=True)
+    import numpy as np
     from PIL import Image
 
     from soscope_scverse import bench, datasets, pl, pp, tl
 
     adata, image, truth = datasets.synthetic_section(n_spots, lattice=lattice, seed=seed)  # type: ignore[arg-type]
+    image = np.pad(image, ((_GLASS, _GLASS), (_GLASS, _GLASS), (0, 0)), constant_values=245)
+    for section in (adata, truth):
+        section.obsm[SPATIAL] = section.obsm[SPATIAL] + _GLASS
     Image.fromarray(image).save(out / "section.png")
     pp.subspots(adata)
-    enhanced = tl.enhance(adata, image=image, seed=seed, max_epochs=max_epochs, train_kwargs=progress_options())
+    enhanced = tl.enhance(
+        adata, image=image, n_samples=_N_SAMPLES, seed=seed, max_epochs=max_epochs, train_kwargs=progress_options()
+    )
     for name, section in (("spots", adata), ("enhanced", enhanced), ("truth", truth)):
         write(section, out / f"{name}.h5ad")
     genes = [adata.var_names[adata.var["kind"] == kind][0] for kind in ("region", "gradient", "image")]
