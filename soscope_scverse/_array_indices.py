@@ -54,8 +54,11 @@ def check_no_indices(xy: np.ndarray, array: np.ndarray | None) -> None:
 
 
 def _differ_by_a_shift(xy: np.ndarray, indices: np.ndarray) -> bool:
-    """Whether positions are the indices counted from another origin, perhaps in the other direction."""
-    return all(
+    """Whether positions are the indices counted from another origin, perhaps in the other direction.
+
+    Integers only: centroids of labels of one pixel each, as of rasterised bins, are half a pixel off.
+    """
+    return bool((xy == np.round(xy)).all()) and all(
         np.ptp(xy[:, axis]) > 0 and min(np.ptp(xy[:, axis] - sign * indices[:, axis]) for sign in (1, -1)) < 1e-6
         for axis in (0, 1)
     )

@@ -53,6 +53,7 @@ class Coloured(im.PatchEncoder):
         return tiles.mean(axis=(1, 2))
 
 
+@pytest.mark.filterwarnings("ignore:The spots may be misplaced")  # in the image of another section, by chance
 def test_wrong_images_and_coordinates_are_named(data_dir):
     """The mistakes that users make, on a section and its image that fit."""
     adata = ad.read_h5ad(data_dir / "her2st" / "C2.h5ad")
