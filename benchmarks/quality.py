@@ -186,6 +186,9 @@ def introduction(df: pd.DataFrame, command: str) -> str:
         "",
         "Neighbouring spots of real sections are merged, and each method recovers the original spots;",
         "the synthetic sections have known subspots.",
+        "In `osmfish-discs`, single cells are counted in circles of 55 µm at a pitch of 100 µm, as by Visium",
+        "(`bench.simulate_spots`), and the truth is all cells in each of 7 or 19 subspots, gaps included ([Capture "
+        "area](capture.md)).",
         f"Each task contains the {N_GENES} genes with the highest Moran's I (`pp.spatial_genes` of the true subspots).",
         f"Scores are medians over genes, averaged over the seeds ({seeds}) of methods that take a seed.",
         "",

@@ -3,6 +3,7 @@
 import anndata as ad
 import numpy as np
 import pytest
+from anndata import AnnData
 from sklearn.metrics import adjusted_rand_score
 
 from helpers import QUICK, clustered, flat, seeded
@@ -75,3 +76,38 @@ def test_defaults_beat_every_baseline_on_merged_sections(data_dir, section):
     features = np.random.default_rng(0).permutation(flat(low.obsm["subspot_features"]))
     shuffled.obsm["subspot_features"] = features.reshape(low.obsm["subspot_features"].shape)
     assert not tl.enhance(shuffled, **QUICK).uns["soscope"]["uses_image"]
+
+
+@pytest.mark.realdata
+@pytest.mark.filterwarnings("ignore:.*(No image|no neighbour)")
+def test_defaults_beat_every_baseline_where_spots_have_gaps(data_dir):
+    """Single cells in circles of 55 um at a pitch of 100 um: what was captured, and what was not."""
+    cells = ad.read_h5ad(data_dir / "osmfish" / "osmfish.h5ad")
+    low, truth = bench.simulate_spots(cells, pitch=1540, diameter=847)
+    enhanced, model = tl.enhance(low, genes=list(low.var_names), return_model=True, **DEFAULTS)
+    df = bench.compare(low, truth, methods={**bench.BASELINES, "soscope": lambda _: enhanced.X}, progress=False)
+    score = df.groupby(["metric", "method"])["value"].median().unstack()
+    rivals = score.drop(columns="soscope")
+    assert score.loc["pearson", "soscope"] > rivals.loc["pearson"].max() + 0.04
+    assert score.loc["within_r", "soscope"] > 1.1 * rivals.loc["within_r"].max()
+    assert score.loc["pearson_unmeasured", "soscope"] > rivals.loc["pearson_unmeasured"].max() + 0.02
+
+    pit = metrics.pit(truth.X, seeded(model.sample_enhanced, 100))
+    measured = (truth.obs["measured"] > 0.5).to_numpy()
+    for part in (measured, ~measured):
+        assert 0.86 < metrics.central_coverage(pit[part]).mean() < 0.94
+
+
+@pytest.mark.realdata
+@pytest.mark.filterwarnings("ignore:.*(No image|no neighbour|hold no cell)")
+def test_cells_in_gaps_are_predicted_better_than_by_their_nearest_spot(data_dir):
+    cells = ad.read_h5ad(data_dir / "osmfish" / "osmfish.h5ad")
+    low, _ = bench.simulate_spots(cells, pitch=1540, diameter=847)
+    spots = AnnData(low.X, obs=low.obs, var=low.var, obsm={"spatial": low.obsm["spatial"]})
+    enhanced = tl.enhance(spots, genes=list(low.var_names), cells=cells, capture=847, **DEFAULTS)
+    gap = enhanced[enhanced.obs["measured"] == 0]
+    found = cells[gap.obs_names].X
+    nearest = low[gap.obs["spot"].to_numpy()].X
+    assert gap.n_obs > 3000
+    ours, theirs = (np.nanmedian(metrics.pearson(profiles, found)) for profiles in (gap.X, nearest))
+    assert ours > theirs + 0.05
