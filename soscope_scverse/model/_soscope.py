@@ -352,9 +352,8 @@ class SoScope(RegisteredModel, SavedModel):
         ``layers["std"]``, ``layers["q05"]``, ``layers["q95"]``
             Standard deviation and quantiles of the samples, with `n_samples`.
         ``layers["sampled_counts"]``
-            The first sample given the observed spots, with `n_samples` and counts: integers (as float32), for
-            methods for counts, such as tests of differential expression. What was captured of them adds up exactly to
-            the counts of the spots.
+            The first sample given the observed spots, with `n_samples` and counts: integers (as float32), for tests of
+            differential expression and other methods for counts. What was captured adds up exactly to the spots.
         ``uns["spatial"]``
             That of the spots with the diameter of the subspots.
 
