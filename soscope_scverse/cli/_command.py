@@ -49,7 +49,12 @@ class _Capture(click.ParamType):
         """Return the argument `capture` of :func:`~soscope_scverse.tl.enhance`."""
         if value is None or value == "auto" or isinstance(value, float):
             return value
-        return None if value == "none" else click.FLOAT.convert(value, param, ctx)
+        if value == "none":
+            return None
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            self.fail(f"Expected auto, none or a number, found {value!r}.", param, ctx)
 
 
 out_option = click.option("--out", required=True, type=NEW, help="Output file or store.")

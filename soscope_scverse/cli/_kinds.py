@@ -63,12 +63,19 @@ def subspots_and_spots(enhanced: Any, data: Any, named: dict[str, Any]) -> tuple
     """Return subspots and spots, of a SpatialData from its tables; `named` is the result of :func:`pop_elements`."""
     if kind(enhanced) != "SpatialData":
         return enhanced, spots_in(data, named) if kind(data) == "SpatialData" else data
-    spots = spots_in(enhanced, named)
     key_added = named.get("key_added", "enhanced")
     if key_added not in enhanced.tables:
         msg = f"Expected --key-added to be one of the tables {list(enhanced.tables)}, found {key_added!r}."
         raise ValueError(msg)
-    return enhanced.tables[key_added], spots
+    return enhanced.tables[key_added], spots_in(enhanced, _with_table_key(enhanced, named, key_added))
+
+
+def _with_table_key(enhanced: Any, named: dict[str, Any], key_added: str) -> dict[str, Any]:
+    """Return `named` with the table of the spots: that of the user, ``table``, or the only one beside the result."""
+    others = [name for name in enhanced.tables if name != key_added]
+    if "table_key" in named or len(others) != 1:
+        return named
+    return {**named, "table_key": others[0]}
 
 
 def spots_in(data: Any, named: dict[str, Any]) -> Any:

@@ -216,6 +216,8 @@ FAULTY = [
     (["--save-model", "section.png"], "found 'section.png'"),
     (["--image", "nowhere.png"], "'nowhere.png' does not exist"),
     (["--image", "in.h5ad"], "JPEG, PNG or TIFF"),
+    (["--capture", "visium"], "Expected auto, none or a number, found 'visium'"),
+    (["--capture", ""], "Expected auto, none or a number, found ''"),
 ]
 
 
@@ -476,7 +478,7 @@ def test_mudata(spots, folder):
     assert "'.h5mu'" in run("enhance", "in.h5mu", "--out", "other.h5ad", *likelihoods).stderr
 
 
-def test_spatialdata(spots, folder):
+def _write_spatialdata(spots, table_key):
     table = spots.adata.copy()
     table.obs["region"] = pd.Categorical(["spots"] * table.n_obs)
     table.obs["spot_id"] = np.arange(table.n_obs)
@@ -484,8 +486,12 @@ def test_spatialdata(spots, folder):
     sd.SpatialData(
         images={"image": Image2DModel.parse(np.moveaxis(spots.image, 2, 0), dims=("c", "y", "x"))},
         shapes={"spots": circles},
-        tables={"table": TableModel.parse(table, region="spots", region_key="region", instance_key="spot_id")},
+        tables={table_key: TableModel.parse(table, region="spots", region_key="region", instance_key="spot_id")},
     ).write("in.zarr")
+
+
+def test_spatialdata(spots, folder):
+    _write_spatialdata(spots, "table")
     fast = ("--max-epochs", 3, "--accelerator", "cpu", "--n-subspots", 4)
     told = run("enhance", "in.zarr", "--image-key", "image", "--key-added", "fine", "--out", "out.zarr", *fast)
     assert told.exit_code == 0
@@ -499,6 +505,17 @@ def test_spatialdata(spots, folder):
     assert run("report", "out.zarr", "--key-added", "fine", "--out", "report.html").exit_code == 0
     assert "except for a SpatialData" in run("report", "out.zarr", "in.h5ad", "--out", "other.html").stderr
     assert "'image'" in run("enhance", "in.zarr", "--image-key", "none", "--out", "other.zarr").stderr
+
+
+@pytest.mark.parametrize(("table_key", "key_added"), [("square_008um", "enhanced"), ("bins", "table")])
+def test_a_table_of_any_name(spots, folder, table_key, key_added):
+    _write_spatialdata(spots, table_key)
+    fast = ("--max-epochs", 1, "--accelerator", "cpu", "--n-subspots", 4, "--key-added", key_added)
+    told = run("enhance", "in.zarr", "--out", "out.zarr", *fast)
+    assert told.exit_code == 0, told.stderr
+    assert set(sd.read_zarr("out.zarr").tables) == {table_key, key_added}
+    after = run("report", "out.zarr", "--key-added", key_added, "--out", "report.html")
+    assert after.exit_code == 0, after.stderr
 
 
 # -------------------------------------------------------------------------------------------------------- interruption
