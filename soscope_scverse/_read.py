@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -616,16 +617,22 @@ def highly_variable(adata: AnnData) -> list[str]:
 def on_tissue(data: AnnData | MuData, *, keep: bool) -> AnnData | MuData:
     """Return the spots that ``obs["in_tissue"]`` does not mark as off the tissue, or with `keep` all, as they are.
 
+    Spots with a missing value are kept, with a warning.
+
     Raises
     ------
+    TypeError
+        If the column has other values than true and false, 1 and 0, or their names.
     ValueError
         If all spots are off the tissue.
     """
     if keep or not isinstance(data, AnnData | MuData):
         return data
     obs = spots_of(data).obs
-    marked = marks(obs["in_tissue"]) if "in_tissue" in obs else None
-    off = np.zeros(len(obs), dtype=bool) if marked is None else marked == 0
+    if "in_tissue" not in obs:
+        return data
+    marked = _tissue_marks(obs["in_tissue"])
+    off = marked == 0
     if not off.any():
         return data
     if off.all():
@@ -636,6 +643,27 @@ def on_tissue(data: AnnData | MuData, *, keep: bool) -> AnnData | MuData:
         raise ValueError(msg)
     logger.info("Excluded %d of %d spots with in_tissue == 0 (keep_off_tissue=True keeps them).", off.sum(), len(off))
     return data[~off]
+
+
+def _tissue_marks(column: pd.Series) -> np.ndarray:
+    """Return 1 for spots on the tissue, 0 for those off it, and NaN for missing values, of which it warns."""
+    marked = marks(column)
+    if marked is None:
+        other = [value for value in column.unique() if marks([value]) is None]
+        shown = f"{', '.join(map(repr, other[:3]))}{', ...' if len(other) > 3 else ''}"
+        msg = (
+            f"Expected `adata.obs['in_tissue']` to be booleans or 0 and 1, found {shown} ({column.dtype}). Convert it, "
+            f"for example with `adata.obs['in_tissue'] == {other[0]!r}`, or use it for none: `keep_off_tissue=True`."
+        )
+        raise TypeError(msg)
+    if n_missing := int(np.isnan(marked).sum()):
+        warnings.warn(
+            f"{n_missing} of {len(marked)} spots have no value in `adata.obs['in_tissue']` and count as on the tissue. "
+            "Set it to 0 to exclude them, to 1 otherwise.",
+            UserWarning,
+            stacklevel=2,
+        )
+    return marked
 
 
 def feature_types(adata: AnnData) -> np.ndarray:

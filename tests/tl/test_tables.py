@@ -13,6 +13,7 @@ from helpers import QUICK
 from lattices import spots, square
 from soscope_scverse import SoScope, datasets, pp, tl
 from soscope_scverse._containers.mudata import columns_apart
+from soscope_scverse._read import on_tissue
 from soscope_scverse.pp._graphs import image_similarity
 
 pytestmark = pytest.mark.filterwarnings("ignore:Observation names", "ignore:The image is ignored", "ignore:No image")
@@ -154,8 +155,6 @@ IN_TISSUE = {
 
 @pytest.mark.parametrize("case", IN_TISSUE)
 def test_spots_off_the_tissue_are_excluded(adata, case, caplog):
-    from soscope_scverse._read import on_tissue
-
     off = np.arange(60) % 4 == 0
     adata.obs["in_tissue"] = IN_TISSUE[case](pd.Series(np.where(off, 0, 1), index=adata.obs_names))
     with caplog.at_level(logging.INFO, "soscope_scverse"):
@@ -170,11 +169,28 @@ def test_spots_off_the_tissue_are_excluded(adata, case, caplog):
     assert on_tissue(mdata, keep=False).n_obs == 45
 
 
-def test_a_column_of_other_marks_excludes_nothing(adata):
-    from soscope_scverse._read import on_tissue
+OTHER_MARKS = {
+    "a name": ("cortex", "'cortex'"),
+    "yes and no": (["yes", "no"] * 30, "'yes', 'no'"),
+    "letters": (pd.Categorical(["T", "F"] * 30), "'T', 'F'"),
+    "from 1": ([1, 2] * 30, "2"),
+    "signs": ([-1, 1] * 30, "-1"),
+    "shares": (np.linspace(0, 1, 60), "0.01"),
+}
 
-    adata.obs["in_tissue"] = "cortex"
-    assert on_tissue(adata, keep=False) is adata
+
+@pytest.mark.parametrize("case", OTHER_MARKS)
+def test_a_column_of_other_marks_is_refused(adata, case):
+    adata.obs["in_tissue"], found = OTHER_MARKS[case]
+    with pytest.raises(TypeError, match=rf"'in_tissue'\]` to be booleans or 0 and 1, found .*{found}.*keep_off_tissue"):
+        tl.enhance(adata, **QUICK)
+    assert on_tissue(adata, keep=True) is adata
+
+
+def test_missing_marks_keep_their_spots_with_a_warning(adata):
+    adata.obs["in_tissue"] = np.where(np.arange(60) < 7, np.nan, 1.0)
+    with pytest.warns(UserWarning, match=r"7 of 60 spots have no value in `adata.obs\['in_tissue'\]`"):
+        assert on_tissue(adata, keep=False) is adata
 
 
 def test_no_spot_on_the_tissue(adata):
