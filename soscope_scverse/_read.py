@@ -486,12 +486,13 @@ def array_index(adata: AnnData) -> np.ndarray | None:
 def libraries(adata: AnnData | MuData) -> dict[str, Any]:
     """Return ``uns["spatial"]``, images and scale factors by section; empty if it is not there.
 
-    Flags beside the sections, such as ``is_single`` of CELLxGENE, are ignored. A section whose name has a "/" is found
-    under its name where a file has nested it.
+    Flags beside the sections, such as ``is_single`` of CELLxGENE, are ignored; so is everything else beside entries with
+    images or scale factors. A section whose name has a "/" is found under its name where a file has nested it.
     """
     found = adata.uns.get(keys.SPATIAL, {})
     entries = dict(found) if isinstance(found, Mapping) else {}
-    entries = {name: entry for name, entry in entries.items() if not _is_flag(entry)}
+    is_section = _holds_section if any(map(_holds_section, entries.values())) else _may_be_section
+    entries = {name: entry for name, entry in entries.items() if is_section(entry)}
     entries = {name: part for first, entry in entries.items() for name, part in _sections_in(first, entry)}
     parts = [entry.get(name, {}) for entry in entries.values() if isinstance(entry, Mapping) for name in _OF_LIBRARY]
     wrong = [thing for thing in [found, *entries.values(), *parts] if not isinstance(thing, Mapping)]
@@ -507,11 +508,11 @@ def libraries(adata: AnnData | MuData) -> dict[str, Any]:
 _OF_LIBRARY = ("images", "scalefactors")
 
 
-def _is_flag(entry: Any) -> bool:
-    """Whether an entry of ``uns["spatial"]`` is no section but stands beside them: a boolean, number or text."""
+def _may_be_section(entry: Any) -> bool:
+    """Whether an entry of ``uns["spatial"]`` is meant as a section if none has its parts: no boolean, number or text."""
     if isinstance(entry, np.ndarray):
-        return entry.ndim == 0
-    return isinstance(entry, bool | np.bool_ | Number | str | NoneType)
+        return entry.ndim > 0
+    return not isinstance(entry, bool | np.bool_ | Number | str | NoneType)
 
 
 def _sections_in(name: str, entry: Any) -> Iterator[tuple[str, Any]]:
@@ -526,6 +527,7 @@ def _sections_in(name: str, entry: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _holds_section(value: Any) -> bool:
+    """Whether a value has images or scale factors, or nests a section that has them."""
     if not isinstance(value, Mapping):
         return False
     return any(part in value for part in _OF_LIBRARY) or any(_holds_section(one) for one in value.values())

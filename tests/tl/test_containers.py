@@ -13,6 +13,7 @@ from spatialdata.transformations import Scale
 from helpers import QUICK, QUIET, as_visium
 from soscope_scverse import SoScope, bench, datasets, im, pp, tl
 from soscope_scverse._containers.mudata import columns_apart
+from soscope_scverse._read import libraries
 
 pytestmark = pytest.mark.filterwarnings("ignore:No image given", "ignore:The index of the dataframe is not monotonic")
 
@@ -31,7 +32,12 @@ def with_flags(section, flags, first=True):
 
 
 @pytest.mark.parametrize(
-    "flags", [{"is_single": np.bool_(True)}, {"is_single": False, "version": "5.1", "n": 1, "a": np.array(3)}]
+    "flags",
+    [
+        {"is_single": np.bool_(True)},
+        {"is_single": False, "version": "5.1", "n": 1, "a": np.array(3)},
+        {"metadata": {"a": 1, "by": {"name": "us"}}, "transform": np.eye(3), "none": {}},
+    ],
 )
 @pytest.mark.parametrize("first", [True, False])
 def test_flags_beside_sections_are_ignored(section, tmp_path, flags, first):
@@ -55,6 +61,15 @@ def test_flags_alone_are_no_sections(section):
     adata.uns["spatial"] = {"is_single": np.bool_(False)}
     found = tl.enhance(adata, image=section.image, **QUICK)
     assert list(found.uns["spatial"]) == ["section"]
+
+
+@pytest.mark.parametrize("beside", [[1, 2], pd.DataFrame({"a": [1]}), np.array(["a", "b"]), {"a": np.zeros(2)}])
+def test_anything_beside_sections_is_ignored(section, beside):
+    adata = with_flags(section, {"beside": beside})
+    assert list(libraries(adata)) == ["slide"]
+    adata.uns["spatial"]["slide"] = {"images": 3}
+    with pytest.raises(TypeError, match="found int instead of one of these"):
+        libraries(adata)
 
 
 @pytest.mark.parametrize("entry", [[1], np.zeros(3), {"images": 3}, {"scalefactors": "a"}])
