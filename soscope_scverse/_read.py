@@ -486,15 +486,17 @@ def array_index(adata: AnnData) -> np.ndarray | None:
 def libraries(adata: AnnData | MuData) -> dict[str, Any]:
     """Return ``uns["spatial"]``, images and scale factors by section; empty if it is not there.
 
-    Flags beside the sections, such as ``is_single`` of CELLxGENE, are ignored; so is everything else beside entries with
-    images or scale factors. A section whose name has a "/" is found under its name where a file has nested it.
+    Flags beside the sections, such as ``is_single`` of CELLxGENE, are ignored; beside entries with images or scale
+    factors, so is everything else. A section whose name has a "/" is found under its name where a file has nested it.
     """
     found = adata.uns.get(keys.SPATIAL, {})
     entries = dict(found) if isinstance(found, Mapping) else {}
     is_section = _holds_section if any(map(_holds_section, entries.values())) else _may_be_section
     entries = {name: entry for name, entry in entries.items() if is_section(entry)}
     entries = {name: part for first, entry in entries.items() for name, part in _sections_in(first, entry)}
-    parts = [entry.get(name, {}) for entry in entries.values() if isinstance(entry, Mapping) for name in _OF_LIBRARY]
+    parts = [
+        entry.get(name, {}) for entry in entries.values() if isinstance(entry, Mapping) for name in PARTS_OF_SECTION
+    ]
     wrong = [thing for thing in [found, *entries.values(), *parts] if not isinstance(thing, Mapping)]
     if wrong:
         msg = (
@@ -505,11 +507,12 @@ def libraries(adata: AnnData | MuData) -> dict[str, Any]:
     return entries
 
 
-_OF_LIBRARY = ("images", "scalefactors")
+PARTS_OF_SECTION = ("images", "scalefactors")
+"""What a section in ``uns["spatial"]`` consists of."""
 
 
 def _may_be_section(entry: Any) -> bool:
-    """Whether an entry of ``uns["spatial"]`` is meant as a section if none has its parts: no boolean, number or text."""
+    """Whether an entry of ``uns["spatial"]`` is meant as a section: it is no boolean, number or text."""
     if isinstance(entry, np.ndarray):
         return entry.ndim > 0
     return not isinstance(entry, bool | np.bool_ | Number | str | NoneType)
@@ -519,8 +522,8 @@ def _sections_in(name: str, entry: Any) -> Iterator[tuple[str, Any]]:
     """Sections of an entry of ``uns["spatial"]``, by their names: files nest what has a "/" in its name."""
     inner = {}
     if isinstance(entry, Mapping):
-        inner = {part: value for part, value in entry.items() if part not in _OF_LIBRARY and _holds_section(value)}
-    if not inner or any(part in entry for part in _OF_LIBRARY):
+        inner = {part: value for part, value in entry.items() if part not in PARTS_OF_SECTION and _holds_section(value)}
+    if not inner or any(part in entry for part in PARTS_OF_SECTION):
         yield name, {part: value for part, value in entry.items() if part not in inner} if inner else entry
     for part, value in inner.items():
         yield from _sections_in(f"{name}/{part}", value)
@@ -530,7 +533,7 @@ def _holds_section(value: Any) -> bool:
     """Whether a value has images or scale factors, or nests a section that has them."""
     if not isinstance(value, Mapping):
         return False
-    return any(part in value for part in _OF_LIBRARY) or any(_holds_section(one) for one in value.values())
+    return any(part in value for part in PARTS_OF_SECTION) or any(_holds_section(one) for one in value.values())
 
 
 def library_entry(adata: AnnData, library_id: str | None = None) -> Mapping[str, Any]:

@@ -115,9 +115,22 @@ def _nested(libraries: Mapping[str, Any]) -> dict[str, Any]:
         *folders, last = name.split("/") if isinstance(name, str) else [name]
         level = tree
         for folder in folders:
-            level = level.setdefault(folder, {})
+            level[folder] = dict(level.get(folder, {}))  # a copy: the entry may be the user's
+            level = level[folder]
         level[last] = {**level.get(last, {}), **entry}
     return tree
+
+
+def _fault_of_section(name: Any, libraries: Mapping[str, Any]) -> str:
+    """Why a file cannot hold the name of a section as levels; empty if it can."""
+    first, *levels = name.split("/") if isinstance(name, str) else [name]
+    if levels and any(level in _NO_NAMES for level in (first, *levels)):
+        return "a name of a section with a level that is no name"
+    for i, level in enumerate(levels):
+        above = "/".join([first, *levels[:i]])
+        if level in read.PARTS_OF_SECTION or level in libraries.get(above, {}):
+            return f"a name of a section that in the file is {level!r} of section {above!r}"
+    return ""
 
 
 def _faults(data: AnnData | MuData, prefix: str, suffix: str) -> Iterator[str]:
@@ -129,7 +142,10 @@ def _faults(data: AnnData | MuData, prefix: str, suffix: str) -> Iterator[str]:
             if key is None:
                 continue  # `X`, in anndata 0.13 and newer
             if slot == "uns" and key == keys.SPATIAL and _has_paths(value):
-                value = _nested(read.libraries(data))
+                libraries = read.libraries(data)
+                faults = {name: fault for name in libraries if (fault := _fault_of_section(name, libraries))}
+                yield from (f"{prefix}uns[{key!r}][{name!r}] ({fault})" for name, fault in faults.items())
+                value = _nested({name: entry for name, entry in libraries.items() if name not in faults})
             yield from _faults_of(f"{prefix}{slot}", key, value, suffix)
 
 

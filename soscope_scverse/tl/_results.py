@@ -8,11 +8,13 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from anndata import AnnData
 from mudata import MuData
 
 from soscope_scverse import _keys as keys
 from soscope_scverse import _read as read
+from soscope_scverse._containers.mudata import spots_of
 from soscope_scverse._storable import check_storable
 from soscope_scverse.model import SoScope
 
@@ -29,6 +31,7 @@ def check_files(chosen: AnnData | MuData, options: Mapping[str, Any]) -> None:
     """
     if options["save_model"] is not None:
         check_storable("save_model", chosen, ".h5mu" if isinstance(chosen, MuData) else ".h5ad")
+        check_result("save_model", spots_of(chosen), options["library_key"], ".h5ad")
     if options["out"] is not None:
         check_result("out", chosen, options["library_key"], Path(options["out"]).suffix)
 
@@ -47,8 +50,11 @@ def check_result(name: str, spots: AnnData, library_key: str | None, suffix: str
     suffix
         Of the file.
     """
+    # a result has an entry for every section
+    names = [] if library_key is None else np.unique(read.sections(spots, library_key)).tolist()
     obs = spots.obs[[] if library_key is None else [library_key]].rename_axis(index=None).astype("category")
-    check_storable(name, AnnData(obs=obs, var=spots.var, uns={keys.SPATIAL: read.libraries(spots)}), suffix)
+    libraries = {**{name: {part: {} for part in read.PARTS_OF_SECTION} for name in names}, **read.libraries(spots)}
+    check_storable(name, AnnData(obs=obs, var=spots.var, uns={keys.SPATIAL: libraries}), suffix)
 
 
 def save(model: SoScope, path: str | PathLike) -> None:

@@ -196,6 +196,33 @@ def test_sections_come_back_under_their_names(slides, tmp_path, suffix):
     np.testing.assert_array_equal(again.X, expected.X)
 
 
+SECTIONS = {  # that files would lose
+    "no name": (["", "B"], r"\[''\] \(a key that is a path"),
+    "a dot": ([".", "B"], r"\['\.'\] \(a key that is a path"),
+    "a slash at the end": (["A/", "B"], r"\['A/'\] \(a name of a section with a level that is no name"),
+    "the folder above": (["A/../B", "B"], r"\['A/\.\./B'\] \(a name of a section with a level that is no name"),
+    "images of another": (["A", "A/images"], r"\['A/images'\] .* 'images' of section 'A'"),
+    "images of none": (["B", "A/images/C"], r"\['A/images/C'\] .* 'images' of section 'A'"),
+    "notes of another": (["A/B", "A/B/metadata"], r"\['A/B/metadata'\] .* 'metadata' of section 'A/B'"),
+}
+
+
+@pytest.mark.parametrize("case", SECTIONS)
+@pytest.mark.parametrize("options", [{"out": "a.h5ad"}, {"out": "a.zarr"}, {"save_model": "model"}])
+def test_names_of_sections_that_files_lose_are_found_before_the_training(slides, tmp_path, untrained, case, options):
+    names, message = SECTIONS[case]
+    slides.obs["slide"] = np.repeat(names, slides.n_obs // 2)
+    libraries = dict(zip(names, slides.uns["spatial"].values(), strict=True))
+    options = {name: tmp_path / value for name, value in options.items()}
+    needs_entry = case == "notes of another"
+    for slides.uns["spatial"] in [libraries] if needs_entry else [libraries, {}]:
+        with pytest.raises(ValueError, match=rf"`{next(iter(options))}`, found uns\['spatial'\]{message}"):
+            tl.enhance(slides, library_key="slide", **options, **QUICK)
+    assert list(tmp_path.iterdir()) == []
+    assert [set(entry) for entry in libraries.values()] == [{"images", "scalefactors", "metadata"}] * 2
+    assert [set(entry["images"]) for entry in libraries.values()] == [{"hires"}] * 2
+
+
 def test_sections_that_others_nested_are_found(slides, tmp_path):
     slides.write_h5ad(tmp_path / "a.h5ad")  # anndata itself, with a warning
     nested = ad.read_h5ad(tmp_path / "a.h5ad")
