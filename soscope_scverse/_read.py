@@ -399,6 +399,12 @@ def areas(adata: AnnData, exposure: np.ndarray) -> np.ndarray:
         If measured shares or areas do not fit the exposures.
     """
     if keys.MEASURED not in adata.obsm:
+        if adata.uns.get(keys.SUBSPOTS, {}).get("capture") is not None:
+            msg = (
+                f"Expected `adata.obsm['{keys.MEASURED}']` beside subspots with a capture area, found only "
+                f"{sorted(adata.obsm)}. Call `pp.subspots(adata)` again."
+            )
+            raise ValueError(msg)
         return exposure
     there = np.isfinite(np.asarray(adata.obsm[keys.SUBSPOTS], dtype=float)[..., 0])
     measured = np.where(there, _like(adata, keys.MEASURED, exposure), 0)
@@ -425,7 +431,8 @@ def _like(adata: AnnData, key: str, exposure: np.ndarray) -> np.ndarray:
     if values.shape != exposure.shape or not (values[there] >= 0).all() or np.isinf(values[there]).any():
         msg = (
             f"Expected `adata.obsm[{key!r}]` to be finite, non-negative and n_spots x n_subspots = {exposure.shape}, "
-            f"found shape {values.shape}. Call `pp.subspots(adata)` again."
+            f"found shape {values.shape} and {(~(values >= 0)).sum()} values that are negative or NaN. Call "
+            "`pp.subspots(adata)` again."
         )
         raise ValueError(msg)
     return values

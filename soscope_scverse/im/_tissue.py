@@ -28,6 +28,8 @@ _DARK, _BRIGHT = 80, 200
 value in its median and the brighter half below the second. Medians of the darker half are 158 and more in H&E and 97
 under 60 % of the light, at most 54 in simulated fluorescence; where a stained section has a black margin, the brighter
 half is at 228 and more."""
+_LEAST_CAPTURED = 0.1
+"""Share of what a spot captured that has to lie on tissue where spots have gaps: the gap is scaled to it."""
 _MASK_RULES: Rules = {"size": POSITIVE_INTEGER}
 _SUBSPOT_RULES: Rules = {"image_scale": POSITIVE.or_(None)}
 
@@ -136,7 +138,7 @@ def mask_subspots(
 ) -> AnnData | None:
     """Exclude the subspots off the tissue, and assign their share of the spot to those on it.
 
-    To be called after ``pp.subspots`` and before :func:`features`. A spot without any subspot on tissue keeps all.
+    To be called after ``pp.subspots`` and before :func:`features`. A spot that captured no tissue keeps all.
     The image must show some glass: without it the threshold separates dark from pale tissue.
 
     Parameters
@@ -177,13 +179,14 @@ def mask_subspots(
         )
         raise ValueError(msg)
     exposure = read.exposures(adata)
-    valid = read.areas(adata, exposure) > 0
+    area = read.areas(adata, exposure)
+    valid, least = area > 0, 0 if area is exposure else _LEAST_CAPTURED
     subspots = np.asarray(adata.obsm[keys.SUBSPOTS], dtype=float)
     kept = np.zeros(exposure.shape, dtype=bool)
     for section in open_sections(spots, image, image_scale):
         kept[section.rows] = _on_tissue(section.source, subspots[section.rows])
     kept &= valid
-    bare = np.logical_not((kept & (exposure > 0)).any(axis=1))
+    bare = np.where(kept, exposure, 0).sum(axis=1) <= least
     if bare.any():
         warnings.warn(
             f"{bare.sum()} of {adata.n_obs} spots have no subspot on tissue (first: {adata.obs_names[bare][0]!r}); "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -23,6 +24,7 @@ VISIUM_PITCH = 100.0
 """Centre-to-centre distance of the spots of Visium in micrometres (10x Genomics)."""
 # the diameters that Space Ranger writes, over the pitch, and how much they vary: 14 public folders differ by 1e-4
 _SPACE_RANGER, _VARIATION = (0.65, 0.7, 0.6), 0.005
+_LEAST = 0.02  # of the lattice cell: spots of known platforms capture 20 % and more
 _TILES = 0.95  # spots whose diameter is this share of the pitch have no gaps: bins, merged spots
 
 
@@ -82,7 +84,10 @@ def capture_areas(
     capture, shape
         See :func:`~soscope_scverse.pp.subspots`.
     """
-    found = _recognised(spots, lattices) if capture == "auto" else dict.fromkeys(lattices, capture)
+    if capture == "auto":
+        found, shape = _recognised(spots, lattices), "circle"
+    else:
+        found = dict.fromkeys(lattices, capture)
     sides = {section: along(lattice) for section, lattice in lattices.items()}
     return {
         section: None if diameter is None else CaptureArea(float(diameter), shape, sides[section])
@@ -113,6 +118,18 @@ def _recognised(spots: Spots, lattices: Mapping[str, Lattice | None]) -> dict[st
     if unknown is not None:
         _ask(*unknown)
     return found
+
+
+def warn_small(share: float, area: CaptureArea, pitch: float) -> None:
+    """Warn if spots captured next to nothing of their lattice cells, which is what a wrong unit looks like."""
+    if share < _LEAST:
+        warnings.warn(
+            f"A capture area of diameter {area.diameter:.4g} is {share:.2g} of the lattice cell (pitch {pitch:.4g}, in "
+            "the unit of the positions): nearly all of the result is predicted. Check the unit of `capture`; that of "
+            f"Visium is {_VISIUM * pitch:.4g}.",
+            UserWarning,
+            stacklevel=6,
+        )
 
 
 def is_space_ranger(lattice: Lattice, diameter: float) -> bool:

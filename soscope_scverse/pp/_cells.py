@@ -75,7 +75,7 @@ def partition_into_cells(
     assigned = _Assigned(
         holder[row], _amounts(table, exposure)[row], _captured(spots, table, outlines(cells), holder, areas)[row]
     )
-    _warn_unassigned(spots, table, assigned.captured_nothing(spots.n), holder < 0, pitch)
+    _warn_unassigned(spots, table, assigned, holder < 0, pitch)
     partition = assigned.partition(spots, table.iloc[row], by_area=exposure == "area")
     n_cells = np.bincount(assigned.spot, minlength=spots.n)
     partition.info.update(
@@ -251,12 +251,19 @@ def _captured(
     return captured
 
 
-def _warn_unassigned(spots: Spots, table: pd.DataFrame, empty: np.ndarray, outside: np.ndarray, pitch: float) -> None:
+def _warn_unassigned(spots: Spots, table: pd.DataFrame, assigned: _Assigned, outside: np.ndarray, pitch: float) -> None:
     adata, found = spots.adata, []
+    empty = np.bincount(assigned.spot, minlength=spots.n) == 0
+    in_gap = assigned.captured_nothing(spots.n) & ~empty
     if empty.any():
         found.append(
             f"{empty.sum()} of {adata.n_obs} spots hold no cell (first: {adata.obs_names[empty][0]!r}); they are used "
             "in training, but have no rows in the result"
+        )
+    if in_gap.any():
+        found.append(
+            f"{in_gap.sum()} of {adata.n_obs} spots captured no cell (first: {adata.obs_names[in_gap][0]!r}); the "
+            "cells in their gaps are predicted"
         )
     if outside.any():
         found.append(

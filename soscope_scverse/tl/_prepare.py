@@ -160,13 +160,26 @@ def _partition(spots: Spots, options: Mapping[str, Any]) -> None:
     found = np.shape(adata.obsm[keys.SUBSPOTS])[1]
     asked = "" if n_subspots in ("auto", found) else f"n_subspots={n_subspots}"
     asked = asked or ("a partition into cells" if cells is not None else "")
-    asked = asked or ("" if capture["capture"] in ("auto", None) else f"capture={capture['capture']}")
+    info = read.record(adata, keys.SUBSPOTS)
+    asked = asked or _asked_capture(info, **capture)
     if asked:
         msg = (
-            f"Asked for {asked}, but `adata.obsm['{keys.SUBSPOTS}']` holds {found} subspots per spot. "
-            "Delete that slot and the image features, or omit this argument."
+            f"Asked for {asked}, but `adata.obsm['{keys.SUBSPOTS}']` holds {found} subspots per spot "
+            f"(capture={info.get('capture')}). Delete that slot and the image features, or "
+            "omit this argument."
         )
         raise ValueError(msg)
+
+
+def _asked_capture(info: Mapping[str, Any], capture: float | str | None, capture_shape: str) -> str:
+    """What was asked of the capture area that subspots with this record do not have, in words."""
+    there, shape = info.get("capture"), info.get("capture_shape", "circle")
+    if capture == "auto":
+        return ""
+    if capture is None:
+        return "" if there is None else "capture=None"
+    same = there is not None and np.isclose(there, float(capture)) and shape == capture_shape
+    return "" if same else f"capture={capture}, capture_shape={capture_shape!r}"
 
 
 def _embed_thumbnail(adata: AnnData, section: SectionImage) -> None:

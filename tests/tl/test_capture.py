@@ -84,6 +84,41 @@ def test_subspots_that_are_there_have_their_capture_area(section):
         tl.enhance(adata, image=section.image, capture=12.0, **QUICK)
 
 
+def test_a_capture_area_that_is_there_may_be_asked_for_again(section):
+    adata = section.adata.copy()
+    pp.subspots(adata, capture=DIAMETER)
+    asked = tl.enhance(adata, image=section.image, capture=DIAMETER, **QUICK)
+    np.testing.assert_array_equal(asked.X, tl.enhance(adata, image=section.image, **QUICK).X)
+    for options in ({"capture": None}, {"capture": DIAMETER, "capture_shape": "square"}):
+        with pytest.raises(ValueError, match=r"Asked for capture.*capture=19\.8"):
+            tl.enhance(adata, image=section.image, **options, **QUICK)
+
+
+def test_a_capture_area_needs_its_measured_shares(section):
+    adata = section.adata.copy()
+    pp.subspots(adata)
+    del adata.obsm["subspot_measured"]
+    with pytest.raises(ValueError, match=r"subspot_measured.*pp\.subspots"):
+        tl.enhance(adata, image=section.image, **QUICK)
+
+
+def test_a_capture_area_in_another_unit_is_noticed(section):
+    with pytest.warns(UserWarning, match=r"Check the unit of `capture`; that of Visium is 19\.8"):
+        pp.subspots(section.adata, capture=0.055, copy=True)
+
+
+def test_a_sliver_of_a_spot_on_tissue_does_not_stand_for_its_gap(section):
+    """Glass over the middle of every spot: what is left of the capture area would be scaled 300-fold."""
+    adata, image = section.adata.copy(), np.full_like(section.image, 250)
+    y, x = np.mgrid[: image.shape[0], : image.shape[1]]
+    distance = np.min([np.hypot(x - a, y - b) for a, b in adata.obsm["spatial"]], axis=0)
+    image[distance > 12] = section.image[distance > 12] // 2
+    pp.subspots(adata, 19)
+    with pytest.warns(UserWarning, match="have no subspot on tissue"):
+        im.mask_subspots(adata, image)
+    np.testing.assert_allclose(adata.obsm["subspot_exposure"].max(axis=1), 0.19, atol=0.01)
+
+
 @pytest.mark.parametrize(
     "broken", [lambda m: m[:, :3], lambda m: -m, lambda m: 2 * m, lambda m: 0 * m], ids=["shape", "sign", "2", "0"]
 )
