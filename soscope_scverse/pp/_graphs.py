@@ -247,7 +247,7 @@ def _pairs(
     """Pairs i < j of rows of one section that edges join, n_pairs x 2."""
     if n_neighbors is not None:
         return _nearest_spots(xy, n_neighbors)
-    lattice = lattice_or_none(xy, array)
+    lattice = lattice_or_none(xy, array, whole=False)
     if radius is not None:
         pitch = nearest_distance(xy) if lattice is None else lattice.pitch
         return cKDTree(xy).query_pairs(radius * pitch * _ROUNDING, output_type="ndarray")

@@ -58,7 +58,11 @@ class Lattice:
 
 
 def find_lattice(
-    xy: np.ndarray, array: np.ndarray | None = None, kind: Literal["auto", "square", "hex"] = "auto"
+    xy: np.ndarray,
+    array: np.ndarray | None = None,
+    kind: Literal["auto", "square", "hex"] = "auto",
+    *,
+    whole: bool = True,
 ) -> Lattice:
     """Find the lattice of the spots at `xy`.
 
@@ -75,6 +79,8 @@ def find_lattice(
         ignored otherwise.
     kind
         Force the kind instead of taking it from the angle of the basis.
+    whole
+        Whether to return the lattice of the array where rows of spots are missing, or the one that leads to neighbours.
 
     Raises
     ------
@@ -82,7 +88,7 @@ def find_lattice(
         If no two steps are shared by at least 15 % of the spots and lead from spot to spot.
     """
     steps = None if array is None else _steps_by_index(xy, array)
-    found = _by_clustering(xy) if array is None or steps is None else _by_index(xy, array, *steps)
+    found = _by_clustering(xy) if array is None or steps is None else _by_index(xy, array, *steps, whole=whole)
     if found is None:
         msg = (
             f"The {len(xy)} spots do not lie on a square or hexagonal lattice: no two steps between neighbours are "
@@ -100,10 +106,10 @@ def is_one_array(xy: np.ndarray, array: np.ndarray | None) -> bool:
     return _steps_by_index(xy, array) is not None
 
 
-def lattice_or_none(xy: np.ndarray, array: np.ndarray | None) -> Lattice | None:
+def lattice_or_none(xy: np.ndarray, array: np.ndarray | None, *, whole: bool = True) -> Lattice | None:
     """Return the lattice, or None where there is none."""
     try:
-        return find_lattice(xy, array)
+        return find_lattice(xy, array, whole=whole)
     except ValueError:
         return None
 
@@ -142,7 +148,7 @@ def _near_steps(xy: np.ndarray, rows: np.ndarray, n_neighbors: int = _N_NEIGHBOR
 
 
 def _by_index(
-    xy: np.ndarray, array: np.ndarray, pixel: np.ndarray, index: np.ndarray
+    xy: np.ndarray, array: np.ndarray, pixel: np.ndarray, index: np.ndarray, *, whole: bool
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Reduced basis in pixels and in indices, from neighbour steps in both; None where several are possible.
 
@@ -154,7 +160,7 @@ def _by_index(
         basis, key = _reduce(pixel[pair], index[pair])
         is_subset = abs(np.linalg.det(key)) > _FULL_ARRAY + 0.5
         if not (is_subset and len(xy) < _FEWEST) and _held_share(array, key) >= _HELD_SHARE:
-            return _with_missing_rows(array, basis, key)
+            return _with_missing_rows(array, basis, key) if whole else (basis, key)
     return _by_differences(xy, array)
 
 

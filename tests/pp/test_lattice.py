@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from lattices import CONVENTIONS, KIND, LATTICES, PITCH, divided, hexagonal, rotation, square
+from lattices import CONVENTIONS, KIND, LATTICES, PITCH, divided, hexagonal, rotation, spots, square
+from soscope_scverse import pp
 from soscope_scverse.pp._lattice import find_lattice, lattice_or_none
 
 
@@ -94,6 +95,8 @@ def test_missing_rows_or_columns_do_not_change_the_lattice_of_the_array(name, ev
     found = find_lattice(xy[kept] @ rotation(15), CONVENTIONS[convention](array)[kept])
     assert is_right(found, name)
     assert np.linalg.norm(found.basis, axis=1) == pytest.approx(PITCH)
+    graph = pp.spot_graph(spots(xy[kept], array[kept]), copy=True).obsp["spot_graph"]
+    assert (graph.getnnz(axis=1) >= 2).all()  # to the next spots that are there
 
 
 @pytest.mark.parametrize("every", [2, 3])
