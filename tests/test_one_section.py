@@ -102,6 +102,31 @@ def test_single_lattices_are_not_several(name, jitter):
     assert not holds_several(np.vstack([xy, xy + np.array([40, 0.3]) * PITCH]))  # two pieces
 
 
+@pytest.mark.parametrize("step", [2, 3, 5, 7])
+@pytest.mark.parametrize("name", LATTICES)
+def test_some_spots_of_an_array_are_one_section(name, step):
+    """Every n-th spot of rows is several lattices by positions alone; array indices show that it is one."""
+    xy, array = LATTICES[name](20, 20)
+    part = spots(xy[::step] @ rotation(7), array[::step])
+    for function in (pp.subspots, pp.spot_graph):
+        function(part)
+    assert part.uns["subspots"]["pitch"] == pytest.approx(PITCH)
+    order = np.random.default_rng(0).permutation(part.n_obs)
+    part.obs[["array_col", "array_row"]] = part.obs[["array_col", "array_row"]].to_numpy()[order]
+    if holds_several(part.obsm["spatial"]):  # of indices that explain nothing the positions decide
+        with pytest.raises(ValueError, match=r"several lattices.*array_row"):
+            pp.subspots(part)
+
+
+def test_partitioned_spots_need_no_lattice():
+    xy, _ = hexagonal(20, 20)
+    part = spots(xy[::2])
+    with pytest.raises(ValueError, match="several lattices"):
+        pp.spot_graph(part)
+    pp.subspots(part, positions=part.obsm["spatial"][:, None] + np.array([[-1.0, 0], [1, 0]]))
+    pp.spot_graph(part)
+
+
 def test_cells_and_names_of_rows_and_columns_are_no_sections():
     rng = np.random.default_rng(0)
     assert not holds_several(rng.random((2000, 2)))

@@ -31,7 +31,7 @@ from soscope_scverse._validators import (
     check_text,
 )
 from soscope_scverse.pp._lattice import Lattice, lattice_or_none
-from soscope_scverse.pp._several import check_single_lattices
+from soscope_scverse.pp._several import check_single_lattices, is_partitioned
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -115,6 +115,8 @@ def spot_graph(
     profiles = _profiles(adata, layer)
     for x in profiles:
         check_finite(x)
+    if not is_partitioned(spots):
+        check_single_lattices(spots)
     graph = weighted_graph(spots, profiles, n_neighbors=n_neighbors, n_rings=n_rings, radius=radius, strength=strength)
     adata = writable(adata, copy=copy)
     adata.obsp[key_added] = graph
@@ -131,7 +133,6 @@ def weighted_graph(
     strength: float = 2.0,
 ) -> csr_matrix:
     """Symmetric n_spots x n_spots float32 weights; `profiles` by modality, other arguments as in :func:`spot_graph`."""
-    check_single_lattices(spots)
     blocks, weights = [], []
     for rows in spots.rows.values():
         pairs = _pairs(*spots.lattice_of(rows), n_neighbors, n_rings, radius)
@@ -246,7 +247,7 @@ def _pairs(
     """Pairs i < j of rows of one section that edges join, n_pairs x 2."""
     if n_neighbors is not None:
         return _nearest_spots(xy, n_neighbors)
-    lattice = lattice_or_none(xy, array)
+    lattice = lattice_or_none(xy, array, whole=False)
     if radius is not None:
         pitch = nearest_distance(xy) if lattice is None else lattice.pitch
         return cKDTree(xy).query_pairs(radius * pitch * _ROUNDING, output_type="ndarray")

@@ -21,6 +21,10 @@ _ON_SHARE = 0.6  # share of the steps that end on the lattice: 86 % at 0.09 pitc
 _HELD_SHARE = 0.9  # share of the spots that one lattice holds by their array indices, but for indices that are wrong
 _FEWEST = 8  # spots whose indices have an even sum, or leave out rows, by chance in fewer than 1 of 100 sections
 _LINE = 0.01  # area that the steps of the array enclose, relative to their squares: 0.5 if square, below that a line
+_MOST_STRETCHED = 1.35  # ratio of the reduced steps: arrays reach 1.2, hexagonal ones without every second row 1.7
+_MOST_MISSING = 12  # points of the array for each spot; with indices in micrometres thousands
+_SAME_SHAPE = 0.1  # difference of cosines and ratios of lengths; a hexagonal lattice differs by 0.5 from a square one
+_STAGGERED = np.array([[2, 0], [1, 1]])  # shortest steps of an array whose every second row is shifted, as of Visium
 _FULL_ARRAY = 2  # index cells for each spot: 1 if numbered row by row, 2 if every second row is staggered
 
 
@@ -47,9 +51,18 @@ class Lattice:
         """Centre-to-centre distance in pixels (mean over the lattice directions)."""
         return float(np.linalg.norm(self.basis, axis=1).mean())
 
+    @property
+    def is_elongated(self) -> bool:
+        """Whether one step is far longer than the other, as where rows or columns of spots are missing."""
+        return _elongation(_reduce(self.basis, np.eye(2))[0]) > _MOST_STRETCHED
+
 
 def find_lattice(
-    xy: np.ndarray, array: np.ndarray | None = None, kind: Literal["auto", "square", "hex"] = "auto"
+    xy: np.ndarray,
+    array: np.ndarray | None = None,
+    kind: Literal["auto", "square", "hex"] = "auto",
+    *,
+    whole: bool = True,
 ) -> Lattice:
     """Find the lattice of the spots at `xy`.
 
@@ -66,6 +79,8 @@ def find_lattice(
         ignored otherwise.
     kind
         Force the kind instead of taking it from the angle of the basis.
+    whole
+        Whether to return the lattice of the array where rows of spots are missing, or the one that leads to neighbours.
 
     Raises
     ------
@@ -73,7 +88,7 @@ def find_lattice(
         If no two steps are shared by at least 15 % of the spots and lead from spot to spot.
     """
     steps = None if array is None else _steps_by_index(xy, array)
-    found = _by_clustering(xy) if array is None or steps is None else _by_index(xy, array, *steps)
+    found = _by_clustering(xy) if array is None or steps is None else _by_index(xy, array, *steps, whole=whole)
     if found is None:
         msg = (
             f"The {len(xy)} spots do not lie on a square or hexagonal lattice: no two steps between neighbours are "
@@ -84,10 +99,17 @@ def find_lattice(
     return _orient(*found, kind, has_index=steps is not None)
 
 
-def lattice_or_none(xy: np.ndarray, array: np.ndarray | None) -> Lattice | None:
+def is_one_array(xy: np.ndarray, array: np.ndarray | None) -> bool:
+    """Whether all spots lie where one array with their indices has them, each index once."""
+    if array is None or len(np.unique(array, axis=0)) < len(array):
+        return False
+    return _steps_by_index(xy, array) is not None
+
+
+def lattice_or_none(xy: np.ndarray, array: np.ndarray | None, *, whole: bool = True) -> Lattice | None:
     """Return the lattice, or None where there is none."""
     try:
-        return find_lattice(xy, array)
+        return find_lattice(xy, array, whole=whole)
     except ValueError:
         return None
 
@@ -126,7 +148,7 @@ def _near_steps(xy: np.ndarray, rows: np.ndarray, n_neighbors: int = _N_NEIGHBOR
 
 
 def _by_index(
-    xy: np.ndarray, array: np.ndarray, pixel: np.ndarray, index: np.ndarray
+    xy: np.ndarray, array: np.ndarray, pixel: np.ndarray, index: np.ndarray, *, whole: bool
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Reduced basis in pixels and in indices, from neighbour steps in both; None where several are possible.
 
@@ -138,8 +160,45 @@ def _by_index(
         basis, key = _reduce(pixel[pair], index[pair])
         is_subset = abs(np.linalg.det(key)) > _FULL_ARRAY + 0.5
         if not (is_subset and len(xy) < _FEWEST) and _held_share(array, key) >= _HELD_SHARE:
-            return basis, key
+            return _with_missing_rows(array, basis, key) if whole else (basis, key)
     return _by_differences(xy, array)
+
+
+def _with_missing_rows(array: np.ndarray, basis: np.ndarray, key: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Reduced basis of the array where the spots, of which rows or columns are missing, have one of another shape.
+
+    Every second row and column of a square array has its shape and is an array of its own. So are spots whose indices
+    are in a finer unit, of which nearly all would be missing.
+    """
+    affine = np.linalg.inv(key) @ basis
+    units = [np.eye(2, dtype=int)]
+    if _most_frequent_share(array.sum(axis=1) % 2) >= _HELD_SHARE:
+        # on a quincunx both are compact: without a spot in an odd column it is a square array
+        units.insert(int(_most_frequent_share(array[:, 0] % 2) >= _HELD_SHARE), _STAGGERED)
+    for unit in units:
+        whole = _reduce(unit @ affine, unit)
+        if _elongation(whole[0]) <= _MOST_STRETCHED:
+            n_missing = abs(np.linalg.det(key) / np.linalg.det(unit))
+            return whole if 1.5 < n_missing <= _MOST_MISSING and not _is_similar(basis, whole[0]) else (basis, key)
+    return basis, key
+
+
+def _is_similar(basis: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two reduced bases have the same angle and ratio of lengths."""
+    cosine = [abs(pair[0] @ pair[1]) / np.linalg.norm(pair, axis=1).prod() for pair in (basis, other)]
+    same_angle = abs(cosine[0] - cosine[1]) <= _SAME_SHAPE
+    return bool(same_angle and abs(_elongation(basis) / _elongation(other) - 1) <= _SAME_SHAPE)
+
+
+def _most_frequent_share(values: np.ndarray) -> float:
+    """Share of the most frequent value."""
+    return float(np.unique(values, return_counts=True)[1].max() / len(values))
+
+
+def _elongation(basis: np.ndarray) -> float:
+    """Ratio of the lengths of two steps, at least 1."""
+    length = np.linalg.norm(basis, axis=1)
+    return float(length.max() / length.min())
 
 
 def _held_share(array: np.ndarray, key: np.ndarray) -> float:

@@ -9,10 +9,19 @@ import numpy as np
 import pandas as pd
 from scipy.spatial import cKDTree
 
+from soscope_scverse import _keys as keys
 from soscope_scverse._arrays import spread
 from soscope_scverse._one_section import advice_on_sections, separating_columns
 from soscope_scverse._read import Spots
-from soscope_scverse.pp._lattice import LOW_SUPPORT, Lattice, find_lattice, lattice_or_none, n_sampled, shared_steps
+from soscope_scverse.pp._lattice import (
+    LOW_SUPPORT,
+    Lattice,
+    find_lattice,
+    is_one_array,
+    lattice_or_none,
+    n_sampled,
+    shared_steps,
+)
 
 _N_NEIGHBORS = 36  # three times as many as of one lattice: up to three sections in one frame
 _COMMON = 0.8  # share of the most frequent step from which a step is one of every section
@@ -32,7 +41,8 @@ def section_lattices(spots: Spots, kind: Literal["auto", "square", "hex"]) -> di
     Raises
     ------
     ValueError
-        If a section has none or several; the message names it, and what to do.
+        If a section has none or several, or one that is elongated since rows of spots may be missing; the message
+        names it, and what to do.
     """
     check_single_lattices(spots)
     found = {}
@@ -41,18 +51,39 @@ def section_lattices(spots: Spots, kind: Literal["auto", "square", "hex"]) -> di
             found[name] = find_lattice(*spots.lattice_of(rows), kind)
         except ValueError as error:
             raise ValueError(f"{error}{_what_to_do(spots, name)}") from None
+        if kind == "auto" and found[name].array_steps is None and found[name].is_elongated:
+            raise ValueError(_of_missing_rows(found[name], spots.where(name)))
     return found
+
+
+def _of_missing_rows(lattice: Lattice, where: str) -> str:
+    """Message on a lattice of which rows or columns may be missing, so that parts of its cells have a wrong shape."""
+    steps = " and ".join(f"{length:.4g}" for length in np.linalg.norm(lattice.basis, axis=1))
+    return (
+        f"Expected spots on a square or hexagonal lattice {where}, found steps of {steps} between neighbours: rows or "
+        "columns of spots may be missing. Add their array indices (`array_row` and `array_col` in `adata.obs`), "
+        "or pass the partition to `pp.subspots` with `positions=` (n_spots x n_subspots x 2). Spots that are as long "
+        "and wide as these steps need `pp.subspots(geometry='square')`."
+    )
 
 
 def check_single_lattices(spots: Spots) -> None:
     """Raise a ValueError if spots of one section lie on several lattices, one over the other."""
     for name, rows in spots.rows.items():
         xy = spots.positions[rows]
-        if holds_several(xy):
+        if holds_several(xy) and not is_one_array(*spots.lattice_of(rows)):
             columns = separating_columns(spots.adata.obs.iloc[rows], partial(_separates, xy))
             advice = advice_on_sections(columns)
             msg = f"Expected one section {spots.where(name)}, found several lattices, one over the other. {advice}"
+            msg += (
+                " Spots of one section, of which others are missing, need unique `array_row` and `array_col` instead."
+            )
             raise ValueError(msg)
+
+
+def is_partitioned(spots: Spots) -> bool:
+    """Whether spots have subspots, so that they need no lattice; tables joined afterwards have no record of them."""
+    return keys.SUBSPOTS in spots.adata.obsm and keys.SUBSPOTS in spots.adata.uns
 
 
 def _separates(xy: np.ndarray, label: pd.Series) -> bool:

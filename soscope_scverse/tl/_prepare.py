@@ -32,6 +32,7 @@ from soscope_scverse.module.likelihoods import LIKELIHOODS, count_likelihoods
 from soscope_scverse.pp._genes import rank_genes, warn_feature_types
 from soscope_scverse.pp._geometry import partition_spots, write_partition
 from soscope_scverse.pp._graphs import weighted_graph
+from soscope_scverse.pp._several import check_single_lattices, is_partitioned
 from soscope_scverse.tl._images import needs_image_features, open_images, with_mean_features
 
 logger = logging.getLogger(__name__)
@@ -116,8 +117,11 @@ def prepare(
         if describes:
             check_inside(images, read.subspots(adata) if keys.SUBSPOTS in adata.obsm else None)
             _check_alignment(data, images, options)
+        was_partitioned = is_partitioned(spots)
         _partition(spots, options)
         if keys.SPOT_GRAPH not in adata.obsp:
+            if not was_partitioned:
+                check_single_lattices(spots)
             adata.obsp[keys.SPOT_GRAPH] = weighted_graph(spots, profiles)
         if describes or not needs_image(encoder):
             name = encoder if isinstance(encoder, str) else type(encoder).__name__

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from lattices import KIND, LATTICES, PITCH, divided, hexagonal, rotation, square
+from lattices import CONVENTIONS, KIND, LATTICES, PITCH, divided, hexagonal, rotation, spots, square
+from soscope_scverse import pp
 from soscope_scverse.pp._lattice import find_lattice, lattice_or_none
 
 
@@ -78,3 +79,45 @@ def test_every_second_row_and_column_is_a_lattice_of_its_own():
     xy, array = square(10, 10)
     kept = (array % 2 == 0).all(axis=1)
     assert divided(xy[kept], array[kept]).uns["subspots"]["pitch"] == pytest.approx(2 * PITCH)
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS)
+@pytest.mark.parametrize(
+    ("name", "every", "axis"),
+    [  # every third column of a hexagonal array is a hexagonal lattice of its own
+        *(("square", every, axis) for every in (2, 3, 4) for axis in (0, 1)),
+        *(("hex", every, axis) for every, axis in ((2, 0), (2, 1), (3, 1), (4, 0), (4, 1))),
+    ],
+)
+def test_missing_rows_or_columns_do_not_change_the_lattice_of_the_array(name, every, axis, convention):
+    xy, array = LATTICES[name](16, 14)
+    kept = array[:, axis] % every == 0
+    found = find_lattice(xy[kept] @ rotation(15), CONVENTIONS[convention](array)[kept])
+    assert is_right(found, name)
+    assert np.linalg.norm(found.basis, axis=1) == pytest.approx(PITCH)
+    graph = pp.spot_graph(spots(xy[kept], array[kept]), copy=True).obsp["spot_graph"]
+    assert (graph.getnnz(axis=1) >= 2).all()  # to the next spots that are there
+
+
+@pytest.mark.parametrize("every", [2, 3])
+@pytest.mark.parametrize("name", ["square", "hex"])
+def test_elongated_lattices_without_array_indices_are_refused(name, every):
+    xy, array = LATTICES[name](16, 14)
+    xy = xy[array[:, 1] % every == 0] @ rotation(15)
+    with pytest.raises(ValueError, match=r"rows or columns of spots may be missing.*array_row.*positions="):
+        divided(xy)
+    assert divided(xy, geometry="square").n_obs == len(xy)
+    assert divided(xy, positions=xy[:, None] + np.array([[-1.0, 0], [1, 0]])).n_obs == len(xy)
+
+
+@pytest.mark.parametrize("name", LATTICES)
+def test_stretched_lattices_are_accepted(name):
+    for degrees in (0, 20, 45, 90):
+        turned = LATTICES[name](12, 12)[0] @ rotation(degrees)
+        assert divided(turned * [1.2, 1]).uns["subspots"]["geometry"] == KIND[name]
+
+
+def test_indices_in_micrometres_are_no_array_with_missing_rows():
+    xy, array = hexagonal(12, 12)
+    found = find_lattice(xy, array * [50, 87])
+    assert is_right(found, "hex")
