@@ -121,7 +121,7 @@ class Tiles:
             "edge_weight": _float(graph.data),
             "edge_density": torch.tensor(self.edge_density),
             "own": torch.as_tensor(row[own]),
-            "valid": torch.as_tensor(np.flatnonzero(section.is_subspot[own])),
+            "valid": torch.as_tensor(np.flatnonzero(section.area[own] > 0)),
             **self._subspots(own, row),
         }
         if section.batches is not None:

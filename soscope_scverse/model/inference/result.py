@@ -149,7 +149,7 @@ def fill_samples(array: Any, sampler: Sampler, batch_size: int, processes: Proce
         array[rows] = values
 
     def block(spots: np.ndarray) -> Tensor:
-        return sampler.sample(spots)[:, torch.as_tensor(sampler.tiles.section.is_subspot[spots])]
+        return sampler.sample(spots)[:, torch.as_tensor(sampler.tiles.section.area[spots] > 0)]
 
     _in_blocks(sampler.tiles, batch_size, sampler.n_samples, block, write, processes)
 
@@ -161,7 +161,7 @@ def _decoded(sampler: Sampler, spots: np.ndarray) -> Tensor:
         samples = sampler.sample(spots)
         values += [samples.std(dim=0, correction=0), *(samples.quantile(q, dim=0) for q in _QUANTILES.values())]
         values += [samples[0]] if sampler.samples_counts else []
-    valid = torch.as_tensor(sampler.tiles.section.is_subspot[spots])
+    valid = torch.as_tensor(sampler.tiles.section.area[spots] > 0)
     return torch.stack([value[valid] for value in values])
 
 
