@@ -424,14 +424,16 @@ class JointLikelihood(Likelihood):
 
     def parameters(self, effect: Tensor, start: Start, exposure: Tensor) -> Subspots:
         starts = map(Start, *map(self._split, start))
-        return self._joined(self._each("parameters", self._split(effect), starts, [exposure] * len(self.parts)))
+        return self._joined_subspots(
+            self._each("parameters", self._split(effect), starts, [exposure] * len(self.parts))
+        )
 
     def with_measured(self, subspots: Subspots, measured: Tensor) -> Subspots:
         parts = self._each("with_measured", self._split_subspots(subspots), [measured] * len(self.parts))
-        return self._joined(parts)
+        return self._joined_subspots(parts)
 
     def portion(self, subspots: Subspots, share: Tensor) -> Subspots:
-        return self._joined(self._each("portion", self._split_subspots(subspots), [share] * len(self.parts)))
+        return self._joined_subspots(self._each("portion", self._split_subspots(subspots), [share] * len(self.parts)))
 
     def union(self, captured: Tensor, rest: Tensor, measured: Tensor) -> Tensor:
         values = self._split(captured), self._split(rest), [measured] * len(self.parts)
@@ -479,7 +481,7 @@ class JointLikelihood(Likelihood):
         return [Subspots(*part, subspots.exposure, subspots.measured) for part in zip(mean, dispersion, strict=True)]
 
     @staticmethod
-    def _joined(parts: Sequence[Subspots]) -> Subspots:
+    def _joined_subspots(parts: Sequence[Subspots]) -> Subspots:
         mean, dispersion = (_joined(values) for values in zip(*((p.mean, p.dispersion) for p in parts), strict=True))
         return Subspots(mean, dispersion, parts[0].exposure, parts[0].measured)
 
