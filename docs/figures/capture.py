@@ -8,6 +8,7 @@ from typing import Any
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
+from _png import shrink
 from anndata import AnnData
 
 from soscope_scverse import datasets, pl, pp, tl
@@ -75,7 +76,9 @@ def draw_maps() -> None:
     enhanced = tl.enhance(adata, image=image, train_kwargs={"enable_progress_bar": False})
     genes = adata.var_names[adata.var["kind"] == "region"]
     gene = adata[:, genes].to_df().sum().idxmax()
-    pl.compare(adata, enhanced, gene, truth=truth, truth_layer="mean", image=image, save=STATIC / "capture_maps.png")
+    path = STATIC / "capture_maps.png"
+    pl.compare(adata, enhanced, gene, truth=truth, truth_layer="mean", image=image, save=path)
+    shrink(path)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import anndata as ad
-from PIL import Image
+from _png import shrink
 
 from soscope_scverse import bench, pl, pp, tl
 
@@ -24,9 +24,7 @@ def main() -> None:
     enhanced = tl.enhance(low, image=image, genes=genes, train_kwargs={"enable_progress_bar": False})
     path = ROOT / "docs" / "_static" / "section.png"
     pl.compare(low, enhanced, GENES, truth=truth, image=image, save=path)
-    with Image.open(path) as figure:
-        small = figure.convert("RGB").reduce(2 if figure.width > 3000 else 1).quantize(128)
-    small.save(path, optimize=True)
+    shrink(path)
 
 
 if __name__ == "__main__":
