@@ -8,7 +8,7 @@ from PIL import Image
 
 
 def shrink(path: Path) -> None:
-    """Reduce a PNG to 128 colours: maps over an image of tissue are a third as large then."""
+    """Reduce a PNG to 256 colours: maps over an image of tissue are a third as large then."""
     with Image.open(path) as figure:
-        small = figure.convert("RGB").quantize(128)
+        small = figure.convert("RGB").quantize(256)
     small.save(path, optimize=True)
