@@ -185,9 +185,9 @@ def features(
     return adata if copy else None
 
 
-_OF_ENCODERS = ("weights", "device", "batch_size", "layers", "windows")
+OF_ENCODERS = ("weights", "device", "batch_size", "layers", "windows")
 """Arguments of :func:`features` that encoders take."""
-_DESCRIBE = ("encoder", "mode", *_OF_ENCODERS, "context", "context_um", "client", "cache")
+_DESCRIBE = ("encoder", "mode", *OF_ENCODERS, "context", "context_um", "client", "cache")
 """Arguments of :func:`features` that :func:`describe` takes."""
 
 
@@ -428,7 +428,7 @@ _OF_RECORD = ("weights", "layers", "windows", "cell_features")
 
 def _remade(made: Mapping[str, Any], arguments: Mapping[str, Any]) -> tuple[list[Encoder], dict[str, Any]]:
     """The encoders of a record, and the arguments of :func:`features` that they do not take."""
-    options = {name: value for name, value in arguments.items() if name in _OF_ENCODERS}
+    options = {name: value for name, value in arguments.items() if name in OF_ENCODERS}
     parts = [made["parts"][str(i)] for i in range(len(made["parts"]))] if "parts" in made else [made]
     if len(parts) > 1 and "weights" in options:
         msg = (

@@ -62,8 +62,9 @@ class TimmEncoder(NetworkEncoder):
     device, batch_size
         See :class:`NetworkEncoder`; with ``layers`` there are no batches.
     layers
-        Feature maps of the network, in increasing order, by their index in timm (``out_indices``). Of a convolutional
-        network map i usually has a stride of 2^(i + 1) pixels of the network's input.
+        Feature maps of the convolutional network, in increasing order, by their index in timm (``out_indices``). Map i
+        usually has a stride of 2^(i + 1) pixels of the network's input. Networks with attention are rejected: a cell
+        would depend on the whole strip. With squeeze-and-excitation it does, too, but for a factor of every map.
     windows
         Width of the window of every layer, in centre-to-centre distances of the subspots. That is a quarter of the
         default patch; the windows grow with ``context``. Default: 1 for the first layer, twice as much for each next.
@@ -207,7 +208,8 @@ def _check_maps(module: torch.nn.Module, layers: Sequence[int], name: str, size:
     try:
         with torch.inference_mode():
             maps = _maps(module, layers)(torch.zeros(1, 3, size + 64, 2 * size))
-        is_map = all(one.ndim == 4 and one.shape[3] > one.shape[2] for one in maps)
+        sees_all = any("Attention" in type(layer).__name__ for layer in module.modules())
+        is_map = not sees_all and all(one.ndim == 4 and one.shape[3] > one.shape[2] for one in maps)
     except (AssertionError, RuntimeError, ValueError):  # of networks for images of one size
         is_map = False
     if not is_map:
