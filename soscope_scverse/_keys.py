@@ -40,6 +40,7 @@ SUBSPOT = "subspot"
 """``obs`` of a result: number of the subspot in its spot."""
 
 MEASURED_SHARE = "measured"
+IMAGE_GAIN = "image_gain"
 """``obs`` of a result: share of the subspot that was captured."""
 
 SAMPLED_COUNTS = "sampled_counts"

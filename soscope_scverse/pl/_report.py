@@ -34,6 +34,7 @@ from soscope_scverse.pl._page import element, embedded_figure, page, section, ta
 from soscope_scverse.pl._run import Capture, Part, Record, read_captures, read_run
 
 _TITLE = "soScope report"
+_WEAK_IMAGE = 0.1  # strength below which a run warns
 _MAX_SECTIONS = 4
 """Largest number of sections with maps."""
 _MAX_VALUES = 12
@@ -137,13 +138,12 @@ def _header(parts: Sequence[Part], record: Record) -> Element:
 
 
 def _use_of_image(record: Record) -> str:
-    """Return whether the image was used, ignored after the test before training, or not given."""
-    uses_image = record.entries.get("uses_image")
-    if uses_image is None:
+    """Return how strongly the image was used, or that it was not given."""
+    strength = record.entries.get("image_strength")
+    if strength is None:
         return "unknown"
-    if uses_image:
-        return "used"
-    return "ignored" if "encoder" in record.entries and record.arguments.get("sources") != "positions" else "not used"
+    given = "encoder" in record.entries and record.arguments.get("sources") != "positions"
+    return f"strength {strength:.2f}" if given else "not used"
 
 
 def _warnings(record: Record) -> Element:
@@ -255,11 +255,15 @@ def _alignment(enhanced: AnnData | MuData, adata: AnnData | MuData, record: Reco
         "Spots should lie on tissue, and darker tissue should contain more counts. Another placement with a clearly "
         "better fit is listed below the given one."
     )
-    ignored = "The image was ignored: it is not informative about the profiles beyond the positions of the spots."
+    weak = "The image had practically no effect: it is not informative about the profiles beyond their positions."
     return section(
         "Alignment",
         "alignment",
-        *([element("p", ignored)] if _use_of_image(record) == "ignored" else []),
+        *(
+            [element("p", weak)]
+            if record.entries.get("image_strength", 1) < _WEAK_IMAGE and "encoder" in record.entries
+            else []
+        ),
         element("p", text),
         table(head, rows, "Fit of spots and tissue"),
         embedded_figure(alignment(found)[0], "Spots as circles over the image of the tissue."),

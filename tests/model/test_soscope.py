@@ -114,7 +114,7 @@ def test_an_uninformative_image_changes_nothing(prepared, tmp_path):
     without = prepared.copy()
     del without.obsm["subspot_features"]
     with pytest.warns(UserWarning, match="image is ignored"):
-        model = train(shuffled(prepared), test_image=True)
+        model = train(shuffled(prepared), image_strength="auto")
     enhanced = model.get_enhanced().X
     np.testing.assert_array_equal(enhanced, train(without).get_enhanced().X)
     model.save(tmp_path / "model", save_anndata=True)

@@ -35,7 +35,7 @@ def test_image_alone_looks_at_no_profile_beyond_training(prepared):
         prior,
         rtol=1e-5,
     )
-    both = trained(prepared, test_image=False)
+    both = trained(prepared, image_strength=1)
     profiles_matter = both.get_enhanced(other_profiles(prepared), expectation="decoded").X
     assert not np.allclose(profiles_matter, both.get_enhanced(expectation="decoded").X)
 
@@ -62,11 +62,10 @@ def test_noise_stands_in_for_a_image(section):
     assert noise.shape == (60, 7, 128)
     assert abs(noise.mean()) < 0.02
     assert abs(noise.std() - 1) < 0.02
-    with pytest.warns(UserWarning, match="The image is ignored"):
-        left_out = tl.enhance(section.adata, encoder="noise", max_epochs=3, train_kwargs=QUIET)
-    assert not left_out.uns["soscope"]["uses_image"]
+    left_out = tl.enhance(section.adata, encoder="noise", max_epochs=3, train_kwargs=QUIET)
+    assert left_out.uns["soscope"]["image_strength"] < 0.2
     as_in_the_paper = tl.enhance(section.adata, encoder="noise", preset="paper", max_epochs=3, train_kwargs=QUIET)
-    assert as_in_the_paper.uns["soscope"]["uses_image"]
+    assert as_in_the_paper.uns["soscope"]["image_strength"] == 1
     within = as_in_the_paper.X.reshape(60, 7, 8).std(axis=1)
     assert (within > 0).all()  # the noise alone tells subspots apart there
 

@@ -167,14 +167,14 @@ def test_what_a_run_warned_of(spots, tmp_path):
             tl.enhance(adata, **QUICK)
 
 
-@pytest.mark.parametrize("uses_image", [True, False])
-def test_use_of_the_image(spots, enhanced, tmp_path, uses_image):
+@pytest.mark.parametrize("strength", [1.0, 0.6, 0.02])
+def test_use_of_the_image(spots, enhanced, tmp_path, strength):
     enhanced = enhanced.copy()
-    enhanced.uns["soscope"]["uses_image"] = uses_image
+    enhanced.uns["soscope"]["image_strength"] = strength
     pl.report(enhanced, spots.adata, tmp_path / "report.html", n_genes=1)
     page = Page(tmp_path / "report.html")
-    assert ("used" if uses_image else "ignored") in page.texts
-    assert ("The image was ignored" in page.text) == (not uses_image)
+    assert f"strength {strength:.2f}" in page.texts
+    assert ("practically no effect" in page.text) == (strength < 0.05)
 
 
 def test_a_result_without_a_record(spots, enhanced, tmp_path):

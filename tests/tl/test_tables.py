@@ -246,9 +246,9 @@ def test_sections_without_an_image_are_named(section, entries, message):
 
 def test_images_that_are_there_are_used(section):
     both = slides("d1", image=section.image)
-    options = {**QUICK, "model_kwargs": {"test_image": False}, "return_model": True}
+    options = {**QUICK, "model_kwargs": {"image_strength": 1}, "return_model": True}
     enhanced, model = tl.enhance(both, library_key="donor", image={"d2": None}, **options)
-    assert enhanced.uns["soscope"]["uses_image"]
+    assert enhanced.uns["soscope"]["image_strength"] == 1
     features = model.adata.obsm["subspot_features"]
     first = (both.obs["donor"] == "d1").to_numpy()
     assert np.ptp(features[first], axis=(0, 1)).max() > 0

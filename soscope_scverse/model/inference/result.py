@@ -67,6 +67,8 @@ def enhanced_profiles(
     inputs, tiles, processes = posterior.inputs, posterior.tiles, posterior.processes
     spots = inputs.spots()
     frame = result_frame(spots, features_key=inputs.features_key, library_key=inputs.library_key, uns=uns)
+    if inputs.features_key and posterior.module.kriged.is_set:
+        frame.var[keys.IMAGE_GAIN] = posterior.module.kriged.image_gain.cpu().numpy()
     if out is not None:
         check_storable("out", frame, out.suffix)
     size = batch_size or block_spots(tiles, posterior.module.n_features, n_samples)

@@ -173,7 +173,7 @@ def test_modalities_stand_side_by_side(prepared):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         SoScope.setup_mudata(mdata, {"rna": "nb", "prot": "poisson"})
-        model = SoScope(mdata, test_image=False)
+        model = SoScope(mdata, image_strength=1)
         model.train(3, **QUIET)
     draws = seeded(model.sample_enhanced, 2)
     total = draws.reshape(2, 60, 7, 8).sum(axis=2)[0]
