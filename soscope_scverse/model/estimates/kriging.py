@@ -41,7 +41,6 @@ SETTINGS = np.array(list(product(_LENGTHS, _IMAGES, _NOISES)))
 _OFFSET = 0.3  # of the mean of a feature: counts are kriged as log(1 + x / offset)
 _MOST_SAMPLED = 1_000  # spots for means and principal components, and for the level of the field
 _MOST_FEATURES = 500  # for the evidence of a typical feature
-_N_TESTED = 2  # leading components whose evidence is the strength of the image in the networks
 _GROUP_SPOTS = 400
 _MOST_GROUPS = 16  # groups of spots for the effect of the image
 _WEAK = 0.1  # strength below which the image has no visible effect
@@ -88,7 +87,7 @@ def set_kriging(module: SoScopeVAE, section: Section, image_strength: float | Li
     _set_levels(module, section)
     field.is_set.fill_(used)
     if section.features is not None and image_strength == "auto":
-        module.image_strength.fill_(image_probability(evidence))
+        module.image_strength.fill_(image_probability(evidence, signal(values.var(axis=0), settings)))
         _warn_weak(module.image_strength.item())
 
 
@@ -165,11 +164,22 @@ def expected_settings(evidence: np.ndarray, shared: np.ndarray) -> tuple[np.ndar
     )
 
 
-def image_probability(evidence: np.ndarray) -> float:
-    """Probability that the image is informative about the leading components, at even prior odds."""
-    log_joint, used = evidence[:, :_N_TESTED] + _log_prior()[:, None], SETTINGS[:, 1] > 0
+def signal(variance: np.ndarray, settings: tuple[np.ndarray, np.ndarray, np.ndarray]) -> np.ndarray:
+    """Variances of the components without their noise."""
+    _, image, noise = settings
+    return variance * (1 + image) / (1 + image + noise)
+
+
+def image_probability(evidence: np.ndarray, signal: np.ndarray) -> float:
+    """Probability that the image is informative, at even prior odds.
+
+    The log odds of the components add up, each weighted by its share of the signal; the sum of these weights is the
+    effective number of components, 1 / sum(share^2).
+    """
+    log_joint, used = evidence + _log_prior()[:, None], SETTINGS[:, 1] > 0
     log_odds = logsumexp(log_joint[used], axis=0) - logsumexp(log_joint[~used], axis=0)
-    return float(expit(log_odds.sum()))
+    share = signal / max(signal.sum(), TINY)
+    return float(expit(share @ log_odds / max(share @ share, TINY)))
 
 
 def _log_prior() -> np.ndarray:
