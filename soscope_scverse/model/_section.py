@@ -37,8 +37,8 @@ class Section(NamedTuple):
 
     def some(self, rows: np.ndarray) -> Section:
         """Some of the spots, in this order."""
-        arrays = {name: None if value is None else value[rows] for name, value in self._asdict().items()}
-        return Section(**(arrays | {"graph": self.graph[rows][:, rows]}))
+        own = {name: values[rows] for name, values in self._asdict().items() if values is not None}
+        return self._replace(**(own | {"graph": self.graph[rows][:, rows]}))
 
     @property
     def size(self) -> np.ndarray:

@@ -23,6 +23,27 @@ class KrigedField(nn.Module):
         Width of the projected image features; 0 without an image.
     """
 
+    is_set: Tensor
+    """Whether predictions have a part of the field."""
+    unit: Tensor
+    """n_features, of the transformation of the profiles."""
+    mean: Tensor
+    """n_features, of the transformed profiles."""
+    scale: Tensor
+    """n_features, that transformed profiles are divided by."""
+    patterns: Tensor
+    """n_components x n_features, orthonormal."""
+    length: Tensor
+    """n_components, in centre-to-centre distances of the spots."""
+    noise: Tensor
+    """n_components, relative to the variance of the smooth part."""
+    image_effect: Tensor
+    """n_image_features x n_components."""
+    image_gain: Tensor
+    """n_features shares of the variance of the field that is linear in the image."""
+    level: Tensor
+    """n_features effects at which the field adds up to the spots."""
+
     def __init__(self, n_features: int, n_image_features: int) -> None:
         super().__init__()
         n_components = min(N_COMPONENTS, n_features)
@@ -31,7 +52,6 @@ class KrigedField(nn.Module):
         self.register_buffer("mean", torch.zeros(n_features))
         self.register_buffer("scale", torch.ones(n_features))
         self.register_buffer("patterns", torch.zeros(n_components, n_features))
-        # in centre-to-centre distances of the spots; relative to the variance of the smooth part
         self.register_buffer("length", torch.ones(n_components))
         self.register_buffer("noise", torch.ones(n_components))
         self.register_buffer("image_effect", torch.zeros(n_image_features, n_components))

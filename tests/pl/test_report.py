@@ -26,7 +26,7 @@ DOLLARS = "$\\frac{1$"
 pytestmark = [
     pytest.mark.usefixtures("closed_figures"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore:The image is ignored"),
+    pytest.mark.filterwarnings("ignore:The image has practically no effect"),
 ]
 
 

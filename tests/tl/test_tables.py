@@ -16,7 +16,9 @@ from soscope_scverse._containers.mudata import columns_apart
 from soscope_scverse._read import on_tissue
 from soscope_scverse.pp._graphs import image_similarity
 
-pytestmark = pytest.mark.filterwarnings("ignore:Observation names", "ignore:The image is ignored", "ignore:No image")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Observation names", "ignore:The image has practically no effect", "ignore:No image"
+)
 
 
 @pytest.fixture
