@@ -144,8 +144,9 @@ def test_the_prior_does_not_add_up(spots, folder):
 def test_denoised_profiles_do_not_add_up_and_are_not_decoded_ones(folder):
     found = {}
     for expectation in ("decoded", "denoised", "conditional"):
-        assert enhance("--n-subspots", 4, "--expectation", expectation).exit_code == 0
-        found[expectation] = np.asarray(ad.read_h5ad("out.h5ad").X)
+        out = f"{expectation}.h5ad"
+        assert enhance("--n-subspots", 4, "--expectation", expectation, out=out).exit_code == 0
+        found[expectation] = np.asarray(ad.read_h5ad(out).X)
     low, high = (function(found["decoded"], found["conditional"]) for function in (np.minimum, np.maximum))
     assert ((found["denoised"] >= low) & (found["denoised"] <= high)).all()
     assert not np.allclose(found["denoised"], found["decoded"], rtol=0.01)
