@@ -46,6 +46,9 @@ IMAGE_GAIN = "image_gain"
 SAMPLED_COUNTS = "sampled_counts"
 """``layers`` of a result: one random posterior sample, integers whose captured part adds up to the observed spots."""
 
+DENOISED = "denoised"
+"""``layers`` of a result: posterior mean of the rates, beside conditional profiles in ``X``."""
+
 STD, Q05, Q95 = "std", "q05", "q95"
 """``layers`` of a result: standard deviation and quantiles of the posterior samples."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import Any, Literal
 
@@ -314,7 +314,7 @@ class SoScope(RegisteredModel, SavedModel):
         self,
         adata: AnnData | MuData | None = None,
         *,
-        expectation: Expectation = "conditional",
+        expectation: Expectation | Sequence[Expectation] = ("conditional", "denoised"),
         n_samples: int = 0,
         batch_size: int | None = None,
         out: str | PathLike | None = None,
@@ -329,11 +329,11 @@ class SoScope(RegisteredModel, SavedModel):
             Spots of any section, prepared as those of the model, with the same kind of image features; features are
             found by name, and the number of subspots may differ. None takes the spots of the model.
         expectation
-            ``"conditional"``: subspots given the observed spot, to which what was captured adds up (Gaussian data if
-            `sigma` is 0); ``"denoised"``, for maps: posterior mean of their rates, without the counting noise of the
-            spot; ``"decoded"``: from the latent states alone (soScope, Eq. 7).
+            ``"conditional"``: subspots given the spot, to which what was captured adds up (Gaussian data: with `sigma`
+            0); ``"denoised"``, for maps: posterior mean of their rates, without the counting noise of the spot;
+            ``"decoded"``: from the latent states alone (soScope, Eq. 7). Of several, the first is ``X``.
         n_samples
-            Posterior samples for the layers, see :meth:`sample_enhanced`; 0 omits these layers.
+            Posterior samples of ``X`` for the layers, see :meth:`sample_enhanced`; 0 omits these layers.
         batch_size
             Spots decoded at once, with `out` also those of a chunk. Default: for 5 million values, or 50 with samples.
         out
@@ -349,8 +349,8 @@ class SoScope(RegisteredModel, SavedModel):
         AnnData or MuData
             Like the spots: n_targets x n_features, the subspots of a spot next to each other, in the order of the
             spots. With `out`, ``X``, ``layers`` and ``obsm`` are dask arrays of the file.
-        ``X``
-            Enhanced profiles, float32.
+        ``X``, ``layers["denoised"]``
+            Enhanced profiles, float32; any expectation but the first is the layer of its name.
         ``obs``
             ``spot``, ``subspot``, ``measured``, the share of the subspot that was captured, the library column, and
             ``array_col``, ``array_row`` on the fine lattice. Names are those of spot and subspot, or of the cells.

@@ -215,8 +215,8 @@ class Likelihood(ABC):
         """Sample whole subspots, what was captured of them given the observed spots if `x` is given."""
         return self._sample_whole(self.sample, subspots, x)
 
-    def sample_denoised(self, subspots: Subspots, x: Tensor) -> Tensor:
-        """Sample rates of whole subspots, those of what was captured given the observed spots `x`."""
+    def sample_denoised(self, subspots: Subspots, x: Tensor | None = None) -> Tensor:
+        """Sample rates of whole subspots, those of what was captured given the observed spots if `x` is given."""
         return self._sample_whole(self.sample_rate, subspots, x)
 
     def _sample_whole(self, sample: Callable[..., Tensor], subspots: Subspots, x: Tensor | None) -> Tensor:

@@ -24,7 +24,7 @@ from soscope_scverse.model._section import Section
 from soscope_scverse.model._tiles import Tiles
 from soscope_scverse.model.estimates.image_projection import Projection, projection_of
 from soscope_scverse.model.inference.posterior import Posterior
-from soscope_scverse.model.inference.result import profile_slots, spatial_uns, with_profiles
+from soscope_scverse.model.inference.result import spatial_uns, with_profiles
 from soscope_scverse.model.inference.store import Arrays
 from soscope_scverse.pp._graphs import nearest_distance
 
@@ -89,7 +89,7 @@ def predicted_profiles(
     fill = partial(
         fill_positions, posterior=posterior, positions=Positions(xy, exposure, features, rows), batch_size=size
     )
-    return posterior.like_inputs(with_profiles(frame, out, profile_slots(0), size, fill, posterior.processes))
+    return posterior.like_inputs(with_profiles(frame, out, ["X"], size, fill, posterior.processes))
 
 
 def positions_table(positions: np.ndarray | pd.DataFrame | AnnData, n_positions: int) -> pd.DataFrame:

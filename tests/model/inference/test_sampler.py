@@ -85,7 +85,7 @@ def test_what_is_written_is_what_is_returned(padded, tmp_path):
 def test_layers_are_of_the_same_draws(padded):
     draws = seeded(padded.sample_enhanced, 20)
     enhanced = seeded(padded.get_enhanced, n_samples=20)
-    assert set(enhanced.layers) - {None} == {"std", "q05", "q95", "sampled_counts"}
+    assert set(enhanced.layers) - {None} == {"denoised", "std", "q05", "q95", "sampled_counts"}
     np.testing.assert_array_equal(enhanced.layers["sampled_counts"], draws[0])
     np.testing.assert_allclose(enhanced.layers["std"], draws.std(axis=0), atol=1e-4)
     for name, q in (("q05", 0.05), ("q95", 0.95)):
