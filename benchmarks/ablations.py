@@ -116,7 +116,7 @@ SETTINGS: dict[str, Setting] = {
     **patched("_MAX_EFFECT", 2.0, 100.0, rooms=(likelihoods,)),
     **patched("_MIN_NOISE", 1e-4, 0.1, rooms=(library_size,)),
     **{f"spot_graph strength={value}": Setting(graph={"strength": value}) for value in (1.25, 5.0)},
-    **patched("_PATCH_IN_PITCHES", 2, 8, rooms=(_widths,), features={}),
+    **patched("PATCH_IN_PITCHES", 2, 8, rooms=(_widths,), features={}),
     **patched("_WINDOWS", (1.0,), (0.5, 1.0), rooms=(texture,), features={}),
     **patched("_COARSE", (1,), rooms=(texture,), features={}),
     **wide(32, 128, 304),

@@ -76,6 +76,8 @@ def enhance(
     cells: str | None,
     expectation: tuple[Any, ...],
     weights: str | None,
+    layers: tuple[int, ...],
+    windows: tuple[float, ...],
     cache: str | None,
     devices: int | None,
     num_nodes: int | None,
@@ -109,7 +111,7 @@ def enhance(
         n_subspots="auto" if n_subspots is None else n_subspots,
         cells=cells,
         expectation=list(expectation) or None,
-        features_kwargs=without_none(weights=weights, cache=cache),
+        features_kwargs=common.features_options(weights=weights, layers=layers, windows=windows, cache=cache),
         train_kwargs=common.progress_options()
         | without_none(devices=devices, num_nodes=num_nodes, batch_size=batch_size),
         out=out if streams else None,

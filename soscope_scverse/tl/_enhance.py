@@ -123,8 +123,9 @@ def enhance(
         ``"nb"`` or ``"poisson"`` for counts, ``"gaussian"`` for anything else. For a MuData, the likelihood of each
         modality to model jointly, as ``{"rna": "nb", "prot": "poisson"}``.
     encoder
-        Encoder of the image, see :func:`~soscope_scverse.im.features`; ``"precomputed"`` for features that are in
-        `adata`, ``"noise"`` for the paper's substitute where there is no image.
+        Encoder of the image, or a list of encoders whose features are concatenated, see
+        :func:`~soscope_scverse.im.features`; ``"precomputed"`` for features that are in `adata`, ``"noise"`` for the
+        paper's substitute where there is no image.
     sources
         What distinguishes the subspots of a spot: ``"both"`` spots and image, ``"image"`` or ``"positions"`` alone; see
         :class:`~soscope_scverse.model.SoScope`.

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from soscope_scverse import SoScope
-from soscope_scverse.im.encoders.networks import read_weights
+from soscope_scverse.im.encoders.weights import read_weights
 from soscope_scverse.model import _save_load as saved
 
 DATA = Path(__file__).parents[1] / "data"
