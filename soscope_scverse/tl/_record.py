@@ -32,7 +32,7 @@ def record(spots: AnnData | MuData, model: SoScope, arguments: Mapping[str, Any]
         "seed": arguments["seed"],
         "arguments": json.dumps(stored),
         "inputs": json.dumps(inputs),
-        "uses_image": bool(model.module.uses_image),
+        "image_strength": float(model.module.image_strength),
         "warnings": np.array(warned, dtype=str),
         "history": {name: frame.to_numpy(float).ravel() for name, frame in (model.history or {}).items()},
     }
