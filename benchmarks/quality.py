@@ -42,6 +42,8 @@ VARIANTS = {
 METHODS = [*bench.BASELINES, SOSCOPE, *VARIANTS, ORACLE]
 IMAGE_BASELINES = ("image_linear", "image_gaussian_process", "image_mlp", "joint_mlp")
 METRICS = ("pearson", "within_r", "mse", "normalized_pearson")
+SEAM_INDEX = "seam_index"
+"""Visibility of the borders of the spots; no measure of agreement, so methods are not compared by it."""
 
 
 # --------------------------------------------------------------------------------------------------------------- tasks
@@ -162,7 +164,7 @@ def medians(df: pd.DataFrame) -> pd.DataFrame:
     """Median over genes, then mean over seeds (NaN if a run diverged): one row for each task and method."""
     per_run = df.groupby(["task", "method", "seed", "metric"], sort=False, dropna=False)["value"].median()
     per_method = per_run.groupby(["task", "method", "metric"], sort=False).agg(lambda runs: runs.mean(skipna=False))
-    scores = per_method.unstack("metric")[list(METRICS)]
+    scores = per_method.unstack("metric").reindex(columns=[*METRICS, SEAM_INDEX])
     costs = df.groupby(["task", "method"], sort=False)[["seconds", "peak_mb"]].mean()
     return scores.join(costs).reindex(costs.index)
 
@@ -232,9 +234,15 @@ def machine() -> str:
 def task_section(df: pd.DataFrame, scores: pd.DataFrame, task: str) -> str:
     of_task = df[df["task"] == task]
     n_spots, n_targets = of_task[["n_spots", "n_targets"]].iloc[0]
-    header = ("method", "pearson", "within_r", "mse", "normalized", "seconds", "peak MB")
+    header = ("method", "pearson", "within_r", "mse", "normalized", "seam", "seconds", "peak MB")
     rows = [
-        (method, *(f"{row[m]:.3f}" for m in METRICS), f"{row['seconds']:.1f}", f"{row['peak_mb']:.0f}")
+        (
+            method,
+            *(f"{row[m]:.3f}" for m in METRICS),
+            f"{row[SEAM_INDEX]:.2f}",
+            f"{row['seconds']:.1f}",
+            f"{row['peak_mb']:.0f}",
+        )
         for method, row in scores.loc[task].iterrows()
     ]
     size = f"{n_spots} spots, {n_targets} subspots, {of_task['gene'].nunique()} genes."
