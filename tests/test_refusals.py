@@ -408,6 +408,7 @@ def calls(_section, _prepared, image, model, enhanced, task):
         "metrics.kmeans_ari": called(metrics.kmeans_ari, profiles=values, labels=np.arange(6) % 2),
         "metrics.compactness": called(metrics.compactness, positions=values, labels=np.arange(6) % 2),
         "metrics.morans_i": called(metrics.morans_i, values=values, positions=values, n_neighbors=2),
+        "metrics.seam_index": called(metrics.seam_index, values=values, positions=values, spot=[0, 0, 1, 1, 2, 2]),
         "datasets.synthetic_section": called(datasets.synthetic_section, n_spots=20),
         "datasets.synthetic_components": datasets.synthetic_components,
     }
@@ -675,6 +676,15 @@ BAD_ARGUMENTS = {
     ("metrics.compactness", "n_sample"): [(0, "at least 1")],
     ("metrics.morans_i", "n_neighbors"): [(0, "at least 1"), (9, "`n_neighbors` < 6"), ("a", WHOLE)],
     ("metrics.morans_i", "positions"): [(np.full((6, 2), np.nan), "finite `positions`")],
+    ("metrics.seam_index", "positions"): [
+        (np.full((6, 2), np.nan), "finite `positions`"),
+        (np.zeros((5, 2)), "one position for each of the 6 targets, found 5"),
+    ],
+    ("metrics.seam_index", "values"): [
+        (np.full((6, 2), "a"), "real numbers"),
+        (np.zeros((5, 2)), "one label for each"),
+    ],
+    ("metrics.seam_index", "spot"): [([0, 1], "one label for each of the 6 targets")],
     ("datasets.synthetic_section", "n_spots"): [(0, "at least 1"), (2.5, WHOLE)],
     ("datasets.synthetic_section", "seed"): [(-1, "at least 0"), ("a", WHOLE)],
     ("datasets.synthetic_section", "lattice"): [("cubic", "`lattice` to be one of")],
