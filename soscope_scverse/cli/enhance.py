@@ -32,6 +32,8 @@ from soscope_scverse.cli._kinds import by_modality, check_storable, formats, kin
 )
 @common.library_option
 @click.option("--batch-key", help="Column of obs with the batches.")
+@click.option("--graph-key", help="Slot of obsp with the graph of the spots; default: spot_graph, else made anew.")
+@click.option("--size-factor-key", help="Column of obs with the library size of every spot.")
 @click.option("--keep-off-tissue", is_flag=True, help="Enhance spots with in_tissue == 0, too; default: exclude them.")
 @click.option(
     "--preset",

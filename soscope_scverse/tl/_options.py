@@ -43,6 +43,8 @@ class EnhanceOptions(TypedDict, total=False):
     sources: Literal["both", "image", "positions"]
     library_key: str | None
     batch_key: str | None
+    graph_key: str | None
+    size_factor_key: str | None
     keep_off_tissue: bool
     preset: Literal["default", "paper"]
     expectation: Literal["conditional", "decoded"] | None
