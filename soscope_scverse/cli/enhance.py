@@ -55,6 +55,7 @@ from soscope_scverse.cli._kinds import by_modality, check_storable, formats, kin
     show_default=True,
     help="Posterior samples for the layers std, q05 and q95; 0 omits these layers.",
 )
+@click.option("--obsm-key", "obsm_keys", multiple=True, help="Table in obsm of the spots to repeat for their subspots.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Random seed.")
 @common.training_options
 @click.option("--devices", type=AT_LEAST_ONE, help="Devices per machine for training; default: 1.")

@@ -183,7 +183,7 @@ def image_similarity(
     """
     groups = [np.flatnonzero(sections == section) for section in np.unique(sections)]
     with_image = [rows for rows in groups if not _all_equal(features[rows])]  # equal features are those of no image
-    pairs = [rows[_touching(xy[rows])] for rows in with_image or groups]
+    pairs = [rows[touching(xy[rows])] for rows in with_image or groups]
     i, j = np.concatenate(pairs).T
     return i, j, similarity_weights(_row_distance(features, i, j), strength)
 
@@ -307,7 +307,7 @@ def _nearest_pairs(xy: np.ndarray, n_neighbors: int) -> np.ndarray:
     return pairs[pairs[:, 0] != pairs[:, 1]]
 
 
-def _touching(xy: np.ndarray) -> np.ndarray:
+def touching(xy: np.ndarray) -> np.ndarray:
     """Pairs i < j of touching subspots: the six nearest within a reach.
 
     On a lattice the reach is 1.3 times the distance of the second nearest: the four sides of a square, the six of a

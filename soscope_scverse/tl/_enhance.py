@@ -67,6 +67,7 @@ def enhance(
     preset: Literal["default", "paper"] = "default",
     expectation: Literal["conditional", "decoded"] | None = None,
     n_samples: int = 0,
+    obsm_keys: Sequence[str] = (),
     seed: int = 0,
     max_epochs: int | None = None,
     accelerator: str = "auto",
@@ -149,6 +150,9 @@ def enhance(
         ``preset="paper"``.
     n_samples
         Number of posterior samples, see :meth:`~soscope_scverse.model.SoScope.get_enhanced`.
+    obsm_keys
+        Tables in ``obsm`` of the spots to repeat for their subspots, see
+        :meth:`~soscope_scverse.model.SoScope.get_enhanced`.
     seed
         Seed of all random numbers; global random states are not changed.
     max_epochs
@@ -254,6 +258,7 @@ def _enhance(data: Any, options: Mapping[str, Any]) -> tuple[AnnData | MuData, S
                 options["out"],
                 expectation=arguments["expectation"],
                 n_samples=options["n_samples"],
+                obsm_keys=options["obsm_keys"],
                 overwrite=options["overwrite"],
                 uns={keys.RESULT: record(chosen, model, arguments, warned)},
             )

@@ -49,6 +49,7 @@ class EnhanceOptions(TypedDict, total=False):
     preset: Literal["default", "paper"]
     expectation: Literal["conditional", "decoded"] | None
     n_samples: int
+    obsm_keys: Sequence[str]
     seed: int
     max_epochs: int | None
     accelerator: str

@@ -128,7 +128,9 @@ def test_graphs_that_do_not_fit_are_refused_before_any_work(section, name):
 def test_edges_between_sections_are_refused(section, prepared):
     both = ad.concat({"a": section.adata, "b": section.adata}, label="section", index_unique="_")
     sq.gr.spatial_neighbors_knn(both, n_neighs=6)  # without the sections
-    message = r"no edge between sections of `adata.obs\['section'\]` in .*'spatial_connectivities'.*library_key='section'"
+    message = (
+        r"no edge between sections of `adata.obs\['section'\]` in .*'spatial_connectivities'.*library_key='section'"
+    )
     with pytest.raises(ValueError, match=message):
         tl.enhance(both, graph_key=KEY, library_key="section")
     sq.gr.spatial_neighbors_knn(both, n_neighs=6, library_key="section")
