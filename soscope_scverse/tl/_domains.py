@@ -21,8 +21,8 @@ from soscope_scverse._containers.dispatch import accepts_containers
 from soscope_scverse._containers.mudata import spots_of
 from soscope_scverse._containers.slots import writable
 from soscope_scverse._read import Spots
+from soscope_scverse._touching import touching
 from soscope_scverse._validators import POSITIVE_INTEGER, SEED, Rules, check_arguments, check_finite, check_text
-from soscope_scverse.pp._graphs import touching
 
 if TYPE_CHECKING:
     from sklearn.mixture import GaussianMixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
-from typing import Any, Literal, NamedTuple, TypedDict
+from typing import Any, Literal, NamedTuple, TypedDict, get_args
 
 from soscope_scverse._cell_shapes.files import check_cell_file
 from soscope_scverse._containers.dispatch import ELEMENT_OPTIONS
@@ -14,6 +14,7 @@ from soscope_scverse._validators import (
     POSITIVE_INTEGER,
     SEED,
     Choice,
+    Choices,
     Rules,
     check_arguments,
     check_folder,
@@ -25,6 +26,7 @@ from soscope_scverse.im import features
 from soscope_scverse.im._features import FEATURES_RULES
 from soscope_scverse.model import SoScope
 from soscope_scverse.model._soscope import MODEL_RULES, TRAIN_RULES
+from soscope_scverse.model.inference.sampler import Expectation
 
 
 class EnhanceOptions(TypedDict, total=False):
@@ -47,7 +49,7 @@ class EnhanceOptions(TypedDict, total=False):
     size_factor_key: str | None
     keep_off_tissue: bool
     preset: Literal["default", "paper"]
-    expectation: Literal["conditional", "decoded"] | None
+    expectation: Expectation | Sequence[Expectation] | None
     n_samples: int
     obsm_keys: Sequence[str]
     seed: int
@@ -71,12 +73,12 @@ class EnhanceOptions(TypedDict, total=False):
 class Preset(NamedTuple):
     """What a preset sets where the user gives no argument."""
 
-    expectation: Literal["conditional", "decoded"]
+    expectation: Expectation | Sequence[Expectation]
     model_kwargs: Mapping[str, Any]
 
 
 PRESETS = {
-    "default": Preset("conditional", {}),
+    "default": Preset(["conditional", "denoised"], {}),
     # architecture, likelihood and prediction of Li et al. 2024, Eqs. 1 to 7 and the authors' code, with our training
     "paper": Preset(
         "decoded",
@@ -87,7 +89,8 @@ PRESETS = {
             "dispersion": "subspot",
             "image_shrinkage": 0.0,
             "n_image_components": 2048,
-            "test_image": False,
+            "image_strength": 1.0,
+            "kriging": False,
             "library_size_noise": 0.0,
             "masked": 0.0,
             "n_graph_samples": None,
@@ -102,7 +105,7 @@ ENHANCE_RULES: Rules = {
     "sources": Choice(("both", "image", "positions")),
     "keep_off_tissue": Choice((False, True)),
     "preset": Choice(tuple(PRESETS)),
-    "expectation": Choice(("conditional", "decoded", None)),
+    "expectation": Choices((*get_args(Expectation), None)),
     "n_samples": NON_NEGATIVE_INTEGER,
     "seed": SEED,
     "max_epochs": POSITIVE_INTEGER.or_(None),

@@ -19,11 +19,12 @@ from soscope_scverse import _keys as keys
 from soscope_scverse import _read as read
 from soscope_scverse._validators import POSITIVE_INTEGER, Rules
 from soscope_scverse.model._interpolation import weights_at
+from soscope_scverse.model._kriging import Krige, section_krige
 from soscope_scverse.model._section import Section
 from soscope_scverse.model._tiles import Tiles
 from soscope_scverse.model.estimates.image_projection import Projection, projection_of
 from soscope_scverse.model.inference.posterior import Posterior
-from soscope_scverse.model.inference.result import profile_slots, spatial_uns, with_profiles
+from soscope_scverse.model.inference.result import spatial_uns, with_profiles
 from soscope_scverse.model.inference.sampler import LatentStates
 from soscope_scverse.model.inference.store import Arrays
 from soscope_scverse.pp._graphs import nearest_distance
@@ -90,7 +91,7 @@ def predicted_profiles(
     if module.uses_latent:
         frame.obsm[keys.LATENT] = states_at(posterior, states, places, batch_size=size)
     fill = partial(fill_positions, posterior=posterior, states=states, positions=places, batch_size=size)
-    return posterior.like_inputs(with_profiles(frame, out, profile_slots(0), size, fill, posterior.processes))
+    return posterior.like_inputs(with_profiles(frame, out, ["X"], size, fill, posterior.processes))
 
 
 def positions_table(positions: np.ndarray | pd.DataFrame | AnnData, n_positions: int) -> pd.DataFrame:
@@ -169,7 +170,7 @@ def states_at(posterior: Posterior, states: LatentStates, positions: Positions, 
     found = np.empty((len(positions.xy), states.mean.shape[1]), np.float32)
     for start in range(0, len(found), batch_size):
         rows = slice(start, start + batch_size)
-        batch = _batch(positions.part(rows), posterior.tiles, projection, states.mean.device)
+        batch = _batch(positions.part(rows), posterior.tiles, projection, None, states.mean.device)
         found[rows] = posterior.module.subspot_states(batch, states.mean).cpu().numpy()
     return found
 
@@ -195,19 +196,22 @@ def fill_positions(
     """
     module, processes = posterior.module, posterior.processes
     projection = projection_of(module)
+    krige = section_krige(module, posterior.tiles.section, positions.rows) if module.kriged.is_set else None
     for turn, start in enumerate(range(0, len(positions.xy), batch_size)):
         rows = slice(start, start + batch_size)
         block = positions.part(rows)
         values = None
         if processes.takes(turn):
-            batch = _batch(block, posterior.tiles, projection, states.mean.device)
+            batch = _batch(block, posterior.tiles, projection, krige, states.mean.device)
             values = module.generative(batch, states.mean)["subspots"].mean.squeeze(1)
         values = processes.to_first(values, turn, (len(block.xy), module.n_features))
         if values is not None:
             arrays["X"][rows] = values.cpu().numpy()
 
 
-def _batch(positions: Positions, tiles: Tiles, projection: Projection, device: torch.device) -> dict[str, torch.Tensor]:
+def _batch(
+    positions: Positions, tiles: Tiles, projection: Projection, krige: Krige | None, device: torch.device
+) -> dict[str, torch.Tensor]:
     """Inputs of the decoder: every position is the only subspot of a spot of its own."""
     section: Section = tiles.section
     near, weights = weights_at(
@@ -217,6 +221,10 @@ def _batch(positions: Positions, tiles: Tiles, projection: Projection, device: t
     parts = {"exposure": positions.exposure[:, None], "neighbor_weights": weights[:, None]}
     if positions.features is not None:
         parts["features"] = projection(positions.features[:, None], np.arange(len(positions.xy)))
+    if krige is not None:
+        pitch = nearest_distance(section.spatial[positions.rows])
+        features = parts["features"][:, 0] if "features" in parts else np.zeros((len(near), 0))
+        parts["kriged"] = krige.everywhere(positions.xy / pitch, features, near[:, 0])[:, None]
     if section.batches is not None:
         parts["batch"] = section.batches[neighbors[:, 0]]  # that of the nearest spot
     batch = {name: torch.as_tensor(part, dtype=torch.float32, device=device) for name, part in parts.items()}

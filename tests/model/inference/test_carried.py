@@ -87,17 +87,19 @@ def test_names_that_are_taken_twice_are_free():
 
 
 def test_latent_states_are_what_the_decoder_reads(prepared):
-    """Interpolated and shifted by the image: decoded, they are the decoded profiles."""
+    """Interpolated and shifted by the image: decoded, they are what the networks expect."""
     model = train(prepared, 10)
-    enhanced = model.get_enhanced(expectation="decoded")
-    state = enhanced.obsm["X_soscope"]
+    state = model.get_enhanced().obsm["X_soscope"]
     assert state.dtype == np.float32
-    assert state.shape == (enhanced.n_obs, 32)
+    assert state.shape == (420, 32)
+    posterior = model._posterior(None)
+    inputs, batch = posterior.tiles.block(np.arange(60))
+    batch.pop("kriged", None)
     with torch.inference_mode():
+        expected = model.module.generative(batch, posterior.latent_states().mean[inputs])["subspots"].mean
         effect = model.module.decoder.effect(torch.as_tensor(state)).view(60, 7, -1)
-        exposure = torch.as_tensor(prepared.obsm["subspot_exposure"], dtype=torch.float32)
-        expected = model.module.likelihood.parameters(effect, model.module.feature_parameters(), exposure).mean
-    np.testing.assert_allclose(enhanced.X, expected.flatten(0, 1).numpy(), rtol=1e-4, atol=1e-5)
+        found = model.module.likelihood.parameters(effect, model.module.feature_parameters(), batch["exposure"]).mean
+    np.testing.assert_allclose(found.numpy(), expected.numpy(), rtol=1e-4, atol=1e-5)
 
 
 def test_without_image_and_interpolation_they_are_those_of_the_spots(prepared):
