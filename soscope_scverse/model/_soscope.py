@@ -320,6 +320,7 @@ class SoScope(RegisteredModel, SavedModel):
         out: str | PathLike | None = None,
         overwrite: bool = False,
         uns: Mapping[str, Any] | None = None,
+        obsm_keys: Sequence[str] = (),
     ) -> AnnData | MuData:
         """Enhanced profiles of all subspots, in memory or written to disk in pieces.
 
@@ -341,26 +342,26 @@ class SoScope(RegisteredModel, SavedModel):
             when it is complete.
         overwrite
             Replace an existing `out`.
-        uns
-            Further entries of ``uns``.
+        uns, obsm_keys
+            Further entries of ``uns``; tables in ``obsm`` of the spots, n_spots x n_columns, to repeat for subspots.
 
         Returns
         -------
         AnnData or MuData
-            Like the spots: n_targets x n_features, the subspots of a spot next to each other, in the order of the
-            spots. With `out`, ``X``, ``layers`` and ``obsm`` are dask arrays of the file.
+            Like the spots, with enhanced profiles, n_targets x n_features float32: subspots of a spot next to each
+            other, in the order of the spots. With `out`, ``X``, ``layers`` and ``obsm`` are dask arrays of the file.
         ``X``, ``layers["denoised"]``
-            Enhanced profiles, float32; any expectation but the first is the layer of its name.
+            Enhanced profiles; any expectation but the first is the layer of its name.
         ``obs``
-            ``spot``, ``subspot``, ``measured``, the share of the subspot that was captured, the library column, and
-            ``array_col``, ``array_row`` on the fine lattice. Names are those of spot and subspot, or of the cells.
-        ``obsm["spatial"]``, ``obsm["image_features"]``
-            Positions in pixels; image features with an image.
-        ``layers["std"]``, ``layers["q05"]``, ``layers["q95"]``
-            Standard deviation and quantiles of the samples, with `n_samples`.
-        ``layers["sampled_counts"]``
-            The first sample given the observed spots, with `n_samples` and counts: integers (as float32), for tests of
-            differential expression and other methods for counts. What was captured adds up exactly to the spots.
+            ``spot``, ``subspot``, ``measured`` (the share of the subspot that was captured), ``array_col``,
+            ``array_row`` on the fine lattice, and the columns of the spots, those of these names as
+            ``"{name}_of_spot"``. Names are those of spot and subspot, or of the cells.
+        ``obsm["spatial"]``, ``obsm["image_features"]``, ``obsm["X_soscope"]``
+            Positions in pixels; image features with an image; n_targets x n_latent float32, the latent states that are
+            decoded: interpolated and, by ``decoder="shift"``, shifted by the image (not with ``sources="image"``).
+        ``layers["std"]``, ``layers["q05"]``, ``layers["q95"]``, ``layers["sampled_counts"]``
+            With `n_samples`: standard deviation and quantiles of the samples; for counts the first sample given the
+            observed spots, integers (as float32), of which what was captured adds up exactly to the spots.
         ``uns["spatial"]``
             That of the spots with the diameter of the subspots.
 
@@ -373,7 +374,7 @@ class SoScope(RegisteredModel, SavedModel):
         check_arguments(locals(), ENHANCED_RULES)
         check_named("uns", uns)
         path = output_path(out, self.adata, overwrite=overwrite)
-        return enhanced_profiles(self._posterior(adata), expectation, n_samples, batch_size, path, uns or {})
+        return enhanced_profiles(self._posterior(adata), expectation, n_samples, batch_size, path, uns or {}, obsm_keys)
 
     def predict(
         self,
@@ -414,8 +415,8 @@ class SoScope(RegisteredModel, SavedModel):
         -------
         AnnData or MuData
             n_positions x n_features: ``X``, expected profiles, float32; ``obs`` as given, and the library column;
-            ``obsm["spatial"]``, ``var``, ``uns["spatial"]``, and in ``uns["soscope"]`` the version and ``library_id``.
-            Positions have the batch of their nearest spot.
+            ``obsm["spatial"]``, ``obsm["X_soscope"]``, ``var``, ``uns["spatial"]``, and in ``uns["soscope"]`` the
+            version and ``library_id``. Positions have the batch of their nearest spot.
 
         Raises
         ------

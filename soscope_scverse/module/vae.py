@@ -368,18 +368,7 @@ class SoScopeVAE(_GraphModule):
         exposure = tensors["exposure"]
         area = tensors.get("area", exposure)
         n_spots, n_subspots = exposure.shape
-        z_k = embedding_bag(
-            tensors["neighbors"].flatten(0, 1),
-            z,
-            per_sample_weights=tensors["neighbor_weights"].flatten(0, 1),
-            mode="sum",
-        )
-        if not self.uses_latent:
-            z_k = torch.zeros_like(z_k)
-        features = tensors["features"].flatten(0, 1) if self.uses_image else None
-        if features is not None and not self.training:
-            features = self.image_strength * features
-        effect = self.decoder(z_k, features).float().view(n_spots, n_subspots, -1)
+        effect = self.decoder(*self._decoder_input(tensors, z)).float().view(n_spots, n_subspots, -1)
         start = self.feature_parameters()
         if self.per_subspot_dispersion:
             effect, relative = effect.split(self.n_features, dim=-1)
@@ -391,6 +380,25 @@ class SoScopeVAE(_GraphModule):
         if "area" in tensors:
             subspots = self.likelihood.with_measured(subspots, (exposure / area.clamp(min=_TINY)).unsqueeze(-1))
         return {"subspots": subspots}
+
+    def subspot_states(self, tensors: Tensors, z: Tensor) -> Tensor:
+        """Latent states of the subspots as the decoder reads them, (n_spots * n_subspots) x n_latent."""
+        return self.decoder.state(*self._decoder_input(tensors, z))
+
+    def _decoder_input(self, tensors: Tensors, z: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Latent states interpolated to the subspots, and their image features."""
+        z_k = embedding_bag(
+            tensors["neighbors"].flatten(0, 1),
+            z,
+            per_sample_weights=tensors["neighbor_weights"].flatten(0, 1),
+            mode="sum",
+        )
+        if not self.uses_latent:
+            z_k = torch.zeros_like(z_k)
+        features = tensors["features"].flatten(0, 1) if self.uses_image else None
+        if features is not None and not self.training:
+            features = self.image_strength * features
+        return z_k, features
 
     @torch.no_grad()
     def scale_library_size(self, factor: float) -> None:

@@ -62,10 +62,13 @@ def enhance(
     sources: Literal["both", "image", "positions"] = "both",
     library_key: str | None = None,
     batch_key: str | None = None,
+    graph_key: str | None = None,
+    size_factor_key: str | None = None,
     keep_off_tissue: bool = False,
     preset: Literal["default", "paper"] = "default",
     expectation: Expectation | Sequence[Expectation] | None = None,
     n_samples: int = 0,
+    obsm_keys: Sequence[str] = (),
     seed: int = 0,
     max_epochs: int | None = None,
     accelerator: str = "auto",
@@ -133,6 +136,13 @@ def enhance(
         Column of ``obs`` with the sections.
     batch_key
         Column of ``obs`` with the batches, see :meth:`~soscope_scverse.model.SoScope.setup_anndata`.
+    graph_key
+        Slot of ``obsp`` with the graph of the spots, as of :func:`squidpy.gr.spatial_neighbors`
+        (``"spatial_connectivities"``), see :meth:`~soscope_scverse.model.SoScope.setup_anndata`. Default:
+        ``obsp["spot_graph"]``, which is made by :func:`~soscope_scverse.pp.spot_graph` if it is not there.
+    size_factor_key
+        Column of ``obs`` with the library size of every spot, see
+        :meth:`~soscope_scverse.model.SoScope.setup_anndata`.
     keep_off_tissue
         Enhance the spots with ``obs["in_tissue"]`` 0, too. By default they are excluded and have no rows in the result.
     preset
@@ -142,6 +152,9 @@ def enhance(
         "denoised"]``; ``"decoded"`` with ``preset="paper"``.
     n_samples
         Number of posterior samples, see :meth:`~soscope_scverse.model.SoScope.get_enhanced`.
+    obsm_keys
+        Tables in ``obsm`` of the spots to repeat for their subspots, see
+        :meth:`~soscope_scverse.model.SoScope.get_enhanced`.
     seed
         Seed of all random numbers; global random states are not changed.
     max_epochs
@@ -247,6 +260,7 @@ def _enhance(data: Any, options: Mapping[str, Any]) -> tuple[AnnData | MuData, S
                 options["out"],
                 expectation=arguments["expectation"],
                 n_samples=options["n_samples"],
+                obsm_keys=options["obsm_keys"],
                 overwrite=options["overwrite"],
                 uns={keys.RESULT: record(chosen, model, arguments, warned)},
             )
@@ -262,7 +276,8 @@ def _check_training(training: Mapping[str, Any], likelihood: str | Mapping[str, 
 
 
 def _model(data: AnnData | MuData, options: Mapping[str, Any], kwargs: Mapping[str, Any]) -> SoScope:
-    slots = {name: options[name] for name in ("layer", "library_key", "batch_key")}
+    slots = {name: options[name] for name in ("layer", "library_key", "batch_key", "size_factor_key")}
+    slots["graph_key"] = options["graph_key"] or keys.SPOT_GRAPH
     if isinstance(data, MuData):
         SoScope.setup_mudata(data, options["likelihood"], **slots)
         return SoScope(data, **kwargs)

@@ -45,10 +45,13 @@ class EnhanceOptions(TypedDict, total=False):
     sources: Literal["both", "image", "positions"]
     library_key: str | None
     batch_key: str | None
+    graph_key: str | None
+    size_factor_key: str | None
     keep_off_tissue: bool
     preset: Literal["default", "paper"]
     expectation: Expectation | Sequence[Expectation] | None
     n_samples: int
+    obsm_keys: Sequence[str]
     seed: int
     max_epochs: int | None
     accelerator: str

@@ -136,6 +136,25 @@ def test_arguments_reach_the_model(spots, folder):
     assert list(written.obs["slide"]) == ["a"] * 60 + ["b"] * 60
 
 
+def test_slots_of_the_spots_reach_the_model_and_the_result(spots, folder):
+    import squidpy as sq
+
+    adata = spots.adata.copy()
+    sq.gr.spatial_neighbors_grid(adata, n_neighs=4)
+    adata.obs["size"] = np.asarray(adata.X.sum(axis=1)).ravel()
+    adata.obsm["X_pca"] = np.ones((30, 2))
+    adata.write_h5ad("other.h5ad")
+    slots = ("--graph-key", "spatial_connectivities", "--size-factor-key", "size", "--obsm-key", "X_pca")
+    assert enhance("--n-subspots", 4, *slots, source="other.h5ad").exit_code == 0
+    written = ad.read_h5ad("out.h5ad")
+    assert written.obsm["X_pca"].shape == (120, 2)
+    assert written.obsm["X_soscope"].shape == (120, 32)
+    assert '"graph_key": "spatial_connectivities", "size_factor_key": "size"' in written.uns["soscope"]["arguments"]
+    refused = enhance("--n-subspots", 4, "--graph-key", "nope", source="other.h5ad", out="b.h5ad")
+    assert refused.exit_code == 2
+    assert "Expected a graph of the spots in `adata.obsp['nope']`" in refused.stderr
+
+
 def test_the_prior_does_not_add_up(spots, folder):
     assert enhance("--n-subspots", 4, "--expectation", "decoded").exit_code == 0
     sums = np.asarray(ad.read_h5ad("out.h5ad").X).reshape(30, 4, 5).sum(axis=1)
