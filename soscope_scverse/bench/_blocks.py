@@ -14,7 +14,7 @@ FLOWER = 7
 class Blocks(NamedTuple):
     """Blocks of spots, and what they consist of."""
 
-    index: np.ndarray
+    coarse: np.ndarray
     """n_blocks x 2 coordinates in the coarse lattice (row, column), sorted."""
     members: np.ndarray
     """n_blocks x size of the largest block, row numbers of observations, -1 = padding."""

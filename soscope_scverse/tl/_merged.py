@@ -63,7 +63,7 @@ def merge_spots(
     lattices = section_lattices(spots, "auto")
     blocks = _side_by_side([_blocks(spots, name, lattice, factor) for name, lattice in lattices.items()])
     members, adata = blocks.members, spots.adata
-    low = merged(adata, x, spots.positions, blocks.index, members, aggregate)
+    low = merged(adata, x, spots.positions, blocks.coarse, members, aggregate)
     for column in filter(None, columns):
         low.obs[column] = adata.obs[column].iloc[members.max(axis=1)].to_numpy()
     if keys.SPATIAL in adata.uns:
@@ -120,9 +120,9 @@ def _blocks(spots: Spots, section: str, lattice: Lattice, factor: int) -> Blocks
         )
     except ValueError:
         found = Blocks(np.empty((0, 2), int), np.empty((0, 1), int))
-    if len(found.index) < _FEWEST_SPOTS:
+    if len(found.coarse) < _FEWEST_SPOTS:
         msg = (
-            f"Expected at least {_FEWEST_SPOTS} merged spots {spots.where(section)}, found {len(found.index)} of "
+            f"Expected at least {_FEWEST_SPOTS} merged spots {spots.where(section)}, found {len(found.coarse)} of "
             f"{len(rows)} spots. Too few to validate: choose a larger section"
             f"{' or a smaller `factor`' if lattice.kind == 'square' and factor > 2 else ''}."
         )
@@ -145,7 +145,7 @@ def _side_by_side(blocks: list[Blocks]) -> Blocks:
     width = max(of.members.shape[1] for of in blocks)
     index, members, start = [], [], 0
     for of in blocks:
-        shifted = of.index - [of.index[:, 0].min() // 2 * 2 - start, 0]  # even, which keeps hexagonal lattices
+        shifted = of.coarse - [of.coarse[:, 0].min() // 2 * 2 - start, 0]  # even, which keeps hexagonal lattices
         start = (shifted[:, 0].max() // 2 + 1) * 2
         index.append(shifted)
         members.append(np.pad(of.members, ((0, 0), (0, width - of.members.shape[1])), constant_values=-1))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from mudata import MuData
 
 from soscope_scverse import _keys as keys
 from soscope_scverse import _read as read
@@ -18,6 +19,7 @@ from soscope_scverse import metrics
 from soscope_scverse._containers.dispatch import ELEMENT_OPTIONS, accepts_containers
 from soscope_scverse._containers.slots import writable
 from soscope_scverse._validators import Number, Rules, check_arguments, check_keywords, check_text
+from soscope_scverse.metrics._agreement import per_feature
 from soscope_scverse.module.likelihoods import LIKELIHOODS
 from soscope_scverse.tl._enhance import enhance
 from soscope_scverse.tl._merged import Merged, linear, merge_spots
@@ -86,10 +88,11 @@ def validate(
     Returns
     -------
     AnnData or None
-        None, or with `copy` the changed copy. Written are the slots below, missing for genes that are not enhanced.
-    ``var["validation_pearson"]``, ``var["validation_within_r"]``
+        None, or with `copy` the changed copy. Written are the slots below; genes that are not enhanced have NaN, and
+        are not believed.
+    ``var["validation_pearson"]``, ``var["validation_within_r"]``, ``var["validation_linear_within_r"]``
         Agreement of recovered and measured spots over all spots, and after subtracting the mean of each merged spot,
-        see :func:`~soscope_scverse.metrics.within_r`.
+        see :func:`~soscope_scverse.metrics.within_r`; the latter for linear interpolation, too.
     ``var["validation_expected_within_r"]``
         What `within_r` against measured counts is to be expected one level finer, for subspots that have the counts of
         a spot divided by the number of members of a merged spot. The correlation without counting noise is shrunk to
@@ -130,7 +133,7 @@ def validate(
     Examples
     --------
     >>> tl.validate(adata, "section.tif")  # doctest: +SKIP
-    >>> adata.var_names[adata.var["validation_believed"].fillna(False)]  # doctest: +SKIP
+    >>> adata.var_names[adata.var["validation_believed"]]  # doctest: +SKIP
     """
     check_arguments(locals(), _RULES)
     check_text("key_added", key_added)
@@ -140,7 +143,8 @@ def validate(
     adata = writable(adata, copy=copy)
     scores, uses_image = _scores(merged, given)
     for name, values in scores.items():
-        adata.var[f"{key_added}_{name}"] = values.reindex(adata.var_names)
+        missing = False if values.dtype == bool else np.nan
+        adata.var[f"{key_added}_{name}"] = values.reindex(adata.var_names, fill_value=missing)
     adata.uns[key_added] = {
         "version": version("soscope-scverse"),
         "factor": factor,
@@ -157,13 +161,16 @@ def validate(
 
 def _merged(adata: AnnData, factor: int, given: Mapping[str, Any]) -> Merged:
     """Merge the spots that :func:`~soscope_scverse.tl.enhance` would enhance, with the genes that it would choose."""
-    options = {name: parameter.default for name, parameter in signature(enhance).parameters.items()} | given
-    likelihood = options["likelihood"]
+    if isinstance(adata, MuData):
+        msg = "Expected an AnnData or a SpatialData, found MuData. Validate a modality: an AnnData with its positions."
+        raise TypeError(msg)
+    options = {name: parameter.default for name, parameter in signature(enhance).parameters.items()}
+    options |= given
     read.read_anndata(adata)
     check_options(adata, options)
     _, spots, (x,) = read_input(read.on_tissue(adata, keep=options["keep_off_tissue"]), options)
-    by_mean = "sum" if LIKELIHOODS[likelihood].is_counts else "mean"
-    aggregate = (options["model_kwargs"] or {}).get("aggregate") or by_mean
+    usual = "sum" if LIKELIHOODS[options["likelihood"]].is_counts else "mean"
+    aggregate: Any = (options["model_kwargs"] or {}).get("aggregate") or usual
     merged = merge_spots(spots, x, factor, aggregate, (options["library_key"], options["batch_key"]))
     logger.info("Merged %d of %d spots into %d to recover them.", len(merged.block), spots.n, merged.adata.n_obs)
     return merged
@@ -184,14 +191,13 @@ def _scores(merged: Merged, given: Mapping[str, Any]) -> tuple[pd.DataFrame, boo
     if uses_image:
         without = enhance(low, **{**options, "image": None, "sources": "positions", "n_samples": 0})
         gain = scores["within_r"] - metrics.within_r(without.X, truth, block)
-    scores.insert(3, "image_gain", gain)
     lower, upper = (recovered.layers[name] for name in (keys.Q05, keys.Q95))
-    scores.insert(4, "interval_width", _relative_width(lower, upper, truth))
-    scores.insert(5, "coverage", metrics.coverage(truth, lower, upper))
+    coverage, width = metrics.coverage(truth, lower, upper), _relative_width(lower, upper, truth)
+    scores = scores.assign(image_gain=gain, interval_width=width, coverage=coverage)
     return scores, uses_image
 
 
 def _relative_width(lower: np.ndarray, upper: np.ndarray, truth: Any) -> np.ndarray:
     """Mean width of intervals relative to the standard deviation of the truth; NaN where that is constant."""
-    deviation = metrics._agreement.per_feature(lambda x: x.std(axis=0), truth)
+    deviation = per_feature(lambda x: x.std(axis=0), truth)
     return np.divide((upper - lower).mean(axis=0), deviation, out=np.full_like(deviation, np.nan), where=deviation > 0)

@@ -36,7 +36,7 @@ def verdict(truth: Matrix, recovered: Matrix, linear: Matrix, block: np.ndarray,
     Returns
     -------
     DataFrame
-        ``within_r``, ``expected_within_r``, ``p_adjusted`` and ``believed``.
+        ``within_r``, ``linear_within_r``, ``expected_within_r``, ``p_adjusted`` and ``believed``.
     """
     n_members = np.bincount(block)
     members = csr_matrix((np.ones(len(block)), (block, np.arange(len(block)))))
@@ -56,6 +56,7 @@ def verdict(truth: Matrix, recovered: Matrix, linear: Matrix, block: np.ndarray,
     return pd.DataFrame(
         {
             "within_r": within_r(recovered, truth, block),
+            "linear_within_r": within_r(linear, truth, block),
             "expected_within_r": np.clip(shrunken(noise_free, error), -1, 1) * np.sqrt(reliability),
             "p_adjusted": adjusted,
             "believed": adjusted <= FALSE_DISCOVERY_RATE,
