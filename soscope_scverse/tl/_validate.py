@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from importlib.metadata import version
-from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from soscope_scverse._containers.slots import writable
 from soscope_scverse._validators import Number, Rules, check_arguments, check_keywords, check_text
 from soscope_scverse.metrics._agreement import per_feature
 from soscope_scverse.module.likelihoods import LIKELIHOODS
-from soscope_scverse.tl._enhance import enhance
+from soscope_scverse.tl._enhance import DEFAULTS, enhance
 from soscope_scverse.tl._merged import Merged, linear, merge_spots
 from soscope_scverse.tl._options import ENHANCE_RULES, check_options
 from soscope_scverse.tl._prepare import read_input
@@ -164,8 +163,7 @@ def _merged(adata: AnnData, factor: int, given: Mapping[str, Any]) -> Merged:
     if isinstance(adata, MuData):
         msg = "Expected an AnnData or a SpatialData, found MuData. Validate a modality: an AnnData with its positions."
         raise TypeError(msg)
-    options = {name: parameter.default for name, parameter in signature(enhance).parameters.items()}
-    options |= given
+    options = DEFAULTS | dict(given)
     read.read_anndata(adata)
     check_options(adata, options)
     _, spots, (x,) = read_input(read.on_tissue(adata, keep=options["keep_off_tissue"]), options)
