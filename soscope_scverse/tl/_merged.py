@@ -136,7 +136,8 @@ def _lattice_index(xy: np.ndarray, array: np.ndarray | None, lattice: Lattice) -
         index = (array - array[0]) @ np.linalg.inv(lattice.array_steps)
     else:
         index = (xy - xy[0]) @ np.linalg.inv(lattice.basis)
-    u, v = np.rint(index).astype(int).T
+    index = np.rint(index).astype(int)
+    u, v = (index - index.min(axis=0)).T  # which of the blocks are chosen does not depend on the order of the spots
     return np.column_stack([v, 2 * u + v if lattice.kind == "hex" else u])
 
 

@@ -153,7 +153,7 @@ def validate(
         "n_believed": int(scores["believed"].sum()),
         "false_discovery_rate": FALSE_DISCOVERY_RATE,
         "uses_image": uses_image,
-        **{name: float(scores[name].median()) for name in scores.columns if scores[name].dtype == float},
+        **{name: _median(values) for name, values in scores.items() if values.dtype == float},
     }
     return adata if copy else None
 
@@ -193,6 +193,11 @@ def _scores(merged: Merged, given: Mapping[str, Any]) -> tuple[pd.DataFrame, boo
     coverage, width = metrics.coverage(truth, lower, upper), _relative_width(lower, upper, truth)
     scores = scores.assign(image_gain=gain, interval_width=width, coverage=coverage)
     return scores, uses_image
+
+
+def _median(values: pd.Series) -> float:
+    """Median of the known values; NaN if there are none."""
+    return float(values.median()) if values.notna().any() else np.nan
 
 
 def _relative_width(lower: np.ndarray, upper: np.ndarray, truth: Any) -> np.ndarray:
