@@ -153,7 +153,7 @@ def validate(
         "n_believed": int(scores["believed"].sum()),
         "false_discovery_rate": FALSE_DISCOVERY_RATE,
         "uses_image": uses_image,
-        **{name: _median(values) for name, values in scores.items() if values.dtype == float},
+        **{name: _median(values) for name, values in scores.drop(columns=["p_adjusted", "believed"]).items()},
     }
     return adata if copy else None
 
