@@ -195,7 +195,7 @@ def test_the_gain_by_an_ignored_image_is_0(made, monkeypatch):
     def ignoring(self, *args, **kwargs):
         trainings.append(self)
         train(self, *args, **kwargs)
-        self.module.uses_image = False
+        self.module.uses_image.fill_(False)
 
     monkeypatch.setattr(SoScope, "train", ignoring)
     tl.validate(made.adata, made.image, n_samples=2, **OPTIONS)
@@ -267,7 +267,7 @@ def test_spots_that_cannot_be_merged():
     refused(spots(np.random.default_rng(0).random((200, 2)), x=np.ones((200, 1))), "do not lie on a square or hex")
     refused(counted("square", n_rows=2, n_cols=4), r"at least 4 merged spots .* found 2 of 8 spots.* larger section\.$")
     refused(counted("square", n_rows=5, n_cols=5), r"found 3 of 25 .*smaller `factor`", factor=4)
-    refused(counted("hex", n_rows=4, n_cols=4), "at least 4 merged spots")
+    refused(counted("hex", n_rows=3, n_cols=3), "at least 4 merged spots")
 
 
 def test_sections_of_few_spots_are_named():
