@@ -97,7 +97,7 @@ def validate(
         a spot divided by the number of members of a merged spot. The correlation without counting noise is shrunk to
         the mean over genes by its standard error, and attenuated by the noise of the fewer counts.
     ``var["validation_image_gain"]``
-        `within_r` less that of the model without the image; 0 if the image was ignored, NaN without one.
+        `within_r` less that of the model without the image; 0 if its strength is 0, NaN without an image.
     ``var["validation_interval_width"]``, ``var["validation_coverage"]``
         Mean width of the 90 % intervals relative to the standard deviation of the measured spots, and share of the
         spots inside of them. Counts that are equal to a bound are inside, so it is high for few counts.
@@ -107,8 +107,8 @@ def validate(
         merged spots (one-sided t tests, the larger p-value, false discovery rate of 5 %). An error below that of the
         even division means that more than half of the detail in the map is real.
     ``uns["validation"]``
-        Numbers of spots, merged spots, genes and believed genes, medians of the scores, whether the image was used,
-        the arguments, and the version.
+        Numbers of spots, merged spots, genes and believed genes, medians of the scores, ``image_strength`` as in a result,
+        and the version.
 
     Raises
     ------
@@ -140,7 +140,7 @@ def validate(
     given = {**enhance_kwargs, "image": image, "library_key": library_key, "n_samples": n_samples}
     merged = _merged(adata, factor, given)
     adata = writable(adata, copy=copy)
-    scores, uses_image = _scores(merged, given)
+    scores, strength = _scores(merged, given)
     for name, values in scores.items():
         missing = False if values.dtype == bool else np.nan
         adata.var[f"{key_added}_{name}"] = values.reindex(adata.var_names, fill_value=missing)
@@ -152,7 +152,7 @@ def validate(
         "n_genes": len(scores),
         "n_believed": int(scores["believed"].sum()),
         "false_discovery_rate": FALSE_DISCOVERY_RATE,
-        "uses_image": uses_image,
+        "image_strength": strength,
         **{name: _median(values) for name, values in scores.drop(columns=["p_adjusted", "believed"]).items()},
     }
     return adata if copy else None
@@ -174,25 +174,26 @@ def _merged(adata: AnnData, factor: int, given: Mapping[str, Any]) -> Merged:
     return merged
 
 
-def _scores(merged: Merged, given: Mapping[str, Any]) -> tuple[pd.DataFrame, bool]:
-    """Scores of every gene, and whether the image was used."""
+def _scores(merged: Merged, given: Mapping[str, Any]) -> tuple[pd.DataFrame, float]:
+    """Scores of every gene, and how strongly the image was used."""
     low, truth, block = merged
     options = {**given, "genes": low.var_names.tolist(), "layer": None, "keep_off_tissue": True}
     recovered = enhance(low, **options)
     record = recovered.uns[keys.RESULT]
-    uses_image = bool(record["uses_image"])
+    strength = record["image_strength"]
     is_counts = LIKELIHOODS[given.get("likelihood", "nb")].is_counts
     scores = verdict(truth, recovered.X, linear(low, given["library_key"]), block, is_counts=is_counts)
     scores.index = low.var_names
     scores.insert(0, "pearson", metrics.pearson(recovered.X, truth))
-    gain = np.zeros(low.n_vars) if "encoder" in record else np.full(low.n_vars, np.nan)
-    if uses_image:
+    has_image = "encoder" in record
+    gain = np.zeros(low.n_vars) if has_image else np.full(low.n_vars, np.nan)
+    if has_image and strength > 0:
         without = enhance(low, **{**options, "image": None, "sources": "positions", "n_samples": 0})
         gain = scores["within_r"] - metrics.within_r(without.X, truth, block)
     lower, upper = (recovered.layers[name] for name in (keys.Q05, keys.Q95))
     coverage, width = metrics.coverage(truth, lower, upper), _relative_width(lower, upper, truth)
     scores = scores.assign(image_gain=gain, interval_width=width, coverage=coverage)
-    return scores, uses_image
+    return scores, strength
 
 
 def _median(values: pd.Series) -> float:

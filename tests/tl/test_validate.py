@@ -165,9 +165,9 @@ def test_scores_are_those_of_enhanced_merged_spots(made):
     low, truth, block = merged(made.adata)
     options = {**QUICK, "genes": list(made.adata.var_names)}
     options.pop("max_epochs")
-    recovered = tl.enhance(low, image=made.image, n_samples=5, model_kwargs={"test_image": False}, **options)
+    recovered = tl.enhance(low, image=made.image, n_samples=5, model_kwargs={"image_strength": 1.0}, **options)
     without = tl.enhance(low, sources="positions", **options)
-    tl.validate(made.adata, made.image, n_samples=5, model_kwargs={"test_image": False}, **OPTIONS)
+    tl.validate(made.adata, made.image, n_samples=5, model_kwargs={"image_strength": 1.0}, **OPTIONS)
     var, truth = made.adata.var, truth.toarray()
     with_image = metrics.within_r(recovered.X, truth, block)
     np.testing.assert_allclose(var["validation_within_r"], with_image)
@@ -183,22 +183,20 @@ def test_scores_are_those_of_enhanced_merged_spots(made):
 def test_without_an_image_there_is_no_gain(made):
     tl.validate(made.adata, n_samples=2, **OPTIONS)
     assert made.adata.var["validation_image_gain"].isna().all()
-    assert not made.adata.uns["validation"]["uses_image"]
 
 
-def test_the_gain_by_an_ignored_image_is_0(made, monkeypatch):
-    """Whether an image is used is up to the model; a second one is trained only if it is."""
+def test_the_gain_by_an_image_of_no_strength_is_0(made, monkeypatch):
+    """A second model is trained only if the image has any effect."""
     trainings = []
     train = SoScope.train
 
     @wraps(train)
-    def ignoring(self, *args, **kwargs):
+    def counted_train(self, *args, **kwargs):
         trainings.append(self)
         train(self, *args, **kwargs)
-        self.module.uses_image.fill_(False)
 
-    monkeypatch.setattr(SoScope, "train", ignoring)
-    tl.validate(made.adata, made.image, n_samples=2, **OPTIONS)
+    monkeypatch.setattr(SoScope, "train", counted_train)
+    tl.validate(made.adata, made.image, n_samples=2, model_kwargs={"image_strength": 0.0}, **OPTIONS)
     assert (made.adata.var["validation_image_gain"] == 0).all()
     assert len(trainings) == 1
 
