@@ -45,7 +45,7 @@ def verdict(parts: Sequence[Part]) -> Element:
 
 
 def _of_part(part: Part) -> Iterator[Element]:
-    if keys.VALIDATION in part.spots.uns:
+    if f"{keys.VALIDATION}_believed" in part.spots.var:
         yield from _validated(part)
     else:
         yield from _by_intervals(part)
@@ -57,8 +57,11 @@ def _validated(part: Part) -> Iterator[Element]:
     believed = scores[scores["believed"].astype(bool)].sort_values("within_r", ascending=False)
     of = f"{part.name}: at" if part.name else "At"
     yield element(
-        "p", f"{of} this resolution {len(believed):,} of {part.n_features:,} genes may be believed.", class_="verdict"
+        "p", f"{of} this resolution {len(believed):,} of {len(scores):,} genes may be believed.", class_="verdict"
     )
+    if len(scores) < part.n_features:
+        text = f"{part.n_features - len(scores):,} of the {part.n_features:,} genes of the result were not validated."
+        yield element("p", text)
     yield element("p", _RULE)
     ax = validation(part.spots)
     yield embedded_figure(ax, "within_r of every gene against that of linear interpolation.")

@@ -107,8 +107,8 @@ def validate(
         merged spots (one-sided t tests, the larger p-value, false discovery rate of 5 %). An error below that of the
         even division means that more than half of the detail in the map is real.
     ``uns["validation"]``
-        Numbers of spots, merged spots, genes and believed genes, medians of the scores, ``image_strength`` as in a result,
-        and the version.
+        Numbers of spots, merged spots, genes and believed genes, medians of the scores, ``image_strength`` as in a
+        result, and the version.
 
     Raises
     ------

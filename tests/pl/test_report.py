@@ -212,8 +212,17 @@ def test_the_verdict_comes_first(spots, enhanced, tmp_path, believed):
     assert ("Believed, best first:" in page.text) == (believed > 0)
     assert "Expected one level finer" in page.text
     assert "Coverage" not in page.text  # no such score
-    assert len(page.all("img")) == 1 + 1 + 1 + 2
+    assert len(page.all("img")) == 1 + 2 + 1 + 2
     assert "script" not in page.tags
+
+
+def test_genes_that_were_not_validated_are_counted(spots, enhanced, tmp_path):
+    adata = validated(spots.adata, 1)
+    adata.var.loc[adata.var_names[-2:], "validation_p_adjusted"] = np.nan
+    pl.report(enhanced, adata, tmp_path / "report.html", genes=[adata.var_names[-1]])
+    page = Page(tmp_path / "report.html")
+    assert "At this resolution 1 of 4 genes may be believed." in page.texts
+    assert "2 of the 6 genes of the result were not validated." in page.texts
 
 
 def test_without_a_validation_the_intervals_are_all_there_is(spots, enhanced, path, tmp_path):
