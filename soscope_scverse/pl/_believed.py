@@ -45,7 +45,8 @@ def verdict(parts: Sequence[Part]) -> Element:
 
 
 def _of_part(part: Part) -> Iterator[Element]:
-    if f"{keys.VALIDATION}_believed" in part.spots.var:
+    scored = part.spots.var.get(f"{keys.VALIDATION}_p_adjusted")
+    if scored is not None and scored.notna().any():
         yield from _validated(part)
     else:
         yield from _by_intervals(part)
