@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from inspect import signature
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, overload
@@ -25,7 +26,7 @@ from soscope_scverse.tl import _results as results
 from soscope_scverse.tl._elements import enhance_elements
 from soscope_scverse.tl._options import EnhanceOptions, check_options, resolved
 from soscope_scverse.tl._prepare import prepare, read_input
-from soscope_scverse.tl._record import record
+from soscope_scverse.tl._record import Stopwatch, given_options, record
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -195,8 +196,9 @@ def enhance(
     -------
     AnnData or MuData
         The subspots, see :meth:`~soscope_scverse.model.SoScope.get_enhanced`, with ``uns["soscope"]``: version, those
-        of the main dependencies, arguments (JSON), geometry, encoder, whether the image was used, warnings, and
-        training history. ``enhance(adata, **json.loads(enhanced.uns["soscope"]["arguments"]))`` reproduces the result;
+        of the main dependencies, arguments (JSON), those that were given, geometry, encoder, whether the image was
+        used, warnings, training history, and wall time and peak memory until the training ended.
+        ``enhance(adata, **json.loads(enhanced.uns["soscope"]["arguments"]))`` reproduces the result;
         arguments given as objects (images, cells, encoders) are listed under ``"inputs"`` and have to be passed again.
         With `return_model` a tuple of this and the model.
     SpatialData
@@ -223,20 +225,26 @@ def enhance(
     options = dict(locals())
     del options["adata"], options["return_model"], options["key_added"]
     elements = {name: options.pop(name) for name in ELEMENT_OPTIONS}
+    run = partial(_enhance, given=given_options(options, DEFAULTS))
     if is_spatialdata(adata):
         enhanced: Any = adata
-        model = enhance_elements(adata, _enhance, options, key_added=key_added, **elements)
+        model = enhance_elements(adata, run, options, key_added=key_added, **elements)
     else:
         check_no_element_options(adata, elements)
-        enhanced, model = _enhance(opened(adata) if is_lazy(adata) else adata, options)
+        enhanced, model = run(opened(adata) if is_lazy(adata) else adata, options)
     if return_model:
         return enhanced, model
     model.deregister_manager(model.adata)  # else scvi-tools keeps the spots in memory
     return enhanced
 
 
-def _enhance(data: Any, options: Mapping[str, Any]) -> tuple[AnnData | MuData, SoScope]:
-    """Subspots of the spots of an AnnData or MuData, and the trained model."""
+DEFAULTS = {name: parameter.default for name, parameter in signature(enhance).parameters.items()}
+"""Arguments of :func:`enhance` that nobody gave."""
+
+
+def _enhance(data: Any, options: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[AnnData | MuData, SoScope]:
+    """Subspots of the spots of an AnnData or MuData, and the trained model; `given` are the options of the user."""
+    stages = Stopwatch()
     check_options(data, options)
     arguments = resolved(options)
     with recorded_warnings() as warned:
@@ -247,10 +255,12 @@ def _enhance(data: Any, options: Mapping[str, Any]) -> tuple[AnnData | MuData, S
         _check_training(training, options["likelihood"])
         results.check_files(chosen, options)
         prepare(data, chosen, spots, profiles, arguments)
+        stages.end("preparation")
         with torch.random.fork_rng():
             torch.manual_seed(options["seed"])
             model = _model(chosen, options, arguments["model_kwargs"])
             model.train(**training)
+            stages.end("training")
             if model.trainer is not None and model.trainer.interrupted:
                 raise KeyboardInterrupt  # the training has warned; nothing has been written
             if options["save_model"] is not None:
@@ -262,7 +272,7 @@ def _enhance(data: Any, options: Mapping[str, Any]) -> tuple[AnnData | MuData, S
                 n_samples=options["n_samples"],
                 obsm_keys=options["obsm_keys"],
                 overwrite=options["overwrite"],
-                uns={keys.RESULT: record(chosen, model, arguments, warned)},
+                uns={keys.RESULT: record(chosen, model, arguments, given, warned, stages.seconds)},
             )
     return enhanced, model
 

@@ -62,7 +62,7 @@ def assert_refused(result, folder, message):
 def test_help(flag):
     result = run(flag)
     assert result.exit_code == 0
-    for command in ("enhance", "features", "report", "benchmark", "demo"):
+    for command in ("enhance", "features", "validate", "report", "benchmark", "demo"):
         assert command in result.stdout
         told = run(command, flag)
         assert told.exit_code == 0
@@ -605,3 +605,34 @@ def test_a_run_that_is_stopped(folder):
     assert "Traceback" not in err
     assert "Stopped by SIGTERM." in err.splitlines()
     assert listing(folder) == ["cache", "in.h5ad", "section.png"]
+
+
+def test_validate_writes_scores_and_prints_the_verdict(folder):
+    result = run(
+        *("validate", "in.h5ad", "--out", "out.h5ad", "--image", "section.png", "--figure", "scores.png"),
+        *("--max-epochs", 3, "--accelerator", "cpu", "--n-samples", 2, "--genes", "gradient_1,image_1"),
+    )
+    assert result.exit_code == 0
+    assert re.match(
+        r"[0-2] of 2 genes may be believed at this resolution\n\nmedian over genes\npearson ", result.stdout
+    )
+    assert re.search(r"\d+ spots merged into \d+, 2 genes: out.h5ad", result.stderr)
+    written = ad.read_h5ad("out.h5ad")
+    assert written.var["validation_within_r"].notna().sum() == 2
+    assert written.uns["validation"]["n_genes"] == 2
+    assert listing(folder) == ["in.h5ad", "out.h5ad", "scores.png", "section.png"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--factor", 9), "9 is not in the range"),
+        (("--genes", "nope"), "1 of 1 are not: nope"),
+        (("--image-key", "he"), "Expected --image-key with SpatialData only"),
+        (("--figure", "scores.txt"), "`--figure` to end in"),
+        (("--factor", 6), "at least 4 merged spots"),
+    ],
+)
+def test_validate_refuses(folder, arguments, message):
+    result = run("validate", "in.h5ad", "--out", "out.h5ad", "--image", "section.png", *arguments)
+    assert_refused(result, folder, message)
