@@ -63,9 +63,7 @@ library_option = click.option("--library-key", help="Column of obs with the sect
 image_options = options(
     click.option("--image", type=EXISTING, help="Histology image (JPEG, PNG, TIFF, SVS, ...)."),
     click.option("--image-scale", type=float, help="Factor from coordinates to pixels of the image."),
-    click.option(
-        "--encoder", default="texture", show_default=True, help="Image encoder: texture, inception_v3, timm:NAME, ..."
-    ),
+    click.option("--encoder", help="Image encoder: texture (default), inception_v3, timm:NAME, ..."),
     click.option("--weights", type=click.Path(exists=True, dir_okay=False), help="File with weights of the encoder."),
     click.option("--cache", type=click.Path(file_okay=False), help="Folder in which image features are cached."),
 )

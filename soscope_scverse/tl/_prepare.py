@@ -122,7 +122,7 @@ def prepare(
         if keys.SPOT_GRAPH not in adata.obsp:
             if not was_partitioned:
                 check_single_lattices(spots)
-            adata.obsp[keys.SPOT_GRAPH] = weighted_graph(spots, profiles)
+            adata.obsp[keys.SPOT_GRAPH] = weighted_graph(spots, profiles, normalize=options["preset"] != "paper")
         if describes or not needs_image(encoder):
             name = encoder if isinstance(encoder, str) else type(encoder).__name__
             logger.info("Extracting image features (encoder=%s).", name)
