@@ -61,7 +61,7 @@ def train_kwargs(
     has_cells: bool,
     pretrains: bool,
 ) -> dict[str, Any]:
-    """Arguments of the training: two phases of equal length, without weight decay.
+    """Arguments of the training: two phases of equal length, without weight decay and gradient clipping.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ def train_kwargs(
     """
     names = frozenset([likelihood] if isinstance(likelihood, str) else likelihood.values())
     n_epochs, lr = _CELLS if has_cells else _TRAININGS.get(names, _JOINT)
-    kwargs: dict[str, Any] = {"lr": lr, "weight_decay": 0.0}
+    kwargs: dict[str, Any] = {"lr": lr, "weight_decay": 0.0, "gradient_clip_val": None}
     if given.get("max_steps") is not None:
         return kwargs
     asked = max_epochs or given.get("max_epochs")

@@ -11,6 +11,7 @@ from soscope_scverse._read import read_spots
 from soscope_scverse.tl import _images, _options
 from soscope_scverse.tl import _paper as paper
 
+PLAIN = {"weight_decay": 0.0, "gradient_clip_val": None}
 DEFAULTS = {
     "preset": "paper",
     "encoder": None,
@@ -50,15 +51,15 @@ def weights(tmp_path, monkeypatch):
 )
 def test_two_phases_are_as_long_as_in_the_published_examples(prepared, weights, likelihood, n_epochs, lr):
     found = resolved(prepared, likelihood=likelihood)["train_kwargs"]
-    assert found == {"lr": lr, "weight_decay": 0.0, "max_epochs": n_epochs, "pretrain_epochs": n_epochs}
+    assert found == {"lr": lr, **PLAIN, "max_epochs": n_epochs, "pretrain_epochs": n_epochs}
 
 
 def test_a_length_of_the_user_is_that_of_both_phases(prepared, weights):
-    assert resolved(prepared, max_epochs=7)["train_kwargs"] == {"lr": 5e-4, "weight_decay": 0.0, "pretrain_epochs": 7}
+    assert resolved(prepared, max_epochs=7)["train_kwargs"] == {"lr": 5e-4, **PLAIN, "pretrain_epochs": 7}
     given = resolved(prepared, train_kwargs={"max_epochs": 7, "lr": 0.01})["train_kwargs"]
-    assert given == {"lr": 0.01, "weight_decay": 0.0, "pretrain_epochs": 7, "max_epochs": 7}
+    assert given == {"lr": 0.01, **PLAIN, "pretrain_epochs": 7, "max_epochs": 7}
     given = resolved(prepared, train_kwargs={"max_steps": 7})["train_kwargs"]
-    assert given == {"lr": 5e-4, "weight_decay": 0.0, "max_steps": 7}
+    assert given == {"lr": 5e-4, **PLAIN, "max_steps": 7}
     assert "pretrain_epochs" not in resolved(prepared, sources="image")["train_kwargs"]
 
 
@@ -96,7 +97,7 @@ def test_every_argument_of_the_preset_is_one_of_the_model(prepared):
     pp.spot_graph(prepared, normalize=False)
     own = {
         "model_kwargs": paper.model_kwargs(has_cells=False),
-        "train_kwargs": {"lr": 5e-4, "weight_decay": 0.0, "pretrain_epochs": 4, "enable_progress_bar": False},
+        "train_kwargs": {"lr": 5e-4, **PLAIN, "pretrain_epochs": 4, "enable_progress_bar": False},
     }
     assert arguments["model_kwargs"] == {"sources": "both", **own["model_kwargs"]}
     by_hand = tl.enhance(prepared, expectation="decoded", encoder="precomputed", **QUICK | own)
