@@ -301,7 +301,7 @@ class SoScopeVAE(_GraphModule):
         Width of the image features; 0 without an image.
     n_image_components
         Largest number of inputs of the networks from the image; wider features have been projected.
-    aggregate, sigma, dispersion, observation, image_deviation, loss_per
+    aggregate, sigma, dispersion, observation
         See :class:`~soscope_scverse.model.SoScope`.
     n_latent, n_hidden, n_layers
         Dimensions of the latent state, width of the networks, layers of the encoder.
@@ -319,6 +319,8 @@ class SoScopeVAE(_GraphModule):
         Nodes sampled by the graph losses; None evaluates them exactly.
     n_batches
         Number of batches, each with its own effect on every feature; 0 without a batch covariate.
+    image_deviation, loss_per
+        See :class:`~soscope_scverse.model.SoScope`.
     """
 
     def __init__(

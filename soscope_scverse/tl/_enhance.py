@@ -136,8 +136,8 @@ def enhance(
     keep_off_tissue
         Enhance the spots with ``obs["in_tissue"]`` 0, too. By default they are excluded and have no rows in the result.
     preset
-        ``"paper"``: the model of the paper, with the length of training of its code; "The paper" in the documentation
-        of the model lists what is as published and what is not. It has no posterior samples, except with ``"poisson"``.
+        ``"paper"``: the model of the paper, with the length of training of its code; "The model of the paper" in the
+        documentation lists what is as published and what is not. It has posterior samples with ``"poisson"`` only.
         Further arguments take precedence.
     expectation
         See :meth:`~soscope_scverse.model.SoScope.get_enhanced`. Default: ``"conditional"``; ``"decoded"`` with

@@ -2,11 +2,13 @@
 
 import json
 
+import mudata as md
 import numpy as np
 import pytest
 
 from helpers import QUICK
 from soscope_scverse import pp, tl
+from soscope_scverse._containers.mudata import columns_apart
 from soscope_scverse._read import read_spots
 from soscope_scverse.tl import _images, _options
 from soscope_scverse.tl import _paper as paper
@@ -119,6 +121,25 @@ def test_samples_without_a_measured_dispersion_are_refused(prepared, monkeypatch
         model.sample_enhanced(2)
     if likelihood == "nb":  # one dispersion per feature is estimated from the spots
         tl.enhance(prepared, n_samples=2, **options, model_kwargs={"dispersion": "feature"})
+
+
+@pytest.mark.parametrize("likelihood", [{"prot": "poisson", "rna": "nb"}, {"prot": "gaussian", "rna": "nb"}])
+def test_two_modalities_are_not_weighted(section, likelihood):
+    """The two combinations of the published code; the second is its "GNB"."""
+    rna, prot = section.adata[:, 3:].copy(), section.adata[:, :3].copy()
+    prot.var_names = [f"protein {i}" for i in range(3)]
+    if likelihood["prot"] == "gaussian":
+        prot.X = np.log1p(prot.X.toarray())
+    with columns_apart():
+        mdata = md.MuData({"prot": prot, "rna": rna})
+    result, model = tl.enhance(
+        mdata, preset="paper", likelihood=likelihood, encoder="noise", return_model=True, **QUICK
+    )
+    assert (model.module.modality_weight == 1).all()
+    assert model.module.residual_length.shape == (2,)
+    assert all(np.isfinite(np.asarray(result[name].X)).all() for name in likelihood)
+    with pytest.raises(ValueError, match="measures the dispersion of"):
+        model.get_enhanced(n_samples=2)
 
 
 def test_poisson_samples_need_no_dispersion(prepared):
