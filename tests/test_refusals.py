@@ -163,6 +163,7 @@ def entries(image, model, enhanced, _section, _prepared):
         "bench.baselines.repeat": bench.BASELINES["repeat"],
         "bench.baselines.linear": bench.BASELINES["linear"],
         "bench.baselines.image_linear": bench.BASELINES["image_linear"],
+        "bench.baselines.kriging_image": bench.BASELINES["kriging_image"],
         "pl.compare": lambda a: pl.compare(a, enhanced, gene),
         "pl.compare(enhanced)": lambda a: pl.compare(_section.adata, a, gene),
     }
@@ -173,7 +174,8 @@ EVERY = (
     *("im.features(noise)", "im.features_at", "im.mask_subspots", "im.check_alignment", "im.check_coordinates"),
     *("im.embedded_image", "tl.enhance", "tl.to_spatialdata", "SoScope", "get_enhanced", "get_latent_representation"),
     *("sample_enhanced", "predict", "bench.simulate_low_resolution", "bench.compare", "bench.baselines.repeat"),
-    *("bench.baselines.linear", "bench.baselines.image_linear", "pl.compare", "pl.compare(enhanced)"),
+    *("bench.baselines.linear", "bench.baselines.image_linear", "bench.baselines.kriging_image"),
+    *("pl.compare", "pl.compare(enhanced)"),
 )
 RESULTS = ("SoScope", "get_enhanced", "get_latent_representation", "sample_enhanced", "predict")
 COUNTS = ("tl.enhance", *RESULTS)
@@ -296,17 +298,17 @@ BAD_SPOTS = {
     "NaN in image features": (
         with_slot("subspot_features", first(np.nan)),
         r"im\.features|finite",
-        (*COUNTS, "im.features(precomputed)", "bench.baselines.image_linear"),
+        (*COUNTS, "im.features(precomputed)", "bench.baselines.image_linear", "bench.baselines.kriging_image"),
     ),
     "flat image features": (
         with_slot("subspot_features", lambda x: x[..., 0]),
         r"shape \(60, 7\)",
-        (*COUNTS, "im.features(precomputed)", "bench.baselines.image_linear"),
+        (*COUNTS, "im.features(precomputed)", "bench.baselines.image_linear", "bench.baselines.kriging_image"),
     ),
     "image features of words": (
         with_slot("subspot_features", words),
         "real numbers",
-        (*COUNTS, "im.features(precomputed)", "bench.baselines.image_linear"),
+        (*COUNTS, "im.features(precomputed)", "bench.baselines.image_linear", "bench.baselines.kriging_image"),
     ),
     "no image features left": (with_slot("subspot_features", lambda x: x[..., :0]), r"\(60, 7, 0\)", COUNTS),
     "images that are no dict": (
@@ -446,7 +448,10 @@ BAD_ARGUMENTS = {
     ("tl.enhance", "batch_key"): [("nope", "`batch_key` to be a column")],
     ("tl.enhance", "preset"): [("best", "`preset` to be one of")],
     ("tl.enhance", "sources"): [("all", "`sources` to be one of")],
-    ("tl.enhance", "expectation"): [("mean", "`expectation` to be one of")],
+    ("tl.enhance", "expectation"): [
+        *((value, "`expectation` to be one of") for value in ("mean", 5, [], ["conditional", "mean"], [None])),
+        (["denoised", "denoised"], "several different ones"),
+    ],
     ("tl.enhance", "encoder"): [("resnet", "texture"), (5, "encoder")],
     ("tl.enhance", "image"): [
         ("nowhere.tif", "nowhere.tif"),
@@ -615,7 +620,9 @@ BAD_ARGUMENTS = {
     ("train", "checkpoint_dir"): [(5, "`checkpoint_dir` to be a path")],
     ("get_enhanced", "n_samples"): [(-1, "at least 0"), (1.5, WHOLE)],
     ("get_enhanced", "batch_size"): [(0, "at least 1")],
-    ("get_enhanced", "expectation"): [("mean", "`expectation` to be one of")],
+    ("get_enhanced", "expectation"): [
+        (value, "`expectation` to be one of") for value in ("mean", None, (), ("decoded", "decoded"))
+    ],
     ("get_enhanced", "uns"): [(5, "`uns` to be a dict"), ({5: 1}, "`uns` to be a dict")],
     ("get_enhanced", "out"): [("x.csv", "to end in '.zarr' or '.h5ad'")],
     ("sample_enhanced", "n_samples"): [(0, "at least 1"), (1.5, WHOLE)],
@@ -640,6 +647,7 @@ BAD_ARGUMENTS = {
     ("bench.compare", "enhance_kwargs"): [(5, "dict of arguments"), ({"speed": 1}, r"found \['speed'\]")],
     ("pl.compare", "genes"): [([], "at least one gene"), (["nope"], "nope"), (5, "found 5, int")],
     ("pl.compare", "layer"): [("nope", "`layer` to be one of")],
+    ("pl.compare", "enhanced_layer"): [(value, "`layer` to be one of") for value in ("nope", 5)],
     ("pl.compare", "alpha"): [(2, "at most 1"), ("a", NUMBER)],
     ("pl.compare", "image_alpha"): [(-1, "at least 0"), (np.nan, "at least 0")],
     ("pl.compare", "ax"): [(np.empty((1, 2), object), "`ax` to be matplotlib Axes"), (5, "`ax` to be 1 x 2 Axes")],

@@ -15,6 +15,8 @@ MODEL_RULES: Rules = {
     "dispersion": Choice(("feature", "subspot", "shape")),
     "aggregate": Choice((None, "sum", "mean")),
     **dict.fromkeys(("image_shrinkage", "library_size_noise"), NON_NEGATIVE.or_("auto")),
+    "image_strength": Number(0, 1).or_("auto"),
+    "kriging": Choice((False, True)),
     "masked": FRACTION,
     "image_weight": NON_NEGATIVE,
     "image_deviation": Choice(("relative", "observed", "overall")),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from soscope_scverse import _read as read
 from soscope_scverse._validators import check_arguments, check_named, check_profiles, check_samples, check_trained
 from soscope_scverse.model._arguments import MODEL_RULES, MODULE_ARGUMENTS
 from soscope_scverse.model._inputs import Inputs
+from soscope_scverse.model._kriging import with_kriged
 from soscope_scverse.model._save_load import SavedModel
 from soscope_scverse.model._section import Section
 from soscope_scverse.model._setup import RegisteredModel
@@ -27,6 +28,7 @@ from soscope_scverse.model.inference.at_positions import PREDICT_RULES, predicte
 from soscope_scverse.model.inference.posterior import Posterior
 from soscope_scverse.model.inference.processes import Processes
 from soscope_scverse.model.inference.result import ENHANCED_RULES, SAMPLE_RULES, enhanced_profiles, posterior_samples
+from soscope_scverse.model.inference.sampler import Expectation
 from soscope_scverse.model.inference.store import output_path
 from soscope_scverse.model.training.checkpoints import Checkpoints
 from soscope_scverse.model.training.datamodule import TileDataModule
@@ -78,9 +80,12 @@ class SoScope(RegisteredModel, SavedModel):
         between subspots averages out over a spot.
     n_image_components
         Wider image features, as of deep encoders, are reduced to this many principal components.
-    test_image
-        Ignore the image, with a warning, if the spots give no evidence that it is informative about the profiles (a log
-        likelihood ratio of at most 4). False always uses it.
+    image_strength
+        Share of the effect of the image that the networks keep in predictions. ``"auto"``: the probability, given the
+        spots, that the image is informative about the profiles beyond their positions.
+    kriging
+        Whether predictions are the geometric mean (of other data than counts: the mean) of the networks' and a kriged
+        field's, which is linear in the image; False in the paper.
     library_size_noise
         Variance of the log library size of a spot that its position does not explain; ``"auto"`` estimates it. 0
         attributes all differences in library size to the tissue, as in the paper.
@@ -149,7 +154,8 @@ class SoScope(RegisteredModel, SavedModel):
         aggregate: Literal["sum", "mean"] | None = None,
         image_shrinkage: float | Literal["auto"] = "auto",
         n_image_components: int = 128,
-        test_image: bool = True,
+        image_strength: float | Literal["auto"] = "auto",
+        kriging: bool = True,
         library_size_noise: float | Literal["auto"] = "auto",
         masked: float = 0.3,
         image_weight: float = 1.0,
@@ -284,7 +290,7 @@ class SoScope(RegisteredModel, SavedModel):
         self,
         adata: AnnData | MuData | None = None,
         *,
-        expectation: Literal["conditional", "decoded"] = "conditional",
+        expectation: Expectation | Sequence[Expectation] = ("conditional", "denoised"),
         n_samples: int = 0,
         batch_size: int | None = None,
         out: str | PathLike | None = None,
@@ -299,14 +305,13 @@ class SoScope(RegisteredModel, SavedModel):
             Spots of any section, prepared as those of the model, with the same kind of image features; features are
             found by name, and the number of subspots may differ. None takes the spots of the model.
         expectation
-            ``"conditional"``: expected subspots given the observed spot; what was captured of them adds up to it
-            (Gaussian data if `sigma` is 0), and what was not has its expectation. ``"decoded"``: expected subspots
-            given the latent state alone (soScope, Eq. 7), without the noise of the observed spot.
+            ``"conditional"``: subspots given the spot, to which what was captured adds up (Gaussian data: with `sigma`
+            0); ``"denoised"``, for maps: posterior mean of their rates, without the counting noise of the spot;
+            ``"decoded"``: from the latent states alone (soScope, Eq. 7). Of several, the first is ``X``.
         n_samples
-            Posterior samples for the layers, see :meth:`sample_enhanced`; 0 omits these layers.
+            Posterior samples of ``X`` for the layers, see :meth:`sample_enhanced`; 0 omits these layers.
         batch_size
-            Spots decoded at once; with `out`, their subspots are the rows of a chunk. Default: for five million values,
-            or 50 million with all samples.
+            Spots decoded at once, with `out` also those of a chunk. Default: for 5 million values, or 50 with samples.
         out
             ``.zarr`` store or ``.h5ad`` file to write to (not for MuData), for profiles larger than memory. It appears
             when it is complete.
@@ -320,8 +325,8 @@ class SoScope(RegisteredModel, SavedModel):
         AnnData or MuData
             Like the spots: n_targets x n_features, the subspots of a spot next to each other, in the order of the
             spots. With `out`, ``X``, ``layers`` and ``obsm`` are dask arrays of the file.
-        ``X``
-            Enhanced profiles, float32.
+        ``X``, ``layers["denoised"]``
+            Enhanced profiles, float32; any expectation but the first is the layer of its name.
         ``obs``
             ``spot``, ``subspot``, ``measured``, the share of the subspot that was captured, the library column, and
             ``array_col``, ``array_row`` on the fine lattice. Names are those of spot and subspot, or of the cells.
@@ -410,7 +415,7 @@ class SoScope(RegisteredModel, SavedModel):
         n_samples: int,
         adata: AnnData | MuData | None = None,
         *,
-        expectation: Literal["conditional", "decoded"] = "conditional",
+        expectation: Expectation = "conditional",
         batch_size: int | None = None,
         out: str | PathLike | None = None,
         overwrite: bool = False,
@@ -429,7 +434,7 @@ class SoScope(RegisteredModel, SavedModel):
         adata
             See :meth:`get_enhanced`.
         expectation
-            ``"conditional"``: subspots given the observed spots, to which what was captured of them adds up;
+            ``"conditional"``: subspots that add up to the observed spots; ``"denoised"``: their rates given the spots;
             ``"decoded"``: given the latent states alone, with a sampled library size of every spot.
         batch_size
             Spots sampled at once; default for 50 million values of all samples, at most five million of one.
@@ -464,10 +469,11 @@ class SoScope(RegisteredModel, SavedModel):
         if adata is None or adata is self.adata:
             inputs.manager.validate()
         else:
-            inputs = transferred(adata, inputs, self._likelihoods, needs_features=bool(self.module.uses_image))
+            inputs = transferred(adata, inputs, self._likelihoods, needs_features=self.module.uses_image)
         together = self.trainer is not None and self.trainer.world_size > 1 and distributed.is_initialized()
         processes = Processes.of_group(self.device) if together else Processes()
-        return Posterior(self.module, inputs, self._tiles(self._section(inputs)), processes)
+        section = with_kriged(self.module, self._section(inputs))
+        return Posterior(self.module, inputs, self._tiles(section), processes)
 
     def _section(self, inputs: Inputs, order: np.ndarray | None = None) -> Section:
         """Spots as arrays, in this order, with image features as inputs of the networks."""

@@ -8,7 +8,7 @@ same rate: one that was captured and adds up with others to the spot, and one th
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -17,6 +17,8 @@ from torch.distributions import Gamma, NegativeBinomial, Normal, Poisson
 
 _TINY = 1e-8
 _MAX_EFFECT = 8.0  # bound of a subspot's log mean around its feature's: e^8 is 3,000-fold up or down
+_MOST_BOUNDED = 0.99  # of this bound, where it is inverted
+_SMALLEST_RATE = 0.05  # in units; an expected transformed profile may be 0 or below, a rate may not
 
 
 class Subspots(NamedTuple):
@@ -103,6 +105,10 @@ class Likelihood(ABC):
         """Profiles on the scale on which effects add up, for the encoder."""
         return x / unit
 
+    def effect_of(self, values: Tensor, unit: Tensor, start: Start) -> Tensor:
+        """Effects of subspots with these transformed profiles: inverse of :meth:`transform` and :meth:`parameters`."""
+        return (values * unit - start.baseline) / start.unit
+
     def offset(self, x: Tensor, start: Start) -> Tensor:
         """Effect, n_features, that turns the typical profile into the mean of n_spots x n_features profiles."""
         return self.start(x).baseline - start.baseline
@@ -167,6 +173,17 @@ class Likelihood(ABC):
     def sample(self, subspots: Subspots, x: Tensor | None = None) -> Tensor:
         """Sample subspots from their distribution, or given the observed spots `x`."""
 
+    def denoise(self, x: Tensor, subspots: Subspots) -> Tensor:
+        """Posterior mean of the rates of the subspots given the observed spots `x`, the noise of measuring excluded.
+
+        The default is for likelihoods whose variance is that noise alone: the rate is the mean.
+        """
+        return subspots.mean
+
+    def sample_rate(self, subspots: Subspots, x: Tensor | None = None) -> Tensor:
+        """Sample rates of the subspots from their distribution, or given the observed spots `x`."""
+        return subspots.mean
+
     def with_measured(self, subspots: Subspots, measured: Tensor) -> Subspots:
         """Subspots of which spots captured the shares `measured`, n_spots x n_subspots x 1."""
         return subspots._replace(measured=measured)
@@ -186,17 +203,31 @@ class Likelihood(ABC):
 
     def enhanced(self, x: Tensor, subspots: Subspots) -> Tensor:
         """Expected whole subspots: what was captured given the observed spots, and what was not without them."""
-        captured = self.condition(x, self.captured(subspots))
+        return self._whole(self.condition(x, self.captured(subspots)), subspots)
+
+    def denoised(self, x: Tensor, subspots: Subspots) -> Tensor:
+        """Posterior mean of the rates of whole subspots: as :meth:`enhanced` without the noise of measuring."""
+        return self._whole(self.denoise(x, self.captured(subspots)), subspots)
+
+    def _whole(self, captured: Tensor, subspots: Subspots) -> Tensor:
+        """Whole subspots: the values of what was captured, and the expectation of what was not."""
         if subspots.measured is None:
             return captured
         return self.union(captured, self.portion(subspots, 1 - subspots.measured).mean, subspots.measured)
 
     def sample_enhanced(self, subspots: Subspots, x: Tensor | None = None) -> Tensor:
         """Sample whole subspots, what was captured of them given the observed spots if `x` is given."""
-        captured = self.sample(self.captured(subspots), x)
+        return self._sample_whole(self.sample, subspots, x)
+
+    def sample_denoised(self, subspots: Subspots, x: Tensor | None = None) -> Tensor:
+        """Sample rates of whole subspots, those of what was captured given the observed spots if `x` is given."""
+        return self._sample_whole(self.sample_rate, subspots, x)
+
+    def _sample_whole(self, sample: Callable[..., Tensor], subspots: Subspots, x: Tensor | None) -> Tensor:
+        captured = sample(self.captured(subspots), x)
         if subspots.measured is None:
             return captured
-        rest = self.sample(self.portion(subspots, 1 - subspots.measured))
+        rest = sample(self.portion(subspots, 1 - subspots.measured))
         return self.union(captured, rest, subspots.measured)
 
 
@@ -216,6 +247,11 @@ class _Counts(Likelihood):
     def transform(self, x: Tensor, unit: Tensor) -> Tensor:
         # relative to the mean of the feature: library size is kept, and no feature dominates
         return torch.log1p(x / unit)
+
+    def effect_of(self, values: Tensor, unit: Tensor, start: Start) -> Tensor:
+        rate = unit * torch.expm1(values).clamp(min=_SMALLEST_RATE)
+        bounded = (rate.clamp(min=_TINY).log() - start.baseline) / _MAX_EFFECT
+        return _MAX_EFFECT * torch.atanh(bounded.clamp(-_MOST_BOUNDED, _MOST_BOUNDED))
 
     def absorb_library_size(self, x: Tensor, spots: Spots, noise: Tensor) -> tuple[Spots, Tensor]:
         """Integrate out a log-normal library size by Laplace's approximation.
@@ -308,6 +344,18 @@ class NegativeBinomialLikelihood(_Counts):
         if x is None:
             return torch.poisson(rate * subspots.dispersion * (subspots.exposure > 0))
         return _multinomial(x, _shares(rate, subspots.exposure))
+
+    def denoise(self, x: Tensor, subspots: Subspots) -> Tensor:
+        # rates are gamma distributed with mean mu and variance phi mu, and counts given them are Poisson
+        weight = subspots.dispersion / (1 + subspots.dispersion)
+        return torch.lerp(subspots.mean, self.condition(x, subspots), weight.expand_as(subspots.mean))
+
+    def sample_rate(self, subspots: Subspots, x: Tensor | None = None) -> Tensor:
+        count = 0 if x is None else self.sample(subspots, x)
+        scale = subspots.dispersion if x is None else subspots.dispersion / (1 + subspots.dispersion)
+        shape = (subspots.mean / subspots.dispersion + count).clamp(min=_TINY)
+        rate = Gamma(shape, torch.ones_like(shape), validate_args=False).sample()
+        return rate * scale * (subspots.exposure > 0)
 
 
 class GaussianLikelihood(Likelihood):
@@ -426,6 +474,10 @@ class JointLikelihood(Likelihood):
     def transform(self, x: Tensor, unit: Tensor) -> Tensor:
         return _joined(self._each("transform", self._split(x), self._split(unit)))
 
+    def effect_of(self, values: Tensor, unit: Tensor, start: Start) -> Tensor:
+        starts = map(Start, *map(self._split, start))
+        return _joined(self._each("effect_of", self._split(values), self._split(unit), starts))
+
     def parameters(self, effect: Tensor, start: Start, exposure: Tensor) -> Subspots:
         starts = map(Start, *map(self._split, start))
         return self._joined_subspots(
@@ -475,6 +527,13 @@ class JointLikelihood(Likelihood):
     def sample(self, subspots: Subspots, x: Tensor | None = None) -> Tensor:
         given = [None] * len(self.parts) if x is None else self._split(x)
         return _joined(self._each("sample", self._split_subspots(subspots), given))
+
+    def denoise(self, x: Tensor, subspots: Subspots) -> Tensor:
+        return _joined(self._each("denoise", self._split(x), self._split_subspots(subspots)))
+
+    def sample_rate(self, subspots: Subspots, x: Tensor | None = None) -> Tensor:
+        given = [None] * len(self.parts) if x is None else self._split(x)
+        return _joined(self._each("sample_rate", self._split_subspots(subspots), given))
 
     def _each(self, method: str, *arguments: Iterable) -> list:
         """Call a method of every part with its own arguments."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, get_args
 
 from soscope_scverse import _keys as keys
 from soscope_scverse._cell_shapes.files import check_cell_file
@@ -16,6 +16,7 @@ from soscope_scverse._validators import (
     POSITIVE_INTEGER,
     SEED,
     Choice,
+    Choices,
     Rules,
     check_arguments,
     check_folder,
@@ -27,6 +28,7 @@ from soscope_scverse.im import features
 from soscope_scverse.im._features import FEATURES_RULES
 from soscope_scverse.model import SoScope
 from soscope_scverse.model._arguments import MODEL_RULES
+from soscope_scverse.model.inference.sampler import Expectation
 from soscope_scverse.model.training.runner import TRAIN_RULES
 from soscope_scverse.tl import _paper as paper
 from soscope_scverse.tl._images import chosen_encoder
@@ -50,7 +52,7 @@ class EnhanceOptions(TypedDict, total=False):
     batch_key: str | None
     keep_off_tissue: bool
     preset: Literal["default", "paper"]
-    expectation: Literal["conditional", "decoded"] | None
+    expectation: Expectation | Sequence[Expectation] | None
     n_samples: int
     seed: int
     max_epochs: int | None
@@ -77,7 +79,7 @@ ENHANCE_RULES: Rules = {
     "sources": Choice(("both", "image", "positions")),
     "keep_off_tissue": Choice((False, True)),
     "preset": Choice(("default", "paper")),
-    "expectation": Choice(("conditional", "decoded", None)),
+    "expectation": Choices((*get_args(Expectation), None)),
     "n_samples": NON_NEGATIVE_INTEGER,
     "seed": SEED,
     "max_epochs": POSITIVE_INTEGER.or_(None),
@@ -129,7 +131,7 @@ def resolved(options: Mapping[str, Any], spots: Spots) -> dict[str, Any]:
         **{name: value for name, value in options.items() if name not in _OF_FILES},
         "encoder": encoder,
         "genes": {k: _names(v) for k, v in genes.items()} if isinstance(genes, Mapping) else _names(genes),
-        "expectation": options["expectation"] or ("decoded" if preset else "conditional"),
+        "expectation": options["expectation"] or ("decoded" if preset else ["conditional", "denoised"]),
         **filled,
     }
 

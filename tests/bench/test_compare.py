@@ -90,7 +90,7 @@ def mean_colour(tiles):
 
 def test_variants_are_dicts_and_functions(task):
     low, truth, image = task
-    untested = {"test_image": False}  # so few spots are no evidence for an image
+    untested = {"image_strength": 1}  # so few spots are no evidence for an image
     methods = {
         "perfect": lambda adata: truth.X,
         "random": lambda adata, seed: np.random.default_rng(seed).random(truth.shape),
@@ -121,6 +121,20 @@ def test_seeds_and_arguments_reach_soscope(task):
     assert (first != other).any()
     longer = compare(low, truth, image, methods=["soscope"], seeds=[5], enhance_kwargs={**FAST, "max_epochs": 4})
     assert (longer["value"].to_numpy() != first).any()
+
+
+def test_methods_that_distinguish_sections_get_them(task):
+    low, truth, _ = task
+    low.obs["half"] = np.arange(low.n_obs) % 2
+    asked = []
+
+    def sectioned(adata, library_key=None):
+        asked.append(library_key)
+        return truth.X
+
+    for kwargs in ({}, {"library_key": "half"}):
+        compare(low, truth, methods={"a": sectioned, "repeat": bench.BASELINES["repeat"]}, enhance_kwargs=kwargs)
+    assert asked == [None, "half"]
 
 
 def test_a_run_that_diverges_is_nan_and_named(task):
