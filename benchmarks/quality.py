@@ -37,7 +37,7 @@ ORACLE = "oracle"
 VARIANTS = {
     NO_IMAGE: "default settings, without the image",
     SHUFFLED: "default settings, with the image features permuted over the subspots of the section",
-    AS_PUBLISHED: 'architecture, likelihood and prediction of the paper (`preset="paper"`)',
+    AS_PUBLISHED: 'the model of the paper with these image features (`preset="paper"`)',
 }
 METHODS = [*bench.BASELINES, SOSCOPE, *VARIANTS, ORACLE]
 IMAGE_BASELINES = ("image_linear", "image_gaussian_process", "image_mlp", "joint_mlp")
@@ -332,7 +332,7 @@ def variants(scores: pd.DataFrame) -> str:
     if len(names) < 2:
         return ""
     rows = [(task, *(cell(scores, task, name) for name in names)) for task in scores.index.unique("task")]
-    text = "Effect of the image and of the changes to the published model, as `pearson` / `within_r`."
+    text = "Effect of the image and of the changes to the model of the paper, as `pearson` / `within_r`."
     return f"## Variants\n\n{text}\n\n{markdown(('task', *names), rows)}"
 
 

@@ -17,11 +17,12 @@ from soscope_scverse._containers.dispatch import ELEMENT_OPTIONS, check_no_eleme
 from soscope_scverse._containers.lazy import is_lazy, opened
 from soscope_scverse._containers.spatialdata import is_spatialdata
 from soscope_scverse._read import on_tissue
+from soscope_scverse._validators import check_samples
 from soscope_scverse._warnings import recorded_warnings
 from soscope_scverse.model import SoScope
 from soscope_scverse.model.inference.sampler import Expectation
 from soscope_scverse.model.training.runner import check_training
-from soscope_scverse.module.likelihoods import LIKELIHOODS
+from soscope_scverse.module.likelihoods import LIKELIHOODS, unmeasured_dispersions
 from soscope_scverse.tl import _results as results
 from soscope_scverse.tl._elements import enhance_elements
 from soscope_scverse.tl._options import EnhanceOptions, check_options, resolved
@@ -59,7 +60,7 @@ def enhance(
     layer: str | Mapping[str, str | None] | None = None,
     genes: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
     likelihood: str | Mapping[str, str] = "nb",
-    encoder: Any = "texture",
+    encoder: Any = None,
     sources: Literal["both", "image", "positions"] = "both",
     library_key: str | None = None,
     batch_key: str | None = None,
@@ -129,7 +130,8 @@ def enhance(
     encoder
         Encoder of the image, or a list of encoders whose features are concatenated, see
         :func:`~soscope_scverse.im.features`; ``"precomputed"`` for features that are in `adata`, ``"noise"`` for the
-        paper's substitute where there is no image.
+        paper's substitute where there is no image. Default: ``"texture"``; with ``preset="paper"`` ``"inception_v3"``
+        over ten spot radii if its weights are at hand, else with a warning.
     sources
         What distinguishes the subspots of a spot: ``"both"`` spots and image, ``"image"`` or ``"positions"`` alone; see
         :class:`~soscope_scverse.model.SoScope`.
@@ -147,7 +149,9 @@ def enhance(
     keep_off_tissue
         Enhance the spots with ``obs["in_tissue"]`` 0, too. By default they are excluded and have no rows in the result.
     preset
-        ``"paper"``: architecture, likelihood and prediction as published; further arguments take precedence.
+        ``"paper"``: the model of the paper, with the length of training of its code; "The model of the paper" in the
+        documentation lists what is as published and what is not. It has posterior samples with ``"poisson"`` only.
+        Further arguments take precedence.
     expectation
         One or several, see :meth:`~soscope_scverse.model.SoScope.get_enhanced`. Default: ``["conditional",
         "denoised"]``; ``"decoded"`` with ``preset="paper"``.
@@ -246,13 +250,14 @@ def _enhance(data: Any, options: Mapping[str, Any], given: Mapping[str, Any]) ->
     """Subspots of the spots of an AnnData or MuData, and the trained model; `given` are the options of the user."""
     stages = Stopwatch()
     check_options(data, options)
-    arguments = resolved(options)
     with recorded_warnings() as warned:
         data = on_tissue(data, keep=options["keep_off_tissue"])
         chosen, spots, profiles = read_input(data, options)
+        arguments = resolved(options, spots)
         training = {"max_epochs": options["max_epochs"], "accelerator": options["accelerator"]}
         training |= arguments["train_kwargs"] | {name: options[name] for name in ("checkpoint_dir", "resume", "seed")}
         _check_training(training, options["likelihood"])
+        _check_samples(arguments)
         results.check_files(chosen, options)
         prepare(data, chosen, spots, profiles, arguments)
         stages.end("preparation")
@@ -281,8 +286,21 @@ def _check_training(training: Mapping[str, Any], likelihood: str | Mapping[str, 
     """Raise a ValueError unless a model of this likelihood can be trained with these arguments."""
     bound = signature(SoScope.train).bind(None, **training)
     bound.apply_defaults()
-    names = [likelihood] if isinstance(likelihood, str) else likelihood.values()
-    check_training(bound.arguments, is_counts=all(LIKELIHOODS[name].is_counts for name in names))
+    check_training(bound.arguments, is_counts=all(LIKELIHOODS[name].is_counts for name in _names(likelihood)))
+
+
+def _check_samples(arguments: Mapping[str, Any]) -> None:
+    """Raise a ValueError for posterior samples if the loss of this model does not measure its dispersions."""
+    bound = signature(SoScope).bind(None, **arguments["model_kwargs"])
+    bound.apply_defaults()
+    names = _names(arguments["likelihood"])
+    kind = (bound.arguments[name] for name in ("observation", "dispersion"))
+    check_samples(arguments["n_samples"], unmeasured_dispersions(names, *kind))
+
+
+def _names(likelihood: str | Mapping[str, str]) -> list[str]:
+    """Likelihood of every modality."""
+    return [likelihood] if isinstance(likelihood, str) else list(likelihood.values())
 
 
 def _model(data: AnnData | MuData, options: Mapping[str, Any], kwargs: Mapping[str, Any]) -> SoScope:

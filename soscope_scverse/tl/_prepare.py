@@ -130,7 +130,7 @@ def prepare(
         if options["graph_key"] is None and keys.SPOT_GRAPH not in adata.obsp:
             if not was_partitioned:
                 check_single_lattices(spots)
-            adata.obsp[keys.SPOT_GRAPH] = weighted_graph(spots, profiles)
+            adata.obsp[keys.SPOT_GRAPH] = weighted_graph(spots, profiles, normalize=options["preset"] != "paper")
         if describes or not needs_image(encoder):
             names = [one if isinstance(one, str) else type(one).__name__ for one in named(encoder)]
             logger.info("Extracting image features (encoder=%s).", ", ".join(names))
