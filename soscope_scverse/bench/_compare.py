@@ -31,7 +31,7 @@ Run: TypeAlias = Callable[..., Matrix]
 SOSCOPE = "soscope"
 COLUMNS = ("task", "method", "seed", "gene", "metric", "value", "seconds")
 _MEASURED = 0.5  # share of a subspot that was captured, from which on it counts as measured
-METRICS = ("pearson", "within_r", "mse", "normalized_pearson")
+METRICS = ("pearson", "within_r", "mse", "normalized_pearson", "normalized_within_r")
 IMAGE_BASELINES: tuple[Run, ...] = (
     baselines.image_linear,
     baselines.image_gaussian_process,
@@ -95,10 +95,11 @@ def compare(
     ``seed``
         Missing for methods without a seed (type ``Int64``).
     ``metric``, ``value``
-        ``pearson``, ``within_r``, ``mse`` and ``normalized_pearson`` of :mod:`soscope_scverse.metrics`. If spots
-        captured a part of their subspots only, also ``pearson`` and ``within_r`` of the subspots that were captured by
-        at least half (``pearson_measured``, ...) and of the others (``pearson_unmeasured``, ...). NaN if the truth of
-        the gene is constant or, with a warning, if training diverged.
+        ``pearson``, ``within_r``, ``mse``, ``normalized_pearson`` and ``normalized_within_r`` of
+        :mod:`soscope_scverse.metrics`. If spots captured a part of their subspots only, also ``pearson`` and
+        ``within_r`` of the subspots that were captured by at least half (``pearson_measured``, ...) and of the others
+        (``pearson_unmeasured``, ...). NaN if the truth of the gene is constant or, with a warning, if training
+        diverged.
     ``seconds``
         Wall time of the run, excluding the shared image features and the imports of soScope.
 
@@ -110,6 +111,7 @@ def compare(
 
     See Also
     --------
+    soscope_scverse.bench.summary : Medians over genes, with their spread over the seeds.
     soscope_scverse.pl.benchmark : Plot the table.
 
     Examples
@@ -283,7 +285,7 @@ def _scores(name: str, prediction: Matrix | None, truth: AnnData, parts: Mapping
 
 def _value(metric: str, prediction: Matrix, truth: AnnData) -> np.ndarray:
     """Score of every feature."""
-    extra = [truth.obs[keys.SPOT]] if metric == "within_r" else []
+    extra = [truth.obs[keys.SPOT]] if metric.endswith("within_r") else []
     return getattr(metrics, metric)(prediction, truth.X, *extra)
 
 
