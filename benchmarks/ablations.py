@@ -27,6 +27,7 @@ import numpy as np
 import pandas as pd
 import quality
 import torch
+from quality_report import markdown
 from scipy.spatial import cKDTree
 
 from soscope_scverse import _keys as keys
@@ -192,7 +193,7 @@ def table(df: pd.DataFrame) -> str:
         ]
         change = f"{shift['pearson']:+.3f} / {shift['within_r']:+.3f} / {shift['coverage']:+.3f}"
         rows.append([setting, *cells, str(own.index.get_level_values("seed").nunique()), change])
-    return quality.markdown(["setting", *df["task"].unique(), "seeds", "mean difference"], rows)
+    return markdown(["setting", *df["task"].unique(), "seeds", "mean difference"], rows)
 
 
 # ------------------------------------------------------------------------------------------- checks without a training
@@ -236,7 +237,7 @@ def lattices() -> None:
             shares = {n: np.mean([right(*case[1:]) for case in cases if case[0] == n]) for n in names}
         rows.append([name, *(f"{shares[n]:.2f}" for n in names)])
     print("\nLattices without array indices: share found, 20 % of the spots missing, stretched by up to 1.15\n")
-    print(quality.markdown(["constant", *names], rows))
+    print(markdown(["constant", *names], rows))
 
 
 def spaced(xy: np.ndarray) -> np.ndarray:
@@ -264,7 +265,7 @@ def off_lattice(names: Iterable[str]) -> None:
         off = np.linalg.norm(xy - design @ np.linalg.lstsq(design, xy, rcond=None)[0], axis=1) / lattice.pitch
         rows.append([name, lattice.kind, f"{np.sqrt((off**2).mean()):.3f}", f"{np.quantile(off, 0.99):.3f}"])
     print("\nDistance of spots from the best lattice, in pitches\n")
-    print(quality.markdown(["section", "kind", "root mean square", "99 % quantile"], rows))
+    print(markdown(["section", "kind", "root mean square", "99 % quantile"], rows))
 
 
 def variances(names: Iterable[str]) -> None:
@@ -304,7 +305,7 @@ def variances(names: Iterable[str]) -> None:
                 ]
             )
     print("\nVariances: change of the log dispersion over genes; length in spot distances; library-size noise\n")
-    print(quality.markdown(["task", "variant", "median", "largest", "length", "noise"], rows))
+    print(markdown(["task", "variant", "median", "largest", "length", "noise"], rows))
 
 
 def image_test(names: Iterable[str], n_permuted: int = 25) -> None:
@@ -335,7 +336,7 @@ def image_test(names: Iterable[str], n_permuted: int = 25) -> None:
     print(
         f"\nImage test: ratio of the true image; of {n_permuted} permuted ones how many exceed 2, 4, 8; the largest\n"
     )
-    print(quality.markdown(["task", "variant", "true", "> 2", "> 4", "> 8", "largest"], rows))
+    print(markdown(["task", "variant", "true", "> 2", "> 4", "> 8", "largest"], rows))
 
 
 SECTIONS = {
@@ -370,7 +371,7 @@ def alignment() -> None:
                 found[name][min(i, 1)] += is_suspected(table, clearly, limits)
     print("\nAlignment: warnings as given (of 6) and in wrong placements (of 30)\n")
     rows = [[name, *map(str, counts)] for name, counts in found.items()]
-    print(quality.markdown(["constant", "as given", "wrong"], rows))
+    print(markdown(["constant", "as given", "wrong"], rows))
 
 
 def is_suspected(table: pd.DataFrame, clearly: float, least: Mapping[str, float]) -> bool:
@@ -391,7 +392,7 @@ def genes(names: Iterable[str]) -> None:
             shares = [len(best & set(pp.spatial_genes(adata, n, n_candidates=c))) / n for c in (1000, 2500, 5000)]
             rows.append([name, str(n), *(f"{share:.2f}" for share in shares)])
     print("\nGenes: share of those with the highest Moran's I of all that are among the most counted\n")
-    print(quality.markdown(["section", "genes", "1,000", "2,500", "5,000"], rows))
+    print(markdown(["section", "genes", "1,000", "2,500", "5,000"], rows))
 
 
 CHECKS: dict[str, Callable[[], None]] = {
