@@ -2,8 +2,8 @@
 
 ``python benchmarks/library_sizes.py --tasks her2st-C2``. The enhanced profiles are scaled so that each subspot has its
 true library size (over the scored genes) and scored again: ``within_r``, and the same given the true library sizes,
-medians over genes and means over seeds. The last column is the median over genes of the share of the true variance within spots
-that is explained by the library size alone.
+medians over genes and means over seeds. The last column is the median over genes of the share of the true variance
+within spots that is explained by the library size alone.
 """
 
 from __future__ import annotations
