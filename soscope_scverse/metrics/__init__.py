@@ -10,7 +10,7 @@ from soscope_scverse.metrics._agreement import (
     within_r,
 )
 from soscope_scverse.metrics._calibration import central_coverage, pit
-from soscope_scverse.metrics._structure import compactness, kmeans_ari, morans_i
+from soscope_scverse.metrics._structure import compactness, kmeans_ari, morans_i, seam_index
 
 __all__ = [
     "central_coverage",
@@ -24,5 +24,6 @@ __all__ = [
     "normalized_within_r",
     "pearson",
     "pit",
+    "seam_index",
     "within_r",
 ]

@@ -15,12 +15,16 @@ from torch.nn.functional import embedding_bag
 
 from soscope_scverse.module.graph_encoder import GraphEncoder
 from soscope_scverse.module.image_regularizer import graph_bce
+from soscope_scverse.module.kriged_field import KrigedField
 from soscope_scverse.module.likelihoods import Likelihood, Spots, Start, Subspots, joint_likelihood
 from soscope_scverse.module.subspot_decoder import DECODERS
 
 Tensors = dict[str, Tensor]
 
 _TINY = 1e-8  # area of padding
+
+KRIGED_WEIGHT = 0.5
+"""Weight of the kriged field in the result; the networks have the rest."""
 
 N_RESIDUALS = 32
 """Number of patterns of features in the residual of a subspot."""
@@ -345,12 +349,18 @@ class SoScopeVAE(_GraphModule):
         n_outputs = self.n_features * (2 if self.per_subspot_dispersion else 1)
         n_seen = min(n_image_features, n_image_components)
         self.decoder = DECODERS[decoder](n_latent, n_seen, n_outputs, n_hidden, feature_dropout)
-        self.register_buffer("uses_image", torch.tensor(bool(n_image_features)))
+        self.kriged = KrigedField(self.n_features, n_seen)
+        self.register_buffer("image_strength", torch.tensor(float(bool(n_image_features))))
         self.register_buffer("image_mean", torch.zeros(n_image_features))
         self.register_buffer("image_projection", torch.eye(n_image_features, n_seen))
         # residual variation of the subspots for posterior samples; not used in training
         self.register_buffer("residual_loadings", torch.zeros(N_RESIDUALS, self.n_features))
         self.register_buffer("residual_length", torch.ones(len(modalities)))
+
+    @property
+    def uses_image(self) -> bool:
+        """Whether the decoder has image features as input."""
+        return len(self.image_mean) > 0
 
     @auto_move_data
     def generative(self, tensors: Tensors, z: Tensor, **kwargs: Any) -> dict[str, Subspots]:
@@ -367,16 +377,31 @@ class SoScopeVAE(_GraphModule):
         if not self.uses_latent:
             z_k = torch.zeros_like(z_k)
         features = tensors["features"].flatten(0, 1) if self.uses_image else None
+        if features is not None and not self.training:
+            features = self.image_strength * features
         effect = self.decoder(z_k, features).float().view(n_spots, n_subspots, -1)
         start = self.feature_parameters()
         if self.per_subspot_dispersion:
             effect, relative = effect.split(self.n_features, dim=-1)
             start = start._replace(log_dispersion=(start.log_dispersion + relative).clamp(-8, 8))
         effect = self.with_batch(effect, tensors.get("batch"))
+        if "kriged" in tensors:
+            effect = torch.lerp(effect, self.kriged_effect(tensors["kriged"]), KRIGED_WEIGHT)
         subspots = self.likelihood.parameters(effect, start, area)
         if "area" in tensors:
             subspots = self.likelihood.with_measured(subspots, (exposure / area.clamp(min=_TINY)).unsqueeze(-1))
         return {"subspots": subspots}
+
+    @torch.no_grad()
+    def scale_library_size(self, factor: float) -> None:
+        """Rescale the parameters of counts, those of the kriged field included."""
+        super().scale_library_size(factor)
+        self.kriged.unit.mul_(factor)
+
+    def kriged_effect(self, components: Tensor) -> Tensor:
+        """Effects, n_spots x n_subspots x n_features, of a kriged field, n_spots x n_subspots x n_components."""
+        values = self.kriged.transformed(components)
+        return self.likelihood.effect_of(values, self.kriged.unit, self.feature_parameters()) + self.kriged.level
 
     def loss(
         self, tensors: Tensors, inference_outputs: dict, generative_outputs: dict, kl_weight: float = 1.0

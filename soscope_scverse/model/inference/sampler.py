@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -47,8 +48,8 @@ class Sampler:
         Rows of the spots by name.
     n_samples
         Number of posterior samples.
-    expectation
-        See :meth:`SoScope.get_enhanced`.
+    expectations
+        See :meth:`SoScope.get_enhanced`; samples are of the first.
     seed
         Of all random numbers.
     """
@@ -61,14 +62,14 @@ class Sampler:
         order: np.ndarray,
         *,
         n_samples: int,
-        expectation: Expectation,
+        expectations: Sequence[Expectation],
         seed: int,
     ) -> None:
         self.module = module
         self.tiles = tiles
         self.states = states
         self.n_samples = n_samples
-        self.expectation = expectation
+        self.expectations = list(expectations)
         self.seeds = np.empty((tiles.n_spots, 2), dtype=np.int64)
         self.seeds[order] = np.random.default_rng(seed).integers(2**63 - 1, size=(tiles.n_spots, 2))
 
@@ -80,23 +81,25 @@ class Sampler:
     @property
     def samples_counts(self) -> bool:
         """Whether a sample consists of integers that add up to the observed spots."""
-        return self.expectation == "conditional" and self.module.likelihood.is_counts
+        return self.expectations[0] == "conditional" and self.module.likelihood.is_counts
 
     @property
     def given(self) -> bool:
-        """Whether the observed spots are given."""
-        return self.expectation != "decoded"
+        """Whether samples are given the observed spots."""
+        return self.expectations[0] != "decoded"
 
     @torch.inference_mode()
-    def mean(self, spots: np.ndarray) -> Tensor:
-        """Expected subspots of some spots at the mean latent states: n_own x n_subspots x n_features."""
+    def means(self, spots: np.ndarray) -> list[Tensor]:
+        """Every expectation of some spots at the mean latent states, n_own x n_subspots x n_features each."""
         inputs, batch = self._batch(spots)
         subspots = self.module.generative(batch, self.states.mean[inputs])["subspots"]
-        if not self.given:
-            return subspots.mean
-        likelihood = self.module.likelihood
-        expected = likelihood.denoised if self.expectation == "denoised" else likelihood.enhanced
-        return expected(self._observed(spots), subspots)
+        x, likelihood = self._observed(spots), self.module.likelihood
+        expected: dict[Expectation, Callable[[], Tensor]] = {
+            "conditional": lambda: likelihood.enhanced(x, subspots),
+            "denoised": lambda: likelihood.denoised(x, subspots),
+            "decoded": lambda: subspots.mean,
+        }
+        return [expected[name]() for name in self.expectations]
 
     @torch.inference_mode()
     def sample(self, spots: np.ndarray) -> Tensor:
@@ -104,7 +107,7 @@ class Sampler:
         device = self.states.mean.device
         x = self._observed(spots)
         likelihood = self.module.likelihood
-        sample = likelihood.sample_denoised if self.expectation == "denoised" else likelihood.sample_enhanced
+        sample = likelihood.sample_denoised if self.expectations[0] == "denoised" else likelihood.sample_enhanced
         roots = [
             torch.as_tensor(self._roots(spots, length), dtype=torch.float32, device=device)
             for length in self.module.residual_length.tolist()
