@@ -37,11 +37,13 @@ ORACLE = "oracle"
 VARIANTS = {
     NO_IMAGE: "default settings, without the image",
     SHUFFLED: "default settings, with the image features permuted over the subspots of the section",
-    AS_PUBLISHED: 'architecture, likelihood and prediction of the paper (`preset="paper"`)',
+    AS_PUBLISHED: 'the model of the paper with these image features (`preset="paper"`)',
 }
 METHODS = [*bench.BASELINES, SOSCOPE, *VARIANTS, ORACLE]
 IMAGE_BASELINES = ("image_linear", "image_gaussian_process", "image_mlp", "joint_mlp")
 METRICS = ("pearson", "within_r", "mse", "normalized_pearson")
+SEAM_INDEX = "seam_index"
+"""Visibility of the borders of the spots; no measure of agreement, so methods are not compared by it."""
 
 
 # --------------------------------------------------------------------------------------------------------------- tasks
@@ -162,7 +164,7 @@ def medians(df: pd.DataFrame) -> pd.DataFrame:
     """Median over genes, then mean over seeds (NaN if a run diverged): one row for each task and method."""
     per_run = df.groupby(["task", "method", "seed", "metric"], sort=False, dropna=False)["value"].median()
     per_method = per_run.groupby(["task", "method", "metric"], sort=False).agg(lambda runs: runs.mean(skipna=False))
-    scores = per_method.unstack("metric")[list(METRICS)]
+    scores = per_method.unstack("metric").reindex(columns=[*METRICS, SEAM_INDEX])
     costs = df.groupby(["task", "method"], sort=False)[["seconds", "peak_mb"]].mean()
     return scores.join(costs).reindex(costs.index)
 
@@ -197,6 +199,9 @@ def introduction(df: pd.DataFrame, command: str) -> str:
         "  repeating the spot scores 0.",
         "- `mse`: mean squared error after scaling to [0, 1]; lower is better.",
         "- `normalized`: Pearson's r after dividing by the library size of the subspot.",
+        "- `seam`: `sos.metrics.seam_index`, visibility of the borders of the spots in the prediction; 1: none.",
+        "  soScope is scored with its conditional profiles, see",
+        "  [Which map to publish](choosing.md#which-map-to-publish).",
         "- `seconds`: wall time of one run, excluding the image features, which are shared by all methods.",
         "- `peak MB`: maximum increase of the resident memory of the process above its level before the runs of a",
         "  method, excluding GPU memory.",
@@ -232,9 +237,15 @@ def machine() -> str:
 def task_section(df: pd.DataFrame, scores: pd.DataFrame, task: str) -> str:
     of_task = df[df["task"] == task]
     n_spots, n_targets = of_task[["n_spots", "n_targets"]].iloc[0]
-    header = ("method", "pearson", "within_r", "mse", "normalized", "seconds", "peak MB")
+    header = ("method", "pearson", "within_r", "mse", "normalized", "seam", "seconds", "peak MB")
     rows = [
-        (method, *(f"{row[m]:.3f}" for m in METRICS), f"{row['seconds']:.1f}", f"{row['peak_mb']:.0f}")
+        (
+            method,
+            *(f"{row[m]:.3f}" for m in METRICS),
+            f"{row[SEAM_INDEX]:.2f}",
+            f"{row['seconds']:.1f}",
+            f"{row['peak_mb']:.0f}",
+        )
         for method, row in scores.loc[task].iterrows()
     ]
     size = f"{n_spots} spots, {n_targets} subspots, {of_task['gene'].nunique()} genes."
@@ -321,7 +332,7 @@ def variants(scores: pd.DataFrame) -> str:
     if len(names) < 2:
         return ""
     rows = [(task, *(cell(scores, task, name) for name in names)) for task in scores.index.unique("task")]
-    text = "Effect of the image and of the changes to the published model, as `pearson` / `within_r`."
+    text = "Effect of the image and of the changes to the model of the paper, as `pearson` / `within_r`."
     return f"## Variants\n\n{text}\n\n{markdown(('task', *names), rows)}"
 
 

@@ -11,7 +11,7 @@ from soscope_scverse.cli import _command as common
 from soscope_scverse.cli import _files as files
 from soscope_scverse.cli._kinds import kind
 
-_SCORES = ("pearson", "within_r", "mse", "normalized_pearson")
+_SCORES = ("pearson", "within_r", "mse", "normalized_pearson", "seam_index")
 
 
 @common.command
