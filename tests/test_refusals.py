@@ -426,6 +426,9 @@ def calls(_section, _prepared, image, model, enhanced, task):
         "metrics.normalized_pearson": called(metrics.normalized_pearson, prediction=values, truth=values),
         "metrics.mse": called(metrics.mse, prediction=values, truth=values),
         "metrics.within_r": called(metrics.within_r, prediction=values, truth=values, spot=[0, 0, 1, 1, 2, 2]),
+        "metrics.normalized_within_r": called(
+            metrics.normalized_within_r, prediction=values, truth=values, spot=[0, 0, 1, 1, 2, 2]
+        ),
         "metrics.ks_distance": called(metrics.ks_distance, values=values, inside=np.arange(6) < 3),
         "metrics.coverage": called(metrics.coverage, truth=values, lower=values, upper=values),
         "metrics.pit": called(metrics.pit, truth=values, samples=draws),
@@ -699,6 +702,8 @@ BAD_ARGUMENTS = {
     ("metrics.mse", "truth"): [(np.zeros(3), "matrices of one shape")],
     ("metrics.within_r", "spot"): [([1], "one `spot` label")],
     ("metrics.within_r", "prediction"): [(5, "one `spot` label"), ([1, 2], "one `spot` label")],
+    ("metrics.normalized_within_r", "spot"): [([1], "one `spot` label")],
+    ("metrics.normalized_within_r", "prediction"): [([[1, 2]], "one `spot` label")],
     ("metrics.ks_distance", "inside"): [([1, 2, 3, 4, 5, 6], "booleans"), (np.ones(6, bool), "inside and outside")],
     ("metrics.coverage", "upper"): [(np.zeros((6, 2)), "`lower` <= `upper`")],
     ("metrics.pit", "samples"): [

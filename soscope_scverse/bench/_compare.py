@@ -31,7 +31,7 @@ Run: TypeAlias = Callable[..., Matrix]
 SOSCOPE = "soscope"
 COLUMNS = ("task", "method", "seed", "gene", "metric", "value", "seconds")
 _MEASURED = 0.5  # share of a subspot that was captured, from which on it counts as measured
-METRICS = ("pearson", "within_r", "mse", "normalized_pearson")
+METRICS = ("pearson", "within_r", "mse", "normalized_pearson", "normalized_within_r")
 SEAM_INDEX = "seam_index"
 """Of the prediction alone; infinite for methods that repeat the spot."""
 IMAGE_BASELINES: tuple[Run, ...] = (
@@ -97,11 +97,11 @@ def compare(
     ``seed``
         Missing for methods without a seed (type ``Int64``).
     ``metric``, ``value``
-        ``pearson``, ``within_r``, ``mse``, ``normalized_pearson`` and, of the prediction alone, ``seam_index`` of
-        :mod:`soscope_scverse.metrics` (infinite for methods that are constant within spots). If spots captured a part
-        of their subspots only, also ``pearson`` and ``within_r`` of the subspots that were captured by at least half
-        (``pearson_measured``, ...) and of the others (``pearson_unmeasured``, ...). NaN if the truth of the gene is
-        constant or, with a warning, if training diverged.
+        ``pearson``, ``within_r``, ``mse``, ``normalized_pearson``, ``normalized_within_r`` and, of the prediction
+        alone, ``seam_index`` of :mod:`soscope_scverse.metrics` (infinite for methods that are constant within spots).
+        If spots captured a part of their subspots only, also ``pearson`` and ``within_r`` of the subspots that were
+        captured by at least half (``pearson_measured``, ...) and of the others (``pearson_unmeasured``, ...). NaN if
+        the truth of the gene is constant or, with a warning, if training diverged.
     ``seconds``
         Wall time of the run, excluding the shared image features and the imports of soScope.
 
@@ -113,6 +113,7 @@ def compare(
 
     See Also
     --------
+    soscope_scverse.bench.summary : Medians over genes, with their spread over the seeds.
     soscope_scverse.pl.benchmark : Plot the table.
 
     Examples
@@ -290,7 +291,7 @@ def _scores(
 
 def _value(metric: str, prediction: Matrix, truth: AnnData) -> np.ndarray:
     """Score of every feature."""
-    extra = [truth.obs[keys.SPOT]] if metric == "within_r" else []
+    extra = [truth.obs[keys.SPOT]] if metric.endswith("within_r") else []
     return getattr(metrics, metric)(prediction, truth.X, *extra)
 
 
