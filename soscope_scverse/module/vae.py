@@ -423,10 +423,14 @@ class SoScopeVAE(_GraphModule):
         )
         if not self.uses_latent:
             z_k = torch.zeros_like(z_k)
-        features = tensors["features"].flatten(0, 1) if self.uses_image else None
-        if features is not None and not self.training:
-            features = self.image_strength * features
-        return z_k, features
+        if not self.uses_image:
+            return z_k, None
+        features = tensors["features"].flatten(0, 1)
+        if not self.training:
+            return z_k, self.image_strength * features
+        # in all steps if the image is more likely informative than not
+        share = min(1.0, 2 * self.image_strength.item())
+        return z_k, features if share == 1 or torch.rand(()) < share else None
 
     @torch.no_grad()
     def scale_library_size(self, factor: float) -> None:
