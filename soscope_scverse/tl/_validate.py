@@ -103,9 +103,9 @@ def validate(
         spots inside of them. Counts that are equal to a bound are inside, so it is high for few counts.
     ``var["validation_p_adjusted"]``, ``var["validation_believed"]``
         Whether the gene may be believed at this resolution: within merged spots, the recovered spots are nearer to the
-        measured ones, in squared error, than the even division and than linear interpolation. Both are tested over
-        merged spots (one-sided t tests, the larger p-value, false discovery rate of 5 %). An error below that of the
-        even division means that more than half of the detail in the map is real.
+        measured ones, in squared error, than equal shares of the merged spot and than linear interpolation. Both are
+        tested over merged spots (one-sided t tests, the larger p-value, false discovery rate of 5 %). An error below
+        that of equal shares means that more than half of the detail in the map is real.
     ``uns["validation"]``
         Numbers of spots, merged spots, genes and believed genes, medians of the scores, ``image_strength`` as in a
         result, and the version.
@@ -115,6 +115,8 @@ def validate(
     TypeError, ValueError
         If the input is invalid for :func:`~soscope_scverse.tl.enhance`, spots do not lie on a lattice, or there are too
         few; before the training starts.
+    FileNotFoundError
+        If an image, weights or another input is a path without a file.
 
     See Also
     --------
