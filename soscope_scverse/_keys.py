@@ -54,3 +54,6 @@ STD, Q05, Q95 = "std", "q05", "q95"
 
 RESULT = "soscope"
 """``uns`` of a result: everything needed to reproduce it."""
+
+VALIDATION = "validation"
+"""``uns``: summary of a validation; first part of its names in ``var``."""

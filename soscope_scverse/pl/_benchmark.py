@@ -74,8 +74,9 @@ def _metrics(df: pd.DataFrame, metric: Sequence[str] | str | None) -> list[str]:
 
 
 def _values(df: pd.DataFrame, metric: str) -> dict[tuple[str, str], np.ndarray]:
-    """Return one value per gene, by task and method."""
-    genes = df[df["metric"] == metric].groupby(["task", "method", "gene"], observed=True)["value"].mean().dropna()
+    """Return one finite value per gene, by task and method."""
+    genes = df[df["metric"] == metric].groupby(["task", "method", "gene"], observed=True)["value"].mean()
+    genes = genes[np.isfinite(genes)]
     return {pair: values.to_numpy() for pair, values in genes.groupby(level=["task", "method"], observed=True)}
 
 
