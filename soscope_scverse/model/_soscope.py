@@ -31,6 +31,7 @@ from soscope_scverse.model._inputs import Inputs
 from soscope_scverse.model._save_load import SavedModel
 from soscope_scverse.model._section import Section
 from soscope_scverse.model._setup import RegisteredModel
+from soscope_scverse.model._threads import torch_threads
 from soscope_scverse.model._tiles import Tiles
 from soscope_scverse.model._transfer import transferred
 from soscope_scverse.model.estimates.image_projection import projection_of
@@ -228,6 +229,7 @@ class SoScope(RegisteredModel, SavedModel):
         checkpoint_dir: str | PathLike | None = None,
         resume: bool = False,
         seed: int | None = None,
+        threads: int | None = None,
         **trainer_kwargs: Any,
     ) -> None:
         """Train in two phases: the graph auto-encoder of the spots, then the whole model.
@@ -258,13 +260,15 @@ class SoScope(RegisteredModel, SavedModel):
         accelerator, devices
             As in Lightning. Several devices share the tiles of a step.
         checkpoint_dir
-            Folder of the checkpoint, ``checkpoint.pt``, replaced every 30 seconds or, if that takes longer, ten steps.
+            Folder of the checkpoint, ``checkpoint.pt``, replaced every 30 seconds (or ten steps), and at Ctrl-C.
         resume
             Resume from the checkpoint in `checkpoint_dir` if there is one. It must be that of the same spots and
             arguments; the result of a finished training is loaded.
         seed
             Seed that the caller has set, recorded in the checkpoint: a training with another seed is not resumed.
             Nothing is seeded with it.
+        threads
+            Threads of torch. Default: as set before (``OMP_NUM_THREADS``), at most the processors of the job.
         **trainer_kwargs
             Of :class:`scvi.train.Trainer`: ``strategy="ddp"``, ``num_nodes=2``, ``precision="bf16-mixed"``, ...
 
@@ -280,7 +284,8 @@ class SoScope(RegisteredModel, SavedModel):
         """
         arguments = locals()
         check_arguments(arguments, TRAIN_RULES)
-        train_model(self, arguments)
+        with torch_threads(threads):
+            train_model(self, arguments)
 
     def get_latent_representation(self, adata: AnnData | MuData | None = None) -> np.ndarray:
         """Mean of the latent state q(Z given X, A).

@@ -18,6 +18,7 @@ from soscope_scverse._containers.spatialdata import is_spatialdata
 from soscope_scverse._read import on_tissue
 from soscope_scverse._warnings import recorded_warnings
 from soscope_scverse.model import SoScope
+from soscope_scverse.model._threads import torch_threads
 from soscope_scverse.model.training.runner import check_training
 from soscope_scverse.module.likelihoods import LIKELIHOODS
 from soscope_scverse.tl import _results as results
@@ -232,7 +233,7 @@ def _enhance(data: Any, options: Mapping[str, Any]) -> tuple[AnnData | MuData, S
         _check_training(training, options["likelihood"])
         results.check_files(chosen, options)
         prepare(data, chosen, spots, profiles, arguments)
-        with torch.random.fork_rng():
+        with torch_threads(arguments["train_kwargs"].get("threads")), torch.random.fork_rng():
             torch.manual_seed(options["seed"])
             model = _model(chosen, options, arguments["model_kwargs"])
             model.train(**training)

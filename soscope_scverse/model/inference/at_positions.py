@@ -20,6 +20,7 @@ from soscope_scverse import _read as read
 from soscope_scverse._validators import POSITIVE_INTEGER, Rules
 from soscope_scverse.model._interpolation import weights_at
 from soscope_scverse.model._section import Section
+from soscope_scverse.model._threads import torch_threads
 from soscope_scverse.model._tiles import Tiles
 from soscope_scverse.model.estimates.image_projection import Projection, projection_of
 from soscope_scverse.model.inference.posterior import Posterior
@@ -52,6 +53,7 @@ class Positions(NamedTuple):
         return Positions(self.xy[which], self.exposure[which], features, self.rows)
 
 
+@torch_threads()
 def predicted_profiles(
     posterior: Posterior,
     positions: np.ndarray | pd.DataFrame | AnnData,

@@ -20,6 +20,7 @@ from soscope_scverse import _keys as keys
 from soscope_scverse import _read as read
 from soscope_scverse._storable import check_storable
 from soscope_scverse._validators import POSITIVE_INTEGER, Choice, Number, Rules
+from soscope_scverse.model._threads import torch_threads
 from soscope_scverse.model._tiles import Tiles
 from soscope_scverse.model.inference.posterior import Posterior
 from soscope_scverse.model.inference.processes import Processes
@@ -43,6 +44,7 @@ _SAMPLED_VALUES = 50_000_000  # the same for all posterior samples together
 _QUANTILES = {keys.Q05: 0.05, keys.Q95: 0.95}
 
 
+@torch_threads()
 def enhanced_profiles(
     posterior: Posterior,
     expectation: str,
@@ -81,6 +83,7 @@ def enhanced_profiles(
     return posterior.like_inputs(with_profiles(frame, out, slots, chunk_rows, fill, processes))
 
 
+@torch_threads()
 def posterior_samples(
     posterior: Posterior, expectation: str, n_samples: int, batch_size: int | None, out: Path | None
 ) -> np.ndarray | zarr.Array:

@@ -40,6 +40,7 @@ TRAIN_RULES: Rules = {
     "lr": POSITIVE,
     **dict.fromkeys(("weight_decay", "kl_weight"), NON_NEGATIVE),
     "seed": SEED.or_(None),
+    "threads": POSITIVE_INTEGER.or_(None),
 }
 """Of :meth:`SoScope.train`."""
 
@@ -286,6 +287,8 @@ class Training:
             writer.restore(trainer)
         with _interruptible(trainer), without_notices():
             runner()
+        if trainer.interrupted and self.checkpoints is not None:
+            self.checkpoints.write()
         return trainer.interrupted
 
 
