@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
@@ -16,7 +16,7 @@ from torch.nn.functional import embedding_bag
 from soscope_scverse.module.graph_encoder import GraphEncoder
 from soscope_scverse.module.image_regularizer import graph_bce
 from soscope_scverse.module.likelihoods import Likelihood, Spots, Start, Subspots, joint_likelihood
-from soscope_scverse.module.subspot_decoder import DECODERS
+from soscope_scverse.module.subspot_decoder import DECODERS, linear, shared_copy
 
 Tensors = dict[str, Tensor]
 
@@ -42,6 +42,23 @@ def modality_weights(sizes: Sequence[int]) -> Tensor:
     """
     size = torch.as_tensor(sizes, dtype=torch.float32)
     return size.sum() / (len(sizes) * size)
+
+
+class Heads(NamedTuple):
+    """What a module has for each feature of one modality: heads of the decoder and parameters of the likelihood."""
+
+    weight: Tensor
+    """n_features x n_hidden."""
+    bias: Tensor
+    """n_features."""
+    start: Start
+    """Baseline, log dispersion and unit, n_features each."""
+    batch_effect: Tensor | None
+    """n_batches x n_features, with a batch covariate."""
+    loadings: Tensor
+    """N_RESIDUALS x n_features: patterns of the residual variation."""
+    length: float
+    """Of the residual variation, in centre-to-centre distances of the spots."""
 
 
 def _rows(normal: Normal, rows: Tensor) -> Normal:
@@ -355,9 +372,17 @@ class SoScopeVAE(_GraphModule):
     @auto_move_data
     def generative(self, tensors: Tensors, z: Tensor, **kwargs: Any) -> dict[str, Subspots]:
         """Parameters of the subspots of the own spots, from latent states `z` of all inputs."""
-        exposure = tensors["exposure"]
-        area = tensors.get("area", exposure)
-        n_spots, n_subspots = exposure.shape
+        n_spots, n_subspots = tensors["exposure"].shape
+        effect = self.decoder(*self._decoder_input(tensors, z)).float().view(n_spots, n_subspots, -1)
+        return {"subspots": self.subspots(effect, tensors)}
+
+    def hidden(self, tensors: Tensors, z: Tensor) -> Tensor:
+        """What the head of the decoder reads, n_spots x n_subspots x n_hidden, from the inputs of :meth:`generative`."""
+        n_spots, n_subspots = tensors["exposure"].shape
+        return self.decoder.hidden(*self._decoder_input(tensors, z)).float().view(n_spots, n_subspots, -1)
+
+    def _decoder_input(self, tensors: Tensors, z: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Latent states, n_targets x n_latent, and image features of the subspots."""
         z_k = embedding_bag(
             tensors["neighbors"].flatten(0, 1),
             z,
@@ -366,8 +391,12 @@ class SoScopeVAE(_GraphModule):
         )
         if not self.uses_latent:
             z_k = torch.zeros_like(z_k)
-        features = tensors["features"].flatten(0, 1) if self.uses_image else None
-        effect = self.decoder(z_k, features).float().view(n_spots, n_subspots, -1)
+        return z_k, tensors["features"].flatten(0, 1) if self.uses_image else None
+
+    def subspots(self, effect: Tensor, tensors: Tensors) -> Subspots:
+        """Parameters of the subspots from the output of the decoder, n_spots x n_subspots x n_outputs."""
+        exposure = tensors["exposure"]
+        area = tensors.get("area", exposure)
         start = self.feature_parameters()
         if self.per_subspot_dispersion:
             effect, relative = effect.split(self.n_features, dim=-1)
@@ -376,7 +405,23 @@ class SoScopeVAE(_GraphModule):
         subspots = self.likelihood.parameters(effect, start, area)
         if "area" in tensors:
             subspots = self.likelihood.with_measured(subspots, (exposure / area.clamp(min=_TINY)).unsqueeze(-1))
-        return {"subspots": subspots}
+        return subspots
+
+    def with_heads(self, heads: Heads, modality: int) -> SoScopeVAE:
+        """The module of other features of one modality, which have the same latent states; it cannot be trained."""
+        other = shared_copy(self)
+        del other.encoder
+        n_features = len(heads.bias)
+        other.sizes, other.n_features, other.likelihood = [n_features], n_features, self.likelihood.parts[modality]
+        other.per_subspot_dispersion = False
+        other.decoder = self.decoder.with_head(linear(heads.weight, heads.bias))
+        other.baseline, other.log_dispersion = map(nn.Parameter, heads.start[:2])
+        other.batch_effect = None if heads.batch_effect is None else nn.Parameter(heads.batch_effect)
+        other.unit, other.residual_loadings = heads.start.unit, heads.loadings
+        other.residual_length = self.residual_length.new_tensor([heads.length])
+        other.modality_weight = torch.ones_like(other.residual_length)
+        other.library_size_noise = self.library_size_noise[modality : modality + 1]
+        return other
 
     def loss(
         self, tensors: Tensors, inference_outputs: dict, generative_outputs: dict, kl_weight: float = 1.0
