@@ -7,6 +7,7 @@ import logging
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -71,9 +72,10 @@ def compare(
     methods
         Names out of :data:`~soscope_scverse.bench.BASELINES` and ``"soscope"``; None is all of them. Alternatively a
         mapping from names to functions or dicts. A function of the spots returns n_targets x n_features (rows in the
-        order of `truth`). A dict holds arguments of :func:`~soscope_scverse.tl.enhance`, ``{}`` for the defaults. With
-        ``"image"``, ``"encoder"``, ``"image_scale"`` or ``"features_kwargs"`` in the dict, the method computes its own
-        image features instead of using the shared ones; ``{"image": None}`` uses no image.
+        order of `truth`); it gets the `library_key` in `enhance_kwargs` if it has that argument. A dict holds arguments
+        of :func:`~soscope_scverse.tl.enhance`, ``{}`` for the defaults. With ``"image"``, ``"encoder"``,
+        ``"image_scale"`` or ``"features_kwargs"`` in the dict, the method computes its own image features instead of
+        using the shared ones; ``{"image": None}`` uses no image.
     seeds
         soScope and functions with an argument ``seed`` run once per seed; other methods run once.
     task
@@ -128,7 +130,7 @@ def compare(
     check_keywords("enhance_kwargs", enhance_kwargs or {}, enhance, ENHANCE_RULES)
     shared = {"genes": low.var_names.tolist(), **(enhance_kwargs or {})}
     runs = {
-        name: method if callable(method) else _enhancer(method, shared, image)
+        name: _of_sections(method, shared) if callable(method) else _enhancer(method, shared, image)
         for name, method in _named_methods(methods).items()
     }
     parts = _parts(low)
@@ -194,6 +196,13 @@ def _named_methods(
         )
         raise ValueError(msg)
     return {name: known[name] for name in names}
+
+
+def _of_sections(run: Run, shared: Mapping[str, Any]) -> Run:
+    """Pass the sections to a method that distinguishes them."""
+    if "library_key" in shared and "library_key" in inspect.signature(run).parameters:
+        return partial(run, library_key=shared["library_key"])
+    return run
 
 
 def _enhancer(arguments: Mapping[str, Any], shared: Mapping[str, Any], image: Any) -> Run:
