@@ -27,6 +27,7 @@ from soscope_scverse._validators import (
     check_profiles,
     check_trained,
 )
+from soscope_scverse.model._genes import EnhancesGenes
 from soscope_scverse.model._inputs import Inputs
 from soscope_scverse.model._save_load import SavedModel
 from soscope_scverse.model._section import Section
@@ -73,7 +74,7 @@ _MODULE_ARGUMENTS = (
 )
 
 
-class SoScope(RegisteredModel, SavedModel):
+class SoScope(RegisteredModel, SavedModel, EnhancesGenes):
     """soScope: subspot profiles from spot profiles, spatial graph and image (Li et al., Nature Communications 2024).
 
     Parameters

@@ -8,7 +8,6 @@ from typing import Self, TypeVar
 import torch
 from torch import Tensor, nn
 
-
 Module = TypeVar("Module", bound=nn.Module)
 
 

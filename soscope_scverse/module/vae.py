@@ -57,8 +57,6 @@ class Heads(NamedTuple):
     """n_batches x n_features, with a batch covariate."""
     loadings: Tensor
     """N_RESIDUALS x n_features: patterns of the residual variation."""
-    length: float
-    """Of the residual variation, in centre-to-centre distances of the spots."""
 
 
 def _rows(normal: Normal, rows: Tensor) -> Normal:
@@ -377,7 +375,7 @@ class SoScopeVAE(_GraphModule):
         return {"subspots": self.subspots(effect, tensors)}
 
     def hidden(self, tensors: Tensors, z: Tensor) -> Tensor:
-        """What the head of the decoder reads, n_spots x n_subspots x n_hidden, from the inputs of :meth:`generative`."""
+        """What the head of the decoder reads, n_spots x n_subspots x n_hidden; inputs as :meth:`generative`."""
         n_spots, n_subspots = tensors["exposure"].shape
         return self.decoder.hidden(*self._decoder_input(tensors, z)).float().view(n_spots, n_subspots, -1)
 
@@ -418,9 +416,9 @@ class SoScopeVAE(_GraphModule):
         other.baseline, other.log_dispersion = map(nn.Parameter, heads.start[:2])
         other.batch_effect = None if heads.batch_effect is None else nn.Parameter(heads.batch_effect)
         other.unit, other.residual_loadings = heads.start.unit, heads.loadings
-        other.residual_length = self.residual_length.new_tensor([heads.length])
+        own = slice(modality, modality + 1)
+        other.residual_length, other.library_size_noise = self.residual_length[own], self.library_size_noise[own]
         other.modality_weight = torch.ones_like(other.residual_length)
-        other.library_size_noise = self.library_size_noise[modality : modality + 1]
         return other
 
     def loss(

@@ -1,9 +1,9 @@
 """Heads of features that a model was not trained on: given the latent states, an empirical Bayes regression of each.
 
-The head of a feature is a linear function of the last hidden layer of the decoder. The heads of the trained features show
+The head of a feature is a linear function of the last hidden layer of the decoder. Those of the trained features show
 which functions occur: their mean and covariance are the prior of every further head, up to one scale for each feature,
-which its evidence decides on. So the pattern of a feature with many molecules is its own, and that of a feature with few
-is the mean pattern, which follows the library size. Given the states, features are independent of each other.
+which its evidence decides on. So a feature with many molecules has a pattern of its own, and one with few the mean
+pattern, which follows the library size. Given the states, features are independent of each other.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 from soscope_scverse._arrays import Matrix, dense, spread
 from soscope_scverse.model._tiles import Tiles
 from soscope_scverse.model.estimates.uncertainty import feature_variation
-from soscope_scverse.module.likelihoods import Start, Subspots
+from soscope_scverse.module.likelihoods import Subspots
 from soscope_scverse.module.vae import Heads, SoScopeVAE
 
 BLOCK = 256
@@ -70,7 +70,7 @@ class Readout:
         Number of the modality.
     """
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def __init__(self, module: SoScopeVAE, tiles: Tiles, states: Tensor, modality: int) -> None:
         self.module, self.tiles, self.modality = module, tiles, modality
         self.trained = module.features[modality]
@@ -157,6 +157,7 @@ class Readout:
             section.size,
             is_counts=self.likelihood.is_counts,
             library_size_noise=None if section.has_gaps else module.library_size_noise[self.modality].item(),
+            length=module.residual_length[self.modality].item(),
         )
         like = module.baseline.detach()
         start = regression.start
@@ -165,7 +166,7 @@ class Readout:
             start = start._replace(log_dispersion=dispersion)
         effect = (self.batch_mean + of_batch * self.batch_scale).T.to(like) if n_batches else None
         loadings = torch.as_tensor(variation.loadings).to(like)
-        return Heads(weight.to(like), bias.to(like), start, effect, loadings, variation.length)
+        return Heads(weight.to(like), bias.to(like), start, effect, loadings)
 
 
 class _Regression:
@@ -194,7 +195,6 @@ class _Regression:
             self.start,
             None,
             x[0].new_zeros(len(readout.module.residual_loadings), n_features),
-            1.0,
         )
         self.module = readout.module.with_heads(nothing, readout.modality)
 

@@ -90,7 +90,8 @@ def predicted_profiles(
     fill = partial(
         fill_positions, posterior=posterior, positions=Positions(xy, exposure, features, rows), batch_size=size
     )
-    return posterior.like_inputs(with_profiles(frame, out, profile_slots(0), size, fill, posterior.processes))
+    chunks = size, frame.n_vars
+    return posterior.like_inputs(with_profiles(frame, out, profile_slots(0), chunks, fill, posterior.processes))
 
 
 def positions_table(positions: np.ndarray | pd.DataFrame | AnnData, n_positions: int) -> pd.DataFrame:

@@ -78,9 +78,9 @@ def enhanced_profiles(
     def fill(arrays: Arrays) -> None:
         fill_profiles({slot: SomeRows(array, kept) for slot, array in arrays.items()}, sampler, size, processes)
 
-    chunk_rows = size * tiles.section.exposure.shape[1]
+    chunks = size * tiles.section.exposure.shape[1], frame.n_vars
     slots = profile_slots(n_samples, counts=sampler.samples_counts)
-    return posterior.like_inputs(with_profiles(frame, out, slots, chunk_rows, fill, processes))
+    return posterior.like_inputs(with_profiles(frame, out, slots, chunks, fill, processes))
 
 
 @torch_threads()
@@ -269,13 +269,14 @@ def with_profiles(
     frame: AnnData,
     out: Path | None,
     slots: list[str],
-    chunk_rows: int,
+    chunks: tuple[int, int],
     fill: Callable[[Arrays], None],
     processes: Processes,
+    dtype: str = "float32",
 ) -> AnnData:
     """Fill the profiles of a result in memory, or on disk if `out` is given; all processes get the result."""
     if out is None:
-        arrays = {slot: np.empty(frame.shape, np.float32) for slot in slots}
+        arrays = {slot: np.empty(frame.shape, dtype) for slot in slots}
         fill(arrays)
         frame = frame.copy()  # its arrays may be those of the spots
         for slot, values in arrays.items():
@@ -286,7 +287,7 @@ def with_profiles(
                 frame.layers[slot.removeprefix("layers/")] = values
         return frame
     if processes.is_first:
-        with new_store(out, frame, slots, chunk_rows) as arrays:
+        with new_store(out, frame, slots, chunks, dtype) as arrays:
             fill(arrays)
     else:
         fill({})
