@@ -9,17 +9,16 @@ from typing import Any, Literal
 
 from anndata import AnnData
 from mudata import MuData
-from scvi.model.base import BaseModelClass
 
 from soscope_scverse import _read as read
 from soscope_scverse._containers.mudata import joined, modality
 from soscope_scverse._counts import advice_on_counts
 from soscope_scverse._validators import check_arguments, check_folder, check_named, check_profiles
+from soscope_scverse.model._applied import AppliedModel
 from soscope_scverse.model._inputs import Inputs
 from soscope_scverse.model._transfer import with_features
 from soscope_scverse.model.inference.fitted_heads import FittedHeads
 from soscope_scverse.model.inference.gene_blocks import GENES_RULES, Profiles, genes_profiles
-from soscope_scverse.model.inference.posterior import Posterior
 from soscope_scverse.model.inference.sampler import Expectation
 from soscope_scverse.model.inference.store import output_path
 from soscope_scverse.module.likelihoods import count_likelihoods
@@ -28,14 +27,11 @@ Genes = Literal["all"] | Sequence[str] | Mapping[str, Literal["all"] | Sequence[
 """Features to enhance; of a MuData by modality."""
 
 
-class EnhancesGenes(BaseModelClass):
+class EnhancesGenes(AppliedModel):
     """A model whose latent states can be read out for any features of its spots.
 
     See scvi-tools' ``BaseModelClass`` for its parameters.
     """
-
-    _posterior: Any
-    _likelihoods: list[str]
 
     def enhance_genes(
         self,
@@ -93,7 +89,7 @@ class EnhancesGenes(BaseModelClass):
         if checkpoint_dir is not None:
             check_folder("checkpoint_dir", checkpoint_dir)
         path = output_path(out, self.adata, overwrite=overwrite)
-        posterior: Posterior = self._posterior(adata)
+        posterior = self._posterior(adata)
         profiles = chosen_profiles(adata, posterior.inputs, self._likelihoods, genes)
         run = {
             "module": {name: value.cpu().numpy() for name, value in self.module.state_dict().items()},

@@ -11,7 +11,6 @@ import pandas as pd
 import zarr
 from anndata import AnnData
 from mudata import MuData
-from torch import distributed
 
 from soscope_scverse import _read as read
 from soscope_scverse._validators import (
@@ -25,20 +24,11 @@ from soscope_scverse._validators import (
     check_arguments,
     check_named,
     check_profiles,
-    check_trained,
 )
 from soscope_scverse.model._genes import EnhancesGenes
-from soscope_scverse.model._inputs import Inputs
 from soscope_scverse.model._save_load import SavedModel
-from soscope_scverse.model._section import Section
-from soscope_scverse.model._setup import RegisteredModel
 from soscope_scverse.model._threads import torch_threads
-from soscope_scverse.model._tiles import Tiles
-from soscope_scverse.model._transfer import transferred
-from soscope_scverse.model.estimates.image_projection import projection_of
 from soscope_scverse.model.inference.at_positions import PREDICT_RULES, predicted_profiles
-from soscope_scverse.model.inference.posterior import Posterior
-from soscope_scverse.model.inference.processes import Processes
 from soscope_scverse.model.inference.result import ENHANCED_RULES, SAMPLE_RULES, enhanced_profiles, posterior_samples
 from soscope_scverse.model.inference.sampler import Expectation
 from soscope_scverse.model.inference.store import output_path
@@ -74,7 +64,7 @@ _MODULE_ARGUMENTS = (
 )
 
 
-class SoScope(RegisteredModel, SavedModel, EnhancesGenes):
+class SoScope(EnhancesGenes, SavedModel):
     """soScope: subspot profiles from spot profiles, spatial graph and image (Li et al., Nature Communications 2024).
 
     Parameters
@@ -477,29 +467,3 @@ class SoScope(RegisteredModel, SavedModel, EnhancesGenes):
         check_arguments(locals(), SAMPLE_RULES)
         path = output_path(out, overwrite=overwrite, suffixes=(".zarr",))
         return posterior_samples(self._posterior(adata), expectation, n_samples, batch_size, path)
-
-    def _posterior(self, adata: AnnData | MuData | None) -> Posterior:
-        """The trained module with the spots of the model, or with others in the same form."""
-        check_trained(self.is_trained_)
-        inputs = self._inputs
-        if adata is None or adata is self.adata:
-            inputs.manager.validate()
-        else:
-            inputs = transferred(adata, inputs, self._likelihoods, needs_features=bool(self.module.uses_image))
-        together = self.trainer is not None and self.trainer.world_size > 1 and distributed.is_initialized()
-        processes = Processes.of_group(self.device) if together else Processes()
-        return Posterior(self.module, inputs, self._tiles(self._section(inputs)), processes)
-
-    def _section(self, inputs: Inputs, order: np.ndarray | None = None) -> Section:
-        """Spots as arrays, in this order, with image features as inputs of the networks."""
-        return inputs.section(projection_of(self.module) if inputs.features_key else None, order)
-
-    def _tiles(self, section: Section, similarity_strength: float | None = None) -> Tiles:
-        """Batches of a section; only training needs the image similarity."""
-        return Tiles(
-            section,
-            interpolation=self._arguments["interpolation"],
-            bandwidth=self._arguments["bandwidth"],
-            similarity_strength=similarity_strength,
-            n_hops=len(self.module.encoder.layers),
-        )

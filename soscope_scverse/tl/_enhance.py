@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
+from functools import partial
 from inspect import signature
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, overload
@@ -18,13 +19,14 @@ from soscope_scverse._containers.spatialdata import is_spatialdata
 from soscope_scverse._read import on_tissue
 from soscope_scverse._warnings import recorded_warnings
 from soscope_scverse.model import SoScope
+from soscope_scverse.model._genes import Genes
 from soscope_scverse.model._threads import torch_threads
 from soscope_scverse.model.training.runner import check_training
 from soscope_scverse.module.likelihoods import LIKELIHOODS
 from soscope_scverse.tl import _results as results
 from soscope_scverse.tl._elements import enhance_elements
 from soscope_scverse.tl._options import EnhanceOptions, check_options, resolved
-from soscope_scverse.tl._prepare import prepare, read_input
+from soscope_scverse.tl._prepare import EVERY, is_every, prepare, read_input, with_every_gene
 from soscope_scverse.tl._record import record
 
 if TYPE_CHECKING:
@@ -56,7 +58,7 @@ def enhance(
     capture: float | Literal["auto"] | None = "auto",
     capture_shape: Literal["circle", "square"] = "circle",
     layer: str | Mapping[str, str | None] | None = None,
-    genes: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
+    genes: Genes | None = None,
     likelihood: str | Mapping[str, str] = "nb",
     encoder: Any = "texture",
     sources: Literal["both", "image", "positions"] = "both",
@@ -119,6 +121,9 @@ def enhance(
         Layer that holds the profiles; None is ``X``. Raw counts unless `likelihood` is ``"gaussian"``.
     genes
         Features to enhance. Default: ``var["highly_variable"]`` if present, else the 500 spatially most variable ones.
+        ``"all"``: latent states and the effect of the image are learnt on the 300 spatially most variable ones, and the
+        others are fitted to these in blocks, see
+        :meth:`SoScope.enhance_genes <soscope_scverse.model.SoScope.enhance_genes>`.
     likelihood
         ``"nb"`` or ``"poisson"`` for counts, ``"gaussian"`` for anything else. For a MuData, the likelihood of each
         modality to model jointly, as ``{"rna": "nb", "prot": "poisson"}``.
@@ -242,6 +247,7 @@ def _enhance(data: Any, options: Mapping[str, Any]) -> tuple[AnnData | MuData, S
             if options["save_model"] is not None:
                 results.save(model, options["save_model"])
             enhanced = results.enhanced(
+                _results_of(model, data, chosen, options),
                 model,
                 options["out"],
                 expectation=arguments["expectation"],
@@ -250,6 +256,18 @@ def _enhance(data: Any, options: Mapping[str, Any]) -> tuple[AnnData | MuData, S
                 uns={keys.RESULT: record(chosen, model, arguments, warned)},
             )
     return enhanced, model
+
+
+def _results_of(
+    model: SoScope, data: AnnData | MuData, chosen: AnnData | MuData, options: Mapping[str, Any]
+) -> Callable[..., AnnData | MuData]:
+    """The method of the trained model that makes the result: for the chosen features, or for all."""
+    genes = options["genes"]
+    by_modality = {name: EVERY for name, own in genes.items() if is_every(own)} if isinstance(genes, Mapping) else {}
+    if not by_modality and not is_every(genes):
+        return model.get_enhanced
+    every = by_modality if isinstance(data, MuData) and not is_every(genes) else EVERY
+    return partial(model.enhance_genes, with_every_gene(data, chosen), every, checkpoint_dir=options["checkpoint_dir"])
 
 
 def _check_training(training: Mapping[str, Any], likelihood: str | Mapping[str, str]) -> None:

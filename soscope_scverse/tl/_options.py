@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from os import PathLike
 from typing import Any, Literal, NamedTuple, TypedDict, get_args
 
@@ -24,6 +24,7 @@ from soscope_scverse._validators import (
 from soscope_scverse.im import features
 from soscope_scverse.im._features import FEATURES_RULES
 from soscope_scverse.model import SoScope
+from soscope_scverse.model._genes import Genes
 from soscope_scverse.model._soscope import MODEL_RULES, TRAIN_RULES
 from soscope_scverse.model.inference.sampler import Expectation
 
@@ -38,7 +39,7 @@ class EnhanceOptions(TypedDict, total=False):
     capture: float | Literal["auto"] | None
     capture_shape: Literal["circle", "square"]
     layer: str | Mapping[str, str | None] | None
-    genes: Sequence[str] | Mapping[str, Sequence[str]] | None
+    genes: Genes | None
     likelihood: str | Mapping[str, str]
     encoder: Any
     sources: Literal["both", "image", "positions"]

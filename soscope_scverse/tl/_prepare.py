@@ -16,7 +16,7 @@ from mudata import MuData
 
 from soscope_scverse import _keys as keys
 from soscope_scverse import _read as read
-from soscope_scverse._arrays import Matrix
+from soscope_scverse._arrays import Matrix, in_memory, layers_of
 from soscope_scverse._containers.mudata import joined, modality, spots_of
 from soscope_scverse._containers.slots import written_back
 from soscope_scverse._counts import advice_on_counts
@@ -37,6 +37,10 @@ from soscope_scverse.tl._images import needs_image_features, open_images, with_m
 
 logger = logging.getLogger(__name__)
 
+EVERY = "all"
+"""Value of the argument `genes` that stands for all of them."""
+N_LEARNT = 300
+"""Genes that latent states are learnt on if all are enhanced."""
 _N_GENES = 500
 
 
@@ -51,7 +55,8 @@ def read_input(data: AnnData | MuData, options: Mapping[str, Any]) -> tuple[AnnD
     """
     layer, genes, likelihood = options["layer"], options["genes"], options["likelihood"]
     if isinstance(data, MuData):
-        layer, genes = read.by_modality("layer", layer), read.by_modality("genes", genes)
+        layer = read.by_modality("layer", layer)
+        genes = dict.fromkeys(likelihood, EVERY) if is_every(genes) else read.by_modality("genes", genes)
         read.read_mudata(data, likelihood, layer, genes)
         spots = read_sections(spots_of(data), options["library_key"])
         parts, profiles = {}, []
@@ -70,6 +75,23 @@ def read_input(data: AnnData | MuData, options: Mapping[str, Any]) -> tuple[AnnD
     return chosen, spots, profiles
 
 
+def is_every(genes: Any) -> bool:
+    """Whether the argument `genes`, of an AnnData or of a modality, stands for all genes."""
+    return isinstance(genes, str) and genes == EVERY
+
+
+def with_every_gene(data: AnnData | MuData, chosen: AnnData | MuData) -> AnnData | MuData:
+    """The user's data, with all of its features, and the slots that were written to the chosen ones."""
+    if isinstance(data, MuData):
+        return joined({name: _with_slots(modality(data, name), spots_of(chosen)) for name in chosen.mod})
+    return _with_slots(with_features(data, data.var_names), chosen)
+
+
+def _with_slots(adata: AnnData, spots: AnnData) -> AnnData:
+    slots = {"obs": spots.obs, "obsm": dict(spots.obsm), "obsp": dict(spots.obsp), "uns": dict(spots.uns)}
+    return AnnData(adata.X, var=adata.var, layers=layers_of(adata), **slots)
+
+
 def _read_profiles(
     spots: Spots, given: AnnData, layer: str | None, genes: Any, likelihood: str
 ) -> tuple[AnnData, Matrix]:
@@ -77,7 +99,10 @@ def _read_profiles(
     adata = spots.adata
     check_choice("likelihood", likelihood, list(LIKELIHOODS))
     x = read.profiles(adata, layer)
-    if genes is not None:
+    if is_every(genes):
+        check_profiles(in_memory(x), likelihood, count_likelihoods(), partial(advice_on_counts, given, layer))
+        chosen = rank_genes(spots, x, N_LEARNT)
+    elif genes is not None:
         chosen = read.genes(adata, genes)
     elif "highly_variable" in adata.var:
         chosen = read.highly_variable(adata)

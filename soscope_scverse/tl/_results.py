@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -77,10 +77,12 @@ def save(model: SoScope, path: str | PathLike) -> None:
         )
 
 
-def enhanced(model: SoScope, out: str | PathLike | None, **options: Any) -> AnnData | MuData:
-    """Return :meth:`SoScope.get_enhanced`; in memory, with a warning, where it cannot be written."""
+def enhanced(
+    enhance: Callable[..., AnnData | MuData], model: SoScope, out: str | PathLike | None, **options: Any
+) -> AnnData | MuData:
+    """Return what a method of the model does; in memory, with a warning, where it cannot be written."""
     try:
-        return model.get_enhanced(out=out, **options)
+        return enhance(out=out, **options)
     except Exception as error:  # of the disk, or of the writers of other packages
         if out is None or (model.trainer is not None and model.trainer.world_size > 1):
             raise
@@ -90,4 +92,4 @@ def enhanced(model: SoScope, out: str | PathLike | None, **options: Any) -> AnnD
             UserWarning,
             stacklevel=4,
         )
-    return model.get_enhanced(**options)
+    return enhance(**options)
