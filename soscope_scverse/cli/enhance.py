@@ -21,7 +21,7 @@ from soscope_scverse.cli._kinds import by_modality, check_storable, formats, kin
 @common.image_options
 @common.partition_options
 @click.option("--layer", multiple=True, help="Layer with the counts; default: X.")
-@click.option("--genes", multiple=True, help="Comma-separated genes, or @FILE with one per line.")
+@click.option("--genes", multiple=True, help="Comma-separated genes, @FILE with one per line, or all.")
 @click.option("--likelihood", multiple=True, help="Likelihood: nb (default), poisson or gaussian.")
 @click.option(
     "--sources",

@@ -202,11 +202,12 @@ def _score(x: np.ndarray, typical: np.ndarray, log_variance: np.ndarray, log_phi
     phi, prior = np.exp(log_phi), np.log(typical)
     variance = 1 / (1 / log_variance + (x + 1) / (1 + phi))
     centre = prior + variance * (np.log(x + 0.5) - prior) * (x + 1) / (1 + phi)
-    at_nodes = []
+    at_nodes, counted = [], x > 0
     for node in _NODES:
         log_mean = centre + np.sqrt(variance) * node
         shape = np.maximum(np.exp(log_mean) / phi, TINY)
-        counts = gammaln(x + shape) - gammaln(shape) - shape * np.log1p(phi)
+        counts = -shape * np.log1p(phi)
+        counts[counted] += gammaln(x[counted] + shape[counted]) - gammaln(shape[counted])  # 0 elsewhere
         at_nodes.append(counts - 0.5 * (log_mean - prior) ** 2 / log_variance + 0.5 * node**2)
     weight = (_WEIGHTS / _WEIGHTS.sum())[:, None, None]
     integral = logsumexp(at_nodes, axis=0, b=weight) + 0.5 * np.log(variance / log_variance)
