@@ -22,6 +22,13 @@ from soscope_scverse.cli._kinds import by_modality, check_storable, formats, kin
 @common.partition_options
 @click.option("--layer", multiple=True, help="Layer with the counts; default: X.")
 @click.option("--genes", multiple=True, help="Comma-separated genes, @FILE with one per line, or all.")
+@click.option(
+    "--quality",
+    type=click.Choice(["best", "fast"]),
+    default="best",
+    show_default=True,
+    help="Train on all genes to enhance, or on the 60 most variable ones and fit the others to these.",
+)
 @click.option("--likelihood", multiple=True, help="Likelihood: nb (default), poisson or gaussian.")
 @click.option(
     "--sources",

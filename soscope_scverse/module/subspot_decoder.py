@@ -125,9 +125,11 @@ class ShiftDecoder(nn.Module):
         return trunk(z + nn.functional.linear(self.dropout(features), self.shift))
 
     @property
-    def head(self) -> nn.Module:
+    def head(self) -> nn.Linear:
         """The last layer of the network."""
-        return self.effect[1]
+        head = self.effect[1]
+        assert isinstance(head, nn.Linear)
+        return head
 
     def with_head(self, head: nn.Linear) -> Self:
         """The same decoder with another head, of any number of outputs."""

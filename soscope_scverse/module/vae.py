@@ -16,7 +16,7 @@ from torch.nn.functional import embedding_bag
 from soscope_scverse.module.graph_encoder import GraphEncoder
 from soscope_scverse.module.image_regularizer import graph_bce
 from soscope_scverse.module.likelihoods import Likelihood, Spots, Start, Subspots, joint_likelihood
-from soscope_scverse.module.subspot_decoder import DECODERS, linear, shared_copy
+from soscope_scverse.module.subspot_decoder import DECODERS, JointDecoder, ShiftDecoder, linear, shared_copy
 
 Tensors = dict[str, Tensor]
 
@@ -322,6 +322,8 @@ class SoScopeVAE(_GraphModule):
     n_batches
         Number of batches, each with its own effect on every feature; 0 without a batch covariate.
     """
+
+    decoder: JointDecoder | ShiftDecoder
 
     def __init__(
         self,

@@ -26,7 +26,7 @@ from soscope_scverse.module.likelihoods import LIKELIHOODS
 from soscope_scverse.tl import _results as results
 from soscope_scverse.tl._elements import enhance_elements
 from soscope_scverse.tl._options import EnhanceOptions, check_options, resolved
-from soscope_scverse.tl._prepare import EVERY, is_every, prepare, read_input, with_every_gene
+from soscope_scverse.tl._prepare import Input, prepare, read_input, with_all_features
 from soscope_scverse.tl._record import record
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def enhance(
     capture_shape: Literal["circle", "square"] = "circle",
     layer: str | Mapping[str, str | None] | None = None,
     genes: Genes | None = None,
+    quality: Literal["best", "fast"] = "best",
     likelihood: str | Mapping[str, str] = "nb",
     encoder: Any = "texture",
     sources: Literal["both", "image", "positions"] = "both",
@@ -121,9 +122,12 @@ def enhance(
         Layer that holds the profiles; None is ``X``. Raw counts unless `likelihood` is ``"gaussian"``.
     genes
         Features to enhance. Default: ``var["highly_variable"]`` if present, else the 500 spatially most variable ones.
-        ``"all"``: latent states and the effect of the image are learnt on the 300 spatially most variable ones, and the
-        others are fitted to these in blocks, see
-        :meth:`SoScope.enhance_genes <soscope_scverse.model.SoScope.enhance_genes>`.
+        ``"all"`` is all of them, with ``quality="fast"``.
+    quality
+        ``"best"``: the model is trained on all genes to enhance. ``"fast"``: latent states and the effect of the image
+        are learnt on the 60 spatially most variable of them, and the others are fitted to these in blocks, see
+        :meth:`SoScope.enhance_genes <soscope_scverse.model.SoScope.enhance_genes>`. See docs/scaling.md for
+        the scores and run times of both.
     likelihood
         ``"nb"`` or ``"poisson"`` for counts, ``"gaussian"`` for anything else. For a MuData, the likelihood of each
         modality to model jointly, as ``{"rna": "nb", "prot": "poisson"}``.
@@ -232,12 +236,13 @@ def _enhance(data: Any, options: Mapping[str, Any]) -> tuple[AnnData | MuData, S
     arguments = resolved(options)
     with recorded_warnings() as warned:
         data = on_tissue(data, keep=options["keep_off_tissue"])
-        chosen, spots, profiles = read_input(data, options)
+        found = read_input(data, options)
+        chosen = found.chosen
         training = {"max_epochs": options["max_epochs"], "accelerator": options["accelerator"]}
         training |= arguments["train_kwargs"] | {name: options[name] for name in ("checkpoint_dir", "resume", "seed")}
         _check_training(training, options["likelihood"])
-        results.check_files(chosen, options)
-        prepare(data, chosen, spots, profiles, arguments)
+        results.check_files(chosen, options, chosen if found.further is None else data)
+        prepare(data, *found[:3], arguments)
         with torch_threads(arguments["train_kwargs"].get("threads")), torch.random.fork_rng():
             torch.manual_seed(options["seed"])
             model = _model(chosen, options, arguments["model_kwargs"])
@@ -247,7 +252,7 @@ def _enhance(data: Any, options: Mapping[str, Any]) -> tuple[AnnData | MuData, S
             if options["save_model"] is not None:
                 results.save(model, options["save_model"])
             enhanced = results.enhanced(
-                _results_of(model, data, chosen, options),
+                _results_of(model, data, found, options["checkpoint_dir"]),
                 model,
                 options["out"],
                 expectation=arguments["expectation"],
@@ -259,15 +264,13 @@ def _enhance(data: Any, options: Mapping[str, Any]) -> tuple[AnnData | MuData, S
 
 
 def _results_of(
-    model: SoScope, data: AnnData | MuData, chosen: AnnData | MuData, options: Mapping[str, Any]
+    model: SoScope, data: AnnData | MuData, found: Input, checkpoint_dir: str | PathLike | None
 ) -> Callable[..., AnnData | MuData]:
-    """The method of the trained model that makes the result: for the chosen features, or for all."""
-    genes = options["genes"]
-    by_modality = {name: EVERY for name, own in genes.items() if is_every(own)} if isinstance(genes, Mapping) else {}
-    if not by_modality and not is_every(genes):
+    """The method of the trained model that makes the result: for its features, or for more."""
+    if found.further is None:
         return model.get_enhanced
-    every = by_modality if isinstance(data, MuData) and not is_every(genes) else EVERY
-    return partial(model.enhance_genes, with_every_gene(data, chosen), every, checkpoint_dir=options["checkpoint_dir"])
+    spots = with_all_features(data, found.chosen)
+    return partial(model.enhance_genes, spots, found.further, checkpoint_dir=checkpoint_dir)
 
 
 def _check_training(training: Mapping[str, Any], likelihood: str | Mapping[str, str]) -> None:

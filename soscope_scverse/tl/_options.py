@@ -40,6 +40,7 @@ class EnhanceOptions(TypedDict, total=False):
     capture_shape: Literal["circle", "square"]
     layer: str | Mapping[str, str | None] | None
     genes: Genes | None
+    quality: Literal["best", "fast"]
     likelihood: str | Mapping[str, str]
     encoder: Any
     sources: Literal["both", "image", "positions"]
@@ -103,6 +104,7 @@ ENHANCE_RULES: Rules = {
     "preset": Choice(tuple(PRESETS)),
     "expectation": Choice((*get_args(Expectation), None)),
     "n_samples": NON_NEGATIVE_INTEGER,
+    "quality": Choice(("best", "fast")),
     "seed": SEED,
     "max_epochs": POSITIVE_INTEGER.or_(None),
 }

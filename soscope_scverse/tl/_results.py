@@ -19,21 +19,23 @@ from soscope_scverse._storable import check_storable
 from soscope_scverse.model import SoScope
 
 
-def check_files(chosen: AnnData | MuData, options: Mapping[str, Any]) -> None:
+def check_files(chosen: AnnData | MuData, options: Mapping[str, Any], enhanced: AnnData | MuData) -> None:
     """Raise a ValueError if ``save_model`` or ``out`` of :func:`~soscope_scverse.tl.enhance` could not be written.
 
     Parameters
     ----------
     chosen
-        Spots with the features to enhance, which are saved with the model.
+        Spots with the features that the model is trained on, which are saved with it.
     options
         Arguments of :func:`~soscope_scverse.tl.enhance`.
+    enhanced
+        Spots with the features of the result.
     """
     if options["save_model"] is not None:
         check_storable("save_model", chosen, ".h5mu" if isinstance(chosen, MuData) else ".h5ad")
         check_result("save_model", spots_of(chosen), options["library_key"], ".h5ad")
     if options["out"] is not None:
-        check_result("out", chosen, options["library_key"], Path(options["out"]).suffix)
+        check_result("out", enhanced, options["library_key"], Path(options["out"]).suffix)
 
 
 def check_result(name: str, spots: AnnData, library_key: str | None, suffix: str) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from soscope_scverse._arrays import Matrix, dense, spread
 from soscope_scverse.model._tiles import Tiles
 from soscope_scverse.model.estimates.uncertainty import feature_variation
-from soscope_scverse.module.likelihoods import Subspots
+from soscope_scverse.module.likelihoods import Spots, Subspots
 from soscope_scverse.module.vae import Heads, SoScopeVAE
 
 BLOCK = 256
@@ -99,10 +99,9 @@ class Readout:
 
     def _batch_effects(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the trained effects of every batch, n_batches each; empty without any."""
-        effect = self.module.batch_effect
-        if effect is None:
+        if self.module.batch_effect is None:
             return torch.zeros(0), torch.zeros(0)
-        effect = effect[:, self.trained].detach().float().cpu()
+        effect = self.module.batch_effect[:, self.trained].detach().float().cpu()
         return effect.mean(dim=1), effect.std(dim=1, correction=0)
 
     def _chunk(self, rows: np.ndarray, batch: dict[str, Tensor], hidden: Tensor) -> Chunk:
@@ -244,7 +243,7 @@ class _Regression:
         )
 
 
-def _aggregated(module: SoScopeVAE, subspots: Subspots) -> torch.Tensor:
+def _aggregated(module: SoScopeVAE, subspots: Subspots) -> Spots:
     """Parameters of the spots that captured these subspots."""
     return module.likelihood.aggregate(module.likelihood.captured(subspots))
 

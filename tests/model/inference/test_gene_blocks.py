@@ -3,8 +3,8 @@
 import anndata as ad
 import mudata as md
 import numpy as np
+import pandas as pd
 import pytest
-import torch
 from scipy.sparse import issparse
 
 from helpers import QUIET, seeded, train
@@ -245,3 +245,49 @@ def test_in_one_call(section, tmp_path, monkeypatch):
     for other in (on_disk, resumed):
         np.testing.assert_array_equal(other.X.compute(), enhanced.X)
         np.testing.assert_array_equal(other.layers["std"].compute(), enhanced.layers["std"])
+
+
+def test_fast_quality_trains_on_some_of_the_genes(section, monkeypatch):
+    from soscope_scverse.tl import _prepare
+
+    monkeypatch.setattr(_prepare, "N_LEARNT", 15)
+    adata, image = section
+    options = {"image": image, "quality": "fast", "max_epochs": 10, "train_kwargs": {"enable_progress_bar": False}}
+    names = adata.var_names[::-2].tolist()
+    enhanced, model = tl.enhance(adata, genes=names, return_model=True, **options)
+    assert enhanced.var_names.tolist() == names
+    assert model.adata.n_vars == enhanced.var["trained"].sum() == 15
+    few, model = tl.enhance(adata, genes=names[:15], return_model=True, **options)  # no more than those
+    assert model.adata.n_vars == 15
+    assert "trained" not in few.var
+    with pytest.raises(ValueError, match="`quality` to be one of"):
+        tl.enhance(adata, quality="good")
+
+
+def test_what_a_file_cannot_hold_of_the_other_genes_is_found_before_the_training(section, tmp_path, monkeypatch):
+    from soscope_scverse.tl import _prepare
+
+    monkeypatch.setattr(_prepare, "N_LEARNT", 15)
+    monkeypatch.setattr(SoScope, "train", None)
+    adata = section[0].copy()
+    adata.var["mixed"] = pd.Series([1, "a"] * (N_GENES // 2), index=adata.var_names, dtype=object)
+    with pytest.raises(ValueError, match="mixed"):
+        tl.enhance(adata, genes="all", out=tmp_path / "all.zarr")
+
+
+def test_refusals(spots, model, tmp_path):
+    lost = spots[:, 1:].copy()
+    with pytest.raises(ValueError, match="1 are missing"):
+        model.enhance_genes(lost)
+    with pytest.raises(ValueError, match="Expected `genes` to be in"):
+        model.enhance_genes(spots, ["no gene"])
+    fractions = spots.copy()
+    fractions.X = fractions.X + np.r_[0, 0.5, np.zeros(N_GENES - 2)]  # in a gene that was not trained on
+    with pytest.raises(ValueError, match="Expected raw counts"):
+        model.enhance_genes(fractions)
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="`checkpoint_dir` to be a folder"):
+        model.enhance_genes(spots, checkpoint_dir=tmp_path / "file")
+    SoScope.setup_anndata(new := spots.copy())
+    with pytest.raises(ValueError, match="Expected a trained model"):
+        SoScope(new).enhance_genes(spots)
