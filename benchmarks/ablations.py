@@ -5,7 +5,7 @@ over genes, averaged over the seeds: ``pearson`` / ``within_r`` as in ``docs/ben
 of the true subspots inside the central 90 % of 100 posterior samples, pooled over subspots and genes. Runs that are in
 the CSV file are not run again. Settings marked with * are constants of a module, which the script patches.
 
-``python benchmarks/ablations.py --checks`` prints what needs no training: lattices, variances, the image test, the
+``python benchmarks/ablations.py --checks`` prints what needs no training: lattices, variances, the
 alignment and the choice of genes.
 """
 
@@ -34,7 +34,7 @@ from soscope_scverse import im, metrics, pp, tl
 from soscope_scverse.im import _alignment, _widths
 from soscope_scverse.im.encoders import texture
 from soscope_scverse.model import _tiles
-from soscope_scverse.model.estimates import gp, image_evidence, library_size, uncertainty
+from soscope_scverse.model.estimates import gp, library_size, uncertainty
 from soscope_scverse.module import likelihoods, vae
 from soscope_scverse.pp import _lattice
 
@@ -116,7 +116,7 @@ SETTINGS: dict[str, Setting] = {
     **patched("_MAX_EFFECT", 2.0, 100.0, rooms=(likelihoods,)),
     **patched("_MIN_NOISE", 1e-4, 0.1, rooms=(library_size,)),
     **{f"spot_graph strength={value}": Setting(graph={"strength": value}) for value in (1.25, 5.0)},
-    **patched("_PATCH_IN_PITCHES", 2, 8, rooms=(_widths,), features={}),
+    **patched("PATCH_IN_PITCHES", 2, 8, rooms=(_widths,), features={}),
     **patched("_WINDOWS", (1.0,), (0.5, 1.0), rooms=(texture,), features={}),
     **patched("_COARSE", (1,), rooms=(texture,), features={}),
     **wide(32, 128, 304),
@@ -307,37 +307,6 @@ def variances(names: Iterable[str]) -> None:
     print(quality.markdown(["task", "variant", "median", "largest", "length", "noise"], rows))
 
 
-def image_test(names: Iterable[str], n_permuted: int = 25) -> None:
-    """Log likelihood ratios of true images, and the largest of permuted ones."""
-    variants: dict[str, dict[str, Any]] = {
-        DEFAULT: {},
-        **{f"_N_COMPONENTS={v}": {"_N_COMPONENTS": v} for v in (1, 4)},
-        "SMOOTH=1 (rough alone)": {"SMOOTH": 1.0},
-        "_START at other variances": {"_START": np.array([-2.0, 0.0, -2.0, -3.0])},
-    }
-    rows = []
-    for name in names:
-        spots = task_of(name).low
-        x, xy = (
-            np.asarray(spots.X.toarray() if hasattr(spots.X, "toarray") else spots.X, dtype=float),
-            spots.obsm[keys.SPATIAL],
-        )
-        profile = np.log1p(x / x.mean(axis=0))
-        image = np.einsum("nk,nkl->nl", spots.obsm[keys.EXPOSURE], spots.obsm[keys.FEATURES])
-        rng = np.random.default_rng(0)
-        orders = [rng.permutation(len(image)) for _ in range(n_permuted)]
-        for variant, constants in variants.items():
-            with mock.patch.multiple(image_evidence, **constants) if constants else nullcontext():
-                true = image_evidence.image_evidence(profile, image, xy)
-                permuted = [image_evidence.image_evidence(profile, image[order], xy) for order in orders]
-            above = [sum(ratio > limit for ratio in permuted) for limit in (2, 4, 8)]
-            rows.append([name, variant, f"{true:.1f}", *map(str, above), f"{max(permuted):.1f}"])
-    print(
-        f"\nImage test: ratio of the true image; of {n_permuted} permuted ones how many exceed 2, 4, 8; the largest\n"
-    )
-    print(quality.markdown(["task", "variant", "true", "> 2", "> 4", "> 8", "largest"], rows))
-
-
 SECTIONS = {
     "C2": ("her2st/C2.h5ad", "her2st/C2_HE.jpg"),
     "C3": ("her2st/C3.h5ad", "her2st/C3_HE.jpg"),
@@ -400,7 +369,6 @@ CHECKS: dict[str, Callable[[], None]] = {
     "variances": partial(variances, ("her2st-C2", "MOB1", "embryo")),
     "genes": partial(genes, ("C2", "embryo")),
     "alignment": alignment,
-    "image_test": partial(image_test, TASKS),
 }
 
 

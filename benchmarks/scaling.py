@@ -125,7 +125,7 @@ def new_model(adata: ad.AnnData, **options: Any) -> Any:
 
     sos.SoScope.setup_anndata(adata)
     torch.manual_seed(0)
-    return sos.SoScope(adata, test_image=False, **options)
+    return sos.SoScope(adata, image_strength=1, **options)
 
 
 def seconds_a_step(model: Any, n_steps: int = 12, **options: Any) -> float:
@@ -209,7 +209,7 @@ def published(which: str) -> dict[str, float]:
         return {"step_s": dense_step(adata), "peak_gb": peak_gb()}
     lean = {"n_graph_samples": 512, "n_image_components": 128}
     options = {**PRESETS["paper"].model_kwargs, **lean} if which == "paper" else {}
-    options.pop("test_image", None)
+    options.pop("image_strength", None)
     step_s = seconds_a_step(new_model(adata, **options), batch_size=256 if which == "small" else 2048)
     return {"step_s": step_s, "peak_gb": peak_gb(), "threads": torch.get_num_threads()}
 
@@ -330,8 +330,14 @@ def million(n_targets: int) -> dict[str, float]:
         first = enhanced.X[: 100 * N_SUBSPOTS].compute().reshape(100, N_SUBSPOTS, -1).sum(axis=1)
         np.testing.assert_allclose(first, adata.X[:100].toarray(), rtol=1e-3)
         megabytes = sum(file.stat().st_size for file in out.rglob("*") if file.is_file()) / 1e6
-        uses_image = float(enhanced.uns["soscope"]["uses_image"])
-        return {"rows": enhanced.n_obs, **seconds, "peak_gb": peak_gb(), "zarr_mb": megabytes, "uses_image": uses_image}
+        strength = enhanced.uns["soscope"]["image_strength"]
+        return {
+            "rows": enhanced.n_obs,
+            **seconds,
+            "peak_gb": peak_gb(),
+            "zarr_mb": megabytes,
+            "image_strength": strength,
+        }
 
 
 def simulated(name: str) -> ad.AnnData:

@@ -66,7 +66,23 @@ class Choice(NamedTuple):
         check_choice(name, value, self.allowed)
 
 
-Rules: TypeAlias = Mapping[str, Number | Choice]
+class Choices(NamedTuple):
+    """Values of an argument that is one of a few, or several of these in a list or tuple."""
+
+    allowed: tuple[Any, ...]
+
+    def check(self, name: str, value: Any) -> None:
+        """Raise a ValueError unless `value` is one of these, or a list of different ones."""
+        if not isinstance(value, list | tuple):
+            check_choice(name, value, self.allowed)
+            return
+        wrong = [one for one in value if not isinstance(one, str) or one not in self.allowed]
+        if wrong or not value or len(set(value)) < len(value):
+            msg = f"Expected `{name}` to be one of {list(self.allowed)}, or several different ones, found {value!r}."
+            raise ValueError(msg)
+
+
+Rules: TypeAlias = Mapping[str, Number | Choice | Choices]
 """What arguments of one function may be, by their names."""
 
 POSITIVE_INTEGER = Number(1, integer=True)

@@ -14,12 +14,12 @@ FAST = {"max_epochs": 1, "accelerator": "cpu"}
 """The same for `bench.compare`, which sets the progress bar itself."""
 
 
-def train(adata, max_epochs=20, seed=0, *, train_options=None, setup=None, test_image=False, **options):
+def train(adata, max_epochs=20, seed=0, *, train_options=None, setup=None, image_strength=1, **options):
     """A model after a few steps; eight genes on 60 spots are no evidence for an image, so it is not tested."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         SoScope.setup_anndata(adata, **setup or {})
-        model = SoScope(adata, test_image=test_image, **options)
+        model = SoScope(adata, image_strength=image_strength, **options)
         model.train(max_epochs, **QUIET | (train_options or {}))
     return model
 

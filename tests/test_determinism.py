@@ -30,7 +30,7 @@ def again(path, spots, **inputs):
             "library_key": "section",
             "batch_key": "section",
             "features_kwargs": {"context": (4.0, np.float64(8.0))},
-            "model_kwargs": {"n_latent": np.int64(8), "library_size_noise": 0.1, "test_image": False},
+            "model_kwargs": {"n_latent": np.int64(8), "library_size_noise": 0.1, "image_strength": 1},
             "train_kwargs": {"enable_progress_bar": False, "train_size": 0.8, "batch_size": 20, "max_epochs": 3},
         },
     ],

@@ -207,7 +207,7 @@ def fitted(adata: AnnData, spots: Spots, *, max_steps: int = 2, **form: Any) -> 
     with torch.random.fork_rng():
         torch.manual_seed(0)
         SoScope.setup_anndata(adata, library_key=spots.library_key)
-        form = {"likelihood": spots.likelihood, "n_hidden": 8, "n_latent": 4, "test_image": False, **form}
+        form = {"likelihood": spots.likelihood, "n_hidden": 8, "n_latent": 4, "image_strength": 1, **form}
         model = SoScope(adata, **form)
         model.train(max_steps=max_steps, pretrain_epochs=1, logger=False, enable_checkpointing=False, **QUIET)
     return model
@@ -615,7 +615,7 @@ def test_modalities_add_up_to_their_spots(spots, form):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         SoScope.setup_mudata(mdata, {"rna": "nb", "prot": "gaussian"}, library_key=spots.library_key)
-        model = SoScope(mdata, n_hidden=8, n_latent=4, test_image=False, aggregate="sum", **form)
+        model = SoScope(mdata, n_hidden=8, n_latent=4, image_strength=1, aggregate="sum", **form)
         model.train(max_steps=2, logger=False, enable_checkpointing=False, **QUIET)
     enhanced = model.get_enhanced()
     spot = pd.Categorical(enhanced["rna"].obs["spot"], categories=adata.obs_names)

@@ -448,7 +448,10 @@ BAD_ARGUMENTS = {
     ("tl.enhance", "batch_key"): [("nope", "`batch_key` to be a column")],
     ("tl.enhance", "preset"): [("best", "`preset` to be one of")],
     ("tl.enhance", "sources"): [("all", "`sources` to be one of")],
-    ("tl.enhance", "expectation"): [("mean", "`expectation` to be one of")],
+    ("tl.enhance", "expectation"): [
+        *((value, "`expectation` to be one of") for value in ("mean", 5, [], ["conditional", "mean"], [None])),
+        (["denoised", "denoised"], "several different ones"),
+    ],
     ("tl.enhance", "encoder"): [("resnet", "texture"), (5, "encoder")],
     ("tl.enhance", "image"): [
         ("nowhere.tif", "nowhere.tif"),
@@ -613,7 +616,9 @@ BAD_ARGUMENTS = {
     ("train", "checkpoint_dir"): [(5, "`checkpoint_dir` to be a path")],
     ("get_enhanced", "n_samples"): [(-1, "at least 0"), (1.5, WHOLE)],
     ("get_enhanced", "batch_size"): [(0, "at least 1")],
-    ("get_enhanced", "expectation"): [("mean", "`expectation` to be one of")],
+    ("get_enhanced", "expectation"): [
+        (value, "`expectation` to be one of") for value in ("mean", None, (), ("decoded", "decoded"))
+    ],
     ("get_enhanced", "uns"): [(5, "`uns` to be a dict"), ({5: 1}, "`uns` to be a dict")],
     ("get_enhanced", "out"): [("x.csv", "to end in '.zarr' or '.h5ad'")],
     ("sample_enhanced", "n_samples"): [(0, "at least 1"), (1.5, WHOLE)],
@@ -638,6 +643,7 @@ BAD_ARGUMENTS = {
     ("bench.compare", "enhance_kwargs"): [(5, "dict of arguments"), ({"speed": 1}, r"found \['speed'\]")],
     ("pl.compare", "genes"): [([], "at least one gene"), (["nope"], "nope"), (5, "found 5, int")],
     ("pl.compare", "layer"): [("nope", "`layer` to be one of")],
+    ("pl.compare", "enhanced_layer"): [(value, "`layer` to be one of") for value in ("nope", 5)],
     ("pl.compare", "alpha"): [(2, "at most 1"), ("a", NUMBER)],
     ("pl.compare", "image_alpha"): [(-1, "at least 0"), (np.nan, "at least 0")],
     ("pl.compare", "ax"): [(np.empty((1, 2), object), "`ax` to be matplotlib Axes"), (5, "`ax` to be 1 x 2 Axes")],

@@ -54,6 +54,8 @@ def benchmark(
     figure: Path | None,
     image: Path | None,
     weights: str | None,
+    layers: tuple[int, ...],
+    windows: tuple[float, ...],
     cache: str | None,
     factor: float,
     lattice: Literal["auto", "square", "hex"],
@@ -82,6 +84,7 @@ def benchmark(
     aggregate: Literal["sum", "mean"] = "mean" if likelihood == "gaussian" else "sum"
     low, truth = bench.simulate_low_resolution(adata, factor, lattice=lattice, aggregate=aggregate)
     genes = pp.spatial_genes(truth, n_genes)
+    of_features = common.features_options(weights=weights, layers=layers, windows=windows, cache=cache)
     table = bench.compare(
         low[:, genes].copy(),
         truth[:, genes].copy(),
@@ -90,8 +93,7 @@ def benchmark(
         seeds=range(n_seeds),
         task=source.stem,
         progress=common.progress_options()["enable_progress_bar"],
-        enhance_kwargs=common.without_none(**kwargs)
-        | {"likelihood": likelihood, "features_kwargs": common.without_none(weights=weights, cache=cache)},
+        enhance_kwargs=common.without_none(**kwargs) | {"likelihood": likelihood, "features_kwargs": of_features},
     )
     with files.completed(out) as part:
         table.to_csv(part, index=False)

@@ -50,8 +50,9 @@ from soscope_scverse.cli._kinds import by_modality, check_storable, formats, kin
 @click.option(
     "--expectation",
     type=click.Choice(["conditional", "denoised", "decoded"]),
-    help="Conditional on the observed spots, denoised (posterior mean of the rate), or decoded from the latent states; "
-    "default: conditional, with --preset paper decoded.",
+    multiple=True,
+    help="Conditional on the observed spots, denoised (posterior mean of the rate), or decoded from the latent states. "
+    "The first one given is in X, others in layers; default: conditional and denoised, with --preset paper decoded.",
 )
 @click.option(
     "--n-samples",
@@ -85,7 +86,10 @@ def enhance(
     likelihood: tuple[str, ...],
     n_subspots: int | None,
     cells: str | None,
+    expectation: tuple[Any, ...],
     weights: str | None,
+    layers: tuple[int, ...],
+    windows: tuple[float, ...],
     cache: str | None,
     devices: int | None,
     num_nodes: int | None,
@@ -119,7 +123,8 @@ def enhance(
         likelihood=by_modality(data, "--likelihood", likelihood or default),
         n_subspots="auto" if n_subspots is None else n_subspots,
         cells=cells,
-        features_kwargs=without_none(weights=weights, cache=cache),
+        expectation=list(expectation) or None,
+        features_kwargs=common.features_options(weights=weights, layers=layers, windows=windows, cache=cache),
         train_kwargs=common.progress_options()
         | without_none(devices=devices, num_nodes=num_nodes, batch_size=batch_size, threads=threads),
         out=out if streams else None,

@@ -8,8 +8,9 @@ from soscope_scverse.im._stain import normalize_stain
 from soscope_scverse.im._tissue import mask_subspots, tissue_mask
 from soscope_scverse.im.encoders.base import Encoder, FunctionEncoder, PatchEncoder
 from soscope_scverse.im.encoders.dense import DenseEncoder
-from soscope_scverse.im.encoders.networks import InceptionV3, ModuleEncoder, NetworkEncoder, TimmEncoder
+from soscope_scverse.im.encoders.networks import InceptionV3, ModuleEncoder, NetworkEncoder
 from soscope_scverse.im.encoders.registry import encoder_names, get_encoder, register_encoder
+from soscope_scverse.im.encoders.timm_networks import TimmEncoder
 from soscope_scverse.im.reading.embedded import embedded_image
 from soscope_scverse.im.reading.opening import open_image
 from soscope_scverse.im.reading.source import ImageSource

@@ -2,7 +2,7 @@
 
 from soscope_scverse.metrics._agreement import coverage, ks_distance, mse, normalized_pearson, pearson, within_r
 from soscope_scverse.metrics._calibration import central_coverage, pit
-from soscope_scverse.metrics._structure import compactness, kmeans_ari, morans_i
+from soscope_scverse.metrics._structure import compactness, kmeans_ari, morans_i, seam_index
 
 __all__ = [
     "central_coverage",
@@ -15,5 +15,6 @@ __all__ = [
     "normalized_pearson",
     "pearson",
     "pit",
+    "seam_index",
     "within_r",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import Any, Literal
 
@@ -50,6 +50,8 @@ MODEL_RULES: Rules = {
     "dispersion": Choice(("feature", "subspot")),
     "aggregate": Choice((None, "sum", "mean")),
     **dict.fromkeys(("image_shrinkage", "library_size_noise"), NON_NEGATIVE.or_("auto")),
+    "image_strength": Number(0, 1).or_("auto"),
+    "kriging": Choice((False, True)),
     "masked": FRACTION,
     "image_weight": NON_NEGATIVE,
     "similarity_strength": Number(1, above=True),
@@ -103,9 +105,12 @@ class SoScope(EnhancesGenes, SavedModel):
         between subspots averages out over a spot.
     n_image_components
         Wider image features, as of deep encoders, are reduced to this many principal components.
-    test_image
-        Ignore the image, with a warning, if the spots give no evidence that it is informative about the profiles (a log
-        likelihood ratio of at most 4). False always uses it.
+    image_strength
+        Share of the effect of the image that the networks keep in predictions. ``"auto"``: the probability, given the
+        spots, that the image is informative about the profiles beyond their positions.
+    kriging
+        Whether predictions are the geometric mean (of other data than counts: the mean) of the networks' and a kriged
+        field's, which is linear in the image; False in the paper.
     library_size_noise
         Variance of the log library size of a spot that its position does not explain; ``"auto"`` estimates it. 0
         attributes all differences in library size to the tissue, as in the paper.
@@ -166,7 +171,8 @@ class SoScope(EnhancesGenes, SavedModel):
         aggregate: Literal["sum", "mean"] | None = None,
         image_shrinkage: float | Literal["auto"] = "auto",
         n_image_components: int = 128,
-        test_image: bool = True,
+        image_strength: float | Literal["auto"] = "auto",
+        kriging: bool = True,
         library_size_noise: float | Literal["auto"] = "auto",
         masked: float = 0.3,
         image_weight: float = 1.0,
@@ -303,7 +309,7 @@ class SoScope(EnhancesGenes, SavedModel):
         self,
         adata: AnnData | MuData | None = None,
         *,
-        expectation: Expectation = "conditional",
+        expectation: Expectation | Sequence[Expectation] = ("conditional", "denoised"),
         n_samples: int = 0,
         batch_size: int | None = None,
         out: str | PathLike | None = None,
@@ -318,11 +324,11 @@ class SoScope(EnhancesGenes, SavedModel):
             Spots of any section, prepared as those of the model, with the same kind of image features; features are
             found by name, and the number of subspots may differ. None takes the spots of the model.
         expectation
-            ``"conditional"``: subspots given the observed spot, to which what was captured adds up (Gaussian data if
-            `sigma` is 0); ``"denoised"``, for maps: posterior mean of their rates, without the counting noise of the
-            spot; ``"decoded"``: from the latent states alone (soScope, Eq. 7).
+            ``"conditional"``: subspots given the spot, to which what was captured adds up (Gaussian data: with `sigma`
+            0); ``"denoised"``, for maps: posterior mean of their rates, without the counting noise of the spot;
+            ``"decoded"``: from the latent states alone (soScope, Eq. 7). Of several, the first is ``X``.
         n_samples
-            Posterior samples for the layers, see :meth:`sample_enhanced`; 0 omits these layers.
+            Posterior samples of ``X`` for the layers, see :meth:`sample_enhanced`; 0 omits these layers.
         batch_size
             Spots decoded at once, with `out` also those of a chunk. Default: for 5 million values, or 50 with samples.
         out
@@ -338,8 +344,8 @@ class SoScope(EnhancesGenes, SavedModel):
         AnnData or MuData
             Like the spots: n_targets x n_features, the subspots of a spot next to each other, in the order of the
             spots. With `out`, ``X``, ``layers`` and ``obsm`` are dask arrays of the file.
-        ``X``
-            Enhanced profiles, float32.
+        ``X``, ``layers["denoised"]``
+            Enhanced profiles, float32; any expectation but the first is the layer of its name.
         ``obs``
             ``spot``, ``subspot``, ``measured``, the share of the subspot that was captured, the library column, and
             ``array_col``, ``array_row`` on the fine lattice. Names are those of spot and subspot, or of the cells.

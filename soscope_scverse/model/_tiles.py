@@ -102,6 +102,8 @@ class Tiles:
             Indices of the subspots that are not padding in the flattened n_own x n_subspots.
         ``features``
             n_own x n_subspots x n_image_components, with an image.
+        ``kriged``
+            n_own x n_subspots x n_components, after a training.
         ``input_batch``, ``batch``
             n_inputs x n_batches and n_own x n_batches shares, with a batch covariate.
         ``image_edge_index``, ``image_edge_weight``, ``image_edge_density``
@@ -140,7 +142,7 @@ class Tiles:
         Returns
         -------
         Rows of the spots whose latent states it needs, and ``exposure``, ``area``, ``neighbors`` (rows among these),
-        ``neighbor_weights``, ``features`` and ``batch``, see :meth:`tile`.
+        ``neighbor_weights``, ``features``, ``kriged`` and ``batch``, see :meth:`tile`.
         """
         inputs = np.unique(self.neighbors[own])
         row = np.full(self.n_spots, -1)
@@ -158,6 +160,8 @@ class Tiles:
             subspots["area"] = _float(self.section.area[own])
         if self.section.features is not None:
             subspots["features"] = _float(self.section.features[own])
+        if self.section.kriged is not None:
+            subspots["kriged"] = _float(self.section.kriged[own])
         if self.section.batches is not None:
             subspots["batch"] = _float(self.section.batches[own])
         return subspots

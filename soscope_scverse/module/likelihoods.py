@@ -17,6 +17,8 @@ from torch.distributions import Gamma, NegativeBinomial, Normal, Poisson
 
 _TINY = 1e-8
 _MAX_EFFECT = 8.0  # bound of a subspot's log mean around its feature's: e^8 is 3,000-fold up or down
+_MOST_BOUNDED = 0.99  # of this bound, where it is inverted
+_SMALLEST_RATE = 0.05  # in units; an expected transformed profile may be 0 or below, a rate may not
 
 
 class Subspots(NamedTuple):
@@ -98,6 +100,10 @@ class Likelihood(ABC):
     def transform(self, x: Tensor, unit: Tensor) -> Tensor:
         """Profiles on the scale on which effects add up, for the encoder."""
         return x / unit
+
+    def effect_of(self, values: Tensor, unit: Tensor, start: Start) -> Tensor:
+        """Effects of subspots with these transformed profiles: inverse of :meth:`transform` and :meth:`parameters`."""
+        return (values * unit - start.baseline) / start.unit
 
     def offset(self, x: Tensor, start: Start) -> Tensor:
         """Effect, n_features, that turns the typical profile into the mean of n_spots x n_features profiles."""
@@ -209,8 +215,8 @@ class Likelihood(ABC):
         """Sample whole subspots, what was captured of them given the observed spots if `x` is given."""
         return self._sample_whole(self.sample, subspots, x)
 
-    def sample_denoised(self, subspots: Subspots, x: Tensor) -> Tensor:
-        """Sample rates of whole subspots, those of what was captured given the observed spots `x`."""
+    def sample_denoised(self, subspots: Subspots, x: Tensor | None = None) -> Tensor:
+        """Sample rates of whole subspots, those of what was captured given the observed spots if `x` is given."""
         return self._sample_whole(self.sample_rate, subspots, x)
 
     def _sample_whole(self, sample: Callable[..., Tensor], subspots: Subspots, x: Tensor | None) -> Tensor:
@@ -237,6 +243,11 @@ class _Counts(Likelihood):
     def transform(self, x: Tensor, unit: Tensor) -> Tensor:
         # relative to the mean of the feature: library size is kept, and no feature dominates
         return torch.log1p(x / unit)
+
+    def effect_of(self, values: Tensor, unit: Tensor, start: Start) -> Tensor:
+        rate = unit * torch.expm1(values).clamp(min=_SMALLEST_RATE)
+        bounded = (rate.clamp(min=_TINY).log() - start.baseline) / _MAX_EFFECT
+        return _MAX_EFFECT * torch.atanh(bounded.clamp(-_MOST_BOUNDED, _MOST_BOUNDED))
 
     def absorb_library_size(self, x: Tensor, spots: Spots, noise: Tensor) -> tuple[Spots, Tensor]:
         """Integrate out a log-normal library size by Laplace's approximation.
@@ -458,6 +469,10 @@ class JointLikelihood(Likelihood):
 
     def transform(self, x: Tensor, unit: Tensor) -> Tensor:
         return _joined(self._each("transform", self._split(x), self._split(unit)))
+
+    def effect_of(self, values: Tensor, unit: Tensor, start: Start) -> Tensor:
+        starts = map(Start, *map(self._split, start))
+        return _joined(self._each("effect_of", self._split(values), self._split(unit), starts))
 
     def parameters(self, effect: Tensor, start: Start, exposure: Tensor) -> Subspots:
         starts = map(Start, *map(self._split, start))

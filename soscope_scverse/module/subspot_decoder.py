@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import copy
-from typing import Self, TypeVar
-
 import torch
 from torch import Tensor, nn
-
-Module = TypeVar("Module", bound=nn.Module)
 
 
 class ResidualBlock(nn.Module):
@@ -31,21 +26,6 @@ class ResidualBlock(nn.Module):
 
 def _trunk(n_in: int, n_hidden: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(n_in, n_hidden), ResidualBlock(n_hidden), ResidualBlock(n_hidden))
-
-
-def shared_copy(module: Module) -> Module:
-    """Return a module of the same parameters, buffers and parts, each of which can be replaced in it alone."""
-    other = copy.copy(module)
-    for slots in ("_parameters", "_buffers", "_modules"):
-        object.__setattr__(other, slots, dict(getattr(module, slots)))
-    return other
-
-
-def linear(weight: Tensor, bias: Tensor) -> nn.Linear:
-    """Return the layer of these weights, n_outputs x n_inputs, and n_outputs biases; it uses no random numbers."""
-    layer = nn.utils.skip_init(nn.Linear, weight.shape[1], weight.shape[0])
-    layer.weight, layer.bias = nn.Parameter(weight), nn.Parameter(bias)
-    return layer
 
 
 class JointDecoder(nn.Module):
@@ -73,18 +53,8 @@ class JointDecoder(nn.Module):
 
         `features` None stands for a constant image.
         """
-        return self.head(self.hidden(z, features))
-
-    def hidden(self, z: Tensor, features: Tensor | None) -> Tensor:
-        """What the head reads, n_targets x n_hidden, from the same inputs."""
         features = z.new_zeros(len(z), self.n_image_features) if features is None else self.dropout(features)
-        return self.trunk(torch.cat([z, features], dim=1))
-
-    def with_head(self, head: nn.Linear) -> Self:
-        """The same decoder with another head, of any number of outputs."""
-        other = shared_copy(self)
-        other.head = head
-        return other
+        return self.head(self.trunk(torch.cat([z, features], dim=1)))
 
 
 class ShiftDecoder(nn.Module):
@@ -114,28 +84,10 @@ class ShiftDecoder(nn.Module):
 
         `features` None stands for a constant image.
         """
-        return self.head(self.hidden(z, features))
-
-    def hidden(self, z: Tensor, features: Tensor | None) -> Tensor:
-        """What the head reads, n_targets x n_hidden, from the same inputs."""
-        trunk = self.effect[0]
         if features is None:
             # a distributed training requires a gradient of every parameter
-            return trunk(z + 0 * self.shift.sum())
-        return trunk(z + nn.functional.linear(self.dropout(features), self.shift))
-
-    @property
-    def head(self) -> nn.Linear:
-        """The last layer of the network."""
-        head = self.effect[1]
-        assert isinstance(head, nn.Linear)
-        return head
-
-    def with_head(self, head: nn.Linear) -> Self:
-        """The same decoder with another head, of any number of outputs."""
-        other = shared_copy(self)
-        other.effect = nn.Sequential(self.effect[0], head)
-        return other
+            return self.effect(z + 0 * self.shift.sum())
+        return self.effect(z + nn.functional.linear(self.dropout(features), self.shift))
 
 
 DECODERS: dict[str, type[JointDecoder] | type[ShiftDecoder]] = {"joint": JointDecoder, "shift": ShiftDecoder}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
@@ -15,12 +15,16 @@ from torch.nn.functional import embedding_bag
 
 from soscope_scverse.module.graph_encoder import GraphEncoder
 from soscope_scverse.module.image_regularizer import graph_bce
+from soscope_scverse.module.kriged_field import KrigedField
 from soscope_scverse.module.likelihoods import Likelihood, Spots, Start, Subspots, joint_likelihood
-from soscope_scverse.module.subspot_decoder import DECODERS, JointDecoder, ShiftDecoder, linear, shared_copy
+from soscope_scverse.module.subspot_decoder import DECODERS
 
 Tensors = dict[str, Tensor]
 
 _TINY = 1e-8  # area of padding
+
+KRIGED_WEIGHT = 0.5
+"""Weight of the kriged field in the result; the networks have the rest."""
 
 N_RESIDUALS = 32
 """Number of patterns of features in the residual of a subspot."""
@@ -44,23 +48,18 @@ def modality_weights(sizes: Sequence[int]) -> Tensor:
     return size.sum() / (len(sizes) * size)
 
 
-class Heads(NamedTuple):
-    """What a module has for each feature of one modality: heads of the decoder and parameters of the likelihood."""
-
-    weight: Tensor
-    """n_features x n_hidden."""
-    bias: Tensor
-    """n_features."""
-    start: Start
-    """Baseline, log dispersion and unit, n_features each."""
-    batch_effect: Tensor | None
-    """n_batches x n_features, with a batch covariate."""
-    loadings: Tensor
-    """N_RESIDUALS x n_features: patterns of the residual variation."""
-
-
 def _rows(normal: Normal, rows: Tensor) -> Normal:
     return Normal(normal.loc[rows], normal.scale[rows], validate_args=False)
+
+
+def subspots_of(likelihood: Likelihood, effect: Tensor, start: Start, tensors: Tensors) -> Subspots:
+    """Parameters of the subspots from their effects, n_spots x n_subspots x n_features, exposures and areas."""
+    exposure = tensors["exposure"]
+    area = tensors.get("area", exposure)
+    subspots = likelihood.parameters(effect, start, area)
+    if "area" in tensors:
+        subspots = likelihood.with_measured(subspots, (exposure / area.clamp(min=_TINY)).unsqueeze(-1))
+    return subspots
 
 
 class _GraphModule(BaseModuleClass):
@@ -323,8 +322,6 @@ class SoScopeVAE(_GraphModule):
         Number of batches, each with its own effect on every feature; 0 without a batch covariate.
     """
 
-    decoder: JointDecoder | ShiftDecoder
-
     def __init__(
         self,
         modalities: Sequence[tuple[str, int]],
@@ -362,27 +359,28 @@ class SoScopeVAE(_GraphModule):
         n_outputs = self.n_features * (2 if self.per_subspot_dispersion else 1)
         n_seen = min(n_image_features, n_image_components)
         self.decoder = DECODERS[decoder](n_latent, n_seen, n_outputs, n_hidden, feature_dropout)
-        self.register_buffer("uses_image", torch.tensor(bool(n_image_features)))
+        self.kriged = KrigedField(self.n_features, n_seen)
+        self.register_buffer("image_strength", torch.tensor(float(bool(n_image_features))))
         self.register_buffer("image_mean", torch.zeros(n_image_features))
         self.register_buffer("image_projection", torch.eye(n_image_features, n_seen))
         # residual variation of the subspots for posterior samples; not used in training
         self.register_buffer("residual_loadings", torch.zeros(N_RESIDUALS, self.n_features))
         self.register_buffer("residual_length", torch.ones(len(modalities)))
 
+    @property
+    def uses_image(self) -> bool:
+        """Whether the decoder has image features as input."""
+        return len(self.image_mean) > 0
+
     @auto_move_data
     def generative(self, tensors: Tensors, z: Tensor, **kwargs: Any) -> dict[str, Subspots]:
         """Parameters of the subspots of the own spots, from latent states `z` of all inputs."""
-        n_spots, n_subspots = tensors["exposure"].shape
-        effect = self.decoder(*self._decoder_input(tensors, z)).float().view(n_spots, n_subspots, -1)
-        return {"subspots": self.subspots(effect, tensors)}
+        effect, start = self.effects(tensors, z)
+        return {"subspots": subspots_of(self.likelihood, effect, start, tensors)}
 
-    def hidden(self, tensors: Tensors, z: Tensor) -> Tensor:
-        """What the head of the decoder reads, n_spots x n_subspots x n_hidden; inputs as :meth:`generative`."""
+    def effects(self, tensors: Tensors, z: Tensor) -> tuple[Tensor, Start]:
+        """Effects on the own subspots, n_spots x n_subspots x n_features, and the parameters of the features."""
         n_spots, n_subspots = tensors["exposure"].shape
-        return self.decoder.hidden(*self._decoder_input(tensors, z)).float().view(n_spots, n_subspots, -1)
-
-    def _decoder_input(self, tensors: Tensors, z: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Latent states, n_targets x n_latent, and image features of the subspots."""
         z_k = embedding_bag(
             tensors["neighbors"].flatten(0, 1),
             z,
@@ -391,37 +389,29 @@ class SoScopeVAE(_GraphModule):
         )
         if not self.uses_latent:
             z_k = torch.zeros_like(z_k)
-        return z_k, tensors["features"].flatten(0, 1) if self.uses_image else None
-
-    def subspots(self, effect: Tensor, tensors: Tensors) -> Subspots:
-        """Parameters of the subspots from the output of the decoder, n_spots x n_subspots x n_outputs."""
-        exposure = tensors["exposure"]
-        area = tensors.get("area", exposure)
+        features = tensors["features"].flatten(0, 1) if self.uses_image else None
+        if features is not None and not self.training:
+            features = self.image_strength * features
+        effect = self.decoder(z_k, features).float().view(n_spots, n_subspots, -1)
         start = self.feature_parameters()
         if self.per_subspot_dispersion:
             effect, relative = effect.split(self.n_features, dim=-1)
             start = start._replace(log_dispersion=(start.log_dispersion + relative).clamp(-8, 8))
         effect = self.with_batch(effect, tensors.get("batch"))
-        subspots = self.likelihood.parameters(effect, start, area)
-        if "area" in tensors:
-            subspots = self.likelihood.with_measured(subspots, (exposure / area.clamp(min=_TINY)).unsqueeze(-1))
-        return subspots
+        if "kriged" in tensors:
+            effect = torch.lerp(effect, self.kriged_effect(tensors["kriged"]), KRIGED_WEIGHT)
+        return effect, start
 
-    def with_heads(self, heads: Heads, modality: int) -> SoScopeVAE:
-        """The module of other features of one modality, which have the same latent states; it cannot be trained."""
-        other = shared_copy(self)
-        del other.encoder
-        n_features = len(heads.bias)
-        other.sizes, other.n_features, other.likelihood = [n_features], n_features, self.likelihood.parts[modality]
-        other.per_subspot_dispersion = False
-        other.decoder = self.decoder.with_head(linear(heads.weight, heads.bias))
-        other.baseline, other.log_dispersion = map(nn.Parameter, heads.start[:2])
-        other.batch_effect = None if heads.batch_effect is None else nn.Parameter(heads.batch_effect)
-        other.unit, other.residual_loadings = heads.start.unit, heads.loadings
-        own = slice(modality, modality + 1)
-        other.residual_length, other.library_size_noise = self.residual_length[own], self.library_size_noise[own]
-        other.modality_weight = torch.ones_like(other.residual_length)
-        return other
+    @torch.no_grad()
+    def scale_library_size(self, factor: float) -> None:
+        """Rescale the parameters of counts, those of the kriged field included."""
+        super().scale_library_size(factor)
+        self.kriged.unit.mul_(factor)
+
+    def kriged_effect(self, components: Tensor) -> Tensor:
+        """Effects, n_spots x n_subspots x n_features, of a kriged field, n_spots x n_subspots x n_components."""
+        values = self.kriged.transformed(components)
+        return self.likelihood.effect_of(values, self.kriged.unit, self.feature_parameters()) + self.kriged.level
 
     def loss(
         self, tensors: Tensors, inference_outputs: dict, generative_outputs: dict, kl_weight: float = 1.0

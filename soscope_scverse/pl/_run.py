@@ -20,7 +20,7 @@ from soscope_scverse.pp import spatial_genes
 from soscope_scverse.pp._capture import CaptureArea
 from soscope_scverse.pp._outlines import capture_area, measured_of
 
-_SAMPLE_LAYERS = (keys.STD, keys.Q05, keys.Q95)
+_PLOTTED_LAYERS = (keys.DENOISED, keys.STD, keys.Q05, keys.Q95)
 
 
 class Record(NamedTuple):
@@ -46,6 +46,12 @@ class Record(NamedTuple):
     def library_key(self) -> str | None:
         """Column of ``obs`` with the sections."""
         return self.arguments.get("library_key")
+
+    @property
+    def expectation(self) -> str:
+        """That of the profiles in ``X``."""
+        expectation = self.arguments.get("expectation") or "conditional"
+        return expectation if isinstance(expectation, str) else expectation[0]
 
     @property
     def warnings(self) -> list[str]:
@@ -134,7 +140,7 @@ def _part(
     check_spots_of_subspots(spots, enhanced)
     if genes is None:
         genes = spatial_genes(spots, n_genes, library_key=record.library_key)
-    plotted = _subset(enhanced, read.genes(enhanced, genes, of="enhanced"), None, _SAMPLE_LAYERS)
+    plotted = _subset(enhanced, read.genes(enhanced, genes, of="enhanced"), None, _PLOTTED_LAYERS)
     by_mean = record.of_modality("likelihood", name) == "gaussian"
     aggregate = record.arguments.get("model_kwargs", {}).get("aggregate") or ("mean" if by_mean else "sum")
     return Part(name, spots, plotted, enhanced.n_vars, aggregate)

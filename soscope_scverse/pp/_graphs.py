@@ -20,6 +20,7 @@ from soscope_scverse._containers.dispatch import accepts_containers
 from soscope_scverse._containers.mudata import modality, spots_of
 from soscope_scverse._containers.slots import writable
 from soscope_scverse._read import Spots, read_sections
+from soscope_scverse._touching import touching
 from soscope_scverse._upstream import SPATIALDATA_NOTICES, without_notices
 from soscope_scverse._validators import (
     POSITIVE,
@@ -182,7 +183,7 @@ def image_similarity(
     """
     groups = [np.flatnonzero(sections == section) for section in np.unique(sections)]
     with_image = [rows for rows in groups if not _all_equal(features[rows])]  # equal features are those of no image
-    pairs = [rows[_touching(xy[rows])] for rows in with_image or groups]
+    pairs = [rows[touching(xy[rows])] for rows in with_image or groups]
     i, j = np.concatenate(pairs).T
     return i, j, similarity_weights(_row_distance(features, i, j), strength)
 
@@ -294,30 +295,6 @@ def _nearest_spots(xy: np.ndarray, n_neighbors: int) -> np.ndarray:
         graph = spatial_neighbors_knn(spots, n_neighs=min(n_neighbors, len(xy) - 1), copy=True).connectivities
     pairs = np.unique(np.sort(np.column_stack(graph.nonzero()), axis=1), axis=0)
     return pairs[pairs[:, 0] != pairs[:, 1]]
-
-
-def _nearest_pairs(xy: np.ndarray, n_neighbors: int) -> np.ndarray:
-    """Pairs i < j of subspots of which one is among the nearest of the other; there may be millions of them."""
-    k = min(n_neighbors + 1, len(xy))
-    nearest = cKDTree(xy).query(xy, k=range(1, k + 1))[1]
-    pairs = np.column_stack([np.repeat(np.arange(len(xy)), k), nearest.ravel()])
-    pairs = np.unique(np.sort(pairs, axis=1), axis=0)
-    return pairs[pairs[:, 0] != pairs[:, 1]]
-
-
-def _touching(xy: np.ndarray) -> np.ndarray:
-    """Pairs i < j of touching subspots: the six nearest within a reach.
-
-    On a lattice the reach is 1.3 times the distance of the second nearest: the four sides of a square, the six of a
-    hexagon. Cells lie irregularly, so the typical distances of the nearest and the second nearest differ; their reach
-    is three times the latter, which excludes neighbours across a gap.
-    """
-    if len(xy) < 2:
-        return np.empty((0, 2), dtype=int)
-    first, second = np.median(cKDTree(xy).query(xy, k=[2, min(3, len(xy))])[0], axis=0)
-    reach = (1.3 if second <= 1.1 * first else 3) * second
-    pairs = _nearest_pairs(xy, _N_NEAREST)
-    return pairs[np.linalg.norm(xy[pairs[:, 0]] - xy[pairs[:, 1]], axis=1) <= reach]
 
 
 def _row_distance(x: Matrix, i: np.ndarray, j: np.ndarray) -> np.ndarray:

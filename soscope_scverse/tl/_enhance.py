@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from inspect import signature
 from os import PathLike
@@ -21,6 +21,7 @@ from soscope_scverse._warnings import recorded_warnings
 from soscope_scverse.model import SoScope
 from soscope_scverse.model._genes import Genes
 from soscope_scverse.model._threads import torch_threads
+from soscope_scverse.model.inference.sampler import Expectation
 from soscope_scverse.model.training.runner import check_training
 from soscope_scverse.module.likelihoods import LIKELIHOODS
 from soscope_scverse.tl import _results as results
@@ -67,7 +68,7 @@ def enhance(
     batch_key: str | None = None,
     keep_off_tissue: bool = False,
     preset: Literal["default", "paper"] = "default",
-    expectation: Literal["conditional", "denoised", "decoded"] | None = None,
+    expectation: Expectation | Sequence[Expectation] | None = None,
     n_samples: int = 0,
     seed: int = 0,
     max_epochs: int | None = None,
@@ -132,8 +133,9 @@ def enhance(
         ``"nb"`` or ``"poisson"`` for counts, ``"gaussian"`` for anything else. For a MuData, the likelihood of each
         modality to model jointly, as ``{"rna": "nb", "prot": "poisson"}``.
     encoder
-        Encoder of the image, see :func:`~soscope_scverse.im.features`; ``"precomputed"`` for features that are in
-        `adata`, ``"noise"`` for the paper's substitute where there is no image.
+        Encoder of the image, or a list of encoders whose features are concatenated, see
+        :func:`~soscope_scverse.im.features`; ``"precomputed"`` for features that are in `adata`, ``"noise"`` for the
+        paper's substitute where there is no image.
     sources
         What distinguishes the subspots of a spot: ``"both"`` spots and image, ``"image"`` or ``"positions"`` alone; see
         :class:`~soscope_scverse.model.SoScope`.
@@ -146,8 +148,8 @@ def enhance(
     preset
         ``"paper"``: architecture, likelihood and prediction as published; further arguments take precedence.
     expectation
-        See :meth:`~soscope_scverse.model.SoScope.get_enhanced`. Default: ``"conditional"``; ``"decoded"`` with
-        ``preset="paper"``.
+        One or several, see :meth:`~soscope_scverse.model.SoScope.get_enhanced`. Default: ``["conditional",
+        "denoised"]``; ``"decoded"`` with ``preset="paper"``.
     n_samples
         Number of posterior samples, see :meth:`~soscope_scverse.model.SoScope.get_enhanced`.
     seed

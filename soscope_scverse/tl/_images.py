@@ -25,7 +25,8 @@ def needs_image_features(spots: AnnData, encoder: Any, sources: str | None) -> b
 def open_images(spots: Spots, options: Mapping[str, Any], *, needed: bool) -> list[SectionImage]:
     """Images of all sections; none, with a warning, where there are none, and none where they are not needed."""
     image = options["image"]
-    shown = image is not None and options["sources"] != "positions" and options["encoder"] != "noise"
+    is_noise = isinstance(options["encoder"], str) and options["encoder"] == "noise"
+    shown = image is not None and options["sources"] != "positions" and not is_noise
     if not (needed or shown):
         return []
     without = _without_image(spots, image, options["sources"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from typing import Any, Literal, NamedTuple, TypedDict, get_args
 
@@ -14,6 +14,7 @@ from soscope_scverse._validators import (
     POSITIVE_INTEGER,
     SEED,
     Choice,
+    Choices,
     Rules,
     check_arguments,
     check_folder,
@@ -48,7 +49,7 @@ class EnhanceOptions(TypedDict, total=False):
     batch_key: str | None
     keep_off_tissue: bool
     preset: Literal["default", "paper"]
-    expectation: Expectation | None
+    expectation: Expectation | Sequence[Expectation] | None
     n_samples: int
     seed: int
     max_epochs: int | None
@@ -71,12 +72,12 @@ class EnhanceOptions(TypedDict, total=False):
 class Preset(NamedTuple):
     """What a preset sets where the user gives no argument."""
 
-    expectation: Expectation
+    expectation: Expectation | Sequence[Expectation]
     model_kwargs: Mapping[str, Any]
 
 
 PRESETS = {
-    "default": Preset("conditional", {}),
+    "default": Preset(["conditional", "denoised"], {}),
     # architecture, likelihood and prediction of Li et al. 2024, Eqs. 1 to 7 and the authors' code, with our training
     "paper": Preset(
         "decoded",
@@ -87,7 +88,8 @@ PRESETS = {
             "dispersion": "subspot",
             "image_shrinkage": 0.0,
             "n_image_components": 2048,
-            "test_image": False,
+            "image_strength": 1.0,
+            "kriging": False,
             "library_size_noise": 0.0,
             "masked": 0.0,
             "n_graph_samples": None,
@@ -102,7 +104,7 @@ ENHANCE_RULES: Rules = {
     "sources": Choice(("both", "image", "positions")),
     "keep_off_tissue": Choice((False, True)),
     "preset": Choice(tuple(PRESETS)),
-    "expectation": Choice((*get_args(Expectation), None)),
+    "expectation": Choices((*get_args(Expectation), None)),
     "n_samples": NON_NEGATIVE_INTEGER,
     "quality": Choice(("best", "fast")),
     "seed": SEED,

@@ -24,7 +24,8 @@ from soscope_scverse._read import Spots, read_sections
 from soscope_scverse._validators import check_choice, check_profiles, warn_empty
 from soscope_scverse.im._alignment import compare_placements, library_sizes
 from soscope_scverse.im._coordinates import check_inside
-from soscope_scverse.im._features import describe, needs_image
+from soscope_scverse.im._features import OF_ENCODERS, choose, describe, needs_image
+from soscope_scverse.im.encoders.registry import named
 from soscope_scverse.im.reading.sections import SectionImage
 from soscope_scverse.im.reading.thumbnails import shrunk
 from soscope_scverse.model._transfer import with_features
@@ -164,6 +165,8 @@ def prepare(
     adata, encoder = spots.adata, options["encoder"]
     with nullcontext() if adata is chosen else written_back(adata, chosen):
         describes = needs_image_features(adata, encoder, options["sources"])
+        if describes:
+            _check_encoders(encoder, options["features_kwargs"])
         images = open_images(spots, options, needed=describes)
         describes = describes and bool(images)
         if describes:
@@ -176,8 +179,8 @@ def prepare(
                 check_single_lattices(spots)
             adata.obsp[keys.SPOT_GRAPH] = weighted_graph(spots, profiles)
         if describes or not needs_image(encoder):
-            name = encoder if isinstance(encoder, str) else type(encoder).__name__
-            logger.info("Extracting image features (encoder=%s).", name)
+            names = [one if isinstance(one, str) else type(one).__name__ for one in named(encoder)]
+            logger.info("Extracting image features (encoder=%s).", ", ".join(names))
             kwargs = options["features_kwargs"]
             features, adata.uns[keys.FEATURES] = describe(spots, images, encoder=encoder, **kwargs)
             adata.obsm[keys.FEATURES] = with_mean_features(spots, features, images) if describes else features
@@ -186,6 +189,11 @@ def prepare(
                 _embed_thumbnail(adata, section)
                 if len(images) > 1:
                     section.source.release()
+
+
+def _check_encoders(encoder: Any, options: Mapping[str, Any]) -> None:
+    """Raise if encoders or their options are invalid, or a package with weights is missing, before any work."""
+    choose(encoder, **{name: value for name, value in options.items() if name in ("mode", *OF_ENCODERS)})
 
 
 def _check_alignment(data: AnnData | MuData, images: list[SectionImage], options: Mapping[str, Any]) -> None:

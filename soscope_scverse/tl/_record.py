@@ -32,7 +32,7 @@ def record(spots: AnnData | MuData, model: SoScope, arguments: Mapping[str, Any]
         "seed": arguments["seed"],
         "arguments": json.dumps(stored),
         "inputs": json.dumps(inputs),
-        "uses_image": bool(model.module.uses_image),
+        "image_strength": float(model.module.image_strength),
         "warnings": np.array(warned, dtype=str),
         "history": {name: frame.to_numpy(float).ravel() for name, frame in (model.history or {}).items()},
     }
@@ -60,8 +60,12 @@ def _storable(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, A
 
 def _describe(thing: Any) -> Any:
     """Description of an image, cells or an encoder in a few words."""
+    if isinstance(thing, str):
+        return thing
     if isinstance(thing, Mapping):
         return {str(name): _describe(value) for name, value in thing.items()}
+    if isinstance(thing, list | tuple):
+        return [_describe(one) for one in thing]
     shape = getattr(thing, "shape", None)
     return f"{type(thing).__name__}{'' if shape is None else f' of shape {tuple(shape)}'}"
 

@@ -90,7 +90,7 @@ def mean_colour(tiles):
 
 def test_variants_are_dicts_and_functions(task):
     low, truth, image = task
-    untested = {"test_image": False}  # so few spots are no evidence for an image
+    untested = {"image_strength": 1}  # so few spots are no evidence for an image
     methods = {
         "perfect": lambda adata: truth.X,
         "random": lambda adata, seed: np.random.default_rng(seed).random(truth.shape),

@@ -131,7 +131,7 @@ def test_arguments_reach_the_model(spots, folder):
     written = ad.read_h5ad("out.h5ad")
     sums = np.asarray(written.X).reshape(30, 4, 5).sum(axis=1)
     np.testing.assert_allclose(sums, spots.adata.X.toarray(), rtol=1e-4, atol=1e-4)
-    assert set(written.layers) - {None} == {"std", "q05", "q95", "sampled_counts"}
+    assert set(written.layers) - {None} == {"denoised", "std", "q05", "q95", "sampled_counts"}
     assert list(written.obs["slide"]) == ["a"] * 60 + ["b"] * 60
 
 
@@ -144,11 +144,16 @@ def test_the_prior_does_not_add_up(spots, folder):
 def test_denoised_profiles_do_not_add_up_and_are_not_decoded_ones(folder):
     found = {}
     for expectation in ("decoded", "denoised", "conditional"):
-        assert enhance("--n-subspots", 4, "--expectation", expectation).exit_code == 0
-        found[expectation] = np.asarray(ad.read_h5ad("out.h5ad").X)
+        out = f"{expectation}.h5ad"
+        assert enhance("--n-subspots", 4, "--expectation", expectation, out=out).exit_code == 0
+        found[expectation] = np.asarray(ad.read_h5ad(out).X)
     low, high = (function(found["decoded"], found["conditional"]) for function in (np.minimum, np.maximum))
     assert ((found["denoised"] >= low) & (found["denoised"] <= high)).all()
     assert not np.allclose(found["denoised"], found["decoded"], rtol=0.01)
+    assert enhance("--n-subspots", 4, "--expectation", "decoded", "--expectation", "denoised").exit_code == 0
+    both = ad.read_h5ad("out.h5ad")
+    np.testing.assert_array_equal(both.X, found["decoded"])
+    np.testing.assert_array_equal(both.layers["denoised"], found["denoised"])
 
 
 def test_a_list_of_genes_or_a_file_with_one(spots, folder):

@@ -26,7 +26,7 @@ DOLLARS = "$\\frac{1$"
 pytestmark = [
     pytest.mark.usefixtures("closed_figures"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore:The image is ignored"),
+    pytest.mark.filterwarnings("ignore:The image has practically no effect"),
 ]
 
 
@@ -81,9 +81,9 @@ def test_what_is_on_the_page(path):
     headings = ["Warnings", "Maps", "Training", "Alignment", "Uncertainty", "Calibration", "Data"]
     for heading in [*headings, "Reproducibility"]:
         assert heading in page.texts
-    # maps and uncertainty of two genes, training, alignment, calibration
+    # denoised and conditional maps and uncertainty of two genes, training, alignment, calibration
     images = page.all("img")
-    assert len(images) == 2 + 2 + 3
+    assert len(images) == 2 * 2 + 2 + 3
     for attributes in images:
         assert attributes["alt"].endswith(".")
         png = Image.open(BytesIO(base64.b64decode(attributes["src"].removeprefix("data:image/png;base64,"))))
@@ -132,7 +132,7 @@ def test_texts_from_the_data_stay_texts(spots, enhanced, tmp_path):
 def test_the_most_spatial_genes_by_default(spots, enhanced, tmp_path):
     pl.report(enhanced, spots.adata, tmp_path / "report.html", n_genes=1)
     page = Page(tmp_path / "report.html")
-    assert len(page.all("img")) == 1 + 1 + 2
+    assert len(page.all("img")) == 2 * 1 + 1 + 2
 
 
 def test_the_truth_where_it_is_known(spots, enhanced, tmp_path):
@@ -140,7 +140,23 @@ def test_the_truth_where_it_is_known(spots, enhanced, tmp_path):
     truth.var_names = enhanced.var_names
     pl.report(enhanced, spots.adata, tmp_path / "report.html", n_genes=1, truth=truth)
     alternatives = [attributes["alt"] for attributes in Page(tmp_path / "report.html").all("img")]
-    assert sum(text.endswith(", truth.") for text in alternatives) == 1
+    assert sum(text.endswith(", truth.") for text in alternatives) == 2  # denoised, and conditional at a click
+
+
+def test_maps_are_denoised_and_conditional_ones_are_a_click_away(spots, enhanced, path, tmp_path):
+    page = Page(path)
+    assert page.texts.count("Conditional profiles (X)") == 2
+    assert page.tags.count("details") == page.tags.count("summary")
+    assert "They are denoised" in page.text
+    shown = [attributes["src"] for attributes in page.all("img")[:2]]
+    assert shown[0] != shown[1]
+    alone = enhanced.copy()
+    del alone.layers["denoised"]
+    pl.report(alone, spots.adata, tmp_path / "report.html", genes=[EVIL])
+    page = Page(tmp_path / "report.html")
+    assert "profiles (X)" not in page.text
+    assert "denoised" not in page.text.replace("'denoised'", "")  # named in the call alone
+    assert len(page.all("img")) == 1 + 1 + 2
 
 
 def test_what_a_run_warned_of(spots, tmp_path):
@@ -167,14 +183,14 @@ def test_what_a_run_warned_of(spots, tmp_path):
             tl.enhance(adata, **QUICK)
 
 
-@pytest.mark.parametrize("uses_image", [True, False])
-def test_use_of_the_image(spots, enhanced, tmp_path, uses_image):
+@pytest.mark.parametrize("strength", [1.0, 0.6, 0.02])
+def test_use_of_the_image(spots, enhanced, tmp_path, strength):
     enhanced = enhanced.copy()
-    enhanced.uns["soscope"]["uses_image"] = uses_image
+    enhanced.uns["soscope"]["image_strength"] = strength
     pl.report(enhanced, spots.adata, tmp_path / "report.html", n_genes=1)
     page = Page(tmp_path / "report.html")
-    assert ("used" if uses_image else "ignored") in page.texts
-    assert ("The image was ignored" in page.text) == (not uses_image)
+    assert f"strength {strength:.2f}" in page.texts
+    assert ("practically no effect" in page.text) == (strength < 0.05)
 
 
 def test_a_result_without_a_record(spots, enhanced, tmp_path):
@@ -223,7 +239,7 @@ def test_several_sections(tmp_path):
     result = tl.enhance(adata, image=images, library_key="section", **QUICK)
     pl.report(result, adata, tmp_path / "report.html", n_genes=2)
     page = Page(tmp_path / "report.html")
-    assert len(page.all("img")) == 2 * 2 + 2
+    assert len(page.all("img")) == 2 * 2 * 2 + 2
     assert page.text.count("as given") == 2
 
 
@@ -238,7 +254,7 @@ def test_modalities(spots, tmp_path):
     page = Page(tmp_path / "report.html")
     assert "CD8" in page.texts
     assert "CD4" not in page.texts
-    assert len(page.all("img")) == 1 + 2 + 1
+    assert len(page.all("img")) == 2 * (1 + 2) + 1
     with pytest.raises(TypeError, match="two AnnData or two MuData"):
         pl.report(result, spots.adata, tmp_path / "other.html")
     with pytest.raises(ValueError, match="nonsense"):
@@ -305,6 +321,6 @@ def test_a_browser_shows_all_images(path, tmp_path):
     assert len(console) == 1  # so that messages are seen at all
     widths = [int(width) for width in re.search(r'data-widths="([\d ]*)"', shown)[1].split()]
     assert widths == [int(attributes["width"]) for attributes in Page(path).all("img")]
-    assert len(widths) == 7
+    assert len(widths) == 9
     assert 'data-scripts="1"' in shown  # that one alone
     assert int(re.search(r'data-overflow="(-?\d+)"', shown)[1]) <= 0  # nothing to scroll sideways

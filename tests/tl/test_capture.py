@@ -66,10 +66,10 @@ def test_a_spot_changes_its_gap_through_the_latent_states_alone(model):
     posterior = model._posterior(None)
     sampler = posterior.sampler("conditional", 0)
     spots = np.arange(3)
-    before = sampler.mean(spots).numpy()
+    before = sampler.means(spots)[0].numpy()
     x = sampler.tiles.section.x
     sampler.tiles.section = sampler.tiles.section._replace(x=x * 5)
-    after = sampler.mean(spots).numpy()
+    after = sampler.means(spots)[0].numpy()
     in_gap = sampler.tiles.section.exposure[0] == 0
     np.testing.assert_array_equal(after[:, in_gap], before[:, in_gap])
     counted = sampler._observed(spots).numpy() > 0

@@ -40,7 +40,7 @@ def test_preset_paper_is_the_published_model(section):
     arguments = json.loads(enhanced.uns["soscope"]["arguments"])
     assert arguments["expectation"] == "decoded"
     assert arguments["model_kwargs"]["decoder"] == "joint"
-    assert enhanced.uns["soscope"]["uses_image"]
+    assert 0 <= enhanced.uns["soscope"]["image_strength"] <= 1
     # all subspots of a spot share the latent state: without an image they are the same
     with pytest.warns(UserWarning, match="No image"):
         alone = tl.enhance(section.adata, preset="paper", **QUICK).X.reshape(60, 7, 8)

@@ -70,12 +70,13 @@ def test_defaults_beat_every_baseline_on_merged_sections(data_dir, section):
     pit = metrics.pit(truth.X, seeded(models[0].sample_enhanced, 200))
     assert 0.86 < metrics.central_coverage(pit).mean() < 0.94
 
-    # an image of other tissue is detected, and ignored
-    assert models[0].module.uses_image
+    # an image of other tissue is detected, and has no effect
+    assert models[0].module.image_strength > 0.99
     shuffled = low.copy()
     features = np.random.default_rng(0).permutation(flat(low.obsm["subspot_features"]))
     shuffled.obsm["subspot_features"] = features.reshape(low.obsm["subspot_features"].shape)
-    assert not tl.enhance(shuffled, **QUICK).uns["soscope"]["uses_image"]
+    with pytest.warns(UserWarning, match="practically no effect"):
+        assert tl.enhance(shuffled, **QUICK).uns["soscope"]["image_strength"] < 0.05
 
 
 @pytest.mark.realdata

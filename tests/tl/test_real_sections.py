@@ -70,7 +70,7 @@ def test_wrong_images_and_coordinates_are_named(data_dir):
         return tl.enhance(spots, image=image, genes=genes, **QUICK | {"max_epochs": 1} | options)
 
     with warnings.catch_warnings():
-        warnings.filterwarnings("error", message=".*(misplaced|image is ignored|grey)")
+        warnings.filterwarnings("error", message=".*(misplaced|practically no effect|grey)")
         enhanced(adata, path)
     with pytest.raises(ValueError, match=r"outside.*image_scale"):  # a smaller path, full-resolution coordinates
         enhanced(adata, small)

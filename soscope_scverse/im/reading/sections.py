@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -40,6 +40,26 @@ class SectionImage:
     def pitch(self) -> float:
         """Centre-to-centre distance of the spots, NaN for fewer than two."""
         return nearest_distance(self.positions, single=float("nan"))
+
+    @property
+    def microns(self) -> float | None:
+        """Width of a full-resolution pixel in micrometres, None if it is not known.
+
+        ``microns_per_pixel`` among the scale factors or, without it, as recorded in the image.
+        """
+        if "microns_per_pixel" not in self.scale_factors:
+            return None if self.source.microns is None else self.source.microns * self.source.scale
+        try:
+            microns = float(self.scale_factors["microns_per_pixel"])
+        except (TypeError, ValueError):
+            return None
+        return microns if 0 < microns < np.inf else None
+
+    @property
+    def sized_source(self) -> ImageSource:
+        """The image with its pixel size, if it is known."""
+        microns = self.microns
+        return replace(self.source, microns=None if microns is None else microns / self.source.scale)
 
     @cached_property
     def radius(self) -> float:

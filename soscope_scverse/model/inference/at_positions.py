@@ -19,12 +19,13 @@ from soscope_scverse import _keys as keys
 from soscope_scverse import _read as read
 from soscope_scverse._validators import POSITIVE_INTEGER, Rules
 from soscope_scverse.model._interpolation import weights_at
+from soscope_scverse.model._kriging import Krige, section_krige
 from soscope_scverse.model._section import Section
 from soscope_scverse.model._threads import torch_threads
 from soscope_scverse.model._tiles import Tiles
 from soscope_scverse.model.estimates.image_projection import Projection, projection_of
 from soscope_scverse.model.inference.posterior import Posterior
-from soscope_scverse.model.inference.result import profile_slots, spatial_uns, with_profiles
+from soscope_scverse.model.inference.result import spatial_uns, with_profiles
 from soscope_scverse.model.inference.store import Arrays
 from soscope_scverse.pp._graphs import nearest_distance
 
@@ -90,8 +91,7 @@ def predicted_profiles(
     fill = partial(
         fill_positions, posterior=posterior, positions=Positions(xy, exposure, features, rows), batch_size=size
     )
-    chunks = size, frame.n_vars
-    return posterior.like_inputs(with_profiles(frame, out, profile_slots(0), chunks, fill, posterior.processes))
+    return posterior.like_inputs(with_profiles(frame, out, ["X"], (size, frame.n_vars), fill, posterior.processes))
 
 
 def positions_table(positions: np.ndarray | pd.DataFrame | AnnData, n_positions: int) -> pd.DataFrame:
@@ -174,12 +174,13 @@ def fill_positions(arrays: Arrays, posterior: Posterior, positions: Positions, *
     """
     module, processes = posterior.module, posterior.processes
     states, projection = posterior.latent_states(), projection_of(module)
+    krige = section_krige(module, posterior.tiles.section, positions.rows) if module.kriged.is_set else None
     for turn, start in enumerate(range(0, len(positions.xy), batch_size)):
         rows = slice(start, start + batch_size)
         block = positions.part(rows)
         values = None
         if processes.takes(turn):
-            batch = _batch(block, posterior.tiles, projection)
+            batch = _batch(block, posterior.tiles, projection, krige)
             batch = {name: value.to(states.mean.device) for name, value in batch.items()}
             values = module.generative(batch, states.mean)["subspots"].mean.squeeze(1)
         values = processes.to_first(values, turn, (len(block.xy), module.n_features))
@@ -187,7 +188,7 @@ def fill_positions(arrays: Arrays, posterior: Posterior, positions: Positions, *
             arrays["X"][rows] = values.cpu().numpy()
 
 
-def _batch(positions: Positions, tiles: Tiles, projection: Projection) -> dict[str, torch.Tensor]:
+def _batch(positions: Positions, tiles: Tiles, projection: Projection, krige: Krige | None) -> dict[str, torch.Tensor]:
     """Inputs of the decoder: every position is the only subspot of a spot of its own."""
     section: Section = tiles.section
     near, weights = weights_at(
@@ -197,6 +198,10 @@ def _batch(positions: Positions, tiles: Tiles, projection: Projection) -> dict[s
     parts = {"exposure": positions.exposure[:, None], "neighbor_weights": weights[:, None]}
     if positions.features is not None:
         parts["features"] = projection(positions.features[:, None], np.arange(len(positions.xy)))
+    if krige is not None:
+        pitch = nearest_distance(section.spatial[positions.rows])
+        features = parts["features"][:, 0] if "features" in parts else np.zeros((len(near), 0))
+        parts["kriged"] = krige.everywhere(positions.xy / pitch, features, near[:, 0])[:, None]
     if section.batches is not None:
         parts["batch"] = section.batches[neighbors[:, 0]]  # that of the nearest spot
     batch = {name: torch.as_tensor(part, dtype=torch.float32) for name, part in parts.items()}

@@ -14,8 +14,8 @@ from dask.base import tokenize
 from soscope_scverse._files import completed, remove_unfinished
 from soscope_scverse.model._plain_values import plain
 from soscope_scverse.model.estimates.heads import Fitted
+from soscope_scverse.module.further_features import Heads
 from soscope_scverse.module.likelihoods import Start
-from soscope_scverse.module.vae import Heads
 
 _NAME = "heads.pt"
 _SECONDS = 30.0  # between two writes, as for checkpoints of a training

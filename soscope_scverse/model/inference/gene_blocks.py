@@ -34,7 +34,8 @@ from soscope_scverse.model.inference.result import (
 )
 from soscope_scverse.model.inference.sampler import Expectation
 from soscope_scverse.model.inference.store import Arrays
-from soscope_scverse.module.vae import Heads
+from soscope_scverse.module.further_features import FurtherFeatures, Heads
+from soscope_scverse.module.likelihoods import Start
 
 GENES_RULES: Rules = {**ENHANCED_RULES, "dtype": Choice(("float32", "float16"))}
 """Of :meth:`SoScope.enhance_genes`."""
@@ -83,7 +84,7 @@ def genes_profiles(
     profiles: Profiles,
     saved: FittedHeads,
     *,
-    expectation: Expectation,
+    expectation: Expectation | Sequence[Expectation],
     n_samples: int,
     batch_size: int | None,
     out: Path | None,
@@ -123,11 +124,11 @@ def genes_profiles(
             blocks, desc="Enhancing genes", unit="block", delay=5, disable=None if processes.is_first else True
         )
         for number, block in enumerate(turns):
-            module = posterior.module.with_heads(fitted[number].heads, block.modality)
+            module = FurtherFeatures(posterior.module, block.modality, fitted[number].heads)
             own = {slot: SomeRows(_SomeColumns(array, block.columns), kept) for slot, array in arrays.items()}
             fill_profiles(own, sampler.of_features(module, block.x, number), size, processes)
 
-    slots = profile_slots(n_samples, counts=sampler.samples_counts)
+    slots = profile_slots(sampler)
     chunks = size * tiles.section.exposure.shape[1], BLOCK
     result = with_profiles(frame, out, slots, chunks, fill, processes, dtype)
     return split(result, profiles.data, inputs.modalities) if isinstance(profiles.data, MuData) else result
@@ -178,17 +179,21 @@ def _with_trained(readout: Readout, fitted: Fitted, index: np.ndarray) -> Fitted
     here = torch.as_tensor(np.flatnonzero(index >= 0))
     if not len(here):
         return fitted
-    there = torch.as_tensor(readout.trained.start + index[index >= 0])
-    module, heads = readout.module, fitted.heads
-    linear, start = module.decoder.head, module.feature_parameters()
-    by_row = {"weight": linear.weight, "bias": linear.bias}
-    by_column = {"batch_effect": module.batch_effect, "loadings": module.residual_loadings}
-    replaced: dict[str, Any] = {name: _put(getattr(heads, name), here, value[there]) for name, value in by_row.items()}
-    for name, value in by_column.items():
-        old = getattr(heads, name)
-        replaced[name] = None if old is None or value is None else _put(old.T, here, value.T[there]).T
-    replaced["start"] = type(start)(*(_put(a, here, b[there]) for a, b in zip(heads.start, start, strict=True)))
-    return fitted._replace(heads=Heads(**replaced))
+    own = torch.as_tensor(index[index >= 0])
+    there = readout.trained.start + own
+    heads, start = fitted.heads, readout.module.feature_parameters()
+    chosen = torch.zeros(len(own), heads.weight.shape[1]).scatter(1, own[:, None], 1.0)
+    loadings = heads.loadings.clone()
+    loadings[:, here] = readout.module.residual_loadings[:, there]
+    batch_effect = None if heads.batch_effect is None else heads.batch_effect.clone().index_fill(1, here, 0.0)
+    replaced = Heads(
+        _put(heads.weight, here, chosen),
+        heads.bias.index_fill(0, here, 0.0),
+        Start(*(_put(old, here, new[there]) for old, new in zip(heads.start, start, strict=True))),
+        batch_effect,
+        loadings,
+    )
+    return fitted._replace(heads=replaced)
 
 
 def _put(values: torch.Tensor, rows: torch.Tensor, new: torch.Tensor) -> torch.Tensor:

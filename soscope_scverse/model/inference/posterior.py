@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -48,13 +49,13 @@ class Posterior(NamedTuple):
                 states[0, own], states[1, own] = (part[tile["own"]].cpu().numpy() for part in (qz.loc, qz.scale))
         return LatentStates(*torch.as_tensor(self.processes.add_up(states), device=device))
 
-    def sampler(self, expectation: Expectation, n_samples: int) -> Sampler:
+    def sampler(self, expectation: Expectation | Sequence[Expectation], n_samples: int) -> Sampler:
         """Sampler of the subspots, seeded by torch's global generator of the first process.
 
         Parameters
         ----------
         expectation
-            See :meth:`SoScope.get_enhanced`.
+            One or several, see :meth:`SoScope.get_enhanced`.
         n_samples
             Posterior samples; 0 draws nothing from the generator.
         """
@@ -68,7 +69,7 @@ class Posterior(NamedTuple):
             self.latent_states(),
             self.inputs.order(),
             n_samples=n_samples,
-            expectation=expectation,
+            expectations=[expectation] if isinstance(expectation, str) else expectation,
             seed=int(seed[0]),
         )
 

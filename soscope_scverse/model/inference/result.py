@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from soscope_scverse import _keys as keys
 from soscope_scverse import _read as read
 from soscope_scverse._storable import check_storable
-from soscope_scverse._validators import POSITIVE_INTEGER, Choice, Number, Rules
+from soscope_scverse._validators import POSITIVE_INTEGER, Choice, Choices, Number, Rules
 from soscope_scverse.model._threads import torch_threads
 from soscope_scverse.model._tiles import Tiles
 from soscope_scverse.model.inference.posterior import Posterior
@@ -30,13 +30,17 @@ from soscope_scverse.pp._geometry import fine_array_index
 from soscope_scverse.pp._graphs import nearest_distance
 
 ENHANCED_RULES: Rules = {
-    "expectation": Choice(get_args(Expectation)),
+    "expectation": Choices(get_args(Expectation)),
     "n_samples": Number(0, integer=True),
     "batch_size": POSITIVE_INTEGER.or_(None),
 }
 """Of :meth:`SoScope.get_enhanced`."""
 
-SAMPLE_RULES: Rules = {**ENHANCED_RULES, "n_samples": POSITIVE_INTEGER}
+SAMPLE_RULES: Rules = {
+    **ENHANCED_RULES,
+    "expectation": Choice(get_args(Expectation)),
+    "n_samples": POSITIVE_INTEGER,
+}
 """Of :meth:`SoScope.sample_enhanced`."""
 
 _CHUNK_VALUES = 5_000_000  # subspot values decoded at once: 20 MB a tensor
@@ -47,7 +51,7 @@ _QUANTILES = {keys.Q05: 0.05, keys.Q95: 0.95}
 @torch_threads()
 def enhanced_profiles(
     posterior: Posterior,
-    expectation: Expectation,
+    expectation: Expectation | Sequence[Expectation],
     n_samples: int,
     batch_size: int | None,
     out: Path | None,
@@ -69,6 +73,8 @@ def enhanced_profiles(
     inputs, tiles, processes = posterior.inputs, posterior.tiles, posterior.processes
     spots = inputs.spots()
     frame = result_frame(spots, features_key=inputs.features_key, library_key=inputs.library_key, uns=uns)
+    if inputs.features_key and posterior.module.kriged.is_set:
+        frame.var[keys.IMAGE_GAIN] = posterior.module.kriged.image_gain.cpu().numpy()
     if out is not None:
         check_storable("out", frame, out.suffix)
     size = batch_size or block_spots(tiles, posterior.module.n_features, n_samples)
@@ -79,8 +85,7 @@ def enhanced_profiles(
         fill_profiles({slot: SomeRows(array, kept) for slot, array in arrays.items()}, sampler, size, processes)
 
     chunks = size * tiles.section.exposure.shape[1], frame.n_vars
-    slots = profile_slots(n_samples, counts=sampler.samples_counts)
-    return posterior.like_inputs(with_profiles(frame, out, slots, chunks, fill, processes))
+    return posterior.like_inputs(with_profiles(frame, out, profile_slots(sampler), chunks, fill, processes))
 
 
 @torch_threads()
@@ -110,10 +115,12 @@ def posterior_samples(
     return with_samples(shape, out, size * tiles.section.exposure.shape[1], fill, processes)
 
 
-def profile_slots(n_samples: int, *, counts: bool = False) -> list[str]:
-    """Slots of the result that hold n_targets x n_features; `counts` adds one sample that sums to observed counts."""
-    sampled = [keys.STD, *_QUANTILES, *([keys.SAMPLED_COUNTS] if counts else [])]
-    return ["X", *(f"layers/{name}" for name in sampled if n_samples)]
+def profile_slots(sampler: Sampler) -> list[str]:
+    """Slots of the result that hold n_targets x n_features."""
+    layers: list[str] = list(sampler.expectations[1:])
+    if sampler.n_samples:
+        layers += [keys.STD, *_QUANTILES, *([keys.SAMPLED_COUNTS] if sampler.samples_counts else [])]
+    return ["X", *(f"layers/{name}" for name in layers)]
 
 
 def block_spots(tiles: Tiles, n_features: int, n_samples: int) -> int:
@@ -136,7 +143,7 @@ def fill_profiles(arrays: Arrays, sampler: Sampler, batch_size: int, processes: 
     processes
         Those that share the work.
     """
-    slots = profile_slots(sampler.n_samples, counts=sampler.samples_counts)
+    slots = profile_slots(sampler)
 
     def write(rows: slice, values: np.ndarray) -> None:
         for slot, value in zip(slots, values, strict=True):
@@ -158,8 +165,8 @@ def fill_samples(array: Any, sampler: Sampler, batch_size: int, processes: Proce
 
 
 def _decoded(sampler: Sampler, spots: np.ndarray) -> Tensor:
-    """Mean and statistics of the samples for the valid subspots of some spots, n_arrays x n_targets x n_features."""
-    values = [sampler.mean(spots)]
+    """Expectations and statistics of the samples for valid subspots, n_arrays x n_targets x n_features."""
+    values = sampler.means(spots)
     if sampler.n_samples:
         samples = sampler.sample(spots)
         values += [samples.std(dim=0, correction=0), *(samples.quantile(q, dim=0) for q in _QUANTILES.values())]

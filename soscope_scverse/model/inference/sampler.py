@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from soscope_scverse._arrays import Matrix, dense
 from soscope_scverse.model._section import Section
 from soscope_scverse.model._tiles import Tiles
+from soscope_scverse.module.further_features import FurtherFeatures
 from soscope_scverse.module.likelihoods import Subspots
 from soscope_scverse.module.vae import SoScopeVAE
 from soscope_scverse.pp._graphs import nearest_distance
@@ -48,32 +50,32 @@ class Sampler:
         Rows of the spots by name.
     n_samples
         Number of posterior samples.
-    expectation
-        See :meth:`SoScope.get_enhanced`.
+    expectations
+        See :meth:`SoScope.get_enhanced`; samples are of the first.
     seed
         Of all random numbers.
     """
 
     def __init__(
         self,
-        module: SoScopeVAE,
+        module: SoScopeVAE | FurtherFeatures,
         tiles: Tiles,
         states: LatentStates,
         order: np.ndarray,
         *,
         n_samples: int,
-        expectation: Expectation,
+        expectations: Sequence[Expectation],
         seed: int,
     ) -> None:
         self.module = module
         self.tiles = tiles
         self.states = states
         self.n_samples = n_samples
-        self.expectation = expectation
+        self.expectations = list(expectations)
         self.seeds = np.empty((tiles.n_spots, 2), dtype=np.int64)
         self.seeds[order] = np.random.default_rng(seed).integers(2**63 - 1, size=(tiles.n_spots, 2))
 
-    def of_features(self, module: SoScopeVAE, x: Matrix, number: int) -> Sampler:
+    def of_features(self, module: FurtherFeatures, x: Matrix, number: int) -> Sampler:
         """Sampler of other features of the same spots, with the same latent states.
 
         Parameters
@@ -99,23 +101,25 @@ class Sampler:
     @property
     def samples_counts(self) -> bool:
         """Whether a sample consists of integers that add up to the observed spots."""
-        return self.expectation == "conditional" and self.module.likelihood.is_counts
+        return self.expectations[0] == "conditional" and self.module.likelihood.is_counts
 
     @property
     def given(self) -> bool:
-        """Whether the observed spots are given."""
-        return self.expectation != "decoded"
+        """Whether samples are given the observed spots."""
+        return self.expectations[0] != "decoded"
 
     @torch.inference_mode()
-    def mean(self, spots: np.ndarray) -> Tensor:
-        """Expected subspots of some spots at the mean latent states: n_own x n_subspots x n_features."""
+    def means(self, spots: np.ndarray) -> list[Tensor]:
+        """Every expectation of some spots at the mean latent states, n_own x n_subspots x n_features each."""
         inputs, batch = self._batch(spots)
         subspots = self.module.generative(batch, self.states.mean[inputs])["subspots"]
-        if not self.given:
-            return subspots.mean
-        likelihood = self.module.likelihood
-        expected = likelihood.denoised if self.expectation == "denoised" else likelihood.enhanced
-        return expected(self._observed(spots), subspots)
+        x, likelihood = self._observed(spots), self.module.likelihood
+        expected: dict[Expectation, Callable[[], Tensor]] = {
+            "conditional": lambda: likelihood.enhanced(x, subspots),
+            "denoised": lambda: likelihood.denoised(x, subspots),
+            "decoded": lambda: subspots.mean,
+        }
+        return [expected[name]() for name in self.expectations]
 
     @torch.inference_mode()
     def sample(self, spots: np.ndarray) -> Tensor:
@@ -123,7 +127,7 @@ class Sampler:
         device = self.states.mean.device
         x = self._observed(spots)
         likelihood = self.module.likelihood
-        sample = likelihood.sample_denoised if self.expectation == "denoised" else likelihood.sample_enhanced
+        sample = likelihood.sample_denoised if self.expectations[0] == "denoised" else likelihood.sample_enhanced
         roots = [
             torch.as_tensor(self._roots(spots, length), dtype=torch.float32, device=device)
             for length in self.module.residual_length.tolist()

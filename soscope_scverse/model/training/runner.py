@@ -24,9 +24,9 @@ from soscope_scverse.model._inputs import Inputs
 from soscope_scverse.model._plain_values import tables
 from soscope_scverse.model._section import Section, thin_counts
 from soscope_scverse.model._tiles import Tiles
-from soscope_scverse.model.estimates.image_evidence import decide_on_image
 from soscope_scverse.model.estimates.image_projection import set_projection
 from soscope_scverse.model.estimates.initialise import set_start, starting_sample
+from soscope_scverse.model.estimates.kriging import set_kriging
 from soscope_scverse.model.estimates.uncertainty import section_variation, set_variation
 from soscope_scverse.model.training.checkpoints import Checkpoints, CheckpointWriter, check_checkpoint, describe_run
 from soscope_scverse.model.training.datamodule import HeldOut, TileDataModule
@@ -108,7 +108,7 @@ def train_model(model: TrainableModel, arguments: Mapping[str, Any]) -> None:
     starting = not model.is_trained_
     section, held_out = _prepare(model, train_size, starting=starting)
     variations = section_variation(module, section)
-    if starting and section.has_gaps:  # spots of few cells: latent states would model their noise
+    if starting:  # else latent states would model the noise of single spots
         set_variation(module, variations)
     # W is part of the loss only, with an image that is used
     with_similarity = module.uses_image and model._arguments["image_weight"]
@@ -128,7 +128,7 @@ def train_model(model: TrainableModel, arguments: Mapping[str, Any]) -> None:
 
 def _prepare(model: TrainableModel, train_size: float, *, starting: bool) -> tuple[Section, HeldOut | None]:
     """Section to train on and held-out molecules; an untrained module gets its projection and starting values."""
-    module, inputs = model.module, model._inputs
+    module, inputs, strength = model.module, model._inputs, model._arguments["image_strength"]
     order, held_out = inputs.order(), None
     if starting and inputs.features_key:
         set_projection(module, inputs.image_features(), inputs.is_subspot(), order)
@@ -138,8 +138,8 @@ def _prepare(model: TrainableModel, train_size: float, *, starting: bool) -> tup
         section, held_out = section._replace(x=kept), HeldOut(rest, (1 - train_size) / train_size)
     if starting:
         set_start(module, section, model._arguments["library_size_noise"])
-        if section.features is not None and model._arguments["test_image"] and module.uses_latent:
-            decide_on_image(module, section)
+        if module.uses_latent:
+            set_kriging(module, section, strength, used=model._arguments["kriging"])
     return section, held_out
 
 

@@ -110,7 +110,7 @@ def stopped(stopped_training, tmp_path):
 
 def go_on(adata, folder, model=None, **options):
     SoScope.setup_anndata(adata)
-    model = SoScope(adata, test_image=False, **(model or {}))
+    model = SoScope(adata, image_strength=1, **(model or {}))
     model.train(**{**train["CASES"]["whole"], **QUIET, "checkpoint_dir": folder, "resume": True, **options})
 
 
@@ -248,7 +248,7 @@ class Press(Callback):
 
 def test_ctrl_c_keeps_the_model(prepared):
     SoScope.setup_anndata(prepared)
-    model = SoScope(prepared, test_image=False)
+    model = SoScope(prepared, image_strength=1)
     with pytest.warns(UserWarning, match=r"interrupted \(Ctrl-C\) after 5 of 30 steps.*last step"):
         model.train(30, callbacks=[Press(10)], **QUIET)  # 5 steps of the first phase come before
     assert model.is_trained
@@ -262,7 +262,7 @@ def test_ctrl_c_keeps_the_model(prepared):
 
 def test_ctrl_c_keeps_the_best_weights(prepared):
     SoScope.setup_anndata(prepared)
-    model = SoScope(prepared, test_image=False)
+    model = SoScope(prepared, image_strength=1)
 
     class Worse(Press):
         def on_train_batch_end(self, trainer, plan, *_):
@@ -283,7 +283,7 @@ def test_ctrl_c_keeps_the_best_weights(prepared):
 def test_ctrl_c_in_the_first_phase_and_a_second_one_end_at_once(prepared):
     SoScope.setup_anndata(prepared)
     for presses in ([Press(2)], [Press(10), Press(10)]):
-        model = SoScope(prepared, test_image=False)
+        model = SoScope(prepared, image_strength=1)
         with pytest.raises(KeyboardInterrupt):
             model.train(30, callbacks=presses, **QUIET)
         assert not model.is_trained
@@ -352,7 +352,7 @@ def test_enhance_resumes(section, tmp_path):
 )
 def test_divergence_names_the_term_and_what_to_try(prepared, monkeypatch, term, words):
     SoScope.setup_anndata(prepared)
-    model = SoScope(prepared, test_image=False)
+    model = SoScope(prepared, image_strength=1)
     loss = model.module.loss
 
     def broken(*args, **kwargs):
