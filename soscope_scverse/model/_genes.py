@@ -50,10 +50,10 @@ class EnhancesGenes(AppliedModel):
         """Enhanced profiles for any genes of spots, also for those that the model was not trained on.
 
         Latent states and the effect of the image are those of the model. Given these, genes are independent of each
-        other: the effects of each further gene on the subspots are a linear function of those of the trained genes, which
-        is fitted to its counts in `adata`. Mean and covariance of the trained effects are the prior; its scale, and with
-        it how far a gene deviates from the pattern of the library size, is decided by the evidence of the gene. Genes
-        that the model was trained on are as in :meth:`get_enhanced`.
+        other: the effects of each further gene on the subspots are a linear function of those of the trained genes,
+        which is fitted to its counts in `adata`. Mean and covariance of the trained effects are the prior; its scale,
+        and with it how far a gene deviates from the pattern of the library size, is decided by the evidence of the
+        gene. Genes that the model was trained on are as in :meth:`get_enhanced`.
 
         Parameters
         ----------

@@ -214,7 +214,7 @@ def test_several_modalities(spots):
     for slot in ("obsm", "obsp", "uns"):
         getattr(learnt, slot).update(getattr(spots, slot))
     SoScope.setup_mudata(learnt, {"rna": "nb", "prot": "gaussian"})
-    model = seeded(SoScope, learnt, test_image=False)
+    model = seeded(SoScope, learnt)
     seeded(model.train, 20, **QUIET)
     enhanced = model.enhance_genes(mdata)
     assert {name: part.var_names.tolist() for name, part in enhanced.mod.items()} == {

@@ -11,7 +11,7 @@ from soscope_scverse import SoScope
 
 def trained(adata, **options):
     SoScope.setup_anndata(adata)
-    model = seeded(SoScope, adata, test_image=False)
+    model = seeded(SoScope, adata)
     seeded(model.train, 6, accelerator="cpu", **options)
     return model
 

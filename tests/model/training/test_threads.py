@@ -53,7 +53,7 @@ def in_new_thread():
 @pytest.mark.usefixtures("_set_to_one")
 def test_a_training_is_not_caught_by_the_threads_of_numba(prepared):
     SoScope.setup_anndata(prepared)
-    model, count = SoScope(prepared, test_image=False), Count()
+    model, count = SoScope(prepared), Count()
     total(np.ones(100))
     before = torch.get_num_threads()
     if numba.get_num_threads() > 1 and numba.threading_layer() == "omp":
@@ -70,7 +70,7 @@ def test_a_training_is_not_caught_by_the_threads_of_numba(prepared):
 @pytest.mark.usefixtures("_set_to_one")
 def test_results_are_not_caught_either(prepared, monkeypatch):
     SoScope.setup_anndata(prepared)
-    model = SoScope(prepared, test_image=False)
+    model = SoScope(prepared)
     model.train(2, **QUIET)
     found, generative = set(), model.module.generative
     monkeypatch.setattr(
