@@ -61,7 +61,8 @@ class Profiles(NamedTuple):
             x = csc_matrix(x) if issparse(x) else x
             for start in range(0, x.shape[1], BLOCK):
                 own = slice(start, min(start + BLOCK, x.shape[1]))
-                yield Block(modality, own, slice(first + own.start, first + own.stop), x[:, own])
+                block = x[:, own].tocsr() if issparse(x) else x[:, own]
+                yield Block(modality, own, slice(first + own.start, first + own.stop), block)
             first += x.shape[1]
 
 

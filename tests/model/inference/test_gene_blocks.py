@@ -58,6 +58,7 @@ def test_all_genes(spots, model):
     assert enhanced.var["trained"].tolist() == [True, False] * (N_GENES // 2)
     of_model = model.get_enhanced()
     np.testing.assert_allclose(enhanced.X[:, ::2], of_model.X, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(enhanced.layers["denoised"][:, ::2], of_model.layers["denoised"], rtol=1e-4, atol=1e-6)
     assert enhanced.obs.equals(of_model.obs)
     np.testing.assert_array_equal(enhanced.obsm["image_features"], of_model.obsm["image_features"])
 
@@ -265,10 +266,10 @@ def test_fast_quality_trains_on_some_of_the_genes(section, monkeypatch):
 
 
 def test_what_a_file_cannot_hold_of_the_other_genes_is_found_before_the_training(section, tmp_path, monkeypatch):
-    from soscope_scverse.tl import _prepare
+    from soscope_scverse.tl import _enhance, _prepare
 
     monkeypatch.setattr(_prepare, "N_LEARNT", 15)
-    monkeypatch.setattr(SoScope, "train", None)
+    monkeypatch.setattr(_enhance, "prepare", None)  # nothing comes after the checks
     adata = section[0].copy()
     adata.var["mixed"] = pd.Series([1, "a"] * (N_GENES // 2), index=adata.var_names, dtype=object)
     with pytest.raises(ValueError, match="mixed"):
