@@ -3,8 +3,8 @@
 ``OMP_NUM_THREADS=1 python benchmarks/genes.py --against PATH --json genes.json --plot genes.png`` enhances the genes
 with the most counts of the embryo (2,898 spots x 7 subspots, from ``../shared/data``) to zarr, with ``quality="best"``
 and ``"fast"`` and with the other build, whose repository is at PATH. Builds run in turn, each measurement in a process
-of its own. Of the training only ``--steps`` steps are run: CPU seconds per step, of both phases, are scaled to the steps
-of the defaults, and those of everything else (reading, estimates, fitted genes, result) are added as they are.
+of its own. Of the training only ``--steps`` steps are run: CPU seconds per step, of both phases, are scaled to the
+steps of the defaults, and those of everything else (reading, estimates, fitted genes, result) are added as they are.
 
 ``--merged`` takes the embryo of larger spots whose subspots are known, and also scores the result against these and
 against linear interpolation: median Pearson and within_r over the genes with at least 500 counts, and over the 60 most

@@ -3,7 +3,6 @@
 import anndata as ad
 import mudata as md
 import numpy as np
-import pandas as pd
 import pytest
 from scipy.sparse import issparse
 
@@ -200,7 +199,8 @@ def test_batches(spots):
     model = train(other[:, ::2].copy(), 40, setup={"batch_key": "batch"})
     decoded = model.enhance_genes(other, expectation="decoded").X.reshape(N_SPOTS, -1, N_GENES).sum(axis=1)
     ratio = decoded[::2].mean(axis=0) / decoded[1::2].mean(axis=0)
-    np.testing.assert_allclose(np.median(ratio[1::2]), 3, rtol=0.3)
+    assert np.median(ratio[1::2]) > 1.5  # half of a prediction, the kriged field, knows no batches
+    np.testing.assert_allclose(np.median(ratio[1::2]), np.median(ratio[::2]), rtol=0.1)
 
 
 def test_several_modalities(spots):
@@ -271,9 +271,9 @@ def test_what_a_file_cannot_hold_of_the_other_genes_is_found_before_the_training
     monkeypatch.setattr(_prepare, "N_LEARNT", 15)
     monkeypatch.setattr(_enhance, "prepare", None)  # nothing comes after the checks
     adata = section[0].copy()
-    adata.var["mixed"] = pd.Series([1, "a"] * (N_GENES // 2), index=adata.var_names, dtype=object)
-    with pytest.raises(ValueError, match="mixed"):
-        tl.enhance(adata, genes="all", out=tmp_path / "all.zarr")
+    adata.var.insert(0, "n", [1, *["b"] * (N_GENES - 1)])
+    with pytest.raises(ValueError, match=r"var\['n'\]"):
+        tl.enhance(adata, genes="all", out=tmp_path / "all.h5ad")
 
 
 def test_refusals(spots, model, tmp_path):
@@ -283,7 +283,7 @@ def test_refusals(spots, model, tmp_path):
     with pytest.raises(ValueError, match="Expected `genes` to be in"):
         model.enhance_genes(spots, ["no gene"])
     fractions = spots.copy()
-    fractions.X = fractions.X + np.r_[0, 0.5, np.zeros(N_GENES - 2)]  # in a gene that was not trained on
+    fractions.X = fractions.X.toarray() + np.r_[0, 0.5, np.zeros(N_GENES - 2)]  # in a gene that was not trained on
     with pytest.raises(ValueError, match="Expected raw counts"):
         model.enhance_genes(fractions)
     (tmp_path / "file").touch()
