@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from anndata import AnnData
 from mudata import MuData
-from scipy.sparse import csc_matrix, issparse
+from scipy.sparse import csc_matrix, csr_matrix, issparse
 from tqdm.auto import tqdm
 
 from soscope_scverse import _keys as keys
@@ -61,7 +61,7 @@ class Profiles(NamedTuple):
             x = csc_matrix(x) if issparse(x) else x
             for start in range(0, x.shape[1], BLOCK):
                 own = slice(start, min(start + BLOCK, x.shape[1]))
-                block = x[:, own].tocsr() if issparse(x) else x[:, own]
+                block = csr_matrix(x[:, own]) if issparse(x) else x[:, own]
                 yield Block(modality, own, slice(first + own.start, first + own.stop), block)
             first += x.shape[1]
 
@@ -102,10 +102,12 @@ def genes_profiles(
         The same spots with the features to enhance.
     saved
         Heads that were fitted before.
-    expectation, n_samples, batch_size, dtype
+    expectation, n_samples, batch_size
         See :meth:`SoScope.enhance_genes`.
     out
         Path that can be written to; None is memory.
+    dtype
+        Of the profiles.
     uns
         Further entries of ``uns``.
     """
