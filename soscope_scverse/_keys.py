@@ -60,3 +60,6 @@ TRAINED = "trained"
 
 EVIDENCE = "evidence"
 """``var`` of a result of all genes: log evidence ratio of a pattern of its own to that of the library size."""
+
+VALIDATION = "validation"
+"""``uns``: summary of a validation; first part of its names in ``var``."""

@@ -119,6 +119,7 @@ def chain(n=12, k=3, n_features=5, n_image_features=2):
         "image_edge_index": torch.stack([m, m + 1]),
         "image_edge_weight": torch.rand(n * k - 1),
         "image_edge_density": torch.tensor(2 / (n * k)),
+        "n_targets": torch.tensor(float(n * k)),
     }
 
 

@@ -106,7 +106,7 @@ def split(joint: AnnData, mdata: MuData, modalities: Iterable[str]) -> MuData:
     for name in modalities:
         var = mdata.mod[name].var
         parts[name] = joint[:, start : start + len(var)].copy()
-        parts[name].var = var.copy()
+        parts[name].obs, parts[name].var = joint.obs.copy(), var.copy()  # a part loses categories without rows
         start += len(var)
     with columns_apart():
         result = MuData(parts)

@@ -9,7 +9,7 @@ from anndata import AnnData
 from mudata import MuData
 from torch import distributed
 
-from soscope_scverse._validators import check_trained
+from soscope_scverse._validators import check_samples, check_trained
 from soscope_scverse.model._inputs import Inputs
 from soscope_scverse.model._kriging import with_kriged
 from soscope_scverse.model._section import Section
@@ -19,6 +19,7 @@ from soscope_scverse.model._transfer import transferred
 from soscope_scverse.model.estimates.image_projection import projection_of
 from soscope_scverse.model.inference.posterior import Posterior
 from soscope_scverse.model.inference.processes import Processes
+from soscope_scverse.module.likelihoods import unmeasured_dispersions
 
 
 class AppliedModel(RegisteredModel):
@@ -30,6 +31,11 @@ class AppliedModel(RegisteredModel):
     module: Any
     trainer: Any
     _likelihoods: list[str]
+
+    def _check_samples(self, n_samples: int) -> None:
+        """Raise a ValueError for posterior samples if nothing measured the dispersions."""
+        kind = (self._arguments[name] for name in ("observation", "dispersion"))
+        check_samples(n_samples, unmeasured_dispersions(self._likelihoods, *kind))
 
     def _posterior(self, adata: AnnData | MuData | None) -> Posterior:
         """The trained module with the spots of the model, or with others in the same form."""

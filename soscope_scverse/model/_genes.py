@@ -46,6 +46,7 @@ class EnhancesGenes(AppliedModel):
         out: str | PathLike | None = None,
         overwrite: bool = False,
         uns: Mapping[str, Any] | None = None,
+        obsm_keys: Sequence[str] = (),
     ) -> AnnData | MuData:
         """Enhanced profiles for any genes of spots, also for those that the model was not trained on.
 
@@ -70,7 +71,7 @@ class EnhancesGenes(AppliedModel):
         checkpoint_dir
             Folder for the fitted heads, ``heads.pt``: a call that was interrupted fits the remaining genes only, and
             gives the same bits.
-        out, overwrite, uns
+        out, overwrite, uns, obsm_keys
             See :meth:`get_enhanced`. The store is written in blocks of 256 genes.
 
         Returns
@@ -87,6 +88,7 @@ class EnhancesGenes(AppliedModel):
         """
         check_arguments(locals(), GENES_RULES)
         check_named("uns", uns)
+        self._check_samples(n_samples)
         if checkpoint_dir is not None:
             check_folder("checkpoint_dir", checkpoint_dir)
         path = output_path(out, self.adata, overwrite=overwrite)
@@ -108,6 +110,7 @@ class EnhancesGenes(AppliedModel):
             out=path,
             dtype=dtype,
             uns=uns or {},
+            obsm_keys=obsm_keys,
         )
 
 

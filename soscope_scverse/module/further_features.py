@@ -48,6 +48,10 @@ class FurtherFeatures:
         self.library_size_noise, self.residual_length = trained.library_size_noise[own], trained.residual_length[own]
         self.residual_loadings = heads.loadings
 
+    def subspot_states(self, tensors: Tensors, z: Tensor) -> Tensor:
+        """Latent states of the subspots, those of the trained module."""
+        return self.trained.subspot_states(tensors, z)
+
     def generative(self, tensors: Tensors, z: Tensor) -> dict[str, Subspots]:
         """Parameters of the subspots of the own spots, from latent states `z` of all inputs."""
         effect, _ = self.trained.effects(tensors, z)

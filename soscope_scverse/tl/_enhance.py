@@ -17,18 +17,19 @@ from soscope_scverse._containers.dispatch import ELEMENT_OPTIONS, check_no_eleme
 from soscope_scverse._containers.lazy import is_lazy, opened
 from soscope_scverse._containers.spatialdata import is_spatialdata
 from soscope_scverse._read import on_tissue
+from soscope_scverse._validators import check_samples
 from soscope_scverse._warnings import recorded_warnings
 from soscope_scverse.model import SoScope
 from soscope_scverse.model._genes import Genes
 from soscope_scverse.model._threads import torch_threads
 from soscope_scverse.model.inference.sampler import Expectation
 from soscope_scverse.model.training.runner import check_training
-from soscope_scverse.module.likelihoods import LIKELIHOODS
+from soscope_scverse.module.likelihoods import LIKELIHOODS, unmeasured_dispersions
 from soscope_scverse.tl import _results as results
 from soscope_scverse.tl._elements import enhance_elements
 from soscope_scverse.tl._options import EnhanceOptions, check_options, resolved
 from soscope_scverse.tl._prepare import Input, prepare, read_input, with_all_features
-from soscope_scverse.tl._record import record
+from soscope_scverse.tl._record import Stopwatch, given_options, record
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -62,14 +63,17 @@ def enhance(
     genes: Genes | None = None,
     quality: Literal["best", "fast"] = "best",
     likelihood: str | Mapping[str, str] = "nb",
-    encoder: Any = "texture",
+    encoder: Any = None,
     sources: Literal["both", "image", "positions"] = "both",
     library_key: str | None = None,
     batch_key: str | None = None,
+    graph_key: str | None = None,
+    size_factor_key: str | None = None,
     keep_off_tissue: bool = False,
     preset: Literal["default", "paper"] = "default",
     expectation: Expectation | Sequence[Expectation] | None = None,
     n_samples: int = 0,
+    obsm_keys: Sequence[str] = (),
     seed: int = 0,
     max_epochs: int | None = None,
     accelerator: str = "auto",
@@ -135,7 +139,8 @@ def enhance(
     encoder
         Encoder of the image, or a list of encoders whose features are concatenated, see
         :func:`~soscope_scverse.im.features`; ``"precomputed"`` for features that are in `adata`, ``"noise"`` for the
-        paper's substitute where there is no image.
+        paper's substitute where there is no image. Default: ``"texture"``; with ``preset="paper"`` ``"inception_v3"``
+        over ten spot radii if its weights are at hand, else with a warning.
     sources
         What distinguishes the subspots of a spot: ``"both"`` spots and image, ``"image"`` or ``"positions"`` alone; see
         :class:`~soscope_scverse.model.SoScope`.
@@ -143,15 +148,27 @@ def enhance(
         Column of ``obs`` with the sections.
     batch_key
         Column of ``obs`` with the batches, see :meth:`~soscope_scverse.model.SoScope.setup_anndata`.
+    graph_key
+        Slot of ``obsp`` with the graph of the spots, as of :func:`squidpy.gr.spatial_neighbors`
+        (``"spatial_connectivities"``), see :meth:`~soscope_scverse.model.SoScope.setup_anndata`. Default:
+        ``obsp["spot_graph"]``, which is made by :func:`~soscope_scverse.pp.spot_graph` if it is not there.
+    size_factor_key
+        Column of ``obs`` with the library size of every spot, see
+        :meth:`~soscope_scverse.model.SoScope.setup_anndata`.
     keep_off_tissue
         Enhance the spots with ``obs["in_tissue"]`` 0, too. By default they are excluded and have no rows in the result.
     preset
-        ``"paper"``: architecture, likelihood and prediction as published; further arguments take precedence.
+        ``"paper"``: the model of the paper, with the length of training of its code; "The model of the paper" in the
+        documentation lists what is as published and what is not. It has posterior samples with ``"poisson"`` only.
+        Further arguments take precedence.
     expectation
         One or several, see :meth:`~soscope_scverse.model.SoScope.get_enhanced`. Default: ``["conditional",
         "denoised"]``; ``"decoded"`` with ``preset="paper"``.
     n_samples
         Number of posterior samples, see :meth:`~soscope_scverse.model.SoScope.get_enhanced`.
+    obsm_keys
+        Tables in ``obsm`` of the spots to repeat for their subspots, see
+        :meth:`~soscope_scverse.model.SoScope.get_enhanced`.
     seed
         Seed of all random numbers; global random states are not changed.
     max_epochs
@@ -192,8 +209,9 @@ def enhance(
     -------
     AnnData or MuData
         The subspots, see :meth:`~soscope_scverse.model.SoScope.get_enhanced`, with ``uns["soscope"]``: version, those
-        of the main dependencies, arguments (JSON), geometry, encoder, whether the image was used, warnings, and
-        training history. ``enhance(adata, **json.loads(enhanced.uns["soscope"]["arguments"]))`` reproduces the result;
+        of the main dependencies, arguments (JSON), those that were given, geometry, encoder, whether the image was
+        used, warnings, training history, and wall time and peak memory until the training ended.
+        ``enhance(adata, **json.loads(enhanced.uns["soscope"]["arguments"]))`` reproduces the result;
         arguments given as objects (images, cells, encoders) are listed under ``"inputs"`` and have to be passed again.
         With `return_model` a tuple of this and the model.
     SpatialData
@@ -220,35 +238,44 @@ def enhance(
     options = dict(locals())
     del options["adata"], options["return_model"], options["key_added"]
     elements = {name: options.pop(name) for name in ELEMENT_OPTIONS}
+    run = partial(_enhance, given=given_options(options, DEFAULTS))
     if is_spatialdata(adata):
         enhanced: Any = adata
-        model = enhance_elements(adata, _enhance, options, key_added=key_added, **elements)
+        model = enhance_elements(adata, run, options, key_added=key_added, **elements)
     else:
         check_no_element_options(adata, elements)
-        enhanced, model = _enhance(opened(adata) if is_lazy(adata) else adata, options)
+        enhanced, model = run(opened(adata) if is_lazy(adata) else adata, options)
     if return_model:
         return enhanced, model
     model.deregister_manager(model.adata)  # else scvi-tools keeps the spots in memory
     return enhanced
 
 
-def _enhance(data: Any, options: Mapping[str, Any]) -> tuple[AnnData | MuData, SoScope]:
-    """Subspots of the spots of an AnnData or MuData, and the trained model."""
+DEFAULTS = {name: parameter.default for name, parameter in signature(enhance).parameters.items()}
+"""Arguments of :func:`enhance` that nobody gave."""
+
+
+def _enhance(data: Any, options: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[AnnData | MuData, SoScope]:
+    """Subspots of the spots of an AnnData or MuData, and the trained model; `given` are the options of the user."""
+    stages = Stopwatch()
     check_options(data, options)
-    arguments = resolved(options)
     with recorded_warnings() as warned:
         data = on_tissue(data, keep=options["keep_off_tissue"])
         found = read_input(data, options)
         chosen = found.chosen
+        arguments = resolved(options, found.spots)
         training = {"max_epochs": options["max_epochs"], "accelerator": options["accelerator"]}
         training |= arguments["train_kwargs"] | {name: options[name] for name in ("checkpoint_dir", "resume", "seed")}
         _check_training(training, options["likelihood"])
+        _check_samples(arguments)
         results.check_files(chosen, options, chosen if found.further is None else data)
         prepare(data, *found[:3], arguments)
+        stages.end("preparation")
         with torch_threads(arguments["train_kwargs"].get("threads")), torch.random.fork_rng():
             torch.manual_seed(options["seed"])
             model = _model(chosen, options, arguments["model_kwargs"])
             model.train(**training)
+            stages.end("training")
             if model.trainer is not None and model.trainer.interrupted:
                 raise KeyboardInterrupt  # the training has warned; nothing has been written
             if options["save_model"] is not None:
@@ -259,8 +286,9 @@ def _enhance(data: Any, options: Mapping[str, Any]) -> tuple[AnnData | MuData, S
                 options["out"],
                 expectation=arguments["expectation"],
                 n_samples=options["n_samples"],
+                obsm_keys=options["obsm_keys"],
                 overwrite=options["overwrite"],
-                uns={keys.RESULT: record(chosen, model, arguments, warned)},
+                uns={keys.RESULT: record(chosen, model, arguments, given, warned, stages.seconds)},
             )
     return enhanced, model
 
@@ -279,12 +307,26 @@ def _check_training(training: Mapping[str, Any], likelihood: str | Mapping[str, 
     """Raise a ValueError unless a model of this likelihood can be trained with these arguments."""
     bound = signature(SoScope.train).bind(None, **training)
     bound.apply_defaults()
-    names = [likelihood] if isinstance(likelihood, str) else likelihood.values()
-    check_training(bound.arguments, is_counts=all(LIKELIHOODS[name].is_counts for name in names))
+    check_training(bound.arguments, is_counts=all(LIKELIHOODS[name].is_counts for name in _names(likelihood)))
+
+
+def _check_samples(arguments: Mapping[str, Any]) -> None:
+    """Raise a ValueError for posterior samples if the loss of this model does not measure its dispersions."""
+    bound = signature(SoScope).bind(None, **arguments["model_kwargs"])
+    bound.apply_defaults()
+    names = _names(arguments["likelihood"])
+    kind = (bound.arguments[name] for name in ("observation", "dispersion"))
+    check_samples(arguments["n_samples"], unmeasured_dispersions(names, *kind))
+
+
+def _names(likelihood: str | Mapping[str, str]) -> list[str]:
+    """Likelihood of every modality."""
+    return [likelihood] if isinstance(likelihood, str) else list(likelihood.values())
 
 
 def _model(data: AnnData | MuData, options: Mapping[str, Any], kwargs: Mapping[str, Any]) -> SoScope:
-    slots = {name: options[name] for name in ("layer", "library_key", "batch_key")}
+    slots = {name: options[name] for name in ("layer", "library_key", "batch_key", "size_factor_key")}
+    slots["graph_key"] = options["graph_key"] or keys.SPOT_GRAPH
     if isinstance(data, MuData):
         SoScope.setup_mudata(data, options["likelihood"], **slots)
         return SoScope(data, **kwargs)

@@ -32,7 +32,7 @@ from soscope_scverse.model._transfer import with_features
 from soscope_scverse.module.likelihoods import LIKELIHOODS, count_likelihoods
 from soscope_scverse.pp._genes import rank_genes, warn_feature_types
 from soscope_scverse.pp._geometry import partition_spots, write_partition
-from soscope_scverse.pp._graphs import weighted_graph
+from soscope_scverse.pp._graphs import warn_isolated, weighted_graph
 from soscope_scverse.pp._several import check_single_lattices, is_partitioned
 from soscope_scverse.tl._images import needs_image_features, open_images, with_mean_features
 
@@ -83,6 +83,11 @@ def read_input(data: AnnData | MuData, options: Mapping[str, Any]) -> Input:
     spots = replace(spots, adata=spots_of(chosen))
     if options["batch_key"] is not None:
         read.labels(spots.adata, "batch_key", options["batch_key"], "batch")
+    if options["graph_key"] is not None:
+        graph = read.graph(spots, options["graph_key"])
+        warn_isolated(spots.adata, np.flatnonzero(np.diff(graph.indptr) == 0))
+    if options["size_factor_key"] is not None:
+        read.size_factors(spots.adata, options["size_factor_key"])
     return Input(chosen, spots, profiles, further or None)
 
 
@@ -174,10 +179,10 @@ def prepare(
             _check_alignment(data, images, options)
         was_partitioned = is_partitioned(spots)
         _partition(spots, options)
-        if keys.SPOT_GRAPH not in adata.obsp:
+        if options["graph_key"] is None and keys.SPOT_GRAPH not in adata.obsp:
             if not was_partitioned:
                 check_single_lattices(spots)
-            adata.obsp[keys.SPOT_GRAPH] = weighted_graph(spots, profiles)
+            adata.obsp[keys.SPOT_GRAPH] = weighted_graph(spots, profiles, normalize=options["preset"] != "paper")
         if describes or not needs_image(encoder):
             names = [one if isinstance(one, str) else type(one).__name__ for one in named(encoder)]
             logger.info("Extracting image features (encoder=%s).", ", ".join(names))

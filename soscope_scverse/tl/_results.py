@@ -17,6 +17,7 @@ from soscope_scverse import _read as read
 from soscope_scverse._containers.mudata import spots_of
 from soscope_scverse._storable import check_storable
 from soscope_scverse.model import SoScope
+from soscope_scverse.model.inference._carried import carried_columns, check_tables
 
 
 def check_files(chosen: AnnData | MuData, options: Mapping[str, Any], enhanced: AnnData | MuData) -> None:
@@ -31,6 +32,7 @@ def check_files(chosen: AnnData | MuData, options: Mapping[str, Any], enhanced: 
     enhanced
         Spots with the features of the result.
     """
+    check_tables(spots_of(chosen), options["obsm_keys"])
     if options["save_model"] is not None:
         check_storable("save_model", chosen, ".h5mu" if isinstance(chosen, MuData) else ".h5ad")
         check_result("save_model", spots_of(chosen), options["library_key"], ".h5ad")
@@ -54,7 +56,8 @@ def check_result(name: str, spots: AnnData, library_key: str | None, suffix: str
     """
     # a result has an entry for every section
     names = [] if library_key is None else np.unique(read.sections(spots, library_key)).tolist()
-    obs = spots.obs[[] if library_key is None else [library_key]].rename_axis(index=None).astype("category")
+    own = () if library_key is None else (library_key,)
+    obs = spots.obs[list(own)].astype("category").join(carried_columns(spots.obs, own)).rename_axis(index=None)
     libraries = {**{name: {part: {} for part in read.PARTS_OF_SECTION} for name in names}, **read.libraries(spots)}
     check_storable(name, AnnData(obs=obs, var=spots.var, uns={keys.SPATIAL: libraries}), suffix)
 

@@ -91,6 +91,7 @@ def genes_profiles(
     out: Path | None,
     dtype: str,
     uns: Mapping[str, Any],
+    obsm_keys: Sequence[str],
 ) -> AnnData | MuData:
     """Enhanced profiles of all subspots for any features, see :meth:`SoScope.enhance_genes`.
 
@@ -110,17 +111,23 @@ def genes_profiles(
         Of the profiles.
     uns
         Further entries of ``uns``.
+    obsm_keys
+        Slots of ``obsm`` of the spots, see :meth:`SoScope.get_enhanced`.
     """
     inputs, tiles, processes = posterior.inputs, posterior.tiles, posterior.processes
-    sampler = posterior.sampler(expectation, n_samples)
-    blocks = list(profiles.blocks())
-    fitted = fit_blocks(posterior, sampler.states.mean, profiles, blocks, saved)
     spots = _with_features(inputs.spots(), profiles.data)
-    frame = result_frame(spots, features_key=inputs.features_key, library_key=inputs.library_key, uns=uns)
+    frame = result_frame(
+        spots, features_key=inputs.features_key, library_key=inputs.library_key, uns=uns, obsm_keys=obsm_keys
+    )
     if out is not None:
         check_storable("out", frame, out.suffix)
+    sampler, blocks = posterior.sampler(expectation, n_samples), list(profiles.blocks())
+    fitted = fit_blocks(posterior, sampler.states.mean, profiles, blocks, saved)
+    frame.var = spots_of(profiles.data).var
     size = batch_size or block_spots(tiles, BLOCK, n_samples)
     kept = result_rows(spots)[tiles.section.is_subspot]
+    if posterior.module.uses_latent:
+        frame.obsm[keys.LATENT] = sampler.latent_states()[kept]
 
     def fill(arrays: Arrays) -> None:
         turns = tqdm(

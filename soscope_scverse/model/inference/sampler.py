@@ -22,6 +22,8 @@ from soscope_scverse.pp._graphs import nearest_distance
 Expectation: TypeAlias = Literal["conditional", "denoised", "decoded"]
 """What the values of a subspot are, see :meth:`SoScope.get_enhanced`."""
 
+_LATENT_SPOTS = 2048  # interpolated at once
+
 
 class LatentStates(NamedTuple):
     """q(Z given X, A)."""
@@ -120,6 +122,18 @@ class Sampler:
             "decoded": lambda: subspots.mean,
         }
         return [expected[name]() for name in self.expectations]
+
+    @torch.inference_mode()
+    def latent_states(self) -> np.ndarray:
+        """Mean latent states of the valid subspots, as the decoder reads them: n_targets x n_latent float32."""
+        states = np.empty((self.tiles.n_targets, self.states.mean.shape[1]), np.float32)
+        for start in range(0, self.tiles.n_spots, _LATENT_SPOTS):
+            spots = np.arange(start, min(start + _LATENT_SPOTS, self.tiles.n_spots))
+            inputs, batch = self._batch(spots)
+            valid = torch.as_tensor(self.tiles.section.area[spots].ravel() > 0)
+            rows = slice(self.tiles.first_target[spots[0]], self.tiles.first_target[spots[-1] + 1])
+            states[rows] = self.module.subspot_states(batch, self.states.mean[inputs]).cpu()[valid].numpy()
+        return states
 
     @torch.inference_mode()
     def sample(self, spots: np.ndarray) -> Tensor:

@@ -230,6 +230,7 @@ class Training:
             masked=module.masked,
             n_graph_samples=module.n_graph_samples,
             n_batches=0 if module.batch_effect is None else len(module.batch_effect),
+            loss_per=module.loss_per,
         )
         autoencoder.start_from(*starting_sample(self.data.tiles.section, is_counts=module.likelihood.is_counts))
         autoencoder.library_size_noise.copy_(module.library_size_noise)

@@ -59,6 +59,7 @@ def test_all_genes(spots, model):
     np.testing.assert_allclose(enhanced.X[:, ::2], of_model.X, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(enhanced.layers["denoised"][:, ::2], of_model.layers["denoised"], rtol=1e-4, atol=1e-6)
     assert enhanced.obs.equals(of_model.obs)
+    assert set(enhanced.obsm) == set(of_model.obsm)
     np.testing.assert_array_equal(enhanced.obsm["image_features"], of_model.obsm["image_features"])
 
 
@@ -185,7 +186,7 @@ def test_other_models(spots, options):
 def test_the_model_of_the_paper(spots):
     """One dispersion of each subspot in the training, one of each gene for those that are fitted."""
     model = train(spots[:, ::2].copy(), 10, dispersion="subspot", observation="gaussian", interpolation="none")
-    enhanced = model.enhance_genes(spots, n_samples=2)
+    enhanced = model.enhance_genes(spots)
     np.testing.assert_allclose(enhanced.X.reshape(N_SPOTS, -1, N_GENES).sum(axis=1), spots.X.toarray(), rtol=1e-4)
 
 
