@@ -26,11 +26,11 @@ BLOCK = 256
 """Features that are fitted and decoded together; the bits of a feature depend on those of its block alone."""
 
 _MOST_SPOTS = 20_000  # as for starting values
-_CHUNK_VALUES = 5_000_000  # subspots x features at once: 20 MB a tensor
+_CHUNK_VALUES = 5_000_000  # at once: 20 MB a tensor, which the allocator reuses
 _VARIANCE = 0.999  # of the trained effects that the components have
 _MOST_COMPONENTS = 64
 _LOG_SCALES = np.linspace(-7, 3, 21)  # of the prior variance, relative to that of the trained features
-_N_PASSES = 8  # after which the median effect changes by 1e-5
+_N_PASSES = 6  # in the last of which the effects of the median feature change by 1e-3
 _TINY = 1e-8
 
 
@@ -86,7 +86,7 @@ class Readout:
     def _blocks(self) -> Iterator[tuple[np.ndarray, Tensors, Tensor, Start]]:
         """Rows of some spots, inputs of the decoder, effects of all trained features, and their parameters."""
         rows = spread(self.tiles.n_spots, _MOST_SPOTS)
-        size = max(1, _CHUNK_VALUES // (self.tiles.section.exposure.shape[1] * BLOCK))
+        size = max(1, _CHUNK_VALUES // (max(self.tiles.section.exposure.shape[1], _MOST_COMPONENTS) * BLOCK))
         for own in np.split(rows, range(size, len(rows), size)):
             inputs, batch = self.tiles.block(own)
             batch = {name: value.to(self.states.device) for name, value in batch.items()}
@@ -225,18 +225,19 @@ class _Regression:
         mean = _spots(self.likelihood, effect, self.start, chunk.tensors).mean * chunk.factor
         (gradient,) = torch.autograd.grad(mean.sum(), effect)  # a mean depends on the subspots of its spot alone
         mean = mean.detach()
-        variance = mean.clamp(min=_TINY) if self.likelihood.is_counts else self.start.unit.square().expand_as(mean)
-        residual, of_intercept = (x - mean) / variance, gradient.sum(dim=1)
-        # n_features x n_spots x n_components
-        jacobian = torch.einsum("nkg,nkr->gnr", gradient, chunk.components)
-        weighted = jacobian / variance.T.unsqueeze(-1)
+        # in units of the standard deviation of the spots
+        precision = mean.clamp(min=_TINY).rsqrt() if self.likelihood.is_counts else 1 / self.start.unit.expand_as(mean)
+        of_intercept, residual = gradient.sum(dim=1) * precision, (x - mean) * precision
+        weighted = gradient * precision.unsqueeze(1)
+        jacobian = torch.einsum("nkg,nkr->gnr", weighted, chunk.components).contiguous().transpose(1, 2)
+        with_both = jacobian @ torch.stack([residual.T, of_intercept.T], dim=2)
         return (
-            weighted.transpose(1, 2) @ jacobian,
-            torch.einsum("gnr,ng->gr", jacobian, residual),
-            torch.einsum("gnr,ng->gr", weighted, of_intercept),
-            (of_intercept**2 / variance).sum(dim=0),
+            jacobian @ jacobian.transpose(1, 2),
+            with_both[..., 0],
+            with_both[..., 1],
+            of_intercept.square().sum(dim=0),
             (of_intercept * residual).sum(dim=0),
-            ((x - mean) * residual).sum(dim=0),
+            residual.square().sum(dim=0),
         )
 
 
