@@ -105,12 +105,6 @@ def last_rate(share: float) -> dict[str, Setting]:
     return {f"*last_lr={share}": Setting(patches=((torch.optim.lr_scheduler, "CosineAnnealingLR", schedule),))}
 
 
-def kriged(name: str, chosen: np.ndarray) -> dict[str, Setting]:
-    """Kriged field with a part of its grid of lengths, images and noises."""
-    return {f"*kriging {name}": Setting(patches=((kriging, "SETTINGS", kriging.SETTINGS[chosen]),))}
-
-
-LENGTH, IMAGE, _ = kriging.SETTINGS.T
 SETTINGS: dict[str, Setting] = {
     DEFAULT: Setting(),
     **enhance("likelihood", "poisson"),
@@ -122,8 +116,6 @@ SETTINGS: dict[str, Setting] = {
     **model("dispersion", "subspot"),
     **model("kriging", False),
     **model("image_strength", 0.0, 1.0),
-    **kriged("without the image", IMAGE == 0),
-    **kriged("with a length of 2", LENGTH == 2),
     **patched("_OFFSET", 0.1, 1.0, rooms=(kriging,)),
     **model("library_size_noise", 0.0),
     **model("image_shrinkage", 10.0, 160.0),

@@ -7,6 +7,7 @@ that are in the file are not run again, so the work can be interrupted and divid
     python benchmarks/quality.py --tasks her2st-C2 --genes 2000        # another panel of genes
     python benchmarks/quality.py --tasks her2st-C2 --chosen-on spots   # genes chosen on the merged spots
     python benchmarks/quality.py --report docs/benchmarks.md           # runs nothing, writes what is in the file
+    python benchmarks/quality.py --readme                              # runs nothing, prints the table of the README
 
 After a change, delete the rows of the methods that it concerns from the file. Real sections are read from
 ``../shared/data`` or the folder in ``SOSCOPE_TEST_DATA``.
@@ -249,6 +250,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--max-epochs", type=int, help="training epochs of soScope; default: the default of the model")
     parser.add_argument("--csv", type=Path, default=SCORES, help="table of scores, which runs are added to")
     parser.add_argument("--report", type=Path, help="Markdown file to write from the table of scores; runs nothing")
+    parser.add_argument("--readme", action="store_true", help="print the table of the README; runs nothing")
     args = parser.parse_args()
     others = set(args.tasks or ()) - set(PANEL_TASKS)
     if (args.genes, args.chosen_on) != Panel() and others:
@@ -258,10 +260,13 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = arguments()
-    if args.report is not None:
-        from quality_report import report
+    if args.report is not None or args.readme:
+        from quality_report import readme_table, report
 
-        args.report.write_text(report(read_scores(args.csv)))
+        if args.readme:
+            print(readme_table(read_scores(args.csv)))
+        if args.report is not None:
+            args.report.write_text(report(read_scores(args.csv)))
         return
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message="No image given")

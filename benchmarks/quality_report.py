@@ -19,7 +19,6 @@ PLAIN = {
     "normalized_pearson": "normalized",
 }
 """Columns of the tables by metric."""
-DIGITS = 3
 PUBLISHED = {"her2st-C2": (0.612, 0.209), "her2st-C4": (0.455, 0.238)}
 """Pearson and within_r of the published code with its imports mended, measured before for this project."""
 
@@ -91,6 +90,44 @@ def summarized(df: pd.DataFrame) -> pd.DataFrame:
 
 
 # ------------------------------------------------------------------------------------------------------------ sections
+
+
+SECTIONS = {
+    "her2st-C2": "HER2+ breast tumour C2",
+    "her2st-C3": "HER2+ breast tumour C3",
+    "her2st-C4": "HER2+ breast tumour C4",
+    "MOB1": "mouse olfactory bulb 1",
+    "MOB2": "mouse olfactory bulb 2",
+    "embryo": "mouse embryo, low counts",
+    "humanskin-protein": "skin protein, no image",
+    "osmfish-discs-7": "osmFISH cells in circles with gaps, as Visium's",
+    "synthetic-noisy": "synthetic, noisy",
+    "synthetic-noise-free": "synthetic, noise-free",
+}
+"""Tasks of the README."""
+
+
+def readme_table(df: pd.DataFrame) -> str:
+    """Table of the README; what is better than the best baseline is bold."""
+    df = df[(df["n_genes"] == N_GENES) & (df["chosen_on"] == "truth")]
+    spots, scores = df.groupby("task")["n_spots"].first(), summarized(df)
+    rows = []
+    for task in [task for task in SECTIONS if task in scores.index.unique("task")]:
+        found = values(scores.loc[task])
+        best = baselines_of(found)[["pearson", "within_r"]].max()
+        cells = [" / ".join(short(x) for x in best)]
+        for method in (SOSCOPE, "soscope-paper"):
+            own = found[best.index].reindex([method]).iloc[0].dropna()
+            better = own > best if method == SOSCOPE else own != own
+            cells.append(" / ".join(f"**{short(x)}**" if better[m] else short(x) for m, x in own.items()))
+        rows.append((SECTIONS[task], f"{spots[task]}", *cells))
+    header = ("section", "spots", f"best of {len(bench.BASELINES)}", "soScope here", "published model, our training")
+    return markdown(header, rows)
+
+
+def short(x: float) -> str:
+    """Three decimals without the leading zero."""
+    return f"{x:.3f}".replace("0.", ".", 1)
 
 
 def introduction(df: pd.DataFrame) -> str:
@@ -299,8 +336,8 @@ def ratio(ours: float, theirs: float) -> str:
 
 def with_spread(score: pd.Series) -> str:
     """Score, with its spread over the seeds where there are several."""
-    spread = "" if np.isnan(score["spread"]) else f" ± {score['spread']:.{DIGITS}f}"
-    return f"{score['value']:.{DIGITS}f}{spread}"
+    spread = "" if np.isnan(score["spread"]) else f" ± {score['spread']:.3f}"
+    return f"{score['value']:.3f}{spread}"
 
 
 def cell(scores: pd.DataFrame, task: str, method: str) -> str:

@@ -17,9 +17,9 @@ def verdict(truth: Matrix, recovered: Matrix, linear: Matrix, block: np.ndarray,
     r"""Score how well the differences within merged spots were recovered, one row per gene.
 
     A gene is believed if its recovered profiles are nearer to the measured spots within merged spots, in squared error,
-    than those of the merged spots divided evenly and those that linear interpolation gives. Counting noise adds the
+    than equal shares of the merged spots and those that linear interpolation gives. Counting noise adds the
     same to all three errors in expectation. With p and t the recovered and measured differences from the merged spot,
-    the error is below that of the even division if :math:`\sum p t > \sum p^2 / 2`: of the detail that the map shows,
+    the error is below that of equal shares if :math:`\sum p t > \sum p^2 / 2`: of the detail that the map shows,
     more than half is real. Both are tested by t tests over merged spots; the larger p-value of the two is that of
     believing wrongly, and the false discovery rate is controlled over genes.
 

@@ -38,6 +38,27 @@ def test_every_ablation_is_of_a_default_that_exists(name):
 DEFAULT = quality.Panel()
 
 
+@pytest.fixture(scope="module")
+def with_image():
+    """A task of few spots with an image."""
+    low, image, truth = datasets.synthetic_section(30, n_genes=8)
+    pp.subspots(low)
+    im.features(low, image)
+    return quality.Task(low, truth, image)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ablations.SETTINGS)
+@pytest.mark.filterwarnings("ignore")
+def test_every_ablation_runs(name, with_image, monkeypatch):
+    monkeypatch.setattr(ablations, "N_SAMPLES", 3)
+    setting = ablations.SETTINGS[name]
+    brief = {"accelerator": "cpu", "max_steps": 2, "pretrain_epochs": 1}
+    found = ablations.run(with_image, setting._replace(train={**brief, **setting.train, "max_steps": 2}), seed=0)
+    assert list(found) == ["pearson", "within_r", "coverage", "cpu_seconds"]
+    assert np.isfinite(list(found.values())).all()
+
+
 def tiny(n_genes=60, chosen_on="truth"):
     """A task of few spots without an image, with as many genes as asked for, up to 8."""
     low, _, truth = datasets.synthetic_section(20, n_genes=8)
@@ -109,6 +130,7 @@ def test_the_report_compares_with_the_best_baseline_and_shows_the_spread():
     assert "| soscope | 0.800 ± 0.014 | 0.600 ± 0.000 |" in text
     assert "| linear | 0.700 | 0.200 |" in text
     assert "mean of 1 tasks: -0.100 / -0.300 / -0.100" in text
+    assert "| mouse olfactory bulb 1 | 4 | .700 / .400 | **.800** / **.600** |  |" in quality_report.readme_table(table)
     assert text.index("`within_r`: Pearson's r after subtracting") < text.index("| MOB1")
 
 
