@@ -96,7 +96,8 @@ def spot_graph(
     library_key
         Column of ``obs`` with the sections; no edge joins two of them, and the weights of each are computed separately.
     key_added
-        Name of the slot in ``obsp``.
+        Name of the slot in ``obsp``; another than the default is chosen with ``graph_key`` of
+        :func:`~soscope_scverse.tl.enhance` or :meth:`~soscope_scverse.model.SoScope.setup_anndata`.
     copy
         Return a copy instead of writing to `adata`.
     table_key, shapes_key
@@ -154,7 +155,7 @@ def weighted_graph(
         blocks.append(rows[pairs])
         weights.append(_edge_weights([x[rows] for x in profiles], pairs, strength, normalize=normalize))
     (i, j), weight = np.concatenate(blocks).T, np.concatenate(weights)
-    _warn_isolated(spots.adata, np.setdiff1d(np.arange(spots.n), np.r_[i, j]))
+    warn_isolated(spots.adata, np.setdiff1d(np.arange(spots.n), np.r_[i, j]))
     graph = csr_matrix((np.r_[weight, weight], (np.r_[i, j], np.r_[j, i])), shape=(spots.n, spots.n))
     return graph.astype(np.float32)
 
@@ -239,7 +240,8 @@ def similarity_weights(distance: np.ndarray, strength: float) -> np.ndarray:
     return np.maximum(np.exp(-(distance - shortest) / delta), 1e-6)
 
 
-def _warn_isolated(adata: AnnData, isolated: np.ndarray) -> None:
+def warn_isolated(adata: AnnData, isolated: np.ndarray) -> None:
+    """Warn of the spots in some rows, which have no edge."""
     if len(isolated):
         warnings.warn(
             f"{len(isolated)} of {adata.n_obs} spots have no neighbour (first: {adata.obs_names[isolated[0]]!r}); "
