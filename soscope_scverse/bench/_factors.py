@@ -8,8 +8,8 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from mudata import MuData
 
+from soscope_scverse import _read as read
 from soscope_scverse.bench._compare import compare
 from soscope_scverse.bench._simulate import simulate_low_resolution
 
@@ -20,7 +20,7 @@ PAPER_METRICS = ("pearson", "mse", "within_r", "kmeans_ari_3", "kmeans_ari_4")
 
 
 def compare_factors(
-    adata: AnnData | MuData,
+    adata: AnnData,
     image: Any = None,
     *,
     factors: Sequence[int] = FACTORS,
@@ -74,11 +74,12 @@ def compare_factors(
     if not wanted:
         msg = "Expected at least one factor in `factors`, found none."
         raise ValueError(msg)
+    chosen = None if genes is None else read.genes(read.read_anndata(adata), genes)
     merged = [simulate_low_resolution(adata, factor, lattice="square", aggregate=aggregate) for factor in wanted]
     tables = []
     for factor, (low, truth) in zip(wanted, merged, strict=True):
-        if genes is not None:
-            low, truth = low[:, genes].copy(), truth[:, genes].copy()
+        if chosen is not None:
+            low, truth = low[:, chosen].copy(), truth[:, chosen].copy()
         table = compare(low, truth, image, metrics=metrics, task=f"{task}{factor}", **kwargs)
         tables.append(table.assign(factor=factor))
     return pd.concat(tables, ignore_index=True)

@@ -30,8 +30,9 @@ def read_bayesspace(
     """Read the subspots of BayesSpace into those of the spots.
 
     BayesSpace divides a Visium spot into six triangles and a square one into nine squares, and lists all first subspots
-    before the second ones. They are matched by their positions: a subspot is the mean of those of BayesSpace in it, or
-    the nearest where there is none.
+    before the second ones. They are matched by their positions: a subspot is the mean of those of BayesSpace within
+    half the distance between subspots, or the nearest where there is none. On square lattices choose
+    ``nsubspots.per.edge`` like the partition of the spots.
 
     Parameters
     ----------
@@ -79,11 +80,12 @@ def _from_csv(expression: str | PathLike | AnnData, coldata: str | PathLike) -> 
         raise ValueError(msg)
     x, obs = _table("result", expression), _table("coldata", coldata)
     x, obs = x.set_axis(x.index.astype(str)), obs.set_axis(obs.index.astype(str))
-    x = x if set(x.index) == set(obs.index) else x.T
-    if set(x.index) != set(obs.index) or not x.index.is_unique:
+    known = set(obs.index)
+    x = x if len(known & set(x.index)) >= len(known & set(x.columns.astype(str))) else x.T
+    if set(x.index.astype(str)) != known or not x.index.is_unique:
         msg = (
             f"Expected the names of the {len(obs)} rows of `coldata` as rows or columns of `result`, found "
-            f"{len(set(x.index) & set(obs.index))} of them. Write both from one SingleCellExperiment."
+            f"{len(known & set(x.index))} of {len(x)}. Write both from one SingleCellExperiment."
         )
         raise ValueError(msg)
     try:

@@ -23,8 +23,8 @@ _SCALES = ("pixel-size-raw.txt", "pixel-size.txt")
 def read_istar(path: str | PathLike, adata: AnnData, *, genes: Sequence[str] | None = None) -> AnnData:
     """Read the maps of iStar into the rows of the subspots.
 
-    Every subspot is the mean of the pixels in it. Pickles are read without running code: only arrays of numbers are
-    accepted.
+    Every subspot is the mean of the pixels in a circle within it. Pickles are read without running code: only arrays
+    of numbers are accepted.
 
     Parameters
     ----------

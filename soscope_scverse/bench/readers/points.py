@@ -115,12 +115,11 @@ def read_result(argument: str, result: str | PathLike | AnnData) -> AnnData:
             msg = f"Expected `{argument}` to be an AnnData or an '.h5ad' file that exists, found {str(result)!r}."
             raise ValueError(msg)
         found = ad.read_h5ad(result)
-    read.profiles(found, None)
     slots = {key: found.obsm[key] for key in (keys.SPATIAL,) if key in found.obsm}
-    names = found.obs_names.astype(str)
+    names = [str(row) for row in range(found.n_obs)]  # positions are what counts, names may occur more than once
     bare = AnnData(found.X, obs=found.obs.set_axis(names), var=found.var[[]], obsm=slots)
-    bare.obs_names_make_unique()  # positions are what counts
-    return read.read_anndata(bare)
+    read.profiles(bare, None)
+    return bare
 
 
 def at_subspots(subspots: Subspots, xy: np.ndarray, found: AnnData, log_base: float | None, name: str) -> AnnData:

@@ -28,7 +28,7 @@ def read_spahdmap(
     """Read the scores of SpaHDmap into the rows of the subspots.
 
     The expression of a gene at a pixel is the sum of the scores of the metagenes, weighted by the gene, as its function
-    ``recovery`` has it; a subspot is the mean of the pixels in it.
+    ``recovery`` has it; a subspot is the mean of the pixels in a circle within it.
 
     Parameters
     ----------
@@ -59,8 +59,9 @@ def read_spahdmap(
 
     References
     ----------
-    The interpretable multimodal dimension reduction framework SpaHDmap enhances resolution in spatial transcriptomics.
-    Nat. Cell Biol. (2026), doi:10.1038/s41556-025-01838-z. Files as in https://github.com/sldyns/SpaHDmap, March 2026.
+    Tang, J. et al. The interpretable multimodal dimension reduction framework SpaHDmap enhances resolution in spatial
+    transcriptomics. Nat. Cell Biol. (2026), doi:10.1038/s41556-025-01838-z. Files as in
+    https://github.com/sldyns/SpaHDmap, March 2026.
     """
     check_arguments(locals(), _RULES)
     subspots = Subspots(adata)

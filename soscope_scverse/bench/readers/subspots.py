@@ -44,8 +44,8 @@ class Subspots:
     def weights(self, xy: np.ndarray, what: str) -> csr_matrix:
         """Return n_subspots x n_positions weights that average the positions in every subspot.
 
-        A position is in the nearest subspot, if its distance is at most half the diagonal of a square subspot. Subspots
-        without a position take the nearest.
+        A position is in a subspot up to half the distance between subspots: in circles, so that values on the border of
+        the section are as far to all sides as those within it. Subspots without a position take the nearest.
 
         Raises
         ------
@@ -53,7 +53,7 @@ class Subspots:
             If subspots are farther from all positions than from each other.
         """
         distance, subspot = self.tree.query(xy)
-        inside = np.flatnonzero(distance <= self.width * math.sqrt(0.5) * (1 + 1e-6))
+        inside = np.flatnonzero(distance <= self.width / 2 * (1 + 1e-6))
         counts = np.bincount(subspot[inside], minlength=len(self.positions))
         empty = np.flatnonzero(counts == 0)
         rows, cols = subspot[inside], inside
