@@ -18,8 +18,6 @@ from soscope_scverse.pl._figures import panels, save_figure
 _COLUMNS = ("mean", "variance", "trend", "variability_group")
 _RANKED_RULES: Rules = {"n_named": NON_NEGATIVE_INTEGER}
 _DOT = 8
-_SEPARATE = 0.05
-"""Distance of the names of genes, as a share of the axis."""
 
 
 def gene_variability(table: pd.DataFrame, *, ax: Axes | None = None, save: str | PathLike | None = None) -> Axes:
@@ -54,7 +52,7 @@ def gene_variability(table: pd.DataFrame, *, ax: Axes | None = None, save: str |
         ax.scatter(rows["mean"], rows["variance"], s=_DOT, color=colour, linewidths=0, label=name)
     ordered = there.sort_values("mean")
     ax.plot(ordered["mean"], ordered["trend"], color="black", linewidth=1, label="trend")
-    ax.set(xlabel="mean of log counts", ylabel="variance of log counts", xscale="log")
+    ax.set(xlabel="mean of log counts", ylabel="variance of log counts")
     ax.legend(title="variability", frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     ax.spines[["top", "right"]].set_visible(False)
     save_figure(ax, save)
@@ -120,7 +118,7 @@ def ranked_genes(
     label
         Label of the axis.
     n_named
-        Number of genes with their names.
+        Number of first genes whose names are listed.
     ax
         Axes to draw on.
     save
@@ -148,28 +146,11 @@ def ranked_genes(
     ax = panels(ax, (1,), (5, 4), "one")[0]
     ax.scatter(np.arange(1, len(ordered) + 1), ordered, s=_DOT, color="tab:blue", linewidths=0)
     ax.set(xlabel="rank", ylabel=label)
-    ax.margins(x=0.05, y=0.08)
-    _name(ax, ordered[:n_named])
+    names = "\n".join(map(str, ordered.index[:n_named]))
+    ax.text(0.98, 0.98, names, transform=ax.transAxes, ha="right", va="top", fontsize=8)  # where no dot can be
     ax.spines[["top", "right"]].set_visible(False)
     save_figure(ax, save)
     return ax
-
-
-def _name(ax: Axes, ordered: pd.Series) -> None:
-    """Write the names of the first genes in a column beside their dots, one below the other."""
-    low, high = ax.get_ylim()
-    step, right = _SEPARATE * (high - low), ax.get_xlim()[1]
-    below = np.inf
-    for rank, (gene, value) in enumerate(ordered.items(), start=1):
-        below = min(value, below - step)
-        ax.annotate(
-            str(gene),
-            (rank, value),
-            (rank + 0.06 * right, below),
-            fontsize=7,
-            va="center",
-            arrowprops={"arrowstyle": "-", "linewidth": 0.4, "color": "grey"},
-        )
 
 
 def check_table(table: object, needed: Sequence[str], source: str) -> None:
