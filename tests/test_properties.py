@@ -38,7 +38,7 @@ STEPS = 1e-2
 """What rounding makes of two steps: Adam takes a gradient near 0 for as good as any other."""
 SEEDS = st.integers(0, 2**32 - 1)
 KINDS = {"square": (4, 9), "quincunx": (4, 9), "hex": (7, 19)}
-BASELINES = ("repeat", "linear", "linear_conserving", "gaussian_process", "image_linear")
+BASELINES = ("repeat", "linear", "linear_conserving", "gaussian_process", "image_linear", "kriging_image")
 
 
 class Spots(NamedTuple):
@@ -512,6 +512,25 @@ def test_what_was_captured_adds_up_to_the_spot(drawn):
     assert_close(enhanced.X[in_gap], decoded.X[in_gap])
 
 
+@given(models(divisions=EVERY), st.integers(1, 20))
+def test_denoised_profiles_are_between_decoded_and_conditional_ones(drawn, batch_size):
+    """By phi / (1 + phi) of the way; there is no such way where all variance is noise."""
+    spots, model = drawn
+    expectations = ("decoded", "denoised", "conditional")
+    decoded, denoised, conditional = (
+        model.get_enhanced(expectation=name, batch_size=batch_size).X.astype(float) for name in expectations
+    )
+    if spots.likelihood != "nb":
+        assert_close(denoised, decoded)
+        return
+    assert (denoised >= 0).all()
+    if not model.module.per_subspot_dispersion:
+        phi = model.module.feature_parameters().log_dispersion.detach().exp().numpy()
+        assert_close(denoised, decoded + phi / (1 + phi) * (conditional - decoded))
+    low, high = np.minimum(decoded, conditional), np.maximum(decoded, conditional)
+    assert ((denoised >= low * (1 - 1e-5)) & (denoised <= high * (1 + 1e-5))).all()
+
+
 @given(models(divisions=EVERY), SEEDS)
 def test_a_model_does_not_see_the_order_of_spots_genes_and_subspots(drawn, seed):
     _, model = drawn
@@ -676,7 +695,7 @@ def test_baselines_conserve_and_do_not_see_the_order(spots, seed):
         assert predicted.shape == (len(spot), adata.n_vars)
         assert (predicted >= 0).all()
         assert np.isfinite(predicted).all()
-        if name in ("repeat", "linear_conserving"):
+        if name in ("repeat", "linear_conserving", "kriging_image"):
             total = np.add.reduceat(predicted, start[:-1])
             assert_close(total, adata.X)
         if name not in ("linear", "linear_conserving"):  # triangles of a lattice depend on the order of its points

@@ -163,6 +163,7 @@ def entries(image, model, enhanced, _section, _prepared):
         "bench.baselines.repeat": bench.BASELINES["repeat"],
         "bench.baselines.linear": bench.BASELINES["linear"],
         "bench.baselines.image_linear": bench.BASELINES["image_linear"],
+        "bench.baselines.kriging_image": bench.BASELINES["kriging_image"],
         "pl.compare": lambda a: pl.compare(a, enhanced, gene),
         "pl.compare(enhanced)": lambda a: pl.compare(_section.adata, a, gene),
     }
@@ -173,7 +174,8 @@ EVERY = (
     *("im.features(noise)", "im.features_at", "im.mask_subspots", "im.check_alignment", "im.check_coordinates"),
     *("im.embedded_image", "tl.enhance", "tl.to_spatialdata", "SoScope", "get_enhanced", "get_latent_representation"),
     *("sample_enhanced", "predict", "bench.simulate_low_resolution", "bench.compare", "bench.baselines.repeat"),
-    *("bench.baselines.linear", "bench.baselines.image_linear", "pl.compare", "pl.compare(enhanced)"),
+    *("bench.baselines.linear", "bench.baselines.image_linear", "bench.baselines.kriging_image"),
+    *("pl.compare", "pl.compare(enhanced)"),
 )
 RESULTS = ("SoScope", "get_enhanced", "get_latent_representation", "sample_enhanced", "predict")
 COUNTS = ("tl.enhance", *RESULTS)
@@ -296,17 +298,17 @@ BAD_SPOTS = {
     "NaN in image features": (
         with_slot("subspot_features", first(np.nan)),
         r"im\.features|finite",
-        (*COUNTS, "im.features(precomputed)", "bench.baselines.image_linear"),
+        (*COUNTS, "im.features(precomputed)", "bench.baselines.image_linear", "bench.baselines.kriging_image"),
     ),
     "flat image features": (
         with_slot("subspot_features", lambda x: x[..., 0]),
         r"shape \(60, 7\)",
-        (*COUNTS, "im.features(precomputed)", "bench.baselines.image_linear"),
+        (*COUNTS, "im.features(precomputed)", "bench.baselines.image_linear", "bench.baselines.kriging_image"),
     ),
     "image features of words": (
         with_slot("subspot_features", words),
         "real numbers",
-        (*COUNTS, "im.features(precomputed)", "bench.baselines.image_linear"),
+        (*COUNTS, "im.features(precomputed)", "bench.baselines.image_linear", "bench.baselines.kriging_image"),
     ),
     "no image features left": (with_slot("subspot_features", lambda x: x[..., :0]), r"\(60, 7, 0\)", COUNTS),
     "images that are no dict": (

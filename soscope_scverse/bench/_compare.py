@@ -70,10 +70,11 @@ def compare(
     methods
         Names out of :data:`~soscope_scverse.bench.BASELINES` and ``"soscope"``; None is all of them. Alternatively a
         mapping from names to functions, dicts or results. A function of the spots returns n_targets x n_features (rows
-        in the order of `truth`). A dict holds arguments of :func:`~soscope_scverse.tl.enhance`, ``{}`` for the
-        defaults. With ``"image"``, ``"encoder"``, ``"image_scale"`` or ``"features_kwargs"`` in the dict, the method
-        computes its own image features instead of using the shared ones; ``{"image": None}`` uses no image. A result is
-        an AnnData (or MuData) with the rows of `truth`: of :func:`~soscope_scverse.tl.enhance`, or of another tool, as
+        in the order of `truth`); it gets the `library_key` in `enhance_kwargs` if it has that argument. A dict holds
+        arguments of :func:`~soscope_scverse.tl.enhance`, ``{}`` for the defaults. With ``"image"``, ``"encoder"``,
+        ``"image_scale"`` or ``"features_kwargs"`` in the dict, the method computes its own image features instead of
+        using the shared ones; ``{"image": None}`` uses no image. A result is an AnnData (or MuData) with the rows of
+        `truth`: of :func:`~soscope_scverse.tl.enhance`, or of another tool, as
         :func:`~soscope_scverse.bench.read_istar` and others read it.
     metrics
         Names out of ``pearson``, ``within_r``, ``mse``, ``normalized_pearson``, ``compactness``

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -80,9 +81,17 @@ def run_of(
         return lambda spots: aligned
     if isinstance(method, Mapping):
         return _enhancer(method, shared, image)
+    method = _of_sections(method, shared)
     if "seed" in inspect.signature(method).parameters:
         return lambda spots, seed: {part: method(spots_of_part(spots, part), seed=seed) for part in truths}
     return lambda spots: {part: method(spots_of_part(spots, part)) for part in truths}
+
+
+def _of_sections(run: Run, shared: Mapping[str, Any]) -> Run:
+    """Pass the sections to a function that distinguishes them."""
+    if "library_key" in shared and "library_key" in inspect.signature(run).parameters:
+        return partial(run, library_key=shared["library_key"])
+    return run
 
 
 def spots_of_part(spots: AnnData | MuData, part: str) -> AnnData:

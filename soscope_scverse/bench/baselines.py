@@ -28,13 +28,14 @@ from soscope_scverse import _read as read
 from soscope_scverse._arrays import dense
 from soscope_scverse._gp import SpectralProcess
 from soscope_scverse._validators import check_finite
+from soscope_scverse.bench import _kriging as kriging
+from soscope_scverse.bench._kriging import SAME_EVIDENCE, SIGNAL_SHARES
+from soscope_scverse.pp._graphs import nearest_distance
 
-SIGNAL_SHARES = np.array([0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99])
-"""Shares of the variance of a feature that its Gaussian process explains."""
 LENGTH_SCALES = np.geomspace(0.05, 5, 13)
 """In units of the square root of the number of inputs, to which distances of standardised inputs are proportional."""
-SAME_EVIDENCE = 1e-6
-"""Log evidences that differ by less are regarded as equal, so that rounding has no effect on the choice."""
+
+_MOST_LOG = 500.0  # keeps exponentials and their sums finite
 
 
 class _Task(NamedTuple):
@@ -121,17 +122,7 @@ def linear_conserving(adata: AnnData) -> np.ndarray:
         If a slot is missing or inconsistent with the others, or the spots lie on one line.
     """
     task = _task(adata)
-    guess = _interpolate(task, *_positions(adata, task))
-    measured = task.exposure / task.area
-    if task.is_mean:
-        return guess + measured * (task.profiles - _area_mean(task) @ guess)[task.spot]
-    members = csr_matrix((np.ones(len(task.spot)), (task.spot, np.arange(len(task.spot)))))
-    captured = guess * measured
-    total = (members @ captured)[task.spot]
-    size = (members @ task.exposure)[task.spot]
-    even = np.broadcast_to(task.exposure / size, guess.shape).copy()
-    shares = np.divide(captured, total, out=even, where=total > 0)
-    return shares * size * task.profiles[task.spot] + (guess - captured)
+    return _conserved(task, _interpolate(task, *_positions(adata, task)))
 
 
 def gaussian_process(adata: AnnData) -> np.ndarray:
@@ -246,6 +237,49 @@ def joint_mlp(adata: AnnData) -> np.ndarray:
     return _regress(task, at_spots, at_targets, _fit_network)
 
 
+def kriging_image(adata: AnnData, *, library_key: str | None = None) -> np.ndarray:
+    """Kriging on the positions and image features together; what a spot measured of its subspots adds up to it.
+
+    Profiles (log1p of counts) are a Gaussian process: a part that is smooth in space, a part that is linear in the
+    image features, and noise. All features share the length, the weight of the image, which may be 0, and the share of
+    the noise, chosen by marginal likelihood. Without image features the positions alone are used.
+
+    The time grows with the cube of the number of spots, the memory with its square: a few thousand are feasible.
+
+    Parameters
+    ----------
+    adata
+        Low-resolution spots with their subspots, with or without image features.
+    library_key
+        Column of ``obs`` with the sections. They share the parameters and the effect of the image, but neither their
+        mean profiles and image features nor positions. None is one section.
+
+    Returns
+    -------
+    np.ndarray
+        n_targets x n_features. Gaps between spots contain the expected counts of the process.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a slot is missing or inconsistent with the others, or sections are missing.
+
+    References
+    ----------
+    Rasmussen, C. E. & Williams, C. K. I. Gaussian Processes for Machine Learning, chapters 2 and 5 (2006).
+    """
+    task = _task(adata)
+    section = read.sections(adata, library_key)
+    logs = task.profiles if task.is_mean else np.log1p(np.clip(task.profiles, 0, None))
+    mean = _section_means(logs, section)
+    deviation = _spread(logs - mean, logs)
+    spots, targets = _places(adata, task, section)
+    effect = kriging.krige(_divided(logs - mean, deviation), spots, targets)
+    levels = mean[task.spot] + deviation * effect
+    guess = levels if task.is_mean else np.expm1(np.minimum(levels, _MOST_LOG))
+    return _conserved(task, task.scaled_to_targets(guess))
+
+
 BASELINES: dict[str, Callable[[AnnData], np.ndarray]] = {
     function.__name__: function
     for function in (
@@ -257,6 +291,7 @@ BASELINES: dict[str, Callable[[AnnData], np.ndarray]] = {
         image_gaussian_process,
         image_mlp,
         joint_mlp,
+        kriging_image,
     )
 }
 """All baselines by name."""
@@ -284,6 +319,20 @@ def _interpolate(task: _Task, centres: np.ndarray, targets: np.ndarray) -> np.nd
     outside = np.isnan(levels).any(axis=1)
     levels[outside] = NearestNDInterpolator(centres, task.profiles)(targets[outside])
     return task.scaled_to_targets(levels)
+
+
+def _conserved(task: _Task, guess: np.ndarray) -> np.ndarray:
+    """Scale (counts) or shift (means) what a spot measured of its subspots to match it; gaps keep the guess."""
+    measured = task.exposure / task.area
+    if task.is_mean:
+        return guess + measured * (task.profiles - _area_mean(task) @ guess)[task.spot]
+    members = csr_matrix((np.ones(len(task.spot)), (task.spot, np.arange(len(task.spot)))))
+    captured = guess * measured
+    total = (members @ captured)[task.spot]
+    size = (members @ task.exposure)[task.spot]
+    even = np.broadcast_to(task.exposure / size, guess.shape).copy()
+    shares = np.divide(captured, total, out=even, where=total > 0)
+    return shares * size * task.profiles[task.spot] + (guess - captured)
 
 
 def _fit_gaussian_process(inputs: np.ndarray, values: np.ndarray) -> Predictor:
@@ -364,6 +413,30 @@ def _features(adata: AnnData, task: _Task) -> tuple[np.ndarray, np.ndarray]:
     return _area_mean(task) @ features, features
 
 
+def _places(adata: AnnData, task: _Task, section: np.ndarray) -> tuple[kriging.Places, kriging.Places]:
+    """Return spots and targets for kriging, with the image features if there are any."""
+    xy = _positions(adata, task)
+    pitch = nearest_distance(np.unique(xy[0], axis=0))
+    sections = section, section[task.spot]
+    features = [np.zeros((len(places), 0)) for places in xy]
+    if keys.FEATURES in adata.obsm:
+        at_spots, at_targets = _features(adata, task)
+        mean = _section_means(at_spots, section)
+        spread = _spread(at_targets - mean[task.spot], at_targets)
+        at_spots, at_targets = (_divided(x, spread) for x in (at_spots - mean, at_targets - mean[task.spot]))
+        size = np.sqrt((at_spots**2).sum(axis=1).mean()) or 1.0
+        features = [at_spots / size, at_targets / size]
+    spots, targets = (kriging.Places(*place) for place in zip([x / pitch for x in xy], sections, features, strict=True))
+    return spots, targets
+
+
+def _section_means(values: np.ndarray, section: np.ndarray) -> np.ndarray:
+    """Mean over the spots of its section for every spot, in the shape of the values."""
+    _, number, counts = np.unique(section, return_inverse=True, return_counts=True)
+    members = csr_matrix((np.ones(len(number)), (number, np.arange(len(number)))))
+    return (diags(1 / counts) @ members @ values)[number]
+
+
 def _area_mean(task: _Task) -> csr_matrix:
     """Matrix of n_spots x n_targets that averages values of the targets over what the spots captured."""
     shape = len(task.profiles), len(task.spot)
@@ -406,6 +479,12 @@ def _moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of the columns; deviations within rounding error are 0."""
     mean, deviation = values.mean(axis=0), values.std(axis=0)
     return mean, np.where(deviation > 1e-9 * np.abs(mean), deviation, 0)
+
+
+def _spread(centred: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Root mean square of centred columns; within the rounding error of the values before centring it is 0."""
+    deviation = np.sqrt((centred**2).mean(axis=0))
+    return np.where(deviation > 1e-9 * np.abs(values).max(axis=0), deviation, 0)
 
 
 def _divided(values: np.ndarray, deviation: np.ndarray) -> np.ndarray:

@@ -42,9 +42,9 @@ from soscope_scverse.cli._kinds import by_modality, check_storable, formats, kin
 )
 @click.option(
     "--expectation",
-    type=click.Choice(["conditional", "decoded"]),
-    help="Conditional on the observed spots, or decoded from the latent states; default: conditional, with --preset "
-    "paper decoded.",
+    type=click.Choice(["conditional", "denoised", "decoded"]),
+    help="Conditional on the observed spots, denoised (posterior mean of the rate), or decoded from the latent states; "
+    "default: conditional, with --preset paper decoded.",
 )
 @click.option(
     "--n-samples",

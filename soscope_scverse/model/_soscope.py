@@ -38,6 +38,7 @@ from soscope_scverse.model.inference.at_positions import PREDICT_RULES, predicte
 from soscope_scverse.model.inference.posterior import Posterior
 from soscope_scverse.model.inference.processes import Processes
 from soscope_scverse.model.inference.result import ENHANCED_RULES, SAMPLE_RULES, enhanced_profiles, posterior_samples
+from soscope_scverse.model.inference.sampler import Expectation
 from soscope_scverse.model.inference.store import output_path
 from soscope_scverse.model.training.checkpoints import Checkpoints
 from soscope_scverse.model.training.datamodule import TileDataModule
@@ -306,7 +307,7 @@ class SoScope(RegisteredModel, SavedModel):
         self,
         adata: AnnData | MuData | None = None,
         *,
-        expectation: Literal["conditional", "decoded"] = "conditional",
+        expectation: Expectation = "conditional",
         n_samples: int = 0,
         batch_size: int | None = None,
         out: str | PathLike | None = None,
@@ -321,14 +322,13 @@ class SoScope(RegisteredModel, SavedModel):
             Spots of any section, prepared as those of the model, with the same kind of image features; features are
             found by name, and the number of subspots may differ. None takes the spots of the model.
         expectation
-            ``"conditional"``: expected subspots given the observed spot; what was captured of them adds up to it
-            (Gaussian data if `sigma` is 0), and what was not has its expectation. ``"decoded"``: expected subspots
-            given the latent state alone (soScope, Eq. 7), without the noise of the observed spot.
+            ``"conditional"``: subspots given the observed spot, to which what was captured adds up (Gaussian data if
+            `sigma` is 0); ``"denoised"``, for maps: posterior mean of their rates, without the counting noise of the
+            spot; ``"decoded"``: from the latent states alone (soScope, Eq. 7).
         n_samples
             Posterior samples for the layers, see :meth:`sample_enhanced`; 0 omits these layers.
         batch_size
-            Spots decoded at once; with `out`, their subspots are the rows of a chunk. Default: for five million values,
-            or 50 million with all samples.
+            Spots decoded at once, with `out` also those of a chunk. Default: for 5 million values, or 50 with samples.
         out
             ``.zarr`` store or ``.h5ad`` file to write to (not for MuData), for profiles larger than memory. It appears
             when it is complete.
@@ -431,7 +431,7 @@ class SoScope(RegisteredModel, SavedModel):
         n_samples: int,
         adata: AnnData | MuData | None = None,
         *,
-        expectation: Literal["conditional", "decoded"] = "conditional",
+        expectation: Expectation = "conditional",
         batch_size: int | None = None,
         out: str | PathLike | None = None,
         overwrite: bool = False,
@@ -450,7 +450,7 @@ class SoScope(RegisteredModel, SavedModel):
         adata
             See :meth:`get_enhanced`.
         expectation
-            ``"conditional"``: subspots given the observed spots, to which what was captured of them adds up;
+            ``"conditional"``: subspots that add up to the observed spots; ``"denoised"``: their rates given the spots;
             ``"decoded"``: given the latent states alone, with a sampled library size of every spot.
         batch_size
             Spots sampled at once; default for 50 million values of all samples, at most five million of one.

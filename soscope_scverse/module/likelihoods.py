@@ -8,7 +8,7 @@ same rate: one that was captured and adds up with others to the spot, and one th
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -163,6 +163,17 @@ class Likelihood(ABC):
     def sample(self, subspots: Subspots, x: Tensor | None = None) -> Tensor:
         """Sample subspots from their distribution, or given the observed spots `x`."""
 
+    def denoise(self, x: Tensor, subspots: Subspots) -> Tensor:
+        """Posterior mean of the rates of the subspots given the observed spots `x`, the noise of measuring excluded.
+
+        The default is for likelihoods whose variance is that noise alone: the rate is the mean.
+        """
+        return subspots.mean
+
+    def sample_rate(self, subspots: Subspots, x: Tensor | None = None) -> Tensor:
+        """Sample rates of the subspots from their distribution, or given the observed spots `x`."""
+        return subspots.mean
+
     def with_measured(self, subspots: Subspots, measured: Tensor) -> Subspots:
         """Subspots of which spots captured the shares `measured`, n_spots x n_subspots x 1."""
         return subspots._replace(measured=measured)
@@ -182,17 +193,31 @@ class Likelihood(ABC):
 
     def enhanced(self, x: Tensor, subspots: Subspots) -> Tensor:
         """Expected whole subspots: what was captured given the observed spots, and what was not without them."""
-        captured = self.condition(x, self.captured(subspots))
+        return self._whole(self.condition(x, self.captured(subspots)), subspots)
+
+    def denoised(self, x: Tensor, subspots: Subspots) -> Tensor:
+        """Posterior mean of the rates of whole subspots: as :meth:`enhanced` without the noise of measuring."""
+        return self._whole(self.denoise(x, self.captured(subspots)), subspots)
+
+    def _whole(self, captured: Tensor, subspots: Subspots) -> Tensor:
+        """Whole subspots: the values of what was captured, and the expectation of what was not."""
         if subspots.measured is None:
             return captured
         return self.union(captured, self.portion(subspots, 1 - subspots.measured).mean, subspots.measured)
 
     def sample_enhanced(self, subspots: Subspots, x: Tensor | None = None) -> Tensor:
         """Sample whole subspots, what was captured of them given the observed spots if `x` is given."""
-        captured = self.sample(self.captured(subspots), x)
+        return self._sample_whole(self.sample, subspots, x)
+
+    def sample_denoised(self, subspots: Subspots, x: Tensor) -> Tensor:
+        """Sample rates of whole subspots, those of what was captured given the observed spots `x`."""
+        return self._sample_whole(self.sample_rate, subspots, x)
+
+    def _sample_whole(self, sample: Callable[..., Tensor], subspots: Subspots, x: Tensor | None) -> Tensor:
+        captured = sample(self.captured(subspots), x)
         if subspots.measured is None:
             return captured
-        rest = self.sample(self.portion(subspots, 1 - subspots.measured))
+        rest = sample(self.portion(subspots, 1 - subspots.measured))
         return self.union(captured, rest, subspots.measured)
 
 
@@ -304,6 +329,18 @@ class NegativeBinomialLikelihood(_Counts):
         if x is None:
             return torch.poisson(rate * subspots.dispersion * (subspots.exposure > 0))
         return _multinomial(x, _shares(rate, subspots.exposure))
+
+    def denoise(self, x: Tensor, subspots: Subspots) -> Tensor:
+        # rates are gamma distributed with mean mu and variance phi mu, and counts given them are Poisson
+        weight = subspots.dispersion / (1 + subspots.dispersion)
+        return torch.lerp(subspots.mean, self.condition(x, subspots), weight.expand_as(subspots.mean))
+
+    def sample_rate(self, subspots: Subspots, x: Tensor | None = None) -> Tensor:
+        count = 0 if x is None else self.sample(subspots, x)
+        scale = subspots.dispersion if x is None else subspots.dispersion / (1 + subspots.dispersion)
+        shape = (subspots.mean / subspots.dispersion + count).clamp(min=_TINY)
+        rate = Gamma(shape, torch.ones_like(shape), validate_args=False).sample()
+        return rate * scale * (subspots.exposure > 0)
 
 
 class GaussianLikelihood(Likelihood):
@@ -468,6 +505,13 @@ class JointLikelihood(Likelihood):
     def sample(self, subspots: Subspots, x: Tensor | None = None) -> Tensor:
         given = [None] * len(self.parts) if x is None else self._split(x)
         return _joined(self._each("sample", self._split_subspots(subspots), given))
+
+    def denoise(self, x: Tensor, subspots: Subspots) -> Tensor:
+        return _joined(self._each("denoise", self._split(x), self._split_subspots(subspots)))
+
+    def sample_rate(self, subspots: Subspots, x: Tensor | None = None) -> Tensor:
+        given = [None] * len(self.parts) if x is None else self._split(x)
+        return _joined(self._each("sample_rate", self._split_subspots(subspots), given))
 
     def _each(self, method: str, *arguments: Iterable) -> list:
         """Call a method of every part with its own arguments."""

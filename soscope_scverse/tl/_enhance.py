@@ -63,7 +63,7 @@ def enhance(
     batch_key: str | None = None,
     keep_off_tissue: bool = False,
     preset: Literal["default", "paper"] = "default",
-    expectation: Literal["conditional", "decoded"] | None = None,
+    expectation: Literal["conditional", "denoised", "decoded"] | None = None,
     n_samples: int = 0,
     seed: int = 0,
     max_epochs: int | None = None,

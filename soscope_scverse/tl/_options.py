@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
-from typing import Any, Literal, NamedTuple, TypedDict
+from typing import Any, Literal, NamedTuple, TypedDict, get_args
 
 from soscope_scverse._cell_shapes.files import check_cell_file
 from soscope_scverse._containers.dispatch import ELEMENT_OPTIONS
@@ -25,6 +25,7 @@ from soscope_scverse.im import features
 from soscope_scverse.im._features import FEATURES_RULES
 from soscope_scverse.model import SoScope
 from soscope_scverse.model._soscope import MODEL_RULES, TRAIN_RULES
+from soscope_scverse.model.inference.sampler import Expectation
 
 
 class EnhanceOptions(TypedDict, total=False):
@@ -45,7 +46,7 @@ class EnhanceOptions(TypedDict, total=False):
     batch_key: str | None
     keep_off_tissue: bool
     preset: Literal["default", "paper"]
-    expectation: Literal["conditional", "decoded"] | None
+    expectation: Expectation | None
     n_samples: int
     seed: int
     max_epochs: int | None
@@ -68,7 +69,7 @@ class EnhanceOptions(TypedDict, total=False):
 class Preset(NamedTuple):
     """What a preset sets where the user gives no argument."""
 
-    expectation: Literal["conditional", "decoded"]
+    expectation: Expectation
     model_kwargs: Mapping[str, Any]
 
 
@@ -99,7 +100,7 @@ ENHANCE_RULES: Rules = {
     "sources": Choice(("both", "image", "positions")),
     "keep_off_tissue": Choice((False, True)),
     "preset": Choice(tuple(PRESETS)),
-    "expectation": Choice(("conditional", "decoded", None)),
+    "expectation": Choice((*get_args(Expectation), None)),
     "n_samples": NON_NEGATIVE_INTEGER,
     "seed": SEED,
     "max_epochs": POSITIVE_INTEGER.or_(None),

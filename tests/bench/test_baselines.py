@@ -69,7 +69,7 @@ def test_every_baseline_spreads_a_uniform_section_by_exposure(name):
         np.testing.assert_allclose(bench.BASELINES[name](low), np.tile(12 * exposure[exposure > 0][:, None], 3))
 
 
-@pytest.mark.parametrize("name", ["repeat", "linear_conserving"])
+@pytest.mark.parametrize("name", ["repeat", "linear_conserving", "kriging_image"])
 def test_conserving_baselines_add_up_to_the_spots(name, merged):
     _, (low, truth) = merged
     spot = low.obs_names.get_indexer(truth.obs["spot"])

@@ -123,6 +123,20 @@ def test_seeds_and_arguments_reach_soscope(task):
     assert (longer["value"].to_numpy() != first).any()
 
 
+def test_methods_that_distinguish_sections_get_them(task):
+    low, truth, _ = task
+    low.obs["half"] = np.arange(low.n_obs) % 2
+    asked = []
+
+    def sectioned(adata, library_key=None):
+        asked.append(library_key)
+        return truth.X
+
+    for kwargs in ({}, {"library_key": "half"}):
+        compare(low, truth, methods={"a": sectioned, "repeat": bench.BASELINES["repeat"]}, enhance_kwargs=kwargs)
+    assert asked == [None, "half"]
+
+
 def test_a_run_that_diverges_is_nan_and_named(task):
     low, truth, _ = task
 

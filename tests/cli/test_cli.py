@@ -141,6 +141,16 @@ def test_the_prior_does_not_add_up(spots, folder):
     assert not np.allclose(sums, spots.adata.X.toarray(), rtol=0.01)
 
 
+def test_denoised_profiles_do_not_add_up_and_are_not_decoded_ones(folder):
+    found = {}
+    for expectation in ("decoded", "denoised", "conditional"):
+        assert enhance("--n-subspots", 4, "--expectation", expectation).exit_code == 0
+        found[expectation] = np.asarray(ad.read_h5ad("out.h5ad").X)
+    low, high = (function(found["decoded"], found["conditional"]) for function in (np.minimum, np.maximum))
+    assert ((found["denoised"] >= low) & (found["denoised"] <= high)).all()
+    assert not np.allclose(found["denoised"], found["decoded"], rtol=0.01)
+
+
 def test_a_list_of_genes_or_a_file_with_one(spots, folder):
     names = list(spots.adata.var_names[[3, 0]])
     assert enhance("--n-subspots", 4, "--genes", ", ".join(names), out="list.h5ad").exit_code == 0

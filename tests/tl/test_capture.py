@@ -40,6 +40,18 @@ def test_what_was_captured_adds_up_to_the_spots(model):
     assert (enhanced.X[measured.ravel() == 0] > 0).all()
 
 
+def test_what_was_not_captured_has_the_same_rate_with_and_without_the_noise_of_the_spot(model):
+    expectations = ("denoised", "conditional", "decoded")
+    denoised, conditional, decoded = (model.get_enhanced(expectation=name) for name in expectations)
+    measured = denoised.obs["measured"].to_numpy()[:, None]
+    in_gap = measured.ravel() == 0
+    np.testing.assert_array_equal(denoised.X[in_gap], decoded.X[in_gap])
+    phi = model.module.log_dispersion.detach().exp().numpy()
+    rest = (1 - measured) * decoded.X
+    expected = rest + (measured * decoded.X + phi * (conditional.X - rest)) / (1 + phi)
+    np.testing.assert_allclose(denoised.X, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_posterior_samples_average_to_the_result(model):
     """Up to the curvature of the decoder over the posterior of the latent states, some per cent."""
     enhanced, samples = model.get_enhanced(), seeded(model.sample_enhanced, 2000)

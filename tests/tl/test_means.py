@@ -61,7 +61,7 @@ def test_baselines_of_means_know_no_zero_and_no_exposure(beads, name):
     np.testing.assert_allclose(bench.BASELINES[name](low), prediction - 100, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["repeat", "linear_conserving"])
+@pytest.mark.parametrize("name", ["repeat", "linear_conserving", "kriging_image"])
 def test_conserving_baselines_average_to_the_spots(beads, name):
     low, _ = bench.simulate_low_resolution(beads.adata, 3, aggregate="mean")
     prediction = bench.BASELINES[name](low).reshape(low.n_obs, 9, 2)

@@ -13,7 +13,7 @@ from soscope_scverse._containers.mudata import split
 from soscope_scverse.model._inputs import Inputs
 from soscope_scverse.model._tiles import Tiles, contiguous_groups
 from soscope_scverse.model.inference.processes import Processes
-from soscope_scverse.model.inference.sampler import LatentStates, Sampler
+from soscope_scverse.model.inference.sampler import Expectation, LatentStates, Sampler
 from soscope_scverse.module.vae import SoScopeVAE
 
 _LATENT_SPOTS = 2048
@@ -46,13 +46,13 @@ class Posterior(NamedTuple):
                 states[0, own], states[1, own] = (part[tile["own"]].cpu().numpy() for part in (qz.loc, qz.scale))
         return LatentStates(*torch.as_tensor(self.processes.add_up(states), device=device))
 
-    def sampler(self, expectation: str, n_samples: int) -> Sampler:
+    def sampler(self, expectation: Expectation, n_samples: int) -> Sampler:
         """Sampler of the subspots, seeded by torch's global generator of the first process.
 
         Parameters
         ----------
         expectation
-            ``"conditional"`` or ``"decoded"``.
+            See :meth:`SoScope.get_enhanced`.
         n_samples
             Posterior samples; 0 draws nothing from the generator.
         """
@@ -66,7 +66,7 @@ class Posterior(NamedTuple):
             self.latent_states(),
             self.inputs.order(),
             n_samples=n_samples,
-            given=expectation == "conditional",
+            expectation=expectation,
             seed=int(seed[0]),
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -23,13 +23,13 @@ from soscope_scverse._validators import POSITIVE_INTEGER, Choice, Number, Rules
 from soscope_scverse.model._tiles import Tiles
 from soscope_scverse.model.inference.posterior import Posterior
 from soscope_scverse.model.inference.processes import Processes
-from soscope_scverse.model.inference.sampler import Sampler
+from soscope_scverse.model.inference.sampler import Expectation, Sampler
 from soscope_scverse.model.inference.store import Arrays, new_array, new_store, open_lazily
 from soscope_scverse.pp._geometry import fine_array_index
 from soscope_scverse.pp._graphs import nearest_distance
 
 ENHANCED_RULES: Rules = {
-    "expectation": Choice(("conditional", "decoded")),
+    "expectation": Choice(get_args(Expectation)),
     "n_samples": Number(0, integer=True),
     "batch_size": POSITIVE_INTEGER.or_(None),
 }
@@ -45,7 +45,7 @@ _QUANTILES = {keys.Q05: 0.05, keys.Q95: 0.95}
 
 def enhanced_profiles(
     posterior: Posterior,
-    expectation: str,
+    expectation: Expectation,
     n_samples: int,
     batch_size: int | None,
     out: Path | None,
@@ -82,7 +82,7 @@ def enhanced_profiles(
 
 
 def posterior_samples(
-    posterior: Posterior, expectation: str, n_samples: int, batch_size: int | None, out: Path | None
+    posterior: Posterior, expectation: Expectation, n_samples: int, batch_size: int | None, out: Path | None
 ) -> np.ndarray | zarr.Array:
     """Posterior samples of all subspots, see :meth:`SoScope.sample_enhanced`.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -15,6 +15,9 @@ from soscope_scverse.model._tiles import Tiles
 from soscope_scverse.module.likelihoods import Subspots
 from soscope_scverse.module.vae import SoScopeVAE
 from soscope_scverse.pp._graphs import nearest_distance
+
+Expectation: TypeAlias = Literal["conditional", "denoised", "decoded"]
+"""What the values of a subspot are, see :meth:`SoScope.get_enhanced`."""
 
 
 class LatentStates(NamedTuple):
@@ -44,8 +47,8 @@ class Sampler:
         Rows of the spots by name.
     n_samples
         Number of posterior samples.
-    given
-        Whether to condition on the observed spots, so that subspots add up to them.
+    expectation
+        See :meth:`SoScope.get_enhanced`.
     seed
         Of all random numbers.
     """
@@ -58,14 +61,14 @@ class Sampler:
         order: np.ndarray,
         *,
         n_samples: int,
-        given: bool,
+        expectation: Expectation,
         seed: int,
     ) -> None:
         self.module = module
         self.tiles = tiles
         self.states = states
         self.n_samples = n_samples
-        self.given = given
+        self.expectation = expectation
         self.seeds = np.empty((tiles.n_spots, 2), dtype=np.int64)
         self.seeds[order] = np.random.default_rng(seed).integers(2**63 - 1, size=(tiles.n_spots, 2))
 
@@ -77,20 +80,31 @@ class Sampler:
     @property
     def samples_counts(self) -> bool:
         """Whether a sample consists of integers that add up to the observed spots."""
-        return self.given and self.module.likelihood.is_counts
+        return self.expectation == "conditional" and self.module.likelihood.is_counts
+
+    @property
+    def given(self) -> bool:
+        """Whether the observed spots are given."""
+        return self.expectation != "decoded"
 
     @torch.inference_mode()
     def mean(self, spots: np.ndarray) -> Tensor:
         """Expected subspots of some spots at the mean latent states: n_own x n_subspots x n_features."""
         inputs, batch = self._batch(spots)
         subspots = self.module.generative(batch, self.states.mean[inputs])["subspots"]
-        return self.module.likelihood.enhanced(self._observed(spots), subspots) if self.given else subspots.mean
+        if not self.given:
+            return subspots.mean
+        likelihood = self.module.likelihood
+        expected = likelihood.denoised if self.expectation == "denoised" else likelihood.enhanced
+        return expected(self._observed(spots), subspots)
 
     @torch.inference_mode()
     def sample(self, spots: np.ndarray) -> Tensor:
         """Posterior samples of some spots, padding included: n_samples x n_own x n_subspots x n_features."""
         device = self.states.mean.device
         x = self._observed(spots)
+        likelihood = self.module.likelihood
+        sample = likelihood.sample_denoised if self.expectation == "denoised" else likelihood.sample_enhanced
         roots = [
             torch.as_tensor(self._roots(spots, length), dtype=torch.float32, device=device)
             for length in self.module.residual_length.tolist()
@@ -101,9 +115,9 @@ class Sampler:
             for i, seed in enumerate(self.seeds[spots, 1]):
                 _seed(device, seed)
                 change = self._change([root[i] for root in roots])
-                changed = self.module.likelihood.change(_of_spot(subspots, i), change)
+                changed = likelihood.change(_of_spot(subspots, i), change)
                 given = x[i].expand(self.n_samples, -1) if self.given else None
-                own.append(self.module.likelihood.sample_enhanced(changed, given))
+                own.append(sample(changed, given))
         return torch.stack(own, dim=1)
 
     def _batch(self, spots: np.ndarray) -> tuple[np.ndarray, dict[str, Tensor]]:

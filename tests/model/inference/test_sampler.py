@@ -41,7 +41,7 @@ def test_every_draw_adds_up_to_the_spots(trained, padded):
         np.testing.assert_array_equal(totals(model, draws), np.broadcast_to(model.adata.X.toarray(), (5, 60, 8)))
 
 
-@pytest.mark.parametrize("expectation", ["conditional", "decoded"])
+@pytest.mark.parametrize("expectation", ["conditional", "denoised", "decoded"])
 @pytest.mark.parametrize("batch_size", [1, 7, 60])
 def test_draws_do_not_depend_on_the_blocks(padded, expectation, batch_size):
     expected = seeded(padded.sample_enhanced, 3, expectation=expectation)
@@ -112,6 +112,23 @@ def test_draws_have_the_moments_of_the_exact_conditional(bare):
     assert (draws.var(axis=0)[large] / variance[large]).mean() == pytest.approx(1, abs=0.01)
 
 
+def test_sampled_rates_average_to_the_denoised_profiles(bare):
+    """With the variance of a gamma distribution for the rate of every spot."""
+    rates = seeded(bare.sample_enhanced, 2000, expectation="denoised")
+    expected = bare.get_enhanced(expectation="denoised").X
+    error = (rates.mean(axis=0) - expected) / np.maximum(rates.std(axis=0), 1e-6) * 2000**0.5
+    assert np.mean(error**2) == pytest.approx(1, abs=0.15)
+    phi = bare.module.log_dispersion.detach().exp().numpy()
+    decoded = totals(bare, bare.get_enhanced(expectation="decoded").X)
+    variance = (decoded / phi + bare.adata.X.toarray()) * (phi / (1 + phi)) ** 2
+    assert (totals(bare, rates).var(axis=0) / variance).mean() == pytest.approx(1, abs=0.02)
+
+
+def test_samples_of_rates_are_no_counts(padded):
+    enhanced = seeded(padded.get_enhanced, n_samples=3, expectation="denoised")
+    assert set(enhanced.layers) - {None} == {"std", "q05", "q95"}
+
+
 def test_prior_draws_have_the_depth_of_the_spots(bare):
     """Variance of the total of a spot: counting, and that of log-normal depths of the spot and of its subspots."""
     bare.module.library_size_noise.fill_(0.1)
@@ -163,6 +180,10 @@ def test_modalities_stand_side_by_side(prepared):
     np.testing.assert_array_equal(total, prepared.X.toarray())
     enhanced = seeded(model.get_enhanced, n_samples=2)
     np.testing.assert_array_equal(enhanced["prot"].layers["sampled_counts"], draws[0][:, 5:])
+    denoised = model.get_enhanced(expectation="denoised")
+    np.testing.assert_array_equal(denoised["prot"].X, model.get_enhanced(expectation="decoded")["prot"].X)
+    found, conditional = (result["rna"].X.reshape(60, 7, 5).sum(axis=1) for result in (denoised, enhanced))
+    assert not np.allclose(found, conditional, rtol=0.01)
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,11 @@ def test_overwriting(padded, tmp_path, name):
     assert names(tmp_path) == [name]
 
 
+def test_denoised_profiles_are_streamed(padded, tmp_path):
+    written = padded.get_enhanced(out=tmp_path / "enhanced.zarr", batch_size=7, expectation="denoised")
+    np.testing.assert_allclose(written.X.compute(), padded.get_enhanced(expectation="denoised").X, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize(("name", "message"), [("enhanced.csv", r"\.zarr"), ("nowhere/enhanced.zarr", "nowhere")])
 def test_a_place_that_cannot_be_written_to_is_refused_before_any_work(section, tmp_path, monkeypatch, name, message):
     monkeypatch.setattr(SoScope, "train", lambda *args, **kwargs: pytest.fail("training started"))
