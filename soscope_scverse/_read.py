@@ -564,6 +564,25 @@ def record(adata: AnnData | MuData, key: str) -> Mapping[str, Any]:
     return found
 
 
+def validation(adata: AnnData, key: str) -> pd.DataFrame:
+    """Return the scores of :func:`~soscope_scverse.tl.validate`, one row for each gene that has any.
+
+    Raises
+    ------
+    ValueError
+        If there are none.
+    """
+    first = f"{key}_"
+    named = {name: name.removeprefix(first) for name in map(str, adata.var) if name.startswith(first)}
+    missing = [name for name in ("within_r", "linear_within_r", "p_adjusted", "believed") if first + name not in named]
+    if missing:
+        there = f"no {[first + name for name in missing]}"
+        msg = f"Expected scores of `tl.validate` in `adata.var`, found {there}. Call `tl.validate(adata, image)` first."
+        raise ValueError(msg)
+    scores = adata.var[list(named)].rename(columns=named)
+    return scores[scores["p_adjusted"].notna()]
+
+
 def array_index(adata: AnnData) -> np.ndarray | None:
     """Return integer (``array_col``, ``array_row``) as n_obs x 2, or None if a column is missing or not integer."""
     if "array_col" not in adata.obs or "array_row" not in adata.obs:

@@ -31,7 +31,9 @@ Run: TypeAlias = Callable[..., Matrix]
 SOSCOPE = "soscope"
 COLUMNS = ("task", "method", "seed", "gene", "metric", "value", "seconds")
 _MEASURED = 0.5  # share of a subspot that was captured, from which on it counts as measured
-METRICS = ("pearson", "within_r", "mse", "normalized_pearson")
+METRICS = ("pearson", "within_r", "mse", "normalized_pearson", "normalized_within_r")
+SEAM_INDEX = "seam_index"
+"""Of the prediction alone; infinite for methods that repeat the spot."""
 IMAGE_BASELINES: tuple[Run, ...] = (
     baselines.image_linear,
     baselines.image_gaussian_process,
@@ -95,10 +97,11 @@ def compare(
     ``seed``
         Missing for methods without a seed (type ``Int64``).
     ``metric``, ``value``
-        ``pearson``, ``within_r``, ``mse`` and ``normalized_pearson`` of :mod:`soscope_scverse.metrics`. If spots
-        captured a part of their subspots only, also ``pearson`` and ``within_r`` of the subspots that were captured by
-        at least half (``pearson_measured``, ...) and of the others (``pearson_unmeasured``, ...). NaN if the truth of
-        the gene is constant or, with a warning, if training diverged.
+        ``pearson``, ``within_r``, ``mse``, ``normalized_pearson``, ``normalized_within_r`` and, of the prediction
+        alone, ``seam_index`` of :mod:`soscope_scverse.metrics` (infinite for methods that are constant within spots).
+        If spots captured a part of their subspots only, also ``pearson`` and ``within_r`` of the subspots that were
+        captured by at least half (``pearson_measured``, ...) and of the others (``pearson_unmeasured``, ...). NaN if
+        the truth of the gene is constant or, with a warning, if training diverged.
     ``seconds``
         Wall time of the run, excluding the shared image features and the imports of soScope.
 
@@ -110,6 +113,7 @@ def compare(
 
     See Also
     --------
+    soscope_scverse.bench.summary : Medians over genes, with their spread over the seeds.
     soscope_scverse.pl.benchmark : Plot the table.
 
     Examples
@@ -134,6 +138,7 @@ def compare(
         for name, method in _named_methods(methods).items()
     }
     parts = _parts(low)
+    positions = np.asarray(low.obsm[keys.SUBSPOTS])[read.areas(low, read.exposures(low)) > 0]
     spots = low.copy()
     if not _has_features(spots, image, shared):
         excluded = [name for name, run in runs.items() if run in IMAGE_BASELINES]
@@ -146,7 +151,7 @@ def compare(
     tables = []
     for name, seed in tqdm(jobs, desc=task, disable=not progress):
         prediction, seconds = _timed_prediction(name, runs[name], spots.copy(), seed)
-        scores = _scores(name, prediction, truth, parts)
+        scores = _scores(name, prediction, truth, parts, positions)
         tables.append(scores.assign(task=task, method=name, seed=seed, seconds=seconds))
     return pd.concat([table.astype({"seed": "Int64"}) for table in tables], ignore_index=True)[list(COLUMNS)]
 
@@ -264,9 +269,11 @@ def _parts(low: AnnData) -> dict[str, np.ndarray]:
     return {"_measured": measured, "_unmeasured": ~measured}
 
 
-def _scores(name: str, prediction: Matrix | None, truth: AnnData, parts: Mapping[str, np.ndarray]) -> pd.DataFrame:
+def _scores(
+    name: str, prediction: Matrix | None, truth: AnnData, parts: Mapping[str, np.ndarray], positions: np.ndarray
+) -> pd.DataFrame:
     """Return the columns gene, metric and value of one run."""
-    names = [*METRICS, *(f"{metric}{part}" for part in parts for metric in METRICS[:2])]
+    names = [*METRICS, SEAM_INDEX, *(f"{metric}{part}" for part in parts for metric in METRICS[:2])]
     if prediction is None:
         return _long(truth, dict.fromkeys(names, np.full(truth.n_vars, np.nan)))
     if np.shape(prediction) != truth.shape:
@@ -276,6 +283,7 @@ def _scores(name: str, prediction: Matrix | None, truth: AnnData, parts: Mapping
         )
         raise ValueError(msg)
     values = {metric: _value(metric, prediction, truth) for metric in METRICS}
+    values[SEAM_INDEX] = metrics.seam_index(prediction, positions, truth.obs[keys.SPOT])
     for part, rows in parts.items():
         values |= {f"{metric}{part}": _value(metric, prediction[rows], truth[rows]) for metric in METRICS[:2]}
     return _long(truth, {metric: values[metric] for metric in names})
@@ -283,7 +291,7 @@ def _scores(name: str, prediction: Matrix | None, truth: AnnData, parts: Mapping
 
 def _value(metric: str, prediction: Matrix, truth: AnnData) -> np.ndarray:
     """Score of every feature."""
-    extra = [truth.obs[keys.SPOT]] if metric == "within_r" else []
+    extra = [truth.obs[keys.SPOT]] if metric.endswith("within_r") else []
     return getattr(metrics, metric)(prediction, truth.X, *extra)
 
 

@@ -1,6 +1,14 @@
 """Metrics of enhanced profiles."""
 
-from soscope_scverse.metrics._agreement import coverage, ks_distance, mse, normalized_pearson, pearson, within_r
+from soscope_scverse.metrics._agreement import (
+    coverage,
+    ks_distance,
+    mse,
+    normalized_pearson,
+    normalized_within_r,
+    pearson,
+    within_r,
+)
 from soscope_scverse.metrics._calibration import central_coverage, pit
 from soscope_scverse.metrics._structure import compactness, kmeans_ari, morans_i, seam_index
 
@@ -13,6 +21,7 @@ __all__ = [
     "morans_i",
     "mse",
     "normalized_pearson",
+    "normalized_within_r",
     "pearson",
     "pit",
     "seam_index",

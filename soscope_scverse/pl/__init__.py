@@ -7,5 +7,16 @@ from soscope_scverse.pl._clusters import spatial_clusters
 from soscope_scverse.pl._history import history
 from soscope_scverse.pl._maps import compare, uncertainty
 from soscope_scverse.pl._report import report
+from soscope_scverse.pl._validation import validation
 
-__all__ = ["alignment", "benchmark", "calibration", "compare", "history", "report", "spatial_clusters", "uncertainty"]
+__all__ = [
+    "alignment",
+    "benchmark",
+    "calibration",
+    "compare",
+    "history",
+    "report",
+    "spatial_clusters",
+    "uncertainty",
+    "validation",
+]

@@ -28,6 +28,7 @@ from soscope_scverse._files import completed
 from soscope_scverse._validators import check_output
 from soscope_scverse.im import check_alignment, embedded_image, open_image
 from soscope_scverse.pl._alignment import alignment
+from soscope_scverse.pl._believed import verdict
 from soscope_scverse.pl._calibration import calibration
 from soscope_scverse.pl._history import history
 from soscope_scverse.pl._maps import compare, uncertainty
@@ -57,9 +58,10 @@ def report(
 ) -> None:
     """Write a report of a run of :func:`~soscope_scverse.tl.enhance` as a self-contained HTML file.
 
-    The report contains the warnings of the run, maps of genes in spots and subspots, what the spots captured, training
-    curves, the alignment of spots and image, maps of the uncertainty, and the call, versions and seed that reproduce
-    the result.
+    The report begins with the genes that may be believed, if :func:`~soscope_scverse.tl.validate` was run on `adata`,
+    and how to find out otherwise. It contains the warnings of the run, maps of genes in spots and subspots, what the
+    spots captured, training curves, the alignment of spots and image, maps of the uncertainty, and the call, versions
+    and seed that reproduce the result, with the time and memory that it took.
 
     Parameters
     ----------
@@ -93,6 +95,7 @@ def report(
     record, parts = read_run(enhanced, adata, genes, n_genes)
     with _isolated_figures():
         sections = [
+            verdict(parts),
             _warnings(record),
             _maps(parts, truth, record),
             _training(enhanced, record),
@@ -131,6 +134,7 @@ def _header(parts: Sequence[Part], record: Record) -> Element:
         "Sections": f"{len(np.unique(read.sections(spots, record.library_key))):,}",
         "Image": _use_of_image(record),
         "Warnings": f"{len(record.warnings)}",
+        **_time_and_memory(record),
     }
     facts = (element("div", element("dt", name), element("dd", value)) for name, value in tiles.items())
     return element(
@@ -139,6 +143,17 @@ def _header(parts: Sequence[Part], record: Record) -> Element:
         element("p", "Profiles of subspots, inferred with soScope.", class_="faint"),
         element("dl", *facts, class_="tiles"),
     )
+
+
+def _time_and_memory(record: Record) -> dict[str, str]:
+    """Return wall time and peak memory of the run until its training ended, as far as they were recorded."""
+    found = {}
+    if "seconds" in record.entries:
+        seconds = round(sum(float(value) for value in record.entries["seconds"].values()))
+        found["Time"] = f"{seconds} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+    if "peak_memory_gb" in record.entries:
+        found["Peak memory"] = f"{float(record.entries['peak_memory_gb']):.1f} GB"
+    return found
 
 
 def _use_of_image(record: Record) -> str:
@@ -347,14 +362,31 @@ def _reproducibility(record: Record) -> Element:
     ):
         if name in entries:
             tables.append(table(("Name", "Value"), _rows(entries[name]), title))
-    arguments = {name: value for name, value in record.arguments.items() if value not in (None, {})}
-    call = ",\n".join(f"    {name}={value!r}" for name, value in {**arguments, "seed": entries.get("seed")}.items())
-    code = element("pre", element("code", f"sos.tl.enhance(\n    adata,\n{call},\n)"))
+    if "seconds" in entries:
+        stages = {name: f"{float(value):.1f} s" for name, value in entries["seconds"].items()}
+        tables.append(table(("Stage", "Wall time"), _rows(stages), "Time until the training ended"))
+    code = element("pre", element("code", _call(record)))
     return section("Reproducibility", "reproducibility", code, *tables)
 
 
-def _rows(entries: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return [(str(name), _summary(value)) for name, value in entries.items()]
+def _rows(entries: Mapping[str, Any], within: str = "") -> list[tuple[str, str]]:
+    """Names and short texts; those of a dict in a dict, such as of one of several encoders, have both names."""
+    rows = []
+    for name, value in entries.items():
+        if isinstance(value, Mapping):
+            rows += _rows(value, f"{within}{name} ")
+        else:
+            rows.append((f"{within}{name}", _summary(value)))
+    return rows
+
+
+def _call(record: Record) -> str:
+    """Return the call with the arguments that the user gave; those that are objects are described in a comment."""
+    lines = [f"{name}={value!r}," for name, value in record.given.items() if value not in (None, {})]
+    lines += [f"{name}=...,  # {words}" for name, words in record.inputs.items()]
+    if "seed" not in record.given:
+        lines.append(f"seed={record.entries.get('seed')!r},")
+    return "\n".join(["sos.tl.enhance(", "    adata,", *(f"    {line}" for line in lines), ")"])
 
 
 def _summary(value: Any) -> str:

@@ -30,17 +30,16 @@ class Record(NamedTuple):
     """All entries."""
     arguments: Mapping[str, Any]
     """Arguments of the call."""
+    given: Mapping[str, Any]
+    """Those that the user gave."""
+    inputs: Mapping[str, Any]
+    """Those that are objects, in a few words."""
 
     @classmethod
     def of(cls, enhanced: AnnData | MuData) -> Record:
         """Read the record of a result."""
         entries = read.record(enhanced, keys.RESULT)
-        with suppress(TypeError, ValueError):
-            arguments = json.loads(entries.get("arguments", "{}"))
-            if isinstance(arguments, Mapping):
-                return cls(entries, arguments)
-        msg = f"Expected `uns['{keys.RESULT}']['arguments']` to be JSON written by `tl.enhance`. Delete it."
-        raise ValueError(msg)
+        return cls(entries, *(_from_json(entries, name) for name in ("arguments", "given", "inputs")))
 
     @property
     def library_key(self) -> str | None:
@@ -66,6 +65,15 @@ class Record(NamedTuple):
         """Return an argument that has one value for all modalities, or one per modality."""
         value = self.arguments.get(argument)
         return value.get(name) if isinstance(value, Mapping) else value
+
+
+def _from_json(entries: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    with suppress(TypeError, ValueError):
+        found = json.loads(entries.get(name, "{}"))
+        if isinstance(found, Mapping):
+            return found
+    msg = f"Expected `uns['{keys.RESULT}'][{name!r}]` to be JSON written by `tl.enhance`. Delete it."
+    raise ValueError(msg)
 
 
 class Capture(NamedTuple):

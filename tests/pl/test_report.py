@@ -18,6 +18,8 @@ from PIL import Image
 from maps import result as subspots_of
 from soscope_scverse import datasets, metrics, pl, tl
 from soscope_scverse._containers.mudata import columns_apart
+from soscope_scverse.pl._believed import _expected_within_r
+from soscope_scverse.pl._run import Part
 
 QUICK = {"max_epochs": 2, "accelerator": "cpu", "train_kwargs": {"enable_progress_bar": False}}
 EVIL = "<script>alert(1)</script>"
@@ -183,6 +185,102 @@ def test_what_a_run_warned_of(spots, tmp_path):
             tl.enhance(adata, **QUICK)
 
 
+def validated(adata, believed):
+    """Spots with the scores of a validation."""
+    adata, n = adata.copy(), adata.n_vars
+    scores = {
+        "within_r": np.linspace(0.9, 0.1, n),
+        "linear_within_r": np.full(n, 0.2),
+        "expected_within_r": np.linspace(0.8, 0.0, n),
+        "p_adjusted": np.linspace(0, 0.9, n),
+        "image_gain": np.full(n, np.nan),
+        "believed": np.arange(n) < believed,
+    }
+    for name, values in scores.items():
+        adata.var[f"validation_{name}"] = values
+    adata.uns["validation"] = {"n_genes": n}
+    return adata
+
+
+@pytest.mark.parametrize("believed", [0, 2])
+def test_the_verdict_comes_first(spots, enhanced, tmp_path, believed):
+    pl.report(enhanced, validated(spots.adata, believed), tmp_path / "report.html", genes=[EVIL])
+    page = Page(tmp_path / "report.html")
+    titles = page.all("section")
+    assert titles[0]["id"] == "verdict"
+    assert f"At this resolution {believed} of 6 genes may be believed." in page.texts
+    assert ("Believed, best first:" in page.text) == (believed > 0)
+    assert "Expected one level finer" in page.text
+    assert "Coverage" not in page.text  # no such score
+    assert len(page.all("img")) == 1 + 2 + 1 + 2
+    assert "script" not in page.tags
+
+
+def test_genes_that_were_not_validated_are_counted(spots, enhanced, tmp_path):
+    adata = validated(spots.adata, 1)
+    adata.var.loc[adata.var_names[-2:], "validation_p_adjusted"] = np.nan
+    pl.report(enhanced, adata, tmp_path / "report.html", genes=[adata.var_names[-1]])
+    page = Page(tmp_path / "report.html")
+    assert "At this resolution 1 of 4 genes may be believed." in page.texts
+    assert "2 of the 6 genes of the result were not validated." in page.texts
+
+
+def test_without_a_validation_the_intervals_are_all_there_is(spots, enhanced, path, tmp_path):
+    text = Page(path).text
+    assert "the spots were not validated" in text
+    assert "sos.tl.validate(adata, image)" in text
+    assert "within_r implied by the intervals" in text
+    bare = enhanced.copy()
+    for layer in ("std", "q05", "q95"):
+        del bare.layers[layer]
+    pl.report(bare, spots.adata, tmp_path / "report.html", n_genes=1)
+    text = Page(tmp_path / "report.html").text
+    assert "sos.tl.validate(adata, image)" in text
+    assert "implied by the intervals" not in text
+
+
+def test_within_r_that_intervals_imply(spots, enhanced):
+    """For a posterior of independent subspots it is the correlation of expectation and truth."""
+    part = Part("", spots.adata, enhanced.copy(), 6, "sum")
+    rng = np.random.default_rng(0)
+    pattern = rng.normal(size=part.subspots.shape)
+    part.subspots.X = 10 + pattern
+    part.subspots.layers["std"] = np.broadcast_to(np.linspace(0.2, 3, 6), pattern.shape)
+    truth = part.subspots.X + part.subspots.layers["std"] * rng.normal(size=pattern.shape)
+    found = _expected_within_r(part)
+    np.testing.assert_allclose(found, metrics.within_r(part.subspots.X, truth, enhanced.obs["spot"]), atol=0.15)
+    part.subspots.X = np.ones(pattern.shape)
+    part.subspots.layers["std"] = np.zeros(pattern.shape)
+    assert _expected_within_r(part).isna().all()
+
+
+def test_only_what_was_given_is_in_the_call(path):
+    call = next(text for text in Page(path).texts if text.startswith("sos.tl.enhance("))
+    given = [line.strip() for line in call.splitlines()]
+    assert given[:2] == ["sos.tl.enhance(", "adata,"]
+    assert sorted(given[2:-1]) == sorted(
+        [
+            "n_samples=4,",
+            "max_epochs=2,",
+            "accelerator='cpu',",
+            "train_kwargs={'enable_progress_bar': False},",
+            f"image=...,  # {call.partition('# ')[2].partition(chr(10))[0]}",
+            "seed=0,",
+        ]
+    )
+    assert "ndarray of shape" in call
+
+
+def test_time_and_memory(path, enhanced):
+    page = Page(path)
+    assert "Time" in page.texts
+    assert "Peak memory" in page.texts
+    record = enhanced.uns["soscope"]
+    assert set(record["seconds"]) == {"preparation", "training"}
+    assert all(value > 0 for value in record["seconds"].values())
+    assert 0.05 < record["peak_memory_gb"] < 200
+
+
 @pytest.mark.parametrize("strength", [1.0, 0.6, 0.02])
 def test_use_of_the_image(spots, enhanced, tmp_path, strength):
     enhanced = enhanced.copy()
@@ -191,6 +289,14 @@ def test_use_of_the_image(spots, enhanced, tmp_path, strength):
     page = Page(tmp_path / "report.html")
     assert f"strength {strength:.2f}" in page.texts
     assert ("practically no effect" in page.text) == (strength < 0.05)
+
+
+def test_several_encoders(spots, enhanced, tmp_path):
+    several, parts = enhanced.copy(), {"0": {"encoder": "texture"}, "1": {"encoder": "mine", "mean": np.full(3, 0.5)}}
+    several.uns["soscope"]["encoder"] = {"encoder": np.array(["texture", "mine"]), "parts": parts}
+    pl.report(several, spots.adata, tmp_path / "report.html", genes=[EVIL])
+    texts = Page(tmp_path / "report.html").texts
+    assert texts[texts.index("parts 1 mean") + 1] == "0.5, 0.5, 0.5"
 
 
 def test_a_result_without_a_record(spots, enhanced, tmp_path):
