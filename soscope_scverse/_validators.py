@@ -301,6 +301,25 @@ def check_trained(is_trained: bool) -> None:
         raise ValueError(msg)
 
 
+def check_samples(n_samples: int, unmeasured: Sequence[str]) -> None:
+    """Raise a ValueError for posterior samples of a model whose dispersions nothing measures.
+
+    Parameters
+    ----------
+    n_samples
+        Number of samples.
+    unmeasured
+        Likelihoods with such dispersions.
+    """
+    if n_samples and unmeasured:
+        msg = (
+            f"Expected no posterior samples with observation='gaussian' and these dispersions, found n_samples="
+            f"{n_samples}: nothing in this loss (that of preset='paper') measures the dispersion of {unmeasured}. Use "
+            "observation='matched', or for counts dispersion='feature', which is estimated from the spots."
+        )
+        raise ValueError(msg)
+
+
 def check_same_image_features(trained: Mapping[str, Any], found: Mapping[str, Any], key: str) -> None:
     """Raise a ValueError unless image features are those that a model was trained on, as far as both are recorded."""
     for name in (name for name in trained if name in found):

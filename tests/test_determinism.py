@@ -24,7 +24,7 @@ def again(path, spots, **inputs):
     [
         {},
         {"n_samples": 3, "seed": 4, "likelihood": "poisson", "n_subspots": 19},
-        {"preset": "paper", "genes": ("gene_2", "gene_5")},
+        {"preset": "paper", "genes": ("gene_2", "gene_5"), "encoder": "texture"},
         {
             "layer": "raw",
             "library_key": "section",

@@ -426,6 +426,9 @@ def calls(_section, _prepared, image, model, enhanced, task):
         "metrics.normalized_pearson": called(metrics.normalized_pearson, prediction=values, truth=values),
         "metrics.mse": called(metrics.mse, prediction=values, truth=values),
         "metrics.within_r": called(metrics.within_r, prediction=values, truth=values, spot=[0, 0, 1, 1, 2, 2]),
+        "metrics.normalized_within_r": called(
+            metrics.normalized_within_r, prediction=values, truth=values, spot=[0, 0, 1, 1, 2, 2]
+        ),
         "metrics.ks_distance": called(metrics.ks_distance, values=values, inside=np.arange(6) < 3),
         "metrics.coverage": called(metrics.coverage, truth=values, lower=values, upper=values),
         "metrics.pit": called(metrics.pit, truth=values, samples=draws),
@@ -433,6 +436,7 @@ def calls(_section, _prepared, image, model, enhanced, task):
         "metrics.kmeans_ari": called(metrics.kmeans_ari, profiles=values, labels=np.arange(6) % 2),
         "metrics.compactness": called(metrics.compactness, positions=values, labels=np.arange(6) % 2),
         "metrics.morans_i": called(metrics.morans_i, values=values, positions=values, n_neighbors=2),
+        "metrics.seam_index": called(metrics.seam_index, values=values, positions=values, spot=[0, 0, 1, 1, 2, 2]),
         "datasets.synthetic_section": called(datasets.synthetic_section, n_spots=20),
         "datasets.synthetic_components": datasets.synthetic_components,
     }
@@ -587,6 +591,7 @@ BAD_ARGUMENTS = {
     ("pp.spot_graph", "n_rings"): [(0, "at least 1"), ("a", WHOLE)],
     ("pp.spot_graph", "radius"): [(0, "above 0"), (np.nan, "above 0"), ("a", NUMBER)],
     ("pp.spot_graph", "strength"): [(1, "above 1"), (np.nan, "above 1"), ("a", NUMBER)],
+    ("pp.spot_graph", "normalize"): [("raw", "`normalize` to be one of")],
     ("pp.spot_graph", "layer"): [("nope", "`layer` to be one of")],
     ("pp.spot_graph", "key_added"): [(5, "to be a string")],
     ("pp.spatial_genes", "n_genes"): [(0, "at least 1"), (2.5, WHOLE)],
@@ -639,6 +644,9 @@ BAD_ARGUMENTS = {
     ("SoScope", "n_graph_samples"): [(1, "at least 2")],
     ("SoScope", "aggregate"): [("max", "`aggregate` to be one of")],
     ("SoScope", "decoder"): [("deep", "`decoder` to be one of")],
+    ("SoScope", "dispersion"): [("gene", "`dispersion` to be one of")],
+    ("SoScope", "image_deviation"): [("absolute", "`image_deviation` to be one of")],
+    ("SoScope", "loss_per"): [("gene", "`loss_per` to be one of")],
     ("SoScope", "likelihood"): [("zinb", "`likelihood` to be one of")],
     ("SoScope", "layer"): [("nope", "`layer` to be one of")],
     ("SoScope", "library_key"): [("nope", "`library_key` to be a column")],
@@ -694,6 +702,8 @@ BAD_ARGUMENTS = {
     ("metrics.mse", "truth"): [(np.zeros(3), "matrices of one shape")],
     ("metrics.within_r", "spot"): [([1], "one `spot` label")],
     ("metrics.within_r", "prediction"): [(5, "one `spot` label"), ([1, 2], "one `spot` label")],
+    ("metrics.normalized_within_r", "spot"): [([1], "one `spot` label")],
+    ("metrics.normalized_within_r", "prediction"): [([[1, 2]], "one `spot` label")],
     ("metrics.ks_distance", "inside"): [([1, 2, 3, 4, 5, 6], "booleans"), (np.ones(6, bool), "inside and outside")],
     ("metrics.coverage", "upper"): [(np.zeros((6, 2)), "`lower` <= `upper`")],
     ("metrics.pit", "samples"): [
@@ -714,6 +724,15 @@ BAD_ARGUMENTS = {
     ("metrics.compactness", "n_sample"): [(0, "at least 1")],
     ("metrics.morans_i", "n_neighbors"): [(0, "at least 1"), (9, "`n_neighbors` < 6"), ("a", WHOLE)],
     ("metrics.morans_i", "positions"): [(np.full((6, 2), np.nan), "finite `positions`")],
+    ("metrics.seam_index", "positions"): [
+        (np.full((6, 2), np.nan), "finite `positions`"),
+        (np.zeros((5, 2)), "one position for each of the 6 targets, found 5"),
+    ],
+    ("metrics.seam_index", "values"): [
+        (np.full((6, 2), "a"), "real numbers"),
+        (np.zeros((5, 2)), "one label for each"),
+    ],
+    ("metrics.seam_index", "spot"): [([0, 1], "one label for each of the 6 targets")],
     ("datasets.synthetic_section", "n_spots"): [(0, "at least 1"), (2.5, WHOLE)],
     ("datasets.synthetic_section", "seed"): [(-1, "at least 0"), ("a", WHOLE)],
     ("datasets.synthetic_section", "lattice"): [("cubic", "`lattice` to be one of")],

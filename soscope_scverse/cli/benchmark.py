@@ -11,8 +11,6 @@ from soscope_scverse.cli import _command as common
 from soscope_scverse.cli import _files as files
 from soscope_scverse.cli._kinds import kind
 
-_SCORES = ("pearson", "within_r", "mse", "normalized_pearson")
-
 
 @common.command
 @click.argument("source", metavar="IN", type=common.STORE)
@@ -101,10 +99,6 @@ def benchmark(
         with files.completed(figure) as part:
             pl.benchmark(table, save=part)
     common.log_message(f"{truth.n_obs} spots merged into {low.n_obs}, {len(genes)} genes: {out}")
-    return _medians(table)
-
-
-def _medians(table: Any) -> str:
-    """Return the median over genes and runs of each method, as text."""
-    scores = table.groupby(["method", "metric"], sort=False)["value"].median().unstack("metric")[list(_SCORES)]
-    return scores.to_string(float_format="{:.3f}".format)
+    scores = bench.summary(table)
+    wide = scores.pivot(index="method", columns="metric", values="value")
+    return wide.loc[scores["method"].unique(), scores["metric"].unique()].to_string(float_format="{:.3f}".format)

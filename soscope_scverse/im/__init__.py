@@ -4,6 +4,7 @@ from soscope_scverse.im._alignment import Alignment, check_alignment
 from soscope_scverse.im._cache import FeatureCache
 from soscope_scverse.im._coordinates import check_coordinates
 from soscope_scverse.im._features import features, features_at
+from soscope_scverse.im._patches import patches
 from soscope_scverse.im._stain import normalize_stain
 from soscope_scverse.im._tissue import mask_subspots, tissue_mask
 from soscope_scverse.im.encoders.base import Encoder, FunctionEncoder, PatchEncoder
@@ -38,6 +39,7 @@ __all__ = [
     "mask_subspots",
     "normalize_stain",
     "open_image",
+    "patches",
     "register_encoder",
     "thumbnail",
     "tissue_mask",

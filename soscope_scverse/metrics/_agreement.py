@@ -141,6 +141,32 @@ def normalized_pearson(prediction: Matrix, truth: Matrix) -> np.ndarray:
     return pearson(_shares(prediction), _shares(truth))
 
 
+def normalized_within_r(prediction: Matrix, truth: Matrix, spot: ArrayLike) -> np.ndarray:
+    """Pearson correlation within spots after dividing prediction and truth by the library size of each target.
+
+    The strictest of the four correlations: neither differences between spots nor the library sizes of the targets
+    within a spot, which all features share, contribute. Targets without counts remain 0.
+
+    Parameters
+    ----------
+    prediction, truth
+        n_targets x n_features, non-negative.
+    spot
+        n_targets labels of the low-resolution spot of each target.
+
+    Returns
+    -------
+    np.ndarray
+        n_features values in [-1, 1]; for NaN and 0 see :func:`within_r`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If values are not real numbers, the shapes differ, or ``spot`` does not have one label per target.
+    """
+    return within_r(_shares(prediction), _shares(truth), spot)
+
+
 def ks_distance(values: Matrix, inside: ArrayLike) -> np.ndarray:
     """Kolmogorov-Smirnov distance of each feature between the targets inside and outside a region.
 
@@ -222,6 +248,14 @@ def n_rows(values: Matrix) -> int:
     return (*np.shape(values), 0)[0]
 
 
+def check_same_shape(*matrices: Matrix) -> None:
+    """Raise a ValueError unless all are n_targets x n_features of one shape, with targets."""
+    shapes = [np.shape(matrix) for matrix in matrices]
+    if len(set(shapes)) > 1 or len(shapes[0]) != 2 or shapes[0][0] == 0:
+        msg = f"Expected matrices of one shape, n_targets x n_features with n_targets > 0, found {shapes}."
+        raise ValueError(msg)
+
+
 def per_feature(function: Callable[..., np.ndarray], *matrices: Matrix) -> np.ndarray:
     """Apply a function of dense float64 columns to blocks of columns and concatenate the results.
 
@@ -243,11 +277,8 @@ def per_feature(function: Callable[..., np.ndarray], *matrices: Matrix) -> np.nd
         If values are not real numbers, the matrices are not two-dimensional or their shapes differ.
     """
     columns = [csc_matrix(matrix) if issparse(matrix) else read.numbers("values", matrix) for matrix in matrices]
-    shapes = [matrix.shape for matrix in columns]
-    if len(set(shapes)) > 1 or len(shapes[0]) != 2 or shapes[0][0] == 0:
-        msg = f"Expected matrices of one shape, n_targets x n_features with n_targets > 0, found {shapes}."
-        raise ValueError(msg)
-    blocks = [slice(start, start + BLOCK) for start in range(0, shapes[0][1], BLOCK)]
+    check_same_shape(*columns)
+    blocks = [slice(start, start + BLOCK) for start in range(0, columns[0].shape[1], BLOCK)]
     results = [function(*(_dense(matrix[:, block]) for matrix in columns)) for block in blocks]
     return np.concatenate(results) if results else np.empty(0)
 

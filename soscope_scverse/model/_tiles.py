@@ -106,9 +106,9 @@ class Tiles:
             n_own x n_subspots x n_components, after a training.
         ``input_batch``, ``batch``
             n_inputs x n_batches and n_own x n_batches shares, with a batch covariate.
-        ``image_edge_index``, ``image_edge_weight``, ``image_edge_density``
+        ``image_edge_index``, ``image_edge_weight``, ``image_edge_density``, ``n_targets``
             2 x n_pairs and n_pairs: W, every touching pair of valid own subspots once; share of all pairs of subspots
-            of the section that are edges of W. With an image.
+            of the section that are edges of W; number of these subspots. With an image.
         """
         section = self.section
         own = np.arange(self.n_spots) if own is None else np.sort(own)
@@ -134,6 +134,7 @@ class Tiles:
             tile["image_edge_index"] = torch.as_tensor(np.stack([pairs.row, pairs.col]).astype(np.int64))
             tile["image_edge_weight"] = _float(pairs.data)
             tile["image_edge_density"] = torch.tensor(self.image_edge_density)
+            tile["n_targets"] = torch.tensor(float(self.n_targets))
         return tile
 
     def block(self, own: np.ndarray) -> tuple[np.ndarray, dict[str, torch.Tensor]]:

@@ -89,6 +89,10 @@ class Likelihood(ABC):
         """Values of spots of relative sizes n_spots x 1, rescaled to the mean size; means are invariant to it."""
         return x if self.is_mean else x / size
 
+    def divided(self, x: Tensor, exposure: Tensor) -> Tensor:
+        """Share of each subspot, n_spots x n_subspots x 1 areas, in an observed spot that is divided evenly."""
+        return x.unsqueeze(1) * (torch.ones_like(exposure) if self.is_mean else _even(exposure))
+
     @abstractmethod
     def start(self, x: Tensor) -> Start:
         """Starting values from observed profiles, n_spots x n_features."""
@@ -498,6 +502,9 @@ class JointLikelihood(Likelihood):
     def at_mean_size(self, x: Tensor, size: Tensor) -> Tensor:
         return _joined(self._each("at_mean_size", self._split(x), [size] * len(self.parts)))
 
+    def divided(self, x: Tensor, exposure: Tensor) -> Tensor:
+        return _joined(self._each("divided", self._split(x), [exposure] * len(self.parts)))
+
     def rate(self, subspots: Subspots) -> Tensor:
         return _joined(self._each("rate", self._split_subspots(subspots)))
 
@@ -556,6 +563,25 @@ LIKELIHOODS: dict[str, type[Likelihood]] = {
 def count_likelihoods() -> dict[str, bool]:
     """Whether each likelihood, by its name, is one of counts."""
     return {name: likelihood.is_counts for name, likelihood in LIKELIHOODS.items()}
+
+
+def unmeasured_dispersions(names: Iterable[str], observation: str, dispersion: str) -> list[str]:
+    """Likelihoods whose dispersion nothing measures, so that posterior samples have no meaningful width.
+
+    A Gaussian observation scores the means of counts alone, and lets the variance of Gaussian subspots fall to its
+    bound. One dispersion per feature of counts is estimated from the spots after the training.
+
+    Parameters
+    ----------
+    names
+        Likelihood of every modality, by its name in :data:`LIKELIHOODS`.
+    observation, dispersion
+        See :class:`~soscope_scverse.model.SoScope`.
+    """
+    if observation == "matched":
+        return []
+    chosen = {name: LIKELIHOODS[name] for name in names}
+    return [n for n, one in chosen.items() if one.has_dispersion and not (one.is_counts and dispersion == "feature")]
 
 
 def get_likelihood(name: str, *, aggregate: Literal["sum", "mean"] | None = None, sigma: float = 0.0) -> Likelihood:

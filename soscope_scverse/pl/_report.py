@@ -369,6 +369,17 @@ def _reproducibility(record: Record) -> Element:
     return section("Reproducibility", "reproducibility", code, *tables)
 
 
+def _rows(entries: Mapping[str, Any], within: str = "") -> list[tuple[str, str]]:
+    """Names and short texts; those of a dict in a dict, such as of one of several encoders, have both names."""
+    rows = []
+    for name, value in entries.items():
+        if isinstance(value, Mapping):
+            rows += _rows(value, f"{within}{name} ")
+        else:
+            rows.append((f"{within}{name}", _summary(value)))
+    return rows
+
+
 def _call(record: Record) -> str:
     """Return the call with the arguments that the user gave; those that are objects are described in a comment."""
     lines = [f"{name}={value!r}," for name, value in record.given.items() if value not in (None, {})]
@@ -376,10 +387,6 @@ def _call(record: Record) -> str:
     if "seed" not in record.given:
         lines.append(f"seed={record.entries.get('seed')!r},")
     return "\n".join(["sos.tl.enhance(", "    adata,", *(f"    {line}" for line in lines), ")"])
-
-
-def _rows(entries: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return [(str(name), _summary(value)) for name, value in entries.items()]
 
 
 def _summary(value: Any) -> str:

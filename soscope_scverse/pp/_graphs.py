@@ -25,6 +25,7 @@ from soscope_scverse._upstream import SPATIALDATA_NOTICES, without_notices
 from soscope_scverse._validators import (
     POSITIVE,
     POSITIVE_INTEGER,
+    Choice,
     Number,
     Rules,
     check_arguments,
@@ -45,6 +46,7 @@ _RULES: Rules = {
     "n_rings": POSITIVE_INTEGER.or_(None),
     "radius": POSITIVE.or_(None),
     "strength": Number(1, above=True),
+    "normalize": Choice((True, False)),
 }
 
 
@@ -57,6 +59,7 @@ def spot_graph(
     n_rings: int | None = None,
     radius: float | None = None,
     strength: float = 2.0,
+    normalize: bool = True,
     library_key: str | None = None,
     key_added: str = keys.SPOT_GRAPH,
     copy: bool = False,
@@ -77,8 +80,7 @@ def spot_graph(
         Spots, with positions in ``obsm["spatial"]``. Of a MuData, the weight of an edge is the geometric mean of its
         weights in all modalities.
     layer
-        Layer that holds the profiles, of a MuData a dict by modality; None is ``X``. Counts are normalised to equal
-        library size and log1p-transformed first.
+        Layer that holds the profiles, of a MuData a dict by modality; None is ``X``.
     n_neighbors
         Join this many nearest spots.
     n_rings
@@ -88,10 +90,14 @@ def spot_graph(
         the median distance to the nearest spot).
     strength
         s, above 1: how much weaker the median edge is than the strongest. The paper's code uses 2 to 5.
+    normalize
+        Normalise counts to equal library size and log1p-transform them first. False: distances of the profiles as they
+        are, as in the paper.
     library_key
         Column of ``obs`` with the sections; no edge joins two of them, and the weights of each are computed separately.
     key_added
-        Name of the slot in ``obsp``.
+        Name of the slot in ``obsp``; another than the default is chosen with ``graph_key`` of
+        :func:`~soscope_scverse.tl.enhance` or :meth:`~soscope_scverse.model.SoScope.setup_anndata`.
     copy
         Return a copy instead of writing to `adata`.
     table_key, shapes_key
@@ -118,7 +124,15 @@ def spot_graph(
         check_finite(x)
     if not is_partitioned(spots):
         check_single_lattices(spots)
-    graph = weighted_graph(spots, profiles, n_neighbors=n_neighbors, n_rings=n_rings, radius=radius, strength=strength)
+    graph = weighted_graph(
+        spots,
+        profiles,
+        n_neighbors=n_neighbors,
+        n_rings=n_rings,
+        radius=radius,
+        strength=strength,
+        normalize=normalize,
+    )
     adata = writable(adata, copy=copy)
     adata.obsp[key_added] = graph
     return adata if copy else None
@@ -132,15 +146,16 @@ def weighted_graph(
     n_rings: int | None = None,
     radius: float | None = None,
     strength: float = 2.0,
+    normalize: bool = True,
 ) -> csr_matrix:
     """Symmetric n_spots x n_spots float32 weights; `profiles` by modality, other arguments as in :func:`spot_graph`."""
     blocks, weights = [], []
     for rows in spots.rows.values():
         pairs = _pairs(*spots.lattice_of(rows), n_neighbors, n_rings, radius)
         blocks.append(rows[pairs])
-        weights.append(_edge_weights([x[rows] for x in profiles], pairs, strength))
+        weights.append(_edge_weights([x[rows] for x in profiles], pairs, strength, normalize=normalize))
     (i, j), weight = np.concatenate(blocks).T, np.concatenate(weights)
-    _warn_isolated(spots.adata, np.setdiff1d(np.arange(spots.n), np.r_[i, j]))
+    warn_isolated(spots.adata, np.setdiff1d(np.arange(spots.n), np.r_[i, j]))
     graph = csr_matrix((np.r_[weight, weight], (np.r_[i, j], np.r_[j, i])), shape=(spots.n, spots.n))
     return graph.astype(np.float32)
 
@@ -153,9 +168,10 @@ def _profiles(data: AnnData | MuData, layer: Any) -> list[Matrix]:
     return [read.matrix(data, layer)]
 
 
-def _edge_weights(profiles: list[Matrix], pairs: np.ndarray, strength: float) -> np.ndarray:
+def _edge_weights(profiles: list[Matrix], pairs: np.ndarray, strength: float, *, normalize: bool) -> np.ndarray:
     """Weights of the edges of one section: geometric mean over the modalities."""
-    distances = [_row_distance(comparable_profiles(x), *pairs.T) for x in profiles]
+    compared = map(comparable_profiles, profiles) if normalize else profiles
+    distances = [_row_distance(x, *pairs.T) for x in compared]
     return np.prod([similarity_weights(d, strength) for d in distances], axis=0) ** (1 / len(distances))
 
 
@@ -224,7 +240,8 @@ def similarity_weights(distance: np.ndarray, strength: float) -> np.ndarray:
     return np.maximum(np.exp(-(distance - shortest) / delta), 1e-6)
 
 
-def _warn_isolated(adata: AnnData, isolated: np.ndarray) -> None:
+def warn_isolated(adata: AnnData, isolated: np.ndarray) -> None:
+    """Warn of the spots in some rows, which have no edge."""
     if len(isolated):
         warnings.warn(
             f"{len(isolated)} of {adata.n_obs} spots have no neighbour (first: {adata.obs_names[isolated[0]]!r}); "

@@ -214,7 +214,7 @@ class PatchEncoder(Encoder):
         return features, [f"{self.name}_{i}" for i in range(features.shape[1])]
 
     def _batches(self, source: ImageSource, corners: np.ndarray, size: int) -> Iterator[tuple[list[int], np.ndarray]]:
-        patches = _patches(source, corners, size)
+        patches = read_patches(source, corners, size)
         while batch := [(index, self.prepare(patch)) for index, patch in islice(patches, self.batch_size)]:
             yield [index for index, _ in batch], np.stack([patch for _, patch in batch])
 
@@ -266,7 +266,7 @@ class FunctionEncoder(PatchEncoder):
         raise ValueError(msg)
 
 
-def _patches(source: ImageSource, corners: np.ndarray, size: int) -> Iterator[tuple[int, np.ndarray]]:
+def read_patches(source: ImageSource, corners: np.ndarray, size: int) -> Iterator[tuple[int, np.ndarray]]:
     """Yield (index, patch) square by square of the image, so that overlapping patches are read about once."""
     _, square = np.unique(corners // max(size, _SQUARE_PIXELS), axis=0, return_inverse=True)
     for members in np.split(np.argsort(square.ravel(), kind="stable"), np.cumsum(np.bincount(square.ravel()))[:-1]):

@@ -16,9 +16,9 @@ VISIBLE_MICRONS = 1.0
 """Width of a pixel below which nuclei of 4 to 9 um are resolved."""
 PIXEL_MICRONS = 1.5
 """Largest width of the pixels that are used: finer ones are averaged."""
-_NUCLEUS_RADII = (2.0, 3.0, 4.5)
+_NUCLEUS_RADII = (2.0, 4.5)
 """In micrometres; a blob of radius r has its largest response to a Laplacian of Gaussian at r / sqrt(2)."""
-_EDGE_SCALES = (2.0, 4.0, 8.0)
+_EDGE_SCALES = (2.0, 8.0)
 """Standard deviations in micrometres of the windows of the structure tensor."""
 _PATTERN_RADIUS, _PATTERN_POINTS = 3.0, 8
 """Radius in micrometres of the circle of points that are compared with its centre: that of a nucleus."""

@@ -250,19 +250,25 @@ class ModuleEncoder(PatchEncoder):
         return run(self.module.eval().to(pixels.device), pixels)
 
 
-def _pretrained_inception() -> Mapping[str, torch.Tensor]:
+def cached_weights() -> Path:
+    """File in which torch keeps the ImageNet weights of Inception v3, whether it is there or not."""
     import torch
+    from torchvision.models import Inception_V3_Weights
+
+    return Path(torch.hub.get_dir()) / "checkpoints" / Path(Inception_V3_Weights.IMAGENET1K_V1.url).name
+
+
+def _pretrained_inception() -> Mapping[str, torch.Tensor]:
     from torchvision.models import Inception_V3_Weights
 
     weights = Inception_V3_Weights.IMAGENET1K_V1
     try:
         return weights.get_state_dict(progress=False, check_hash=True)
     except OSError as error:  # the base class of all download errors
-        cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
         msg = (
-            f"Expected the ImageNet weights of encoder 'inception_v3' at {cached}, found no such file and could not "
-            f"download it ({error}). Download {weights.url} and move it there or pass its path as `weights=`, or use "
-            '`encoder="texture"`, which needs no weights.'
+            f"Expected the ImageNet weights of encoder 'inception_v3' at {cached_weights()}, found no such file and "
+            f"could not download it ({error}). Download {weights.url} and move it there or pass its path as "
+            '`weights=`, or use `encoder="texture"`, which needs no weights.'
         )
         raise FileNotFoundError(msg) from error
 

@@ -58,7 +58,7 @@ class Texture(Encoder):
 
     Where the pixels of all sections are known to be smaller than 1 micrometre, statistics of cells follow, in the same
     windows: blobs of haematoxylin of the size of nuclei (Laplacian of Gaussian), strength and coherence of edges
-    (structure tensor) and, in the whole patch, shares of local binary patterns (Ojala et al., 2002). 134 features then.
+    (structure tensor) and, in the whole patch, shares of local binary patterns (Ojala et al., 2002). 118 features then.
     Pixels are averaged to at most 1.5 micrometres for these.
 
     Parameters

@@ -11,6 +11,7 @@ import numpy as np
 
 from soscope_scverse import _read as read
 from soscope_scverse._read import Spots
+from soscope_scverse.im.reading.containers import container_images, is_container
 from soscope_scverse.im.reading.embedded import embedded_image
 from soscope_scverse.im.reading.opening import open_source
 from soscope_scverse.im.reading.source import ImageSource
@@ -99,6 +100,8 @@ def open_sections(
 
 def section_image(adata: Any, image: Any, image_scale: float | None, library_id: str | None) -> ImageSource:
     """Open the image of one section; arguments as in :func:`~soscope_scverse.im.features`."""
+    if is_container(image) and len(images := container_images(image)) > 1:
+        image = images
     if isinstance(image, Mapping) and not _is_element(image):
         if library_id is None:
             msg = f"Expected `library_key`, the column of `obs`, with a dict of images ({sorted(image)}), found None."

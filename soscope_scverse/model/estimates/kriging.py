@@ -244,7 +244,7 @@ def _set_levels(module: SoScopeVAE, section: Section) -> None:
     field.image_gain.copy_(torch.as_tensor(by_image / np.maximum(by_image + smooth, TINY)))
     x, size = dense_profiles(part, np.arange(len(part.spatial)))
     start = module.feature_parameters()
-    likelihood, effect = module.likelihood, module.kriged_effect(torch.as_tensor(kriged))
+    likelihood, effect = module.likelihood, module.kriged_effect(torch.as_tensor(kriged), start)
     expected = likelihood.aggregate(likelihood.parameters(effect, start, torch.as_tensor(part.exposure))).mean
     observed, found = (likelihood.offset(likelihood.at_mean_size(values, size), start) for values in (x, expected))
     field.level.copy_(observed - found)
