@@ -1,6 +1,7 @@
 """Run time and memory as a function of section size: prints tables, writes JSON and a plot.
 
-``python benchmarks/scaling.py --json scaling.json --plot scaling.png`` runs all parts; ``--parts`` selects from
+``python benchmarks/scaling.py --json scaling.json --plot scaling.png`` runs all parts; ``--against PATH`` repeats every
+measurement with the build whose repository is at PATH and prints the ratios; ``--parts`` selects from
 
 - ``sizes``: preprocessing, one training epoch, latent states and streamed prediction for 10^4 to 10^6 subspots (10^7
   with ``--large``), 200 genes and 64 image features, and the growth of run time and memory (log-log slope);
@@ -35,7 +36,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
@@ -412,15 +413,29 @@ MEASURES: dict[str, Callable[..., dict[str, float]]] = {
 
 
 def measured(name: str, *args: object, threads: int | None = None) -> dict[str, float]:
-    """Run a measurement in a separate process and print the result."""
+    """Run a measurement in a separate process, and another with the other build, and print the results."""
     environment = os.environ | ({} if threads is None else {"OMP_NUM_THREADS": str(threads)})
+    found = _in_process(name, args, environment)
+    label = f"{name} {' '.join(map(str, args))}"
+    print(f"{label}: ", "  ".join(f"{k} {v:.4g}" for k, v in found.items()), flush=True)
+    if OTHER_BUILD:
+        other = _in_process(name, args, {**environment, "PYTHONPATH": str(OTHER_BUILD[0])})
+        ratios = {key: value / other[key] for key, value in found.items() if other.get(key)}
+        print(f"{label}, ratios: ", "  ".join(f"{k} {v:.3g}" for k, v in ratios.items()), flush=True)
+        found |= {f"{key}_ratio": value for key, value in ratios.items()}
+    return found
+
+
+OTHER_BUILD: list[Path] = []
+"""Repository of the build to measure against, if there is one."""
+
+
+def _in_process(name: str, args: Sequence[object], environment: Mapping[str, str]) -> dict[str, float]:
     command = [sys.executable, __file__, "--one", name, *map(str, args)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         sys.exit(done.stderr[-4000:])
-    found = json.loads(done.stdout.splitlines()[-1])
-    print(f"{name} {' '.join(map(str, args))}: ", "  ".join(f"{k} {v:.4g}" for k, v in found.items()), flush=True)
-    return found
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def slope(rows: list[dict[str, float]], name: str) -> float:
@@ -468,6 +483,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--sizes", nargs="+", type=int, default=SIZES, help="subspots")
     parser.add_argument("--large", action="store_true", help="include 10^7 subspots")
+    parser.add_argument("--against", type=Path, help="repository of another build")
     parser.add_argument("--json", type=Path, help="JSON file for the results")
     parser.add_argument("--plot", type=Path, help="image file for the plot of the part `sizes`")
     parser.add_argument("--one", nargs="+", help=argparse.SUPPRESS)
@@ -475,8 +491,11 @@ def main() -> None:
     if args.one:
         warnings.filterwarnings("ignore")
         logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-        print(json.dumps(MEASURES[args.one[0]](*args.one[1:])))
+        start = time.process_time()
+        found = MEASURES[args.one[0]](*args.one[1:])
+        print(json.dumps({**found, "cpu_s": time.process_time() - start}))
         return
+    OTHER_BUILD.extend([] if args.against is None else [args.against])
     results = {}
     for part in args.parts:
         results[part] = PARTS[part](args)

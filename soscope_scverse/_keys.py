@@ -55,5 +55,11 @@ STD, Q05, Q95 = "std", "q05", "q95"
 RESULT = "soscope"
 """``uns`` of a result: everything needed to reproduce it."""
 
+TRAINED = "trained"
+"""``var`` of a result of all genes: whether the latent states were learnt on the gene."""
+
+EVIDENCE = "evidence"
+"""``var`` of a result of all genes: log evidence ratio of a pattern of its own to that of the library size."""
+
 VALIDATION = "validation"
 """``uns``: summary of a validation; first part of its names in ``var``."""

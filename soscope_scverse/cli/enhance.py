@@ -21,7 +21,14 @@ from soscope_scverse.cli._kinds import by_modality, check_storable, formats, kin
 @common.image_options
 @common.partition_options
 @click.option("--layer", multiple=True, help="Layer with the counts; default: X.")
-@click.option("--genes", multiple=True, help="Comma-separated genes, or @FILE with one per line.")
+@click.option("--genes", multiple=True, help="Comma-separated genes, @FILE with one per line, or all.")
+@click.option(
+    "--quality",
+    type=click.Choice(["best", "fast"]),
+    default="best",
+    show_default=True,
+    help="Train on all genes to enhance, or on the 60 most variable ones and fit the others to these.",
+)
 @click.option("--likelihood", multiple=True, help="Likelihood: nb (default), poisson or gaussian.")
 @click.option(
     "--sources",
@@ -62,7 +69,12 @@ from soscope_scverse.cli._kinds import by_modality, check_storable, formats, kin
 @click.option("--devices", type=AT_LEAST_ONE, help="Devices per machine for training; default: 1.")
 @click.option("--num-nodes", type=AT_LEAST_ONE, help="Machines for training; default: 1.")
 @click.option("--batch-size", type=AT_LEAST_ONE, help="Largest number of spots per batch and device; default: 2048.")
-@click.option("--checkpoint-dir", type=click.Path(file_okay=False), help="Folder for checkpoints, written every 30 s.")
+@click.option("--threads", type=AT_LEAST_ONE, help="Threads of torch; default: those that the job may use.")
+@click.option(
+    "--checkpoint-dir",
+    type=click.Path(file_okay=False),
+    help="Folder for checkpoints, written every 30 s and at Ctrl-C or SIGTERM.",
+)
 @click.option("--resume", is_flag=True, help="Resume from the checkpoint in --checkpoint-dir if it exists.")
 @click.option("--save-model", type=common.NEW, help="New folder for the trained model.")
 @common.element_options
@@ -85,6 +97,7 @@ def enhance(
     devices: int | None,
     num_nodes: int | None,
     batch_size: int | None,
+    threads: int | None,
     force: bool,
     **kwargs: Any,
 ) -> None:
@@ -116,7 +129,7 @@ def enhance(
         expectation=list(expectation) or None,
         features_kwargs=common.features_options(weights=weights, layers=layers, windows=windows, cache=cache),
         train_kwargs=common.progress_options()
-        | without_none(devices=devices, num_nodes=num_nodes, batch_size=batch_size),
+        | without_none(devices=devices, num_nodes=num_nodes, batch_size=batch_size, threads=threads),
         out=out if streams else None,
         overwrite=force,
         **kwargs,

@@ -10,7 +10,6 @@ import click
 from soscope_scverse import _keys as keys
 from soscope_scverse.cli import _command as common
 from soscope_scverse.cli import _files as files
-from soscope_scverse.cli._command import without_none
 from soscope_scverse.cli._kinds import formats, kind, pop_elements
 
 _SHOWN = ["pearson", "within_r", "linear_within_r", "expected_within_r", "image_gain", "interval_width", "coverage"]
@@ -64,6 +63,8 @@ def validate(
     figure: Path | None,
     genes: str | None,
     weights: str | None,
+    layers: tuple[int, ...],
+    windows: tuple[float, ...],
     cache: str | None,
     force: bool,
     **kwargs: Any,
@@ -84,7 +85,7 @@ def validate(
     tl.validate(
         data,
         genes=None if genes is None else files.gene_list(genes),
-        features_kwargs=without_none(weights=weights, cache=cache),
+        features_kwargs=common.features_options(weights=weights, layers=layers, windows=windows, cache=cache),
         train_kwargs=common.progress_options(),
         **kwargs,
         **named,

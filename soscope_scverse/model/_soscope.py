@@ -11,22 +11,14 @@ import pandas as pd
 import zarr
 from anndata import AnnData
 from mudata import MuData
-from torch import distributed
 
 from soscope_scverse import _read as read
-from soscope_scverse._validators import check_arguments, check_named, check_profiles, check_samples, check_trained
+from soscope_scverse._validators import check_arguments, check_named, check_profiles
 from soscope_scverse.model._arguments import MODEL_RULES, MODULE_ARGUMENTS
-from soscope_scverse.model._inputs import Inputs
-from soscope_scverse.model._kriging import with_kriged
+from soscope_scverse.model._genes import EnhancesGenes
 from soscope_scverse.model._save_load import SavedModel
-from soscope_scverse.model._section import Section
-from soscope_scverse.model._setup import RegisteredModel
-from soscope_scverse.model._tiles import Tiles
-from soscope_scverse.model._transfer import transferred
-from soscope_scverse.model.estimates.image_projection import projection_of
+from soscope_scverse.model._threads import torch_threads
 from soscope_scverse.model.inference.at_positions import PREDICT_RULES, predicted_profiles
-from soscope_scverse.model.inference.posterior import Posterior
-from soscope_scverse.model.inference.processes import Processes
 from soscope_scverse.model.inference.result import ENHANCED_RULES, SAMPLE_RULES, enhanced_profiles, posterior_samples
 from soscope_scverse.model.inference.sampler import Expectation
 from soscope_scverse.model.inference.store import output_path
@@ -34,13 +26,13 @@ from soscope_scverse.model.training.checkpoints import Checkpoints
 from soscope_scverse.model.training.datamodule import TileDataModule
 from soscope_scverse.model.training.plan import CosineTrainingPlan
 from soscope_scverse.model.training.runner import TRAIN_RULES, train_model
-from soscope_scverse.module.likelihoods import LIKELIHOODS, count_likelihoods, unmeasured_dispersions
+from soscope_scverse.module.likelihoods import LIKELIHOODS, count_likelihoods
 from soscope_scverse.module.vae import SoScopeVAE
 
 _SHRINKAGE = 40.0  # of the effect of the image, in spots
 
 
-class SoScope(RegisteredModel, SavedModel):
+class SoScope(EnhancesGenes, SavedModel):
     """soScope: subspot profiles from spot profiles, spatial graph and image (Li et al., Nature Communications 2024).
 
     Parameters
@@ -81,8 +73,9 @@ class SoScope(RegisteredModel, SavedModel):
     n_image_components
         Wider image features, as of deep encoders, are reduced to this many principal components.
     image_strength
-        Share of the effect of the image that the networks keep in predictions. ``"auto"``: the probability, given the
-        spots, that the image is informative about the profiles beyond their positions.
+        Share of the effect of the image that the networks keep in predictions; below 1/2, only a part of the training
+        steps has an image. ``"auto"``: the probability, given the spots, that the image is informative about the
+        profiles beyond their positions.
     kriging
         Whether predictions are the geometric mean (of other data than counts: the mean) of the networks' and a kriged
         field's, which is linear in the image; False in the paper.
@@ -212,6 +205,7 @@ class SoScope(RegisteredModel, SavedModel):
         checkpoint_dir: str | PathLike | None = None,
         resume: bool = False,
         seed: int | None = None,
+        threads: int | None = None,
         **trainer_kwargs: Any,
     ) -> None:
         """Train in two phases: the graph auto-encoder of the spots, then the whole model.
@@ -242,13 +236,15 @@ class SoScope(RegisteredModel, SavedModel):
         accelerator, devices
             As in Lightning. Several devices share the tiles of a step.
         checkpoint_dir
-            Folder of the checkpoint, ``checkpoint.pt``, replaced every 30 seconds or, if that takes longer, ten steps.
+            Folder of the checkpoint, ``checkpoint.pt``, replaced every 30 seconds (or ten steps), and at Ctrl-C.
         resume
             Resume from the checkpoint in `checkpoint_dir` if there is one. It must be that of the same spots and
             arguments; the result of a finished training is loaded.
         seed
             Seed that the caller has set, recorded in the checkpoint: a training with another seed is not resumed.
             Nothing is seeded with it.
+        threads
+            Threads of torch. Default: as set before (``OMP_NUM_THREADS``), at most the processors of the job.
         **trainer_kwargs
             Of :class:`scvi.train.Trainer`: ``strategy="ddp"``, ``num_nodes=2``, ``precision="bf16-mixed"``, ...
 
@@ -264,7 +260,8 @@ class SoScope(RegisteredModel, SavedModel):
         """
         arguments = locals()
         check_arguments(arguments, TRAIN_RULES)
-        train_model(self, arguments)
+        with torch_threads(threads):
+            train_model(self, arguments)
 
     def get_latent_representation(self, adata: AnnData | MuData | None = None) -> np.ndarray:
         """Mean of the latent state q(Z given X, A).
@@ -457,35 +454,3 @@ class SoScope(RegisteredModel, SavedModel):
         self._check_samples(n_samples)
         path = output_path(out, overwrite=overwrite, suffixes=(".zarr",))
         return posterior_samples(self._posterior(adata), expectation, n_samples, batch_size, path)
-
-    def _check_samples(self, n_samples: int) -> None:
-        """Raise a ValueError for posterior samples if nothing measured the dispersions."""
-        kind = (self._arguments[name] for name in ("observation", "dispersion"))
-        check_samples(n_samples, unmeasured_dispersions(self._likelihoods, *kind))
-
-    def _posterior(self, adata: AnnData | MuData | None) -> Posterior:
-        """The trained module with the spots of the model, or with others in the same form."""
-        check_trained(self.is_trained_)
-        inputs = self._inputs
-        if adata is None or adata is self.adata:
-            inputs.manager.validate()
-        else:
-            inputs = transferred(adata, inputs, self._likelihoods, needs_features=self.module.uses_image)
-        together = self.trainer is not None and self.trainer.world_size > 1 and distributed.is_initialized()
-        processes = Processes.of_group(self.device) if together else Processes()
-        section = with_kriged(self.module, self._section(inputs))
-        return Posterior(self.module, inputs, self._tiles(section), processes)
-
-    def _section(self, inputs: Inputs, order: np.ndarray | None = None) -> Section:
-        """Spots as arrays, in this order, with image features as inputs of the networks."""
-        return inputs.section(projection_of(self.module) if inputs.features_key else None, order)
-
-    def _tiles(self, section: Section, similarity_strength: float | None = None) -> Tiles:
-        """Batches of a section; only training needs the image similarity."""
-        return Tiles(
-            section,
-            interpolation=self._arguments["interpolation"],
-            bandwidth=self._arguments["bandwidth"],
-            similarity_strength=similarity_strength,
-            n_hops=len(self.module.encoder.layers),
-        )

@@ -54,6 +54,16 @@ def _rows(normal: Normal, rows: Tensor) -> Normal:
     return Normal(normal.loc[rows], normal.scale[rows], validate_args=False)
 
 
+def subspots_of(likelihood: Likelihood, effect: Tensor, start: Start, tensors: Tensors) -> Subspots:
+    """Parameters of the subspots from their effects, n_spots x n_subspots x n_features, exposures and areas."""
+    exposure = tensors["exposure"]
+    area = tensors.get("area", exposure)
+    subspots = likelihood.parameters(effect, start, area)
+    if "area" in tensors:
+        subspots = likelihood.with_measured(subspots, (exposure / area.clamp(min=_TINY)).unsqueeze(-1))
+    return subspots
+
+
 class _GraphModule(BaseModuleClass):
     """Common part of both phases: the encoder, its input and the masked spots.
 
@@ -390,9 +400,12 @@ class SoScopeVAE(_GraphModule):
     @auto_move_data
     def generative(self, tensors: Tensors, z: Tensor, **kwargs: Any) -> dict[str, Subspots]:
         """Parameters of the subspots of the own spots, from latent states `z` of all inputs."""
-        exposure = tensors["exposure"]
-        area = tensors.get("area", exposure)
-        n_spots, n_subspots = exposure.shape
+        effect, start = self.effects(tensors, z)
+        return {"subspots": subspots_of(self.likelihood, effect, start, tensors)}
+
+    def effects(self, tensors: Tensors, z: Tensor) -> tuple[Tensor, Start]:
+        """Effects on the own subspots, n_spots x n_subspots x n_features, and the parameters of the features."""
+        n_spots, n_subspots = tensors["exposure"].shape
         effect = self.decoder(*self._decoder_input(tensors, z)).float().view(n_spots, n_subspots, -1)
         start = self.feature_parameters()
         if self.per_subspot_dispersion:
@@ -404,10 +417,7 @@ class SoScopeVAE(_GraphModule):
         effect = self.with_batch(effect, tensors.get("batch"))
         if "kriged" in tensors:
             effect = torch.lerp(effect, self.kriged_effect(tensors["kriged"], start), KRIGED_WEIGHT)
-        subspots = self.likelihood.parameters(effect, start, area)
-        if "area" in tensors:
-            subspots = self.likelihood.with_measured(subspots, (exposure / area.clamp(min=_TINY)).unsqueeze(-1))
-        return {"subspots": subspots}
+        return effect, start
 
     def subspot_states(self, tensors: Tensors, z: Tensor) -> Tensor:
         """Latent states of the subspots as the decoder reads them, (n_spots * n_subspots) x n_latent."""
@@ -423,10 +433,14 @@ class SoScopeVAE(_GraphModule):
         )
         if not self.uses_latent:
             z_k = torch.zeros_like(z_k)
-        features = tensors["features"].flatten(0, 1) if self.uses_image else None
-        if features is not None and not self.training:
-            features = self.image_strength * features
-        return z_k, features
+        if not self.uses_image:
+            return z_k, None
+        features = tensors["features"].flatten(0, 1)
+        if not self.training:
+            return z_k, self.image_strength * features
+        # in all steps if the image is more likely informative than not
+        share = min(1.0, 2 * self.image_strength.item())
+        return z_k, features if share == 1 or torch.rand(()) < share else None
 
     @torch.no_grad()
     def scale_library_size(self, factor: float) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from inspect import signature
 from os import PathLike
@@ -20,13 +20,15 @@ from soscope_scverse._read import on_tissue
 from soscope_scverse._validators import check_samples
 from soscope_scverse._warnings import recorded_warnings
 from soscope_scverse.model import SoScope
+from soscope_scverse.model._genes import Genes
+from soscope_scverse.model._threads import torch_threads
 from soscope_scverse.model.inference.sampler import Expectation
 from soscope_scverse.model.training.runner import check_training
 from soscope_scverse.module.likelihoods import LIKELIHOODS, unmeasured_dispersions
 from soscope_scverse.tl import _results as results
 from soscope_scverse.tl._elements import enhance_elements
 from soscope_scverse.tl._options import EnhanceOptions, check_options, resolved
-from soscope_scverse.tl._prepare import prepare, read_input
+from soscope_scverse.tl._prepare import Input, prepare, read_input, with_all_features
 from soscope_scverse.tl._record import Stopwatch, given_options, record
 
 if TYPE_CHECKING:
@@ -58,7 +60,8 @@ def enhance(
     capture: float | Literal["auto"] | None = "auto",
     capture_shape: Literal["circle", "square"] = "circle",
     layer: str | Mapping[str, str | None] | None = None,
-    genes: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
+    genes: Genes | None = None,
+    quality: Literal["best", "fast"] = "best",
     likelihood: str | Mapping[str, str] = "nb",
     encoder: Any = None,
     sources: Literal["both", "image", "positions"] = "both",
@@ -124,6 +127,12 @@ def enhance(
         Layer that holds the profiles; None is ``X``. Raw counts unless `likelihood` is ``"gaussian"``.
     genes
         Features to enhance. Default: ``var["highly_variable"]`` if present, else the 500 spatially most variable ones.
+        ``"all"`` is all of them, with ``quality="fast"``.
+    quality
+        ``"best"``: the model is trained on all genes to enhance. ``"fast"``: latent states and the effect of the image
+        are learnt on the 60 spatially most variable of them, and the others are fitted to these in blocks, see
+        :meth:`SoScope.enhance_genes <soscope_scverse.model.SoScope.enhance_genes>`. See docs/scaling.md for
+        the scores and run times of both.
     likelihood
         ``"nb"`` or ``"poisson"`` for counts, ``"gaussian"`` for anything else. For a MuData, the likelihood of each
         modality to model jointly, as ``{"rna": "nb", "prot": "poisson"}``.
@@ -140,7 +149,7 @@ def enhance(
     batch_key
         Column of ``obs`` with the batches, see :meth:`~soscope_scverse.model.SoScope.setup_anndata`.
     graph_key
-        Slot of ``obsp`` with the graph of the spots, as of :func:`squidpy.gr.spatial_neighbors`
+        Slot of ``obsp`` with the graph of the spots, written by :func:`squidpy.gr.spatial_neighbors`
         (``"spatial_connectivities"``), see :meth:`~soscope_scverse.model.SoScope.setup_anndata`. Default:
         ``obsp["spot_graph"]``, which is made by :func:`~soscope_scverse.pp.spot_graph` if it is not there.
     size_factor_key
@@ -252,16 +261,17 @@ def _enhance(data: Any, options: Mapping[str, Any], given: Mapping[str, Any]) ->
     check_options(data, options)
     with recorded_warnings() as warned:
         data = on_tissue(data, keep=options["keep_off_tissue"])
-        chosen, spots, profiles = read_input(data, options)
-        arguments = resolved(options, spots)
+        found = read_input(data, options)
+        chosen = found.chosen
+        arguments = resolved(options, found.spots)
         training = {"max_epochs": options["max_epochs"], "accelerator": options["accelerator"]}
         training |= arguments["train_kwargs"] | {name: options[name] for name in ("checkpoint_dir", "resume", "seed")}
         _check_training(training, options["likelihood"])
         _check_samples(arguments)
-        results.check_files(chosen, options)
-        prepare(data, chosen, spots, profiles, arguments)
+        results.check_files(chosen, options, chosen if found.further is None else data)
+        prepare(data, *found[:3], arguments)
         stages.end("preparation")
-        with torch.random.fork_rng():
+        with torch_threads(arguments["train_kwargs"].get("threads")), torch.random.fork_rng():
             torch.manual_seed(options["seed"])
             model = _model(chosen, options, arguments["model_kwargs"])
             model.train(**training)
@@ -271,6 +281,7 @@ def _enhance(data: Any, options: Mapping[str, Any], given: Mapping[str, Any]) ->
             if options["save_model"] is not None:
                 results.save(model, options["save_model"])
             enhanced = results.enhanced(
+                _results_of(model, data, found, options["checkpoint_dir"]),
                 model,
                 options["out"],
                 expectation=arguments["expectation"],
@@ -280,6 +291,16 @@ def _enhance(data: Any, options: Mapping[str, Any], given: Mapping[str, Any]) ->
                 uns={keys.RESULT: record(chosen, model, arguments, given, warned, stages.seconds)},
             )
     return enhanced, model
+
+
+def _results_of(
+    model: SoScope, data: AnnData | MuData, found: Input, checkpoint_dir: str | PathLike | None
+) -> Callable[..., AnnData | MuData]:
+    """The method of the trained model that makes the result: for its features, or for more."""
+    if found.further is None:
+        return model.get_enhanced
+    spots = with_all_features(data, found.chosen)
+    return partial(model.enhance_genes, spots, found.further, checkpoint_dir=checkpoint_dir)
 
 
 def _check_training(training: Mapping[str, Any], likelihood: str | Mapping[str, str]) -> None:

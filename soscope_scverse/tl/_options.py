@@ -28,6 +28,7 @@ from soscope_scverse.im import features
 from soscope_scverse.im._features import FEATURES_RULES
 from soscope_scverse.model import SoScope
 from soscope_scverse.model._arguments import MODEL_RULES
+from soscope_scverse.model._genes import Genes
 from soscope_scverse.model.inference.sampler import Expectation
 from soscope_scverse.model.training.runner import TRAIN_RULES
 from soscope_scverse.tl import _paper as paper
@@ -44,7 +45,8 @@ class EnhanceOptions(TypedDict, total=False):
     capture: float | Literal["auto"] | None
     capture_shape: Literal["circle", "square"]
     layer: str | Mapping[str, str | None] | None
-    genes: Sequence[str] | Mapping[str, Sequence[str]] | None
+    genes: Genes | None
+    quality: Literal["best", "fast"]
     likelihood: str | Mapping[str, str]
     encoder: Any
     sources: Literal["both", "image", "positions"]
@@ -84,6 +86,7 @@ ENHANCE_RULES: Rules = {
     "preset": Choice(("default", "paper")),
     "expectation": Choices((*get_args(Expectation), None)),
     "n_samples": NON_NEGATIVE_INTEGER,
+    "quality": Choice(("best", "fast")),
     "seed": SEED,
     "max_epochs": POSITIVE_INTEGER.or_(None),
 }

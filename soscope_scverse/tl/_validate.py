@@ -23,7 +23,7 @@ from soscope_scverse.module.likelihoods import LIKELIHOODS
 from soscope_scverse.tl._enhance import DEFAULTS, enhance
 from soscope_scverse.tl._merged import Merged, linear, merge_spots
 from soscope_scverse.tl._options import ENHANCE_RULES, check_options
-from soscope_scverse.tl._prepare import read_input
+from soscope_scverse.tl._prepare import is_every, read_input
 from soscope_scverse.tl._verdict import FALSE_DISCOVERY_RATE, verdict
 
 if TYPE_CHECKING:
@@ -103,9 +103,10 @@ def validate(
         spots inside of them. Counts that are equal to a bound are inside, so it is high for few counts.
     ``var["validation_p_adjusted"]``, ``var["validation_believed"]``
         Whether the gene may be believed at this resolution: within merged spots, the recovered spots are nearer to the
-        measured ones, in squared error, than the even division and than linear interpolation. Both are tested over
-        merged spots (one-sided t tests, the larger p-value, false discovery rate of 5 %). An error below that of the
-        even division means that more than half of the detail in the map is real.
+        measured ones, in squared error (of counts relative to the mean count of the merged spot), than equal shares of
+        it and than linear interpolation. Both are tested over merged spots (one-sided t tests, the larger p-value,
+        false discovery rate of 5 %). An error below that of equal shares means that more than half of the detail in the
+        map is real.
     ``uns["validation"]``
         Numbers of spots, merged spots, genes and believed genes, medians of the scores, ``image_strength`` as in a
         result, and the version.
@@ -115,6 +116,8 @@ def validate(
     TypeError, ValueError
         If the input is invalid for :func:`~soscope_scverse.tl.enhance`, spots do not lie on a lattice, or there are too
         few; before the training starts.
+    FileNotFoundError
+        If an image, weights or another input is a path without a file.
 
     See Also
     --------
@@ -166,7 +169,9 @@ def _merged(adata: AnnData, factor: int, given: Mapping[str, Any]) -> Merged:
     options = DEFAULTS | dict(given)
     read.read_anndata(adata)
     check_options(adata, options)
-    _, spots, (x,) = read_input(read.on_tissue(adata, keep=options["keep_off_tissue"]), options)
+    every = {"genes": adata.var_names.tolist()} if is_every(options["genes"]) else {}
+    found = read_input(read.on_tissue(adata, keep=options["keep_off_tissue"]), options | {"quality": "best"} | every)
+    spots, (x,) = found.spots, found.profiles
     usual = "sum" if LIKELIHOODS[options["likelihood"]].is_counts else "mean"
     aggregate: Any = (options["model_kwargs"] or {}).get("aggregate") or usual
     merged = merge_spots(spots, x, factor, aggregate, (options["library_key"], options["batch_key"]))
@@ -177,7 +182,8 @@ def _merged(adata: AnnData, factor: int, given: Mapping[str, Any]) -> Merged:
 def _scores(merged: Merged, given: Mapping[str, Any]) -> tuple[pd.DataFrame, float]:
     """Scores of every gene, and how strongly the image was used."""
     low, truth, block = merged
-    options = {**given, "genes": low.var_names.tolist(), "layer": None, "keep_off_tissue": True}
+    fast = {"quality": "fast"} if is_every(given.get("genes")) else {}
+    options = {**given, **fast, "genes": low.var_names.tolist(), "layer": None, "keep_off_tissue": True}
     recovered = enhance(low, **options)
     record = recovered.uns[keys.RESULT]
     strength = record["image_strength"]

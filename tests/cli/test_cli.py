@@ -186,6 +186,19 @@ def test_a_list_of_genes_or_a_file_with_one(spots, folder):
     np.testing.assert_array_equal(a.X, b.X)
 
 
+def test_all_genes_from_some(spots, monkeypatch):
+    from soscope_scverse.tl import _prepare
+
+    monkeypatch.setattr(_prepare, "N_LEARNT", 2)
+    assert enhance("--n-subspots", 4, "--genes", "all", "--threads", 1, out="all.h5ad").exit_code == 0
+    found = ad.read_h5ad("all.h5ad")
+    assert found.var_names.tolist() == spots.adata.var_names.tolist()
+    assert found.var["trained"].sum() == 2
+    names = ",".join(spots.adata.var_names[:4])
+    assert enhance("--n-subspots", 4, "--genes", names, "--quality", "fast", out="fast.h5ad").exit_code == 0
+    assert ad.read_h5ad("fast.h5ad").shape[1] == 4
+
+
 def test_the_model_is_saved_and_loads(folder):
     result = enhance("--n-subspots", 4, "--save-model", "model")
     assert result.exit_code == 0

@@ -291,6 +291,14 @@ def test_use_of_the_image(spots, enhanced, tmp_path, strength):
     assert ("practically no effect" in page.text) == (strength < 0.05)
 
 
+def test_several_encoders(spots, enhanced, tmp_path):
+    several, parts = enhanced.copy(), {"0": {"encoder": "texture"}, "1": {"encoder": "mine", "mean": np.full(3, 0.5)}}
+    several.uns["soscope"]["encoder"] = {"encoder": np.array(["texture", "mine"]), "parts": parts}
+    pl.report(several, spots.adata, tmp_path / "report.html", genes=[EVIL])
+    texts = Page(tmp_path / "report.html").texts
+    assert texts[texts.index("parts 1 mean") + 1] == "0.5, 0.5, 0.5"
+
+
 def test_a_result_without_a_record(spots, enhanced, tmp_path):
     bare = enhanced.copy()
     del bare.uns["soscope"]

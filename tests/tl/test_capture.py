@@ -24,6 +24,7 @@ def model(section):
     return train(adata, 30)
 
 
+@pytest.mark.filterwarnings("ignore:The image has practically no effect")
 def test_a_synthetic_capture_area_is_recognised_and_recorded(section):
     enhanced = tl.enhance(section.adata, image=section.image, **QUICK)
     np.testing.assert_allclose(enhanced.obs["measured"], section.truth.obs["measured"], atol=1e-9)
@@ -96,6 +97,7 @@ def test_subspots_that_are_there_have_their_capture_area(section):
         tl.enhance(adata, image=section.image, capture=12.0, **QUICK)
 
 
+@pytest.mark.filterwarnings("ignore:The image has practically no effect")
 def test_a_capture_area_that_is_there_may_be_asked_for_again(section):
     adata = section.adata.copy()
     pp.subspots(adata, capture=DIAMETER)

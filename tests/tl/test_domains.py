@@ -53,11 +53,11 @@ def test_a_number_is_taken_as_it_is_given(subspots):
 
 
 def test_one_seed_gives_one_result_in_any_order(subspots):
-    tl.domains(subspots)
+    tl.domains(subspots, 4)
     mixed = subspots[np.random.default_rng(0).permutation(subspots.n_obs)].copy()
-    tl.domains(mixed)
+    tl.domains(mixed, 4)
     assert adjusted_rand_score(mixed.obs["domain"], subspots.obs["domain"].loc[mixed.obs_names]) > 0.99
-    again = tl.domains(subspots, copy=True)
+    again = tl.domains(subspots, 4, copy=True)
     assert again.obs["domain"].equals(subspots.obs["domain"])
 
 
@@ -78,11 +78,11 @@ def test_profiles_that_were_transformed_are_taken_as_they_are(subspots):
     import scanpy as sc
 
     subspots.layers["expected"] = subspots.X.copy()
-    tl.domains(subspots, key_added="before")
+    tl.domains(subspots, 4, key_added="before")
     sc.pp.normalize_total(subspots)
     sc.pp.log1p(subspots)
-    tl.domains(subspots, key_added="after")
-    tl.domains(subspots, layer="expected", key_added="again")
+    tl.domains(subspots, 4, key_added="after")
+    tl.domains(subspots, 4, layer="expected", key_added="again")
     assert subspots.obs["before"].tolist() == subspots.obs["again"].tolist()
     assert adjusted_rand_score(subspots.obs["before"], subspots.obs["after"]) > 0.9
 
@@ -112,15 +112,15 @@ def test_domains_are_drawn(enhanced):
 
 def test_representations_sections_and_modalities(subspots):
     subspots.obsm["X_mine"] = np.log1p(subspots.X)
-    tl.domains(subspots, use_rep="X_mine", key_added="mine")
+    tl.domains(subspots, 4, use_rep="X_mine", key_added="mine")
     assert adjusted_rand_score(subspots.obs["region"], subspots.obs["mine"]) > 0.8
     both = ad.concat({"a": subspots, "b": subspots}, label="slide", index_unique="_")
-    tl.domains(both, library_key="slide")
+    tl.domains(both, 4, library_key="slide")
     halves = [both.obs["domain"][both.obs["slide"] == name].tolist() for name in "ab"]
     assert halves[0] == halves[1]
     with columns_apart():
         mdata = md.MuData({"rna": subspots[:, :25].copy(), "prot": subspots[:, 25:].copy()})
-    tl.domains(mdata)
+    tl.domains(mdata, 4)
     assert adjusted_rand_score(subspots.obs["region"], mdata.obs["domain"]) > 0.6
 
 

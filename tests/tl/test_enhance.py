@@ -201,6 +201,7 @@ def test_existing_model_directory_is_not_overwritten(section, tmp_path):
         tl.enhance(section.adata, image=section.image, save_model=tmp_path, **QUICK)
 
 
+@pytest.mark.filterwarnings("ignore:The image has practically no effect")
 def test_precomputed_features_and_further_arguments(section):
     adata = section.adata
     pp.subspots(adata)

@@ -54,6 +54,7 @@ class Coloured(im.PatchEncoder):
 
 
 @pytest.mark.filterwarnings("ignore:The spots may be misplaced")  # in the image of another section, by chance
+@pytest.mark.filterwarnings("ignore:The image has practically no effect")
 def test_wrong_images_and_coordinates_are_named(data_dir):
     """The mistakes that users make, on a section and its image that fit."""
     adata = ad.read_h5ad(data_dir / "her2st" / "C2.h5ad")

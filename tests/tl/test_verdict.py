@@ -47,7 +47,7 @@ def test_detail_that_is_not_in_the_truth_is_not_believed():
 
 
 def test_false_discoveries_at_the_border_of_belief():
-    """Half of the detail is real on average: as good as the even division, so p-values are uniform at most."""
+    """Half of the detail is real on average: as good as equal shares, so p-values are uniform at most."""
     rng = np.random.default_rng(0)
     pattern = rng.normal(0, 1, (len(BLOCK), 2000))
     truth = 20 + within(pattern) + rng.normal(0, 2, pattern.shape)

@@ -21,6 +21,7 @@ from soscope_scverse._validators import POSITIVE_INTEGER, Rules
 from soscope_scverse.model._interpolation import weights_at
 from soscope_scverse.model._kriging import Krige, section_krige
 from soscope_scverse.model._section import Section
+from soscope_scverse.model._threads import torch_threads
 from soscope_scverse.model._tiles import Tiles
 from soscope_scverse.model.estimates.image_projection import Projection, projection_of
 from soscope_scverse.model.inference.posterior import Posterior
@@ -54,6 +55,7 @@ class Positions(NamedTuple):
         return Positions(self.xy[which], self.exposure[which], features, self.rows)
 
 
+@torch_threads()
 def predicted_profiles(
     posterior: Posterior,
     positions: np.ndarray | pd.DataFrame | AnnData,
@@ -91,7 +93,7 @@ def predicted_profiles(
     if module.uses_latent:
         frame.obsm[keys.LATENT] = states_at(posterior, states, places, batch_size=size)
     fill = partial(fill_positions, posterior=posterior, states=states, positions=places, batch_size=size)
-    return posterior.like_inputs(with_profiles(frame, out, ["X"], size, fill, posterior.processes))
+    return posterior.like_inputs(with_profiles(frame, out, ["X"], (size, frame.n_vars), fill, posterior.processes))
 
 
 def positions_table(positions: np.ndarray | pd.DataFrame | AnnData, n_positions: int) -> pd.DataFrame:

@@ -12,6 +12,7 @@ from mudata import MuData
 
 from soscope_scverse._containers.mudata import split
 from soscope_scverse.model._inputs import Inputs
+from soscope_scverse.model._threads import torch_threads
 from soscope_scverse.model._tiles import Tiles, contiguous_groups
 from soscope_scverse.model.inference.processes import Processes
 from soscope_scverse.model.inference.sampler import Expectation, LatentStates, Sampler
@@ -32,6 +33,7 @@ class Posterior(NamedTuple):
     processes: Processes
     """Processes that share the work."""
 
+    @torch_threads()
     @torch.inference_mode()
     def latent_states(self) -> LatentStates:
         """Latent states of all spots, tile by tile, on the device of the module."""

@@ -20,6 +20,7 @@ from soscope_scverse import _keys as keys
 from soscope_scverse import _read as read
 from soscope_scverse._storable import check_storable
 from soscope_scverse._validators import POSITIVE_INTEGER, Choice, Choices, Number, Rules
+from soscope_scverse.model._threads import torch_threads
 from soscope_scverse.model._tiles import Tiles
 from soscope_scverse.model.inference._carried import carried_columns, carried_tables, check_tables
 from soscope_scverse.model.inference.posterior import Posterior
@@ -48,6 +49,7 @@ _SAMPLED_VALUES = 50_000_000  # the same for all posterior samples together
 _QUANTILES = {keys.Q05: 0.05, keys.Q95: 0.95}
 
 
+@torch_threads()
 def enhanced_profiles(
     posterior: Posterior,
     expectation: Expectation | Sequence[Expectation],
@@ -90,10 +92,11 @@ def enhanced_profiles(
     def fill(arrays: Arrays) -> None:
         fill_profiles({slot: SomeRows(array, kept) for slot, array in arrays.items()}, sampler, size, processes)
 
-    chunk_rows = size * tiles.section.exposure.shape[1]
-    return posterior.like_inputs(with_profiles(frame, out, profile_slots(sampler), chunk_rows, fill, processes))
+    chunks = size * tiles.section.exposure.shape[1], frame.n_vars
+    return posterior.like_inputs(with_profiles(frame, out, profile_slots(sampler), chunks, fill, processes))
 
 
+@torch_threads()
 def posterior_samples(
     posterior: Posterior, expectation: Expectation, n_samples: int, batch_size: int | None, out: Path | None
 ) -> np.ndarray | zarr.Array:
@@ -291,13 +294,14 @@ def with_profiles(
     frame: AnnData,
     out: Path | None,
     slots: list[str],
-    chunk_rows: int,
+    chunks: tuple[int, int],
     fill: Callable[[Arrays], None],
     processes: Processes,
+    dtype: str = "float32",
 ) -> AnnData:
     """Fill the profiles of a result in memory, or on disk if `out` is given; all processes get the result."""
     if out is None:
-        arrays = {slot: np.empty(frame.shape, np.float32) for slot in slots}
+        arrays = {slot: np.empty(frame.shape, dtype) for slot in slots}
         fill(arrays)
         frame = frame.copy()  # its arrays may be those of the spots
         for slot, values in arrays.items():
@@ -308,7 +312,7 @@ def with_profiles(
                 frame.layers[slot.removeprefix("layers/")] = values
         return frame
     if processes.is_first:
-        with new_store(out, frame, slots, chunk_rows) as arrays:
+        with new_store(out, frame, slots, chunks, dtype) as arrays:
             fill(arrays)
     else:
         fill({})

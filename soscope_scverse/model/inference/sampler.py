@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Literal, NamedTuple, TypeAlias
@@ -10,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from soscope_scverse._arrays import dense
+from soscope_scverse._arrays import Matrix, dense
 from soscope_scverse.model._section import Section
 from soscope_scverse.model._tiles import Tiles
+from soscope_scverse.module.further_features import FurtherFeatures
 from soscope_scverse.module.likelihoods import Subspots
 from soscope_scverse.module.vae import SoScopeVAE
 from soscope_scverse.pp._graphs import nearest_distance
@@ -58,7 +60,7 @@ class Sampler:
 
     def __init__(
         self,
-        module: SoScopeVAE,
+        module: SoScopeVAE | FurtherFeatures,
         tiles: Tiles,
         states: LatentStates,
         order: np.ndarray,
@@ -74,6 +76,24 @@ class Sampler:
         self.expectations = list(expectations)
         self.seeds = np.empty((tiles.n_spots, 2), dtype=np.int64)
         self.seeds[order] = np.random.default_rng(seed).integers(2**63 - 1, size=(tiles.n_spots, 2))
+
+    def of_features(self, module: FurtherFeatures, x: Matrix, number: int) -> Sampler:
+        """Sampler of other features of the same spots, with the same latent states.
+
+        Parameters
+        ----------
+        module
+            Of these features.
+        x
+            n_spots x n_features.
+        number
+            Of the group of features: each has random numbers of its own.
+        """
+        other = copy.copy(self)
+        other.module, other.tiles, other.seeds = module, copy.copy(self.tiles), self.seeds.copy()
+        other.tiles.section = self.tiles.section._replace(x=x)
+        other.seeds[:, 1] ^= number
+        return other
 
     @cached_property
     def pitch(self) -> np.ndarray:

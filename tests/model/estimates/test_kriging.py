@@ -5,6 +5,7 @@ import pytest
 import torch
 from scipy.stats import multivariate_normal
 
+from soscope_scverse.model import _kriging
 from soscope_scverse.model._kriging import Averages, Krige, distances
 from soscope_scverse.model.estimates.kriging import (
     SETTINGS,
@@ -163,3 +164,36 @@ def test_constant_values_and_features_are_no_evidence():
     flat = spots_of(grid(4), np.ones((16, 3)))
     assert strength(flat, np.random.default_rng(0).normal(size=(16, 3))) == pytest.approx(0.5)
     assert np.isfinite(evidence_of(flat, np.zeros((16, 3)))).all()
+
+
+def fitted(spots, values, length=2.0, noise=0.3):
+    field = KrigedField(values.shape[1], spots.features.shape[1])
+    field.length.fill_(length)
+    field.noise.fill_(noise)
+    settings = tuple(np.full(values.shape[1], number) for number in (length, 1.0, noise))
+    centred = values - values.mean(axis=0)
+    field.image_effect.copy_(torch.as_tensor(image_effect(spots, centred, [np.arange(len(values))], settings)))
+    return Krige(field, spots, values)
+
+
+def test_a_large_section_is_kriged_group_by_group(imaged, monkeypatch):
+    """From the spots around a group, which decide on it: close to the whole section's, without borders of groups."""
+    spots, values = imaged
+    krige = fitted(spots, values)
+    xy = np.random.default_rng(0).uniform(0, 8, (400, 2))
+    near = np.linalg.norm(xy[:, None] - spots.xy, axis=2).argmin(axis=1)
+    features = spots.features[near]
+    exact = krige.everywhere(xy, features, near)
+    monkeypatch.setattr(_kriging, "_EXACT_SPOTS", 50)
+    monkeypatch.setattr(_kriging, "_GROUP_SPOTS", 20)
+    grouped = krige.everywhere(xy, features, near)
+    assert np.abs(grouped - exact).max() < 0.1 * exact.std()
+
+
+def test_the_field_is_linear_in_the_values_and_invariant_to_their_level(imaged):
+    spots, values = imaged
+    place = np.array([[2.2, 3.1]]), spots.features[:1]
+    once, twice = (
+        fitted(spots, factor * values + level).at(*place, np.arange(81)) for factor, level in ((1, 0), (2, 5))
+    )
+    np.testing.assert_allclose(twice, 2 * once + 5, atol=1e-4)

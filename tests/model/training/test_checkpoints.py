@@ -298,7 +298,8 @@ def test_ctrl_c_ends_enhance_with_nothing_written(section, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_ctrl_c_on_the_command_line(section, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_on_the_command_line_leave_a_checkpoint(section, tmp_path, number):
     section.adata.write_h5ad(tmp_path / "in.h5ad")
     start = "from soscope_scverse.cli import main; main()"
     command = [sys.executable, "-W", "ignore", "-c", start, "enhance", "in.h5ad", "--out", "out.zarr"]
@@ -307,13 +308,25 @@ def test_ctrl_c_on_the_command_line(section, tmp_path):
     process = subprocess.Popen([*command, *options], cwd=tmp_path, text=True, **pipes)
     while process.poll() is None and not (tmp_path / "checkpoints").exists():  # made when the training begins
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
+    time.sleep(3)
+    process.send_signal(number)
     out, err = process.communicate()
-    assert process.returncode == 130, err
+    assert process.returncode == 128 + number, err
     assert out == ""
     assert "Traceback" not in err
-    assert "Stopped by SIGINT." in err.splitlines()
+    assert f"Stopped by {number.name}." in err.splitlines()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints", "in.h5ad"]
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["checkpoint.pt"]
+
+
+def test_an_interrupted_training_resumes_from_where_it_was(prepared, uninterrupted, tmp_path, monkeypatch):
+    monkeypatch.setattr(SoScope, "_checkpoints_cls", Checkpoints)  # whose next checkpoint is due in 30 seconds
+    monkeypatch.setattr(train["trained"].__globals__["Checkpoints"], "is_outdated", True)
+    monkeypatch.setitem(train["trained"].__globals__, "Checkpoints", lambda *args, seconds: Checkpoints(*args))
+    with pytest.warns(UserWarning, match="interrupted"):
+        train["trained"](prepared, "whole", tmp_path, callbacks=[Press(7)])
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
+    assert_same(train["bits"](train["trained"](prepared, "whole", tmp_path)), uninterrupted("whole"))
 
 
 def test_enhance_resumes(section, tmp_path):
