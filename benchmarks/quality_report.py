@@ -211,7 +211,7 @@ def variants(scores: pd.DataFrame) -> str:
     if len(names) < 2:
         return ""
     rows = [(task, *(cell(scores, task, name) for name in names)) for task in scores.index.unique("task")]
-    text = "Effect of the image and of the changes to the published model, as `pearson` / `within_r`."
+    text = "Effect of the image and of the changes to the model of the paper, as `pearson` / `within_r`."
     return f"## Variants\n\n{text}\n\n{markdown(('task', *names), rows)}"
 
 
@@ -228,8 +228,8 @@ def published(scores: pd.DataFrame) -> str:
         "mended\nit was run on two of the tasks, as `pearson` / `within_r`:"
     )
     rest = (
-        '`preset="paper"` is the published model in our implementation, trained by ours.\n'
-        "[The model](model.md#arguments-of-the-published-model) lists what it sets and where it differs from the code."
+        '`preset="paper"` is the model of the paper in our implementation, here with our image features.\n'
+        "[The model](model.md#the-model-of-the-paper) lists what is as published and what differs, with the reasons."
     )
     header = ("task", "published code", 'soScope here, `preset="paper"`', "soScope here")
     return f"## Published code\n\n{text}\n\n{markdown(header, rows)}\n\n{rest}"

@@ -55,7 +55,7 @@ class RegisteredModel(BaseModelClass):
             Column of ``obs`` with the batches, such as slides or donors: each has its own effect on every feature, and
             is an input of the encoder. Spots of an unknown batch get the average of the trained batches.
         graph_key
-            Slot of ``obsp`` with the graph of the spots, as of ``pp.spot_graph(key_added=)`` or
+            Slot of ``obsp`` with the graph of the spots, written by ``pp.spot_graph(key_added=)`` or
             :func:`squidpy.gr.spatial_neighbors`: n_spots x n_spots weights between 0 and 1. An edge has the larger
             weight of its two directions; loops are ignored.
         size_factor_key

@@ -149,7 +149,7 @@ def enhance(
     batch_key
         Column of ``obs`` with the batches, see :meth:`~soscope_scverse.model.SoScope.setup_anndata`.
     graph_key
-        Slot of ``obsp`` with the graph of the spots, as of :func:`squidpy.gr.spatial_neighbors`
+        Slot of ``obsp`` with the graph of the spots, written by :func:`squidpy.gr.spatial_neighbors`
         (``"spatial_connectivities"``), see :meth:`~soscope_scverse.model.SoScope.setup_anndata`. Default:
         ``obsp["spot_graph"]``, which is made by :func:`~soscope_scverse.pp.spot_graph` if it is not there.
     size_factor_key
