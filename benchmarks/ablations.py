@@ -1,11 +1,16 @@
-"""What the defaults are worth: one constant changed at a time on sections whose subspots are known; prints tables.
+"""What the defaults are worth: one at a time replaced by its alternatives on sections whose subspots are known.
 
-``python benchmarks/ablations.py --tasks her2st-C2 her2st-C3 MOB1 --seeds 0 1 --csv ablations.csv``. Scores are medians
-over genes, averaged over the seeds: ``pearson`` / ``within_r`` as in ``docs/benchmarks.md``; ``coverage`` is the share
-of the true subspots inside the central 90 % of 100 posterior samples, pooled over subspots and genes. Runs that are in
-the CSV file are not run again. Settings marked with * are constants of a module, which the script patches.
+``python benchmarks/ablations.py`` adds each run to ``benchmarks/ablations.csv`` and prints the table. Runs that are in
+the file are not run again, so the work can be interrupted and divided:
 
-``python benchmarks/ablations.py --checks`` prints what needs no training: lattices, variances, the image test, the
+    python benchmarks/ablations.py --tasks her2st-C2 --settings "masked=0.0" "decoder=joint"
+    python benchmarks/ablations.py --report ablations.md   # runs nothing, writes what is in the file
+
+Scores are medians over genes, averaged over the seeds: ``pearson`` / ``within_r`` as in ``docs/benchmarks.md``;
+``coverage`` is the share of the true subspots inside the central 90 % of 100 posterior samples, pooled over subspots
+and genes. Settings marked with * are constants of a module, which the script patches.
+
+``python benchmarks/ablations.py --checks`` prints what needs no training: lattices, variances, the
 alignment and the choice of genes.
 """
 
@@ -27,6 +32,7 @@ import numpy as np
 import pandas as pd
 import quality
 import torch
+from quality_report import markdown
 from scipy.spatial import cKDTree
 
 from soscope_scverse import _keys as keys
@@ -34,7 +40,7 @@ from soscope_scverse import im, metrics, pp, tl
 from soscope_scverse.im import _alignment, _widths
 from soscope_scverse.im.encoders import texture
 from soscope_scverse.model import _tiles
-from soscope_scverse.model.estimates import gp, image_evidence, library_size, uncertainty
+from soscope_scverse.model.estimates import gp, kriging, library_size, uncertainty
 from soscope_scverse.module import likelihoods, vae
 from soscope_scverse.pp import _lattice
 
@@ -46,12 +52,18 @@ DEFAULT = "default"
 class Setting(NamedTuple):
     """What differs from the defaults."""
 
+    enhance: Mapping[str, Any] = {}
+    """Arguments of `tl.enhance`."""
     model: Mapping[str, Any] = {}
     train: Mapping[str, Any] = {}
     graph: Mapping[str, Any] = {}
     features: Mapping[str, Any] | None = None
     """Arguments of `im.features`; None takes the features that all settings share."""
     patches: tuple[tuple[Any, str, Any], ...] = ()
+
+
+def enhance(name: str, *values: Any) -> dict[str, Setting]:
+    return {f"{name}={value}": Setting(enhance={name: value}) for value in values}
 
 
 def model(name: str, *values: Any) -> dict[str, Setting]:
@@ -73,7 +85,8 @@ def wide(*values: int) -> dict[str, Setting]:
     """Texture of four patch widths, 304 features, reduced to fewer components."""
     contexts = {"context": [2.0, 4.0, 8.0, 16.0]}
     return {
-        f"304 features, n_image_components={n}": Setting({"n_image_components": n}, features=contexts) for n in values
+        f"304 features, n_image_components={n}": Setting(model={"n_image_components": n}, features=contexts)
+        for n in values
     }
 
 
@@ -94,10 +107,25 @@ def last_rate(share: float) -> dict[str, Setting]:
 
 SETTINGS: dict[str, Setting] = {
     DEFAULT: Setting(),
+    **enhance("likelihood", "poisson"),
+    **enhance("expectation", "denoised", "decoded"),
+    **enhance("sources", "positions"),
+    **model("decoder", "joint"),
+    **model("interpolation", "none"),
+    **model("observation", "gaussian"),
+    **model("dispersion", "subspot", "shape"),
+    **model("loss_per", "spot"),
+    **model("image_deviation", "observed"),
+    **model("kriging", False),
+    **model("image_strength", 0.0, 1.0),
+    **patched("_OFFSET", 0.1, 1.0, rooms=(kriging,)),
+    **model("library_size_noise", 0.0),
     **model("image_shrinkage", 10.0, 160.0),
     **model("masked", 0.0, 0.15, 0.5),
     **model("bandwidth", 0.25, 1.0),
     **train("max_steps", 200, 800),
+    **train("kl_weight", 0.1, 3.0),
+    "train_size=0.9, early_stopping=True": Setting(train={"train_size": 0.9, "early_stopping": True}),
     **train("pretrain_epochs", 0, 200),
     **train("gradient_clip_val", 1.0, None),
     **train("lr", 5e-4, 5e-3),
@@ -116,7 +144,8 @@ SETTINGS: dict[str, Setting] = {
     **patched("_MAX_EFFECT", 2.0, 100.0, rooms=(likelihoods,)),
     **patched("_MIN_NOISE", 1e-4, 0.1, rooms=(library_size,)),
     **{f"spot_graph strength={value}": Setting(graph={"strength": value}) for value in (1.25, 5.0)},
-    **patched("_PATCH_IN_PITCHES", 2, 8, rooms=(_widths,), features={}),
+    "spot_graph normalize=False": Setting(graph={"normalize": False}),
+    **patched("PATCH_IN_PITCHES", 2, 8, rooms=(_widths,), features={}),
     **patched("_WINDOWS", (1.0,), (0.5, 1.0), rooms=(texture,), features={}),
     **patched("_COARSE", (1,), rooms=(texture,), features={}),
     **wide(32, 128, 304),
@@ -136,6 +165,10 @@ def changed(setting: Setting) -> Iterator[None]:
             patch.stop()
 
 
+SEEDS = (0, 1)
+SCORES = quality.ROOT / "benchmarks" / "ablations.csv"
+
+
 def run(task: quality.Task, setting: Setting, seed: int) -> dict[str, float]:
     """Scores of one run; NaN where the training diverged."""
     spots = task.low.copy()
@@ -148,6 +181,7 @@ def run(task: quality.Task, setting: Setting, seed: int) -> dict[str, float]:
         with changed(setting):
             enhanced, trained = tl.enhance(
                 spots,
+                **setting.enhance,
                 image=None if setting.features is None else task.image,
                 genes=spots.var_names.tolist(),
                 seed=seed,
@@ -192,7 +226,7 @@ def table(df: pd.DataFrame) -> str:
         ]
         change = f"{shift['pearson']:+.3f} / {shift['within_r']:+.3f} / {shift['coverage']:+.3f}"
         rows.append([setting, *cells, str(own.index.get_level_values("seed").nunique()), change])
-    return quality.markdown(["setting", *df["task"].unique(), "seeds", "mean difference"], rows)
+    return markdown(["setting", *df["task"].unique(), "seeds", "mean difference"], rows)
 
 
 # ------------------------------------------------------------------------------------------- checks without a training
@@ -236,7 +270,7 @@ def lattices() -> None:
             shares = {n: np.mean([right(*case[1:]) for case in cases if case[0] == n]) for n in names}
         rows.append([name, *(f"{shares[n]:.2f}" for n in names)])
     print("\nLattices without array indices: share found, 20 % of the spots missing, stretched by up to 1.15\n")
-    print(quality.markdown(["constant", *names], rows))
+    print(markdown(["constant", *names], rows))
 
 
 def spaced(xy: np.ndarray) -> np.ndarray:
@@ -264,7 +298,7 @@ def off_lattice(names: Iterable[str]) -> None:
         off = np.linalg.norm(xy - design @ np.linalg.lstsq(design, xy, rcond=None)[0], axis=1) / lattice.pitch
         rows.append([name, lattice.kind, f"{np.sqrt((off**2).mean()):.3f}", f"{np.quantile(off, 0.99):.3f}"])
     print("\nDistance of spots from the best lattice, in pitches\n")
-    print(quality.markdown(["section", "kind", "root mean square", "99 % quantile"], rows))
+    print(markdown(["section", "kind", "root mean square", "99 % quantile"], rows))
 
 
 def variances(names: Iterable[str]) -> None:
@@ -304,38 +338,7 @@ def variances(names: Iterable[str]) -> None:
                 ]
             )
     print("\nVariances: change of the log dispersion over genes; length in spot distances; library-size noise\n")
-    print(quality.markdown(["task", "variant", "median", "largest", "length", "noise"], rows))
-
-
-def image_test(names: Iterable[str], n_permuted: int = 25) -> None:
-    """Log likelihood ratios of true images, and the largest of permuted ones."""
-    variants: dict[str, dict[str, Any]] = {
-        DEFAULT: {},
-        **{f"_N_COMPONENTS={v}": {"_N_COMPONENTS": v} for v in (1, 4)},
-        "SMOOTH=1 (rough alone)": {"SMOOTH": 1.0},
-        "_START at other variances": {"_START": np.array([-2.0, 0.0, -2.0, -3.0])},
-    }
-    rows = []
-    for name in names:
-        spots = task_of(name).low
-        x, xy = (
-            np.asarray(spots.X.toarray() if hasattr(spots.X, "toarray") else spots.X, dtype=float),
-            spots.obsm[keys.SPATIAL],
-        )
-        profile = np.log1p(x / x.mean(axis=0))
-        image = np.einsum("nk,nkl->nl", spots.obsm[keys.EXPOSURE], spots.obsm[keys.FEATURES])
-        rng = np.random.default_rng(0)
-        orders = [rng.permutation(len(image)) for _ in range(n_permuted)]
-        for variant, constants in variants.items():
-            with mock.patch.multiple(image_evidence, **constants) if constants else nullcontext():
-                true = image_evidence.image_evidence(profile, image, xy)
-                permuted = [image_evidence.image_evidence(profile, image[order], xy) for order in orders]
-            above = [sum(ratio > limit for ratio in permuted) for limit in (2, 4, 8)]
-            rows.append([name, variant, f"{true:.1f}", *map(str, above), f"{max(permuted):.1f}"])
-    print(
-        f"\nImage test: ratio of the true image; of {n_permuted} permuted ones how many exceed 2, 4, 8; the largest\n"
-    )
-    print(quality.markdown(["task", "variant", "true", "> 2", "> 4", "> 8", "largest"], rows))
+    print(markdown(["task", "variant", "median", "largest", "length", "noise"], rows))
 
 
 SECTIONS = {
@@ -370,7 +373,7 @@ def alignment() -> None:
                 found[name][min(i, 1)] += is_suspected(table, clearly, limits)
     print("\nAlignment: warnings as given (of 6) and in wrong placements (of 30)\n")
     rows = [[name, *map(str, counts)] for name, counts in found.items()]
-    print(quality.markdown(["constant", "as given", "wrong"], rows))
+    print(markdown(["constant", "as given", "wrong"], rows))
 
 
 def is_suspected(table: pd.DataFrame, clearly: float, least: Mapping[str, float]) -> bool:
@@ -391,7 +394,7 @@ def genes(names: Iterable[str]) -> None:
             shares = [len(best & set(pp.spatial_genes(adata, n, n_candidates=c))) / n for c in (1000, 2500, 5000)]
             rows.append([name, str(n), *(f"{share:.2f}" for share in shares)])
     print("\nGenes: share of those with the highest Moran's I of all that are among the most counted\n")
-    print(quality.markdown(["section", "genes", "1,000", "2,500", "5,000"], rows))
+    print(markdown(["section", "genes", "1,000", "2,500", "5,000"], rows))
 
 
 CHECKS: dict[str, Callable[[], None]] = {
@@ -400,7 +403,6 @@ CHECKS: dict[str, Callable[[], None]] = {
     "variances": partial(variances, ("her2st-C2", "MOB1", "embryo")),
     "genes": partial(genes, ("C2", "embryo")),
     "alignment": alignment,
-    "image_test": partial(image_test, TASKS),
 }
 
 
@@ -411,7 +413,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", nargs="+", choices=quality.TASKS, default=list(TASKS), metavar="TASK")
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS), metavar="SETTING")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     parser.add_argument(
         "--checks",
         nargs="*",
@@ -419,7 +421,8 @@ def arguments() -> argparse.Namespace:
         metavar="CHECK",
         help=f"all or some of {', '.join(CHECKS)}",
     )
-    parser.add_argument("--csv", type=Path, help="keeps every run; those that are in it are not run again")
+    parser.add_argument("--csv", type=Path, default=SCORES, help="keeps every run; those in it are not run again")
+    parser.add_argument("--report", type=Path, help="Markdown file to write from the runs in the CSV; runs nothing")
     return parser.parse_args()
 
 
@@ -431,25 +434,29 @@ def main() -> None:
         for name in args.checks or CHECKS:
             CHECKS[name]()
         return
-    rows = pd.read_csv(args.csv).to_dict("records") if args.csv is not None and args.csv.exists() else []
-    done = {(row["setting"], row["task"], row["seed"]) for row in rows}
-    tasks: dict[str, quality.Task] = {}
-    for setting in dict.fromkeys([DEFAULT, *args.settings]):
-        for name in args.tasks:
-            for seed in args.seeds:
-                if (setting, name, seed) in done:
-                    continue
-                if name not in tasks:
-                    tasks[name] = task_of(name)
-                rows.append(
-                    {"setting": setting, "task": name, "seed": seed, **run(tasks[name], SETTINGS[setting], seed)}
-                )
-                if args.csv is not None:
-                    pd.DataFrame(rows).to_csv(args.csv, index=False)
-    df = pd.DataFrame(rows)
+    if args.report is None:
+        run_missing(args)
+    df = pd.read_csv(args.csv)
     wanted = df["setting"].isin([DEFAULT, *args.settings]) & df["task"].isin(args.tasks) & df["seed"].isin(args.seeds)
-    print(table(df[wanted]))
-    print(f"\n{df.loc[wanted, 'cpu_seconds'].sum() / 60:.0f} minutes of CPU time, {quality.machine()}.")
+    minutes = df.loc[wanted, "cpu_seconds"].sum() / 60
+    text = f"{table(df[wanted])}\n\n{minutes:.0f} minutes of CPU time, {quality.machine()}.\n"
+    if args.report is None:
+        print(text)
+    else:
+        args.report.write_text(text)
+
+
+def run_missing(args: argparse.Namespace) -> None:
+    """Run what is not in the CSV, task by task, and add each run to it."""
+    rows = pd.read_csv(args.csv).to_dict("records") if args.csv.exists() else []
+    done = {(row["setting"], row["task"], row["seed"]) for row in rows}
+    for name in args.tasks:
+        todo = [(s, seed) for s in dict.fromkeys([DEFAULT, *args.settings]) for seed in args.seeds]
+        todo = [(setting, seed) for setting, seed in todo if (setting, name, seed) not in done]
+        task = task_of(name) if todo else None
+        for setting, seed in todo:
+            rows.append({"setting": setting, "task": name, "seed": seed, **run(task, SETTINGS[setting], seed)})
+            pd.DataFrame(rows).to_csv(args.csv, index=False)
 
 
 if __name__ == "__main__":

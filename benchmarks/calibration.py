@@ -19,6 +19,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import quality
 import torch
+from quality_report import markdown
 
 from soscope_scverse import SoScope, bench, datasets, metrics, pl, pp, tl
 
@@ -132,7 +133,7 @@ def main() -> None:
         rows.append(row(name, [pit for pit, _ in runs], runs[0][1]))
     seeds = [f"seed {seed}" for seed in args.seeds]
     header = ["task", *seeds, "low counts", "medium", "high counts", "below", "above", f"{LOWEST} to {HIGHEST}"]
-    print(quality.markdown(header, rows))
+    print(markdown(header, rows))
     image(pits, args.out)
 
 

@@ -1,7 +1,16 @@
-"""Quality on sections with known subspots: runs all methods and writes ``docs/benchmarks.md``.
+"""Quality on sections with known subspots: runs methods, keeps their scores in a table and reports them.
 
-``python benchmarks/quality.py --csv quality.csv``; real sections are read from ``../shared/data`` or the folder in
-``SOSCOPE_TEST_DATA``.
+``python benchmarks/quality.py`` runs every method on every task and adds each run to ``benchmarks/quality.csv``. Runs
+that are in the file are not run again, so the work can be interrupted and divided:
+
+    python benchmarks/quality.py --tasks her2st-C2 --methods soscope
+    python benchmarks/quality.py --tasks her2st-C2 --genes 2000        # another panel of genes
+    python benchmarks/quality.py --tasks her2st-C2 --chosen-on spots   # genes chosen on the merged spots
+    python benchmarks/quality.py --report docs/benchmarks.md           # runs nothing, writes what is in the file
+    python benchmarks/quality.py --readme                              # runs nothing, prints the table of the README
+
+After a change, delete the rows of the methods that it concerns from the file. Real sections are read from
+``../shared/data`` or the folder in ``SOSCOPE_TEST_DATA``.
 """
 
 from __future__ import annotations
@@ -10,15 +19,13 @@ import argparse
 import logging
 import os
 import platform
-import shlex
-import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import anndata as ad
 import numpy as np
@@ -30,18 +37,22 @@ from soscope_scverse import bench, datasets, im, pp, tl
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("SOSCOPE_TEST_DATA", ROOT.parent / "shared" / "data"))
+SCORES = ROOT / "benchmarks" / "quality.csv"
 N_GENES = 60
+PANELS = (60, 500, 2000)
+PACKAGES = ("soscope-scverse", "torch", "torch-geometric", "scvi-tools", "anndata", "scikit-learn", "numpy")
 
 SOSCOPE, NO_IMAGE, SHUFFLED, AS_PUBLISHED = "soscope", "soscope-no-image", "soscope-shuffled", "soscope-paper"
-ORACLE = "oracle"
+NOISE_FREE = "noise-free-truth"
 VARIANTS = {
     NO_IMAGE: "default settings, without the image",
     SHUFFLED: "default settings, with the image features permuted over the subspots of the section",
-    AS_PUBLISHED: 'architecture, likelihood and prediction of the paper (`preset="paper"`)',
+    AS_PUBLISHED: '[model of the paper](model.md#the-model-of-the-paper) (`preset="paper"`) with the shared features',
 }
-METHODS = [*bench.BASELINES, SOSCOPE, *VARIANTS, ORACLE]
+METHODS = [*bench.BASELINES, SOSCOPE, *VARIANTS, NOISE_FREE]
 IMAGE_BASELINES = ("image_linear", "image_gaussian_process", "image_mlp", "joint_mlp")
-METRICS = ("pearson", "within_r", "mse", "normalized_pearson")
+
+ChosenOn = Literal["truth", "spots"]
 
 
 # --------------------------------------------------------------------------------------------------------------- tasks
@@ -55,9 +66,11 @@ class Task(NamedTuple):
     image: Any
 
 
-def real(section: str, image: str | None = None) -> Task:
+def real(section: str, image: str | None = None, n_genes: int = N_GENES, chosen_on: ChosenOn = "truth") -> Task:
+    """Merge a section; genes are chosen on the true subspots, or on the merged spots, which is all that a user has."""
     low, truth = bench.simulate_low_resolution(ad.read_h5ad(DATA / section))
-    return chosen(low, truth, None if image is None else DATA / image, pp.spatial_genes(truth, N_GENES))
+    genes = pp.spatial_genes(truth if chosen_on == "truth" else low, n_genes)
+    return chosen(low, truth, None if image is None else DATA / image, genes)
 
 
 def discs(n_subspots: int) -> Task:
@@ -90,7 +103,7 @@ def chosen(low: ad.AnnData, truth: ad.AnnData, image: Any, genes: list[str]) -> 
     return Task(low[:, genes].copy(), truth[:, genes].copy(), image)
 
 
-TASKS: dict[str, Callable[[], Task]] = {
+TASKS: dict[str, Callable[..., Task]] = {
     "her2st-C2": partial(real, "her2st/C2.h5ad", "her2st/C2_HE.jpg"),
     "her2st-C3": partial(real, "her2st/C3.h5ad", "her2st/C3_HE.jpg"),
     "her2st-C4": partial(real, "her2st/C4.h5ad", "her2st/C4_HE.jpg"),
@@ -104,6 +117,8 @@ TASKS: dict[str, Callable[[], Task]] = {
     "synthetic-noise-free": partial(synthetic, noise_free=True),
     "synthetic-image": synthetic_image,
 }
+PANEL_TASKS = ("her2st-C2", "her2st-C3", "her2st-C4", "MOB1", "MOB2", "embryo")
+"""Tasks with whole transcriptomes (1,000 genes in MOB), of which other panels can be chosen."""
 
 
 # ------------------------------------------------------------------------------------------------------------- methods
@@ -119,12 +134,15 @@ def shuffled(adata: ad.AnnData, seed: int, **kwargs: Any) -> np.ndarray:
     return tl.enhance(adata, seed=seed, genes=adata.var_names.tolist(), **kwargs).X
 
 
-def oracle(adata: ad.AnnData, *, truth: ad.AnnData) -> np.ndarray:
-    """Return the noise-free truth; its score against noisy counts is the best attainable one."""
+def noise_free(adata: ad.AnnData, *, truth: ad.AnnData) -> np.ndarray:
+    """Return the expected counts of the subspots.
+
+    Against noisy counts, the conditional mean can score higher: it contains what is known of the noise, its sum.
+    """
     return np.asarray(truth.layers["mean"])
 
 
-def methods_of(names: Iterable[str], task: Task, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def methods_of(task: Task, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Methods for `bench.compare`; without an image, the variants that depend on it are excluded."""
     every = {
         **bench.BASELINES,
@@ -132,89 +150,75 @@ def methods_of(names: Iterable[str], task: Task, kwargs: Mapping[str, Any]) -> d
         NO_IMAGE: {"image": None},
         SHUFFLED: partial(shuffled, train_kwargs={"enable_progress_bar": False}, **kwargs),
         AS_PUBLISHED: {"preset": "paper"},
-        ORACLE: partial(oracle, truth=task.truth),
+        NOISE_FREE: partial(noise_free, truth=task.truth),
     }
     without = [] if task.image is not None else [NO_IMAGE, SHUFFLED, *IMAGE_BASELINES]
     if "mean" not in task.truth.layers:
-        without.append(ORACLE)
-    return {name: every[name] for name in names if name not in without}
+        without.append(NOISE_FREE)
+    return {name: method for name, method in every.items() if name not in without}
 
 
-def run(name: str, methods: Iterable[str], seeds: list[int], max_epochs: int | None) -> pd.DataFrame:
-    task = TASKS[name]()
-    kwargs = {} if max_epochs is None else {"max_epochs": max_epochs}
-    runs = methods_of(methods, task, kwargs)
-    if task.image is not None:
+# ---------------------------------------------------------------------------------------------------------------- runs
+
+
+class Panel(NamedTuple):
+    """Which genes are scored."""
+
+    n_genes: int = N_GENES
+    chosen_on: ChosenOn = "truth"
+
+
+def seeded(method: str) -> bool:
+    return method == SOSCOPE or method in VARIANTS
+
+
+def runs(task_name: str, panel: Panel, args: argparse.Namespace, done: set[tuple]) -> Iterator[pd.DataFrame]:
+    """Medians over genes of every run of a task that is not done yet, one table for each."""
+    wanted = [(name, seed) for name in args.methods for seed in (args.seeds if seeded(name) else [-1])]
+    wanted = [run for run in wanted if (task_name, *panel, *run) not in done]
+    if not wanted:
+        return
+    task = (
+        TASKS[task_name]() if panel == Panel() else TASKS[task_name](n_genes=panel.n_genes, chosen_on=panel.chosen_on)
+    )
+    kwargs = {} if args.max_epochs is None else {"max_epochs": args.max_epochs}
+    methods = methods_of(task, kwargs)
+    wanted = [(name, seed) for name, seed in wanted if name in methods]
+    if task.image is not None and wanted:
         im.features(task.low, task.image)
-    tables = []
-    for method, arguments in runs.items():
+    for name, seed in wanted:
         with PeakMemory() as peak:
-            df = bench.compare(*task, methods={method: arguments}, seeds=seeds, task=name, enhance_kwargs=kwargs)
-        tables.append(df.assign(peak_mb=peak.mb))
-    df = pd.concat(tables, ignore_index=True)
-    return df.assign(n_spots=task.low.n_obs, n_targets=task.truth.n_obs)
+            scores = bench.compare(
+                *task,
+                methods={name: methods[name]},
+                seeds=[max(seed, 0)],
+                task=task_name,
+                progress=False,
+                enhance_kwargs=kwargs,
+            )
+        medians = scores.groupby(["task", "method", "metric", "seconds"], sort=False)["value"].median().reset_index()
+        yield medians.assign(
+            seed=seed,
+            n_genes=panel.n_genes,
+            chosen_on=panel.chosen_on,
+            n_scored=task.truth.n_vars,
+            n_spots=task.low.n_obs,
+            n_targets=task.truth.n_obs,
+            peak_mb=peak.mb,
+            measured_on=f"{datetime.now(UTC):%Y-%m-%d}",
+            packages=" ".join(f"{package}=={version(package)}" for package in PACKAGES),
+        )[list(COLUMNS)]
 
 
-# -------------------------------------------------------------------------------------------------------------- report
+COLUMNS = (
+    *("task", "n_genes", "chosen_on", "method", "seed", "metric", "value", "seconds", "peak_mb", "n_scored", "n_spots"),
+    *("n_targets", "measured_on", "packages"),
+)
+"""Of the table of scores; the seed is -1 for methods without one."""
 
 
-def medians(df: pd.DataFrame) -> pd.DataFrame:
-    """Median over genes, then mean over seeds (NaN if a run diverged): one row for each task and method."""
-    per_run = df.groupby(["task", "method", "seed", "metric"], sort=False, dropna=False)["value"].median()
-    per_method = per_run.groupby(["task", "method", "metric"], sort=False).agg(lambda runs: runs.mean(skipna=False))
-    scores = per_method.unstack("metric")[list(METRICS)]
-    costs = df.groupby(["task", "method"], sort=False)[["seconds", "peak_mb"]].mean()
-    return scores.join(costs).reindex(costs.index)
-
-
-def report(df: pd.DataFrame, command: str) -> str:
-    scores = medians(df)
-    sections = [
-        introduction(df, command),
-        *(task_section(df, scores, task) for task in df["task"].unique()),
-        summary(scores),
-        variants(scores),
-    ]
-    return "\n\n".join(section for section in sections if section) + "\n"
-
-
-def introduction(df: pd.DataFrame, command: str) -> str:
-    packages = ("soscope-scverse", "torch", "torch-geometric", "scvi-tools", "anndata", "scikit-learn", "numpy")
-    seeds = ", ".join(str(seed) for seed in sorted(df["seed"].dropna().unique())) or "none"
-    lines = [
-        "# Benchmarks",
-        "",
-        "Neighbouring spots of real sections are merged, and each method recovers the original spots;",
-        "the synthetic sections have known subspots.",
-        "In `osmfish-discs`, single cells are counted in circles of 55 µm at a pitch of 100 µm, as by Visium",
-        "(`bench.simulate_spots`), and the truth is all cells in each of 7 or 19 subspots, gaps included ([Capture "
-        "area](capture.md)).",
-        f"Each task contains the {N_GENES} genes with the highest Moran's I (`pp.spatial_genes` of the true subspots).",
-        f"Scores are medians over genes, averaged over the seeds ({seeds}) of methods that take a seed.",
-        "",
-        "- `pearson`: Pearson's r with the truth over all subspots.",
-        "- `within_r`: Pearson's r after subtracting each spot's mean, a measure of resolution alone;",
-        "  repeating the spot scores 0.",
-        "- `mse`: mean squared error after scaling to [0, 1]; lower is better.",
-        "- `normalized`: Pearson's r after dividing by the library size of the subspot.",
-        "- `seconds`: wall time of one run, excluding the image features, which are shared by all methods.",
-        "- `peak MB`: maximum increase of the resident memory of the process above its level before the runs of a",
-        "  method, excluding GPU memory.",
-        "",
-        f"Measured on {datetime.now(UTC):%d %B %Y} with {', '.join(f'{name} {version(name)}' for name in packages)}",
-        f"and Python {platform.python_version()} on {machine()}.",
-        "",
-        "To reproduce, with the real sections in `../shared/data` or the folder in `SOSCOPE_TEST_DATA`:",
-        "",
-        f"```bash\n{command}\n```",
-        "",
-        "soScope variants:",
-        "",
-        *(f"- `{name}`: {text}." for name, text in VARIANTS.items()),
-        "",
-        f"`{ORACLE}` is the noise-free truth scored against the noisy truth: the best attainable score.",
-    ]
-    return "\n".join(lines)
+def read_scores(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path) if path.exists() else pd.DataFrame(columns=list(COLUMNS))
 
 
 def machine() -> str:
@@ -229,148 +233,52 @@ def machine() -> str:
     return f"{platform.system()}, {cpu}, {os.cpu_count()} cores, {threads} thread{'s' * (threads > 1)} used, {gpu}"
 
 
-def task_section(df: pd.DataFrame, scores: pd.DataFrame, task: str) -> str:
-    of_task = df[df["task"] == task]
-    n_spots, n_targets = of_task[["n_spots", "n_targets"]].iloc[0]
-    header = ("method", "pearson", "within_r", "mse", "normalized", "seconds", "peak MB")
-    rows = [
-        (method, *(f"{row[m]:.3f}" for m in METRICS), f"{row['seconds']:.1f}", f"{row['peak_mb']:.0f}")
-        for method, row in scores.loc[task].iterrows()
-    ]
-    size = f"{n_spots} spots, {n_targets} subspots, {of_task['gene'].nunique()} genes."
-    return f"## {task}\n\n{size}\n\n{markdown(header, rows)}{measured(of_task)}"
-
-
-def measured(df: pd.DataFrame) -> str:
-    """Scores of the subspots that were captured and of the others, where spots have gaps between them."""
-    names = [f"{metric}_{part}" for part in ("measured", "unmeasured") for metric in METRICS[:2]]
-    if not set(names) <= set(df["metric"]):
-        return ""
-    values = df[df["metric"].isin(names)].groupby(["method", "metric"], sort=False)["value"].median().unstack("metric")
-    rows = [
-        (
-            method,
-            *(f"{row[f'pearson_{part}']:.3f} / {row[f'within_r_{part}']:.3f}" for part in ("measured", "unmeasured")),
-        )
-        for method, row in values.iterrows()
-    ]
-    text = "Subspots of which at least half was captured, and the others, as `pearson` / `within_r`:"
-    return f"\n\n{text}\n\n{markdown(('method', 'measured', 'unmeasured'), rows)}"
-
-
-def summary(scores: pd.DataFrame) -> str:
-    """Compare default soScope with the best baseline of each task and metric."""
-    rows, losses, gains = [], [], []
-    tasks = [task for task in scores.index.unique("task") if comparable(scores.loc[task])]
-    for task in tasks:
-        ours, rivals = scores.loc[(task, SOSCOPE)], baselines_of(scores.loc[task])
-        best = {metric: -rivals[metric] if metric == "mse" else rivals[metric] for metric in METRICS}
-        name = {metric: values.fillna(-np.inf).idxmax() for metric, values in best.items()}
-        theirs = {metric: rivals.loc[name[metric], metric] for metric in best}
-        rows.append(
-            (
-                task,
-                f"{ours['pearson'] - theirs['pearson']:+.3f} ({name['pearson']})",
-                f"{ratio(ours['within_r'], theirs['within_r'])} ({name['within_r']})",
-                f"{ratio(ours['mse'], theirs['mse'])} ({name['mse']})",
-                f"{ours['normalized_pearson'] - theirs['normalized_pearson']:+.3f} ({name['normalized_pearson']})",
-            )
-        )
-        if not task.startswith("synthetic"):
-            gains.append((ours["pearson"] - theirs["pearson"], *(ours[m] / theirs[m] for m in ("within_r", "mse"))))
-        better = {m: ours[m] < theirs[m] if m == "mse" else ours[m] > theirs[m] for m in best}
-        losses += [(task, metric) for metric, is_better in better.items() if not is_better]
-    if not rows:
-        return ""
-    if gains:
-        pearson, within, mse = np.median(gains, axis=0)
-        rows.append(("median of real sections", f"{pearson:+.3f}", f"{within:.2f}", f"{mse:.2f}", ""))
-    header = ("task", "pearson: difference", "within_r: ratio", "mse: ratio", "normalized: difference")
-    text = (
-        "Default soScope compared with the best baseline of each task and metric (in brackets), selected using the "
-        "truth.\nsoScope is better where a difference is above 0, a `within_r` ratio above 1 or an `mse` ratio below 1."
-    )
-    return f"## Summary\n\n{text}\n\n{markdown(header, rows)}\n\n{verdict(tasks, losses)}"
-
-
-def comparable(scores: pd.DataFrame) -> bool:
-    return SOSCOPE in scores.index and len(baselines_of(scores)) > 0
-
-
-def baselines_of(scores: pd.DataFrame) -> pd.DataFrame:
-    return scores[scores.index.isin(list(bench.BASELINES))]
-
-
-def ratio(ours: float, theirs: float) -> str:
-    """Ratio of two scores; both scores where the baseline is not positive."""
-    return f"{ours / theirs:.2f}" if theirs > 0 else f"{ours:.3f} to {theirs:.3f}"
-
-
-def verdict(tasks: list[str], losses: list[tuple[str, str]]) -> str:
-    """List the tasks where a baseline is better, for each metric."""
-    lines = []
-    for metric in METRICS:
-        lost = [task for task, of in losses if of == metric]
-        where = f"; not better on {', '.join(lost)}" if lost else ""
-        lines.append(f"- `{metric}`: better than every baseline on {len(tasks) - len(lost)} of {len(tasks)}{where}.")
-    return "\n".join(lines)
-
-
-def variants(scores: pd.DataFrame) -> str:
-    names = [name for name in (SOSCOPE, *VARIANTS) if name in scores.index.unique("method")]
-    if len(names) < 2:
-        return ""
-    rows = [(task, *(cell(scores, task, name) for name in names)) for task in scores.index.unique("task")]
-    text = "Effect of the image and of the changes to the published model, as `pearson` / `within_r`."
-    return f"## Variants\n\n{text}\n\n{markdown(('task', *names), rows)}"
-
-
-def cell(scores: pd.DataFrame, task: str, method: str) -> str:
-    if (task, method) not in scores.index:
-        return ""
-    return f"{scores.loc[(task, method), 'pearson']:.3f} / {scores.loc[(task, method), 'within_r']:.3f}"
-
-
-def markdown(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """Markdown table with a text column followed by numeric columns."""
-    titles = list(header)
-    rule = ["---", *["--:"] * (len(titles) - 1)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (titles, rule, *map(list, rows)))
-
-
 # ---------------------------------------------------------------------------------------------------------------- main
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), metavar="TASK", help=", ".join(TASKS))
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, metavar="TASK", help=", ".join(TASKS))
     parser.add_argument(
         "--methods", nargs="+", choices=METHODS, default=METHODS, metavar="METHOD", help=", ".join(METHODS)
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
+    parser.add_argument("--genes", type=int, choices=PANELS, default=N_GENES, help="genes with the highest Moran's I")
+    parser.add_argument(
+        "--chosen-on", choices=("truth", "spots"), default="truth", help="what the genes are chosen on; default: truth"
+    )
     parser.add_argument("--max-epochs", type=int, help="training epochs of soScope; default: the default of the model")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "benchmarks.md", help="report to write")
-    parser.add_argument("--csv", type=Path, help="CSV for all scores, updated after every task")
-    parser.add_argument("--resume", type=Path, help="CSV of an earlier run; its tasks are not run again")
-    return parser.parse_args()
+    parser.add_argument("--csv", type=Path, default=SCORES, help="table of scores, which runs are added to")
+    parser.add_argument("--report", type=Path, help="Markdown file to write from the table of scores; runs nothing")
+    parser.add_argument("--readme", action="store_true", help="print the table of the README; runs nothing")
+    args = parser.parse_args()
+    others = set(args.tasks or ()) - set(PANEL_TASKS)
+    if (args.genes, args.chosen_on) != Panel() and others:
+        parser.error(f"Expected tasks out of {', '.join(PANEL_TASKS)} with other genes, found {', '.join(others)}.")
+    return args
 
 
 def main() -> None:
     args = arguments()
+    if args.report is not None or args.readme:
+        from quality_report import readme_table, report
+
+        if args.readme:
+            print(readme_table(read_scores(args.csv)))
+        if args.report is not None:
+            args.report.write_text(report(read_scores(args.csv)))
+        return
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message="No image given")
     warnings.filterwarnings("ignore", message="The image is ")
     warnings.filterwarnings("ignore", module="lightning")
-    tables = [] if args.resume is None else [pd.read_csv(args.resume, dtype={"seed": "Int64"})]
-    done = {task for table in tables for task in table["task"]}
-    command = shlex.join(["python", *sys.argv])
-    for name in args.tasks:
-        if name not in done:
-            tables.append(run(name, args.methods, args.seeds, args.max_epochs))
-        df = pd.concat(tables, ignore_index=True)
-        if args.csv is not None:
-            df.to_csv(args.csv, index=False)
-        args.out.write_text(report(df, command))
+    panel = Panel(args.genes, args.chosen_on)
+    for name in args.tasks or (TASKS if panel == Panel() else PANEL_TASKS):
+        known = read_scores(args.csv)
+        done = set(known[["task", "n_genes", "chosen_on", "method", "seed"]].itertuples(index=False, name=None))
+        for scores in runs(name, panel, args, done):
+            scores.to_csv(args.csv, mode="a", header=not args.csv.exists(), index=False)
+            print(name, *panel, *scores.loc[0, ["method", "seed"]], *scores["value"].round(3), flush=True)
 
 
 if __name__ == "__main__":

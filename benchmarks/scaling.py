@@ -1,11 +1,12 @@
 """Run time and memory as a function of section size: prints tables, writes JSON and a plot.
 
-``python benchmarks/scaling.py --json scaling.json --plot scaling.png`` runs all parts; ``--parts`` selects from
+``python benchmarks/scaling.py --json scaling.json --plot scaling.png`` runs all parts; ``--against PATH`` repeats every
+measurement with the build whose repository is at PATH and prints the ratios; ``--parts`` selects from
 
 - ``sizes``: preprocessing, one training epoch, latent states and streamed prediction for 10^4 to 10^6 subspots (10^7
   with ``--large``), 200 genes and 64 image features, and the growth of run time and memory (log-log slope);
 - ``published``: a training step at 1,974 spots x 4 subspots, 60 genes and 2,048 raw image features, compared with a
-  dense evaluation of the published objective, and our peak memory;
+  dense evaluation of an objective in the form of the paper, and our peak memory;
 - ``features``: subspots per second of the encoder "texture";
 - ``processes``: steps per second of one and of two processes with one thread each;
 - ``embryo``: the steps of `tl.enhance` on a real section (2,898 spots x 7, 1,000 genes, from ``../shared/data``);
@@ -35,7 +36,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
@@ -52,8 +53,8 @@ PIXELS = 20  # centre-to-centre distance of spots
 PUBLISHED = {
     "default": "ours, default settings",
     "small": "ours in tiles of 256 spots",
-    "paper": "published objective, sampled pairs, reduced features",
-    "dense": "published objective, dense evaluation",
+    "paper": '`preset="paper"`, sampled pairs, reduced features',
+    "dense": "objective in the form of the paper, dense evaluation",
 }
 DATA = Path(os.environ.get("SOSCOPE_TEST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 QUIET = {"enable_progress_bar": False, "enable_model_summary": False}
@@ -125,7 +126,7 @@ def new_model(adata: ad.AnnData, **options: Any) -> Any:
 
     sos.SoScope.setup_anndata(adata)
     torch.manual_seed(0)
-    return sos.SoScope(adata, test_image=False, **options)
+    return sos.SoScope(adata, image_strength=1, **options)
 
 
 def seconds_a_step(model: Any, n_steps: int = 12, **options: Any) -> float:
@@ -201,21 +202,21 @@ def published(which: str) -> dict[str, float]:
     import torch
 
     import soscope_scverse as sos
-    from soscope_scverse.tl._options import PRESETS
+    from soscope_scverse.tl import _paper as paper
 
     adata = simulated("small_section")
     sos.pp.spot_graph(adata)
     if which == "dense":
         return {"step_s": dense_step(adata), "peak_gb": peak_gb()}
     lean = {"n_graph_samples": 512, "n_image_components": 128}
-    options = {**PRESETS["paper"].model_kwargs, **lean} if which == "paper" else {}
-    options.pop("test_image", None)
+    options = {**paper.model_kwargs(has_cells=False), **lean} if which == "paper" else {}
+    options.pop("image_strength", None)
     step_s = seconds_a_step(new_model(adata, **options), batch_size=256 if which == "small" else 2048)
     return {"step_s": step_s, "peak_gb": peak_gb(), "threads": torch.get_num_threads()}
 
 
 def dense_step(adata: ad.AnnData) -> float:
-    """Seconds per step of the published objective: all pairs of subspots, W as a dense matrix."""
+    """Seconds per step of an objective in the form of the paper: all pairs of subspots, W as a dense matrix."""
     import torch
     from torch.nn.functional import binary_cross_entropy_with_logits, softplus
     from torch_geometric.nn import TransformerConv
@@ -330,8 +331,14 @@ def million(n_targets: int) -> dict[str, float]:
         first = enhanced.X[: 100 * N_SUBSPOTS].compute().reshape(100, N_SUBSPOTS, -1).sum(axis=1)
         np.testing.assert_allclose(first, adata.X[:100].toarray(), rtol=1e-3)
         megabytes = sum(file.stat().st_size for file in out.rglob("*") if file.is_file()) / 1e6
-        uses_image = float(enhanced.uns["soscope"]["uses_image"])
-        return {"rows": enhanced.n_obs, **seconds, "peak_gb": peak_gb(), "zarr_mb": megabytes, "uses_image": uses_image}
+        strength = enhanced.uns["soscope"]["image_strength"]
+        return {
+            "rows": enhanced.n_obs,
+            **seconds,
+            "peak_gb": peak_gb(),
+            "zarr_mb": megabytes,
+            "image_strength": strength,
+        }
 
 
 def simulated(name: str) -> ad.AnnData:
@@ -406,15 +413,29 @@ MEASURES: dict[str, Callable[..., dict[str, float]]] = {
 
 
 def measured(name: str, *args: object, threads: int | None = None) -> dict[str, float]:
-    """Run a measurement in a separate process and print the result."""
+    """Run a measurement in a separate process, and another with the other build, and print the results."""
     environment = os.environ | ({} if threads is None else {"OMP_NUM_THREADS": str(threads)})
+    found = _in_process(name, args, environment)
+    label = f"{name} {' '.join(map(str, args))}"
+    print(f"{label}: ", "  ".join(f"{k} {v:.4g}" for k, v in found.items()), flush=True)
+    if OTHER_BUILD:
+        other = _in_process(name, args, {**environment, "PYTHONPATH": str(OTHER_BUILD[0])})
+        ratios = {key: value / other[key] for key, value in found.items() if other.get(key)}
+        print(f"{label}, ratios: ", "  ".join(f"{k} {v:.3g}" for k, v in ratios.items()), flush=True)
+        found |= {f"{key}_ratio": value for key, value in ratios.items()}
+    return found
+
+
+OTHER_BUILD: list[Path] = []
+"""Repository of the build to measure against, if there is one."""
+
+
+def _in_process(name: str, args: Sequence[object], environment: Mapping[str, str]) -> dict[str, float]:
     command = [sys.executable, __file__, "--one", name, *map(str, args)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         sys.exit(done.stderr[-4000:])
-    found = json.loads(done.stdout.splitlines()[-1])
-    print(f"{name} {' '.join(map(str, args))}: ", "  ".join(f"{k} {v:.4g}" for k, v in found.items()), flush=True)
-    return found
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def slope(rows: list[dict[str, float]], name: str) -> float:
@@ -462,6 +483,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--sizes", nargs="+", type=int, default=SIZES, help="subspots")
     parser.add_argument("--large", action="store_true", help="include 10^7 subspots")
+    parser.add_argument("--against", type=Path, help="repository of another build")
     parser.add_argument("--json", type=Path, help="JSON file for the results")
     parser.add_argument("--plot", type=Path, help="image file for the plot of the part `sizes`")
     parser.add_argument("--one", nargs="+", help=argparse.SUPPRESS)
@@ -469,8 +491,11 @@ def main() -> None:
     if args.one:
         warnings.filterwarnings("ignore")
         logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-        print(json.dumps(MEASURES[args.one[0]](*args.one[1:])))
+        start = time.process_time()
+        found = MEASURES[args.one[0]](*args.one[1:])
+        print(json.dumps({**found, "cpu_s": time.process_time() - start}))
         return
+    OTHER_BUILD.extend([] if args.against is None else [args.against])
     results = {}
     for part in args.parts:
         results[part] = PARTS[part](args)

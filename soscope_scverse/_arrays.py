@@ -52,6 +52,23 @@ def stored(x: Any) -> np.ndarray:
     return np.asarray(x.data if issparse(x) else x)
 
 
+def undirected(graph: csr_matrix) -> csr_matrix:
+    """Return a square matrix without zeros that are stored and without diagonal, symmetric by the larger of two values.
+
+    Columns are sorted, since the order of edges decides how sums are rounded. A matrix in this form is returned as it
+    is.
+    """
+    if not graph.has_canonical_format:
+        graph = graph.copy()
+        graph.sum_duplicates()
+    if graph.data.all() and not graph.diagonal().any() and not (graph != graph.T).nnz:
+        return graph
+    found = csr_matrix(graph.maximum(graph.T))
+    found.setdiag(0)
+    found.eliminate_zeros()
+    return found
+
+
 def spread(n: int, most: int) -> np.ndarray:
     """Return up to `most` of the integers below `n`, evenly spaced."""
     return np.unique(np.linspace(0, n - 1, min(n, most)).round().astype(int))

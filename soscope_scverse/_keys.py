@@ -40,13 +40,26 @@ SUBSPOT = "subspot"
 """``obs`` of a result: number of the subspot in its spot."""
 
 MEASURED_SHARE = "measured"
+IMAGE_GAIN = "image_gain"
 """``obs`` of a result: share of the subspot that was captured."""
 
 SAMPLED_COUNTS = "sampled_counts"
 """``layers`` of a result: one random posterior sample, integers whose captured part adds up to the observed spots."""
+
+DENOISED = "denoised"
+"""``layers`` of a result: posterior mean of the rates, beside conditional profiles in ``X``."""
 
 STD, Q05, Q95 = "std", "q05", "q95"
 """``layers`` of a result: standard deviation and quantiles of the posterior samples."""
 
 RESULT = "soscope"
 """``uns`` of a result: everything needed to reproduce it."""
+
+TRAINED = "trained"
+"""``var`` of a result of all genes: whether the latent states were learnt on the gene."""
+
+EVIDENCE = "evidence"
+"""``var`` of a result of all genes: log evidence ratio of a pattern of its own to that of the library size."""
+
+VALIDATION = "validation"
+"""``uns``: summary of a validation; first part of its names in ``var``."""

@@ -17,11 +17,11 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from mudata import MuData
-from scipy.sparse import issparse
+from scipy.sparse import csr_matrix, issparse
 
 from soscope_scverse import _keys as keys
 from soscope_scverse._array_indices import check_no_indices
-from soscope_scverse._arrays import Matrix, in_memory, layers_of, stored
+from soscope_scverse._arrays import Matrix, in_memory, layers_of, stored, undirected
 from soscope_scverse._columns import marks, named_axes, xy_columns
 from soscope_scverse._containers.mudata import spots_of
 from soscope_scverse._one_section import check_one_section
@@ -107,15 +107,24 @@ def read_sections(adata: object, library_key: str | None = None) -> Spots:
 
 
 def read_model_spots(
-    adata: object, *, features_key: str | None, library_key: str | None, batch_key: str | None
+    adata: object,
+    *,
+    features_key: str | None,
+    library_key: str | None,
+    batch_key: str | None,
+    graph_key: str,
+    size_factor_key: str | None,
 ) -> AnnData:
     """Return spots that have every slot that a model needs: positions, sections, batches, subspots, graph, features."""
     spots = read_sections(adata, library_key)
     if features_key is not None:
         check_text("features_key", features_key)
     model_slots(spots.adata, features_key)
+    graph(spots, graph_key)
     if batch_key is not None:
         labels(spots.adata, "batch_key", batch_key, "batch")
+    if size_factor_key is not None:
+        size_factors(spots.adata, size_factor_key)
     return spots.adata
 
 
@@ -440,19 +449,9 @@ def _like(adata: AnnData, key: str, exposure: np.ndarray) -> np.ndarray:
 
 
 def model_slots(adata: AnnData, features_key: str | None) -> np.ndarray:
-    """Return the exposures of spots whose graph, subspots and image features are there and fit each other."""
+    """Return the exposures of spots whose subspots and image features are there and fit each other."""
     exposure = exposures(adata)
     areas(adata, exposure)
-    if keys.SPOT_GRAPH not in adata.obsp:
-        msg = f"Expected `adata.obsp['{keys.SPOT_GRAPH}']`, found {sorted(adata.obsp)}. Call `pp.spot_graph(adata)`."
-        raise ValueError(msg)
-    weights = numbers(f"`adata.obsp['{keys.SPOT_GRAPH}']`", stored(adata.obsp[keys.SPOT_GRAPH]))
-    if not (np.isfinite(weights) & (weights >= 0)).all():
-        msg = (
-            f"Expected finite weights of at least 0 in `adata.obsp['{keys.SPOT_GRAPH}']`, found others. "
-            "Call `pp.spot_graph(adata)` again."
-        )
-        raise ValueError(msg)
     if features_key is not None and features_key in adata.obsm:
         record(adata, features_key)
         shape = exposure.shape
@@ -467,6 +466,95 @@ def model_slots(adata: AnnData, features_key: str | None) -> np.ndarray:
     return exposure
 
 
+def graph(spots: Spots, graph_key: str) -> csr_matrix:
+    """Return a graph of the spots without edges of weight 0, loops and directions: n_spots x n_spots weights.
+
+    An edge has the larger of the weights of its two directions. A graph in this form is returned as it is.
+
+    Parameters
+    ----------
+    spots
+        The spots.
+    graph_key
+        Slot of ``obsp``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If there is no such slot, it is not n_spots x n_spots, holds other weights than 0 to 1, or has edges between
+        sections.
+    """
+    check_text("graph_key", graph_key)
+    adata, slot = spots.adata, f"`adata.obsp[{graph_key!r}]`"
+    if graph_key not in adata.obsp:
+        to_do = (
+            "Call `pp.spot_graph(adata)`."
+            if graph_key == keys.SPOT_GRAPH
+            else f"Call `pp.spot_graph(adata, key_added={graph_key!r})`, or a function of `squidpy.gr`."
+        )
+        msg = f"Expected a graph of the spots in {slot}, found {sorted(adata.obsp)}. {to_do}"
+        raise ValueError(msg)
+    given = adata.obsp[graph_key]
+    weights = numbers(slot, stored(given))
+    if np.shape(given) != (spots.n, spots.n):
+        msg = f"Expected {slot} to be n_spots x n_spots, {spots.n} x {spots.n}, found shape {np.shape(given)}."
+        raise ValueError(msg)
+    wrong = ~(np.isfinite(weights) & (weights >= 0))
+    if wrong.any():
+        msg = (
+            f"Expected finite weights of at least 0 in {slot}, found {wrong.sum()} negative, infinite or NaN. "
+            "Make the graph again."
+        )
+        raise ValueError(msg)
+    if weights.max(initial=0) > 1 + _ROUNDING:
+        msg = (
+            f"Expected weights of at most 1 in {slot}, found up to {weights.max():.4g}. Distances are no weights: use "
+            "the connectivities beside them. Divide other weights by their maximum."
+        )
+        raise ValueError(msg)
+    found = undirected(csr_matrix(given))
+    _check_within_sections(spots, found, slot)
+    return found
+
+
+_ROUNDING = 1e-6
+"""Weights of single precision may exceed 1 by this much."""
+
+
+def _check_within_sections(spots: Spots, found: csr_matrix, slot: str) -> None:
+    """Raise a ValueError if edges of a graph join spots of two sections."""
+    i, j = found.nonzero()
+    apart = np.flatnonzero(spots.sections[i] != spots.sections[j])
+    if len(apart):
+        first = [(spots.adata.obs_names[row], str(spots.sections[row])) for row in (i[apart[0]], j[apart[0]])]
+        msg = (
+            f"Expected no edge between sections of `adata.obs[{spots.library_key!r}]` in {slot}, found "
+            f"{len(apart) // 2} of {found.nnz // 2} (first: {first[0][0]!r} of {first[0][1]!r} and {first[1][0]!r} of "
+            f"{first[1][1]!r}). Make the graph of each section by itself, with `library_key={spots.library_key!r}`."
+        )
+        raise ValueError(msg)
+
+
+def size_factors(adata: AnnData, size_factor_key: str) -> np.ndarray:
+    """Return a column of ``obs`` with the library size, or another relative size, of every spot; all are above 0."""
+    if not isinstance(size_factor_key, str) or size_factor_key not in adata.obs:
+        msg = (
+            f"Expected `size_factor_key` to be a column of `adata.obs`, found {size_factor_key!r}; there are "
+            f"{list(adata.obs)}. Library sizes are `adata.obs['size'] = adata.X.sum(axis=1)`."
+        )
+        raise ValueError(msg)
+    factors = numbers(f"`adata.obs[{size_factor_key!r}]`", adata.obs[size_factor_key].to_numpy())
+    wrong = ~((factors > 0) & (factors < np.inf))
+    if wrong.any():
+        msg = (
+            f"Expected finite values above 0 in `adata.obs[{size_factor_key!r}]`, the size factors of the spots, found "
+            f"{wrong.sum()} of {len(wrong)} that are not (first: {adata.obs_names[wrong][0]!r}). Drop these spots or "
+            "correct the column."
+        )
+        raise ValueError(msg)
+    return factors
+
+
 def record(adata: AnnData | MuData, key: str) -> Mapping[str, Any]:
     """Return what a step or a run recorded in ``uns[key]``, {} if it is not there."""
     found = adata.uns.get(key, {})
@@ -474,6 +562,25 @@ def record(adata: AnnData | MuData, key: str) -> Mapping[str, Any]:
         msg = f"Expected `adata.uns[{key!r}]` to be a dict, found {type(found).__name__}. Delete it or make it again."
         raise TypeError(msg)
     return found
+
+
+def validation(adata: AnnData, key: str) -> pd.DataFrame:
+    """Return the scores of :func:`~soscope_scverse.tl.validate`, one row for each gene that has any.
+
+    Raises
+    ------
+    ValueError
+        If there are none.
+    """
+    first = f"{key}_"
+    named = {name: name.removeprefix(first) for name in map(str, adata.var) if name.startswith(first)}
+    missing = [name for name in ("within_r", "linear_within_r", "p_adjusted", "believed") if first + name not in named]
+    if missing:
+        there = f"no {[first + name for name in missing]}"
+        msg = f"Expected scores of `tl.validate` in `adata.var`, found {there}. Call `tl.validate(adata, image)` first."
+        raise ValueError(msg)
+    scores = adata.var[list(named)].rename(columns=named)
+    return scores[scores["p_adjusted"].notna()]
 
 
 def array_index(adata: AnnData) -> np.ndarray | None:

@@ -66,7 +66,23 @@ class Choice(NamedTuple):
         check_choice(name, value, self.allowed)
 
 
-Rules: TypeAlias = Mapping[str, Number | Choice]
+class Choices(NamedTuple):
+    """Values of an argument that is one of a few, or several of these in a list or tuple."""
+
+    allowed: tuple[Any, ...]
+
+    def check(self, name: str, value: Any) -> None:
+        """Raise a ValueError unless `value` is one of these, or a list of different ones."""
+        if not isinstance(value, list | tuple):
+            check_choice(name, value, self.allowed)
+            return
+        wrong = [one for one in value if not isinstance(one, str) or one not in self.allowed]
+        if wrong or not value or len(set(value)) < len(value):
+            msg = f"Expected `{name}` to be one of {list(self.allowed)}, or several different ones, found {value!r}."
+            raise ValueError(msg)
+
+
+Rules: TypeAlias = Mapping[str, Number | Choice | Choices]
 """What arguments of one function may be, by their names."""
 
 POSITIVE_INTEGER = Number(1, integer=True)
@@ -282,6 +298,25 @@ def check_trained(is_trained: bool) -> None:
     """Raise a ValueError if a model that is asked for results was not trained."""
     if not is_trained:
         msg = "Expected a trained model, found one that was not. Call `model.train()` first."
+        raise ValueError(msg)
+
+
+def check_samples(n_samples: int, unmeasured: Sequence[str]) -> None:
+    """Raise a ValueError for posterior samples of a model whose dispersions nothing measures.
+
+    Parameters
+    ----------
+    n_samples
+        Number of samples.
+    unmeasured
+        Likelihoods with such dispersions.
+    """
+    if n_samples and unmeasured:
+        msg = (
+            f"Expected no posterior samples with observation='gaussian' and these dispersions, found n_samples="
+            f"{n_samples}: nothing in this loss (that of preset='paper') measures the dispersion of {unmeasured}. Use "
+            "observation='matched', or for counts dispersion='feature', which is estimated from the spots."
+        )
         raise ValueError(msg)
 
 

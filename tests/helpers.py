@@ -14,12 +14,12 @@ FAST = {"max_epochs": 1, "accelerator": "cpu"}
 """The same for `bench.compare`, which sets the progress bar itself."""
 
 
-def train(adata, max_epochs=20, seed=0, *, train_options=None, setup=None, test_image=False, **options):
+def train(adata, max_epochs=20, seed=0, *, train_options=None, setup=None, image_strength=1, **options):
     """A model after a few steps; eight genes on 60 spots are no evidence for an image, so it is not tested."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         SoScope.setup_anndata(adata, **setup or {})
-        model = SoScope(adata, test_image=test_image, **options)
+        model = SoScope(adata, image_strength=image_strength, **options)
         model.train(max_epochs, **QUIET | (train_options or {}))
     return model
 
@@ -39,18 +39,6 @@ def seeded(function, *args, seed=0, **kwargs):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return function(*args, **kwargs)
-
-
-def clustered(adata, n_neighbors=15, n_comps=5):
-    """What most tutorials do first."""
-    import scanpy as sc
-
-    sc.pp.normalize_total(adata, target_sum=1e4)
-    sc.pp.log1p(adata)
-    sc.pp.pca(adata, n_comps=n_comps)
-    sc.pp.neighbors(adata, n_neighbors=n_neighbors)
-    sc.tl.leiden(adata, flavor="igraph", n_iterations=2, resolution=0.5)
-    return adata
 
 
 def flat(values):
@@ -119,6 +107,7 @@ def chain(n=12, k=3, n_features=5, n_image_features=2):
         "image_edge_index": torch.stack([m, m + 1]),
         "image_edge_weight": torch.rand(n * k - 1),
         "image_edge_density": torch.tensor(2 / (n * k)),
+        "n_targets": torch.tensor(float(n * k)),
     }
 
 

@@ -24,13 +24,13 @@ def again(path, spots, **inputs):
     [
         {},
         {"n_samples": 3, "seed": 4, "likelihood": "poisson", "n_subspots": 19},
-        {"preset": "paper", "genes": ("gene_2", "gene_5")},
+        {"preset": "paper", "genes": ("gene_2", "gene_5"), "encoder": "texture"},
         {
             "layer": "raw",
             "library_key": "section",
             "batch_key": "section",
             "features_kwargs": {"context": (4.0, np.float64(8.0))},
-            "model_kwargs": {"n_latent": np.int64(8), "library_size_noise": 0.1, "test_image": False},
+            "model_kwargs": {"n_latent": np.int64(8), "library_size_noise": 0.1, "image_strength": 1},
             "train_kwargs": {"enable_progress_bar": False, "train_size": 0.8, "batch_size": 20, "max_epochs": 3},
         },
     ],

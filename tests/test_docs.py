@@ -57,6 +57,7 @@ def run(page: str, given: dict, monkeypatch, *, section: str = "") -> dict:
     return given
 
 
+@pytest.mark.filterwarnings("ignore:The image has practically no effect")
 def test_the_examples_of_the_uses_run(given, monkeypatch):
     run("uses.md", given, monkeypatch)
     counts = given["enhanced"].layers["sampled_counts"]
@@ -65,6 +66,7 @@ def test_the_examples_of_the_uses_run(given, monkeypatch):
     assert given["between"].n_obs == 59
 
 
+@pytest.mark.filterwarnings("ignore:The image has practically no effect")
 def test_the_examples_of_choosing_run(given, monkeypatch):
     run("choosing.md", given, monkeypatch)
     assert set(given["scores"]["method"]) == {"linear", "texture", "colour", "no image"}

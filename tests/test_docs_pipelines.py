@@ -115,12 +115,11 @@ def test_the_process_of_nextflow(folder):
 
 
 def test_the_chain_of_scanpy(folder):
-    pytest.importorskip("igraph")
     [chain] = [block for block in blocks("python") if "import scanpy" in block]
     names: dict = {}
     exec(compile(chain, "docs/pipelines.md", "exec"), names)
     enhanced = names["enhanced"]
-    assert {"leiden", "spot"} <= set(enhanced.obs)
+    assert {"domain", "spot"} <= set(enhanced.obs)
     assert {"rank_genes_groups", "moranI", "soscope"} <= set(enhanced.uns)
     counts = enhanced.layers["sampled_counts"]
     np.testing.assert_array_equal(counts, np.round(counts))

@@ -25,7 +25,7 @@ def _not_deterministic_afterwards():
 def trained(adata, **options):
     torch.manual_seed(0)
     SoScope.setup_anndata(adata)
-    model = SoScope(adata, test_image=False)
+    model = SoScope(adata, image_strength=1)
     model.train(20, accelerator=GPU, enable_progress_bar=False, **options)
     return model
 

@@ -151,6 +151,7 @@ def entries(image, model, enhanced, _section, _prepared):
         "im.check_coordinates": lambda a: im.check_coordinates(a, image),
         "im.embedded_image": im.embedded_image,
         "tl.enhance": lambda a: tl.enhance(a, image=image),
+        "tl.validate": lambda a: tl.validate(a, image),
         "tl.to_spatialdata": tl.to_spatialdata,
         "SoScope": setup,
         "get_enhanced": model.get_enhanced,
@@ -172,14 +173,29 @@ def entries(image, model, enhanced, _section, _prepared):
 EVERY = (
     *("pp.subspots", "pp.spot_graph", "pp.spatial_genes", "im.features", "im.features(precomputed)"),
     *("im.features(noise)", "im.features_at", "im.mask_subspots", "im.check_alignment", "im.check_coordinates"),
-    *("im.embedded_image", "tl.enhance", "tl.to_spatialdata", "SoScope", "get_enhanced", "get_latent_representation"),
+    *(
+        "im.embedded_image",
+        "tl.enhance",
+        "tl.validate",
+        "tl.to_spatialdata",
+        "SoScope",
+        "get_enhanced",
+        "get_latent_representation",
+    ),
     *("sample_enhanced", "predict", "bench.simulate_low_resolution", "bench.compare", "bench.baselines.repeat"),
     *("bench.baselines.linear", "bench.baselines.image_linear", "bench.baselines.kriging_image"),
     *("pl.compare", "pl.compare(enhanced)"),
 )
 RESULTS = ("SoScope", "get_enhanced", "get_latent_representation", "sample_enhanced", "predict")
 COUNTS = ("tl.enhance", *RESULTS)
-PROFILES = ("pp.spot_graph", "pp.spatial_genes", "im.check_alignment", "bench.simulate_low_resolution", *COUNTS)
+PROFILES = (
+    "pp.spot_graph",
+    "pp.spatial_genes",
+    "im.check_alignment",
+    "bench.simulate_low_resolution",
+    "tl.validate",
+    *COUNTS,
+)
 POSITIONS = (*PROFILES, "pp.subspots", "im.features_at", "tl.to_spatialdata", "bench.baselines.linear", "pl.compare")
 PLACED = (*POSITIONS, "predict(positions)", "pl.compare(enhanced)")
 DIVIDED = (*COUNTS, "bench.baselines.repeat", "bench.baselines.image_linear", "im.mask_subspots")
@@ -254,8 +270,16 @@ BAD_SPOTS = {
     "an array": (lambda a: a.X.toarray(), "Expected an AnnData.*found ndarray", EVERY),
     "a DataFrame": (lambda a: a.to_df(), "Expected an AnnData.*found DataFrame", EVERY),
     "a path": (lambda a: "spots.h5ad", "Expected an AnnData.*found str", EVERY),
-    "repeated names of spots": (repeated("obs"), r"unique `adata.obs_names`.*obs_names_make_unique", COUNTS),
-    "repeated names of genes": (repeated("var"), r"unique `adata.var_names`.*var_names_make_unique", COUNTS),
+    "repeated names of spots": (
+        repeated("obs"),
+        r"unique `adata.obs_names`.*obs_names_make_unique",
+        (*COUNTS, "tl.validate"),
+    ),
+    "repeated names of genes": (
+        repeated("var"),
+        r"unique `adata.var_names`.*var_names_make_unique",
+        (*COUNTS, "tl.validate"),
+    ),
     "no spots": (lambda a: a[:0].copy(), "Expected .*found", (*PROFILES, "pp.subspots", "tl.to_spatialdata")),
     "no genes": (lambda a: a[:, :0].copy(), "at least one observation and one feature|features that", PROFILES),
     "no profiles": (without_profiles, "found None", (*PROFILES, "bench.baselines.repeat", "pl.compare")),
@@ -268,8 +292,8 @@ BAD_SPOTS = {
     ),
     "NaN in profiles": (with_value(np.nan), "1 NaN or infinite values", PROFILES),
     "infinite profiles": (with_value(np.inf), "1 NaN or infinite values", PROFILES),
-    "negative counts": (with_value(-1), "1 negative values.*likelihood='gaussian'", COUNTS),
-    "fractions as counts": (with_value(0.5), "1 fractions.*likelihood='gaussian'", COUNTS),
+    "negative counts": (with_value(-1), "1 negative values.*likelihood='gaussian'", (*COUNTS, "tl.validate")),
+    "fractions as counts": (with_value(0.5), "1 fractions.*likelihood='gaussian'", (*COUNTS, "tl.validate")),
     "no positions": (without("obsm", "spatial"), r"spot coordinates in `adata.obsm\['spatial'\]`", POSITIONS),
     "NaN in positions": (with_slot("spatial", first(np.nan)), "NaN or infinite values for 1 of 60", PLACED),
     "infinite positions": (with_slot("spatial", first(np.inf)), "NaN or infinite values for 1 of 60", PLACED),
@@ -377,6 +401,7 @@ def calls(_section, _prepared, image, model, enhanced, task):
     low, truth = task
     return {
         "tl.enhance": called(tl.enhance, adata, image=image),
+        "tl.validate": called(tl.validate, adata.copy(), image=image),
         "tl.to_spatialdata": called(tl.to_spatialdata, enhanced),
         "pp.subspots": lambda **kwargs: pp.subspots(adata.copy(), **kwargs),
         "pp.spot_graph": lambda **kwargs: pp.spot_graph(adata.copy(), **kwargs),
@@ -401,6 +426,9 @@ def calls(_section, _prepared, image, model, enhanced, task):
         "metrics.normalized_pearson": called(metrics.normalized_pearson, prediction=values, truth=values),
         "metrics.mse": called(metrics.mse, prediction=values, truth=values),
         "metrics.within_r": called(metrics.within_r, prediction=values, truth=values, spot=[0, 0, 1, 1, 2, 2]),
+        "metrics.normalized_within_r": called(
+            metrics.normalized_within_r, prediction=values, truth=values, spot=[0, 0, 1, 1, 2, 2]
+        ),
         "metrics.ks_distance": called(metrics.ks_distance, values=values, inside=np.arange(6) < 3),
         "metrics.coverage": called(metrics.coverage, truth=values, lower=values, upper=values),
         "metrics.pit": called(metrics.pit, truth=values, samples=draws),
@@ -408,6 +436,7 @@ def calls(_section, _prepared, image, model, enhanced, task):
         "metrics.kmeans_ari": called(metrics.kmeans_ari, profiles=values, labels=np.arange(6) % 2),
         "metrics.compactness": called(metrics.compactness, positions=values, labels=np.arange(6) % 2),
         "metrics.morans_i": called(metrics.morans_i, values=values, positions=values, n_neighbors=2),
+        "metrics.seam_index": called(metrics.seam_index, values=values, positions=values, spot=[0, 0, 1, 1, 2, 2]),
         "datasets.synthetic_section": called(datasets.synthetic_section, n_spots=20),
         "datasets.synthetic_components": datasets.synthetic_components,
     }
@@ -448,7 +477,10 @@ BAD_ARGUMENTS = {
     ("tl.enhance", "batch_key"): [("nope", "`batch_key` to be a column")],
     ("tl.enhance", "preset"): [("best", "`preset` to be one of")],
     ("tl.enhance", "sources"): [("all", "`sources` to be one of")],
-    ("tl.enhance", "expectation"): [("mean", "`expectation` to be one of")],
+    ("tl.enhance", "expectation"): [
+        *((value, "`expectation` to be one of") for value in ("mean", 5, [], ["conditional", "mean"], [None])),
+        (["denoised", "denoised"], "several different ones"),
+    ],
     ("tl.enhance", "encoder"): [("resnet", "texture"), (5, "encoder")],
     ("tl.enhance", "image"): [
         ("nowhere.tif", "nowhere.tif"),
@@ -459,6 +491,20 @@ BAD_ARGUMENTS = {
         (np.zeros((9, 9, 3), complex), "complex128"),
         (np.full((9, 9, 3), "a"), "<U1"),
     ],
+    ("tl.validate", "factor"): [(1, "at least 2"), (7, "at most 6"), (2.5, WHOLE), ("a", WHOLE)],
+    ("tl.validate", "n_samples"): [(1, "at least 2"), (2.5, WHOLE)],
+    ("tl.validate", "key_added"): [(5, "`key_added` to be a string")],
+    ("tl.validate", "genes"): [(["nope"], "1 of 1 are not: nope"), ([], "at least one gene")],
+    ("tl.validate", "likelihood"): [
+        ("zinb", "`likelihood` to be one of"),
+        ({"rna": "nb"}, "`likelihood` to be one of"),
+    ],
+    ("tl.validate", "library_key"): [("nope", "column of `adata.obs`")],
+    ("tl.validate", "layer"): [("nope", "`layer` to be one of")],
+    ("tl.validate", "image"): [("nowhere.tif", "nowhere.tif"), (5, "Expected an image")],
+    ("tl.validate", "n_subspots"): [(4, r"`enhance_kwargs` out of .*found \['n_subspots'\]")],
+    ("tl.validate", "save_model"): [("model", r"`enhance_kwargs` out of .*found \['save_model'\]")],
+    ("tl.validate", "train_kwargs"): [({"speed": 1}, "trainer takes on this machine"), (5, "dict of arguments")],
     ("tl.enhance", "image_scale"): [
         (0, "above 0"),
         (-1, "above 0"),
@@ -545,6 +591,7 @@ BAD_ARGUMENTS = {
     ("pp.spot_graph", "n_rings"): [(0, "at least 1"), ("a", WHOLE)],
     ("pp.spot_graph", "radius"): [(0, "above 0"), (np.nan, "above 0"), ("a", NUMBER)],
     ("pp.spot_graph", "strength"): [(1, "above 1"), (np.nan, "above 1"), ("a", NUMBER)],
+    ("pp.spot_graph", "normalize"): [("raw", "`normalize` to be one of")],
     ("pp.spot_graph", "layer"): [("nope", "`layer` to be one of")],
     ("pp.spot_graph", "key_added"): [(5, "to be a string")],
     ("pp.spatial_genes", "n_genes"): [(0, "at least 1"), (2.5, WHOLE)],
@@ -597,6 +644,9 @@ BAD_ARGUMENTS = {
     ("SoScope", "n_graph_samples"): [(1, "at least 2")],
     ("SoScope", "aggregate"): [("max", "`aggregate` to be one of")],
     ("SoScope", "decoder"): [("deep", "`decoder` to be one of")],
+    ("SoScope", "dispersion"): [("gene", "`dispersion` to be one of")],
+    ("SoScope", "image_deviation"): [("absolute", "`image_deviation` to be one of")],
+    ("SoScope", "loss_per"): [("gene", "`loss_per` to be one of")],
     ("SoScope", "likelihood"): [("zinb", "`likelihood` to be one of")],
     ("SoScope", "layer"): [("nope", "`layer` to be one of")],
     ("SoScope", "library_key"): [("nope", "`library_key` to be a column")],
@@ -613,7 +663,9 @@ BAD_ARGUMENTS = {
     ("train", "checkpoint_dir"): [(5, "`checkpoint_dir` to be a path")],
     ("get_enhanced", "n_samples"): [(-1, "at least 0"), (1.5, WHOLE)],
     ("get_enhanced", "batch_size"): [(0, "at least 1")],
-    ("get_enhanced", "expectation"): [("mean", "`expectation` to be one of")],
+    ("get_enhanced", "expectation"): [
+        (value, "`expectation` to be one of") for value in ("mean", None, (), ("decoded", "decoded"))
+    ],
     ("get_enhanced", "uns"): [(5, "`uns` to be a dict"), ({5: 1}, "`uns` to be a dict")],
     ("get_enhanced", "out"): [("x.csv", "to end in '.zarr' or '.h5ad'")],
     ("sample_enhanced", "n_samples"): [(0, "at least 1"), (1.5, WHOLE)],
@@ -638,6 +690,7 @@ BAD_ARGUMENTS = {
     ("bench.compare", "enhance_kwargs"): [(5, "dict of arguments"), ({"speed": 1}, r"found \['speed'\]")],
     ("pl.compare", "genes"): [([], "at least one gene"), (["nope"], "nope"), (5, "found 5, int")],
     ("pl.compare", "layer"): [("nope", "`layer` to be one of")],
+    ("pl.compare", "enhanced_layer"): [(value, "`layer` to be one of") for value in ("nope", 5)],
     ("pl.compare", "alpha"): [(2, "at most 1"), ("a", NUMBER)],
     ("pl.compare", "image_alpha"): [(-1, "at least 0"), (np.nan, "at least 0")],
     ("pl.compare", "ax"): [(np.empty((1, 2), object), "`ax` to be matplotlib Axes"), (5, "`ax` to be 1 x 2 Axes")],
@@ -649,6 +702,8 @@ BAD_ARGUMENTS = {
     ("metrics.mse", "truth"): [(np.zeros(3), "matrices of one shape")],
     ("metrics.within_r", "spot"): [([1], "one `spot` label")],
     ("metrics.within_r", "prediction"): [(5, "one `spot` label"), ([1, 2], "one `spot` label")],
+    ("metrics.normalized_within_r", "spot"): [([1], "one `spot` label")],
+    ("metrics.normalized_within_r", "prediction"): [([[1, 2]], "one `spot` label")],
     ("metrics.ks_distance", "inside"): [([1, 2, 3, 4, 5, 6], "booleans"), (np.ones(6, bool), "inside and outside")],
     ("metrics.coverage", "upper"): [(np.zeros((6, 2)), "`lower` <= `upper`")],
     ("metrics.pit", "samples"): [
@@ -669,6 +724,15 @@ BAD_ARGUMENTS = {
     ("metrics.compactness", "n_sample"): [(0, "at least 1")],
     ("metrics.morans_i", "n_neighbors"): [(0, "at least 1"), (9, "`n_neighbors` < 6"), ("a", WHOLE)],
     ("metrics.morans_i", "positions"): [(np.full((6, 2), np.nan), "finite `positions`")],
+    ("metrics.seam_index", "positions"): [
+        (np.full((6, 2), np.nan), "finite `positions`"),
+        (np.zeros((5, 2)), "one position for each of the 6 targets, found 5"),
+    ],
+    ("metrics.seam_index", "values"): [
+        (np.full((6, 2), "a"), "real numbers"),
+        (np.zeros((5, 2)), "one label for each"),
+    ],
+    ("metrics.seam_index", "spot"): [([0, 1], "one label for each of the 6 targets")],
     ("datasets.synthetic_section", "n_spots"): [(0, "at least 1"), (2.5, WHOLE)],
     ("datasets.synthetic_section", "seed"): [(-1, "at least 0"), ("a", WHOLE)],
     ("datasets.synthetic_section", "lattice"): [("cubic", "`lattice` to be one of")],

@@ -47,10 +47,11 @@ def spots_of(data: AnnData | MuData, modalities: Iterable[str] | None = None) ->
     _check_positions(data)
     obs = pd.DataFrame(index=data.obs_names)
     slots: dict[str, dict] = {"obsm": {}, "obsp": {}, "uns": {}}
-    for part in reversed([part[data.obs_names] for part in data.mod.values() if part.n_obs == data.n_obs]):
-        obs = obs.assign(**part.obs)
+    for part in reversed([part for part in data.mod.values() if part.n_obs == data.n_obs]):
+        obs = obs.assign(**part.obs.loc[data.obs_names])  # a view loses categories without rows
+        ordered = part[data.obs_names]
         for name, slot in slots.items():
-            slot.update(getattr(part, name))
+            slot.update(getattr(ordered, name))
     for name, slot in slots.items():
         slot.update({key: value for key, value in getattr(data, name).items() if key not in data.mod})
     obs = obs.assign(**data.obs[[column for column in data.obs if ":" not in column]])
@@ -106,7 +107,7 @@ def split(joint: AnnData, mdata: MuData, modalities: Iterable[str]) -> MuData:
     for name in modalities:
         var = mdata.mod[name].var
         parts[name] = joint[:, start : start + len(var)].copy()
-        parts[name].var = var.copy()
+        parts[name].obs, parts[name].var = joint.obs.copy(), var.copy()  # a part loses categories without rows
         start += len(var)
     with columns_apart():
         result = MuData(parts)

@@ -11,7 +11,7 @@ from mudata import MuData
 
 from soscope_scverse._upstream import file_mode, make_actual
 
-_SLOTS = ("obs", "obsm", "obsp", "uns")
+_SLOTS = ("obs", "var", "obsm", "obsp", "uns")
 
 
 def writable(adata: AnnData, *, copy: bool) -> AnnData:

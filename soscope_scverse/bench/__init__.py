@@ -4,6 +4,7 @@ from soscope_scverse.bench._compare import compare
 from soscope_scverse.bench._factors import compare_factors
 from soscope_scverse.bench._groups import scores_by_group
 from soscope_scverse.bench._simulate import LowResolution, simulate_low_resolution, simulate_spots
+from soscope_scverse.bench._summary import summary
 from soscope_scverse.bench.baselines import BASELINES
 from soscope_scverse.bench.readers.bayesspace import read_bayesspace
 from soscope_scverse.bench.readers.istar import read_istar
@@ -23,4 +24,5 @@ __all__ = [
     "scores_by_group",
     "simulate_low_resolution",
     "simulate_spots",
+    "summary",
 ]

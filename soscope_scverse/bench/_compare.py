@@ -121,6 +121,7 @@ def compare(
 
     See Also
     --------
+    soscope_scverse.bench.summary : Medians over genes, with their spread over the seeds.
     soscope_scverse.pl.benchmark : Plot the table.
     soscope_scverse.bench.scores_by_group : Scores by groups of genes.
 

@@ -18,14 +18,28 @@ from soscope_scverse.metrics._agreement import Matrix
 Score: TypeAlias = Callable[[Any, AnnData], Any]
 """Values of all features, or one for the section, from the prediction and the truth."""
 
-METRICS = ("pearson", "within_r", "mse", "normalized_pearson")
+METRICS = ("pearson", "within_r", "mse", "normalized_pearson", "normalized_within_r", "seam_index")
 """Those of a comparison that names no others."""
+
+
+def _normalized_within_r(prediction: Any, truth: AnnData) -> np.ndarray:
+    return metrics.normalized_within_r(prediction, truth.X, truth.obs[keys.SPOT])
+
+
+def _seam_index(prediction: Any, truth: AnnData) -> np.ndarray:
+    """Of the prediction alone; NaN without positions of the subspots."""
+    if keys.SPATIAL not in truth.obsm:
+        return np.full(truth.n_vars, np.nan)
+    return metrics.seam_index(prediction, read.positions(truth), truth.obs[keys.SPOT])
+
 
 SCORES: Mapping[str, Score] = {
     "pearson": lambda prediction, truth: metrics.pearson(prediction, truth.X),
     "within_r": lambda prediction, truth: metrics.within_r(prediction, truth.X, truth.obs[keys.SPOT]),
     "mse": lambda prediction, truth: metrics.mse(prediction, truth.X),
     "normalized_pearson": lambda prediction, truth: metrics.normalized_pearson(prediction, truth.X),
+    "normalized_within_r": _normalized_within_r,
+    "seam_index": _seam_index,
     "compactness": lambda prediction, truth: metrics.high_expression_compactness(prediction, read.positions(truth)),
     "correlation_r": lambda prediction, truth: metrics.correlation_agreement(prediction, truth.X).r,
     "correlation_mse": lambda prediction, truth: metrics.correlation_agreement(prediction, truth.X).mse,

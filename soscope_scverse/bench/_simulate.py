@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
@@ -20,15 +20,13 @@ from soscope_scverse._arrays import Matrix
 from soscope_scverse._containers.dispatch import accepts_containers
 from soscope_scverse._containers.mudata import joined, modality
 from soscope_scverse._validators import POSITIVE, Choice, Rules, check_arguments, check_finite
+from soscope_scverse.bench._blocks import FLOWER, Blocks, flower_blocks, gather, square_blocks
 from soscope_scverse.pp._capture import CaptureArea, CaptureShape
 from soscope_scverse.pp._geometry import partition_lattice, unit_subspots, write_partition
 from soscope_scverse.pp._lattice import LatticeKind, in_lattice_cell
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
-
-FLOWER = 7
-"""Number of spots in a block of a hexagonal lattice: a spot and its six neighbours."""
 
 _SPOTS_RULES: Rules = {
     "pitch": POSITIVE,
@@ -117,15 +115,15 @@ def simulate_low_resolution(
     else:
         kind = _lattice_kind(adata, positions) if lattice == "auto" else lattice
         blocks, members = _flowers(adata, factor) if kind == "hex" else _squares(adata, factor)
-    low = _merge(adata, profiles, positions, blocks, members, cast("Literal['sum', 'mean']", aggregate))
+    low = merged(adata, profiles, positions, blocks, members, cast("Literal['sum', 'mean']", aggregate))
     if cells:
         names = np.asarray(adata.obs_names, dtype=str)
         low.obsm[keys.SUBSPOT_NAMES] = np.where(members >= 0, names[members], "")
     if keys.SPATIAL in adata.uns:
         growth = np.sqrt(members.shape[1])  # a block of K equal spots has K times their area
         enlarge = (lambda diameter: factor) if cells else (lambda diameter: growth * diameter)
-        low.uns[keys.SPATIAL] = _larger_spots(read.libraries(adata), enlarge)
-    return LowResolution(low, _truth(adata, low, members))
+        low.uns[keys.SPATIAL] = larger_spots(read.libraries(adata), enlarge)
+    return LowResolution(low, merged_from(adata, low, members))
 
 
 def _simulated_modalities(mdata: MuData, aggregate: Any, **arguments: Any) -> LowResolution:
@@ -259,103 +257,39 @@ def _parts(low: AnnData, positions: np.ndarray, counts: csr_matrix, var: pd.Data
     return truth
 
 
-def _squares(adata: AnnData, factor: float) -> tuple[np.ndarray, np.ndarray]:
+def _squares(adata: AnnData, factor: float) -> Blocks:
     """Blocks of factor x factor spots of a square lattice."""
     if factor not in range(2, 7):
         msg = f"Expected `factor` to be an integer from 2 to 6 on a square lattice, found {factor}."
         raise ValueError(msg)
-    step = int(factor)
     columns = ("quad_u", "quad_v") if {"quad_u", "quad_v"} <= set(adata.obs) else ("array_row", "array_col")
-    fine = _lattice_positions(adata, columns)
-    offsets = (np.array([a, b]) for a in range(step) for b in range(step))
-    return _best_tiling(fine, ((fine - offset) // step for offset in offsets), step * step)
+    return square_blocks(_lattice_positions(adata, columns), int(factor))
 
 
-def _flowers(adata: AnnData, factor: float) -> tuple[np.ndarray, np.ndarray]:
-    """Blocks of a spot and its six neighbours ("flowers") of a hexagonal lattice.
-
-    In axial coordinates (q, r), q + 3 r modulo 7 takes all seven values on a spot and its six neighbours. The spots
-    with one value are therefore centres of flowers that tile the lattice; they form a hexagonal lattice with the basis
-    (3, -1), (1, 2). The seven values correspond to the offsets of the tiling.
-    """
+def _flowers(adata: AnnData, factor: float) -> Blocks:
+    """Blocks of a spot and its six neighbours of a hexagonal lattice."""
     if factor != 2:
         msg = (
             f"Expected `factor` to be left at 2 on a hexagonal lattice, whose block is the flower of {FLOWER} spots, "
             f"found {factor}. Pass `lattice='square'` if the lattice is square."
         )
         raise ValueError(msg)
-    fine = _lattice_positions(adata, ("array_row", "array_col"))
-    q, r = (fine[:, 1] - fine[:, 0]) // 2, fine[:, 0]
-    to_centre = np.zeros((FLOWER, 2), dtype=int)
-    for dq, dr in [(0, 0), (1, 0), (-1, 0), (0, 1), (0, -1), (1, -1), (-1, 1)]:
-        to_centre[(dq + 3 * dr) % FLOWER] = dq, dr
-
-    def coarse(offset: int) -> np.ndarray:
-        dq, dr = to_centre[(q - offset + 3 * r) % FLOWER].T
-        centre_q, centre_r = q - offset - dq, r - dr
-        i, j = (2 * centre_q - centre_r) // FLOWER, (centre_q + 3 * centre_r) // FLOWER
-        return np.column_stack([j, 2 * i + j])  # doubled coordinates, the Visium convention
-
-    return _best_tiling(fine, map(coarse, range(FLOWER)), FLOWER)
+    return flower_blocks(_lattice_positions(adata, ("array_row", "array_col")))
 
 
-def _cell_bins(positions: np.ndarray, width: float) -> tuple[np.ndarray, np.ndarray]:
+def _cell_bins(positions: np.ndarray, width: float) -> Blocks:
     """Square bins with at least two cells."""
     if not isinstance(width, Real) or not width > 0:
         msg = f"Expected `factor` to be the positive width of the bins of cells, found {width}."
         raise ValueError(msg)
     bins = ((positions - positions.min(axis=0)) // width).astype(int)[:, ::-1]  # rows run along y
-    blocks, members = _gather(bins, positions[:, ::-1])
+    blocks, members = gather(bins, positions[:, ::-1])
     keep = (members >= 0).sum(axis=1) >= 2
     if not keep.any():
         msg = f"Found no bin of width {width} with at least two cells. Pass a larger `factor` (the width of the bins)."
         raise ValueError(msg)
     members = members[keep]
-    return blocks[keep], members[:, (members >= 0).any(axis=0)]
-
-
-def _best_tiling(fine: np.ndarray, tilings: Iterable[np.ndarray], size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the complete blocks of the tiling that has the most of them."""
-
-    def n_complete(coarse: np.ndarray) -> int:
-        return int((np.unique(coarse, axis=0, return_counts=True)[1] == size).sum())
-
-    best = max(tilings, key=n_complete)
-    blocks, members = _gather(best, fine)
-    complete = (members >= 0).sum(axis=1) == size
-    if not complete.any():
-        msg = (
-            f"Found no complete block of {size} spots in {len(fine)} spots. Check that `obs` holds lattice (not pixel) "
-            "coordinates and that `lattice` names its kind, or choose a smaller `factor`."
-        )
-        raise ValueError(msg)
-    return blocks[complete], members[complete]
-
-
-def _gather(coarse: np.ndarray, fine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """List the observations of all blocks in the order of their fine coordinates.
-
-    Parameters
-    ----------
-    coarse
-        n_obs x 2 integer coordinates of the blocks.
-    fine
-        n_obs x 2 coordinates within the lattice.
-
-    Returns
-    -------
-    blocks
-        n_blocks x 2, sorted.
-    members
-        n_blocks x size of the largest block, row numbers of observations, -1 = padding.
-    """
-    blocks, block, counts = np.unique(coarse, axis=0, return_inverse=True, return_counts=True)
-    block = block.ravel()
-    order = np.lexsort((fine[:, 1], fine[:, 0], block))
-    rank = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
-    members = np.full((len(blocks), counts.max()), -1)
-    members[block[order], rank] = order
-    return blocks, members
+    return Blocks(blocks[keep], members[:, (members >= 0).any(axis=0)])
 
 
 def _lattice_positions(adata: AnnData, columns: tuple[str, str]) -> np.ndarray:
@@ -406,7 +340,7 @@ def _median_step(fine: np.ndarray, positions: np.ndarray, step: tuple[int, int])
     return float(np.median(np.linalg.norm(positions[other[found]] - positions[found], axis=1)))
 
 
-def _merge(
+def merged(
     adata: AnnData,
     profiles: Matrix,
     positions: np.ndarray,
@@ -435,7 +369,7 @@ def _merge(
     return low
 
 
-def _truth(adata: AnnData, low: AnnData, members: np.ndarray) -> AnnData:
+def merged_from(adata: AnnData, low: AnnData, members: np.ndarray) -> AnnData:
     """Return the original rows in the order of the subspots, with their spots."""
     spot, subspot = np.nonzero(members >= 0)
     truth = adata[members[spot, subspot]].copy()
@@ -444,7 +378,7 @@ def _truth(adata: AnnData, low: AnnData, members: np.ndarray) -> AnnData:
     return truth
 
 
-def _larger_spots(spatial: Mapping[str, Any], enlarge: Callable[[float], float]) -> dict[str, Any]:
+def larger_spots(spatial: Mapping[str, Any], enlarge: Callable[[float], float]) -> dict[str, Any]:
     """Return a copy of ``uns["spatial"]`` with the diameter of the merged spots."""
     larger = deepcopy(dict(spatial))
     for section in larger.values():

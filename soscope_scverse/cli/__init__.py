@@ -16,6 +16,7 @@ from soscope_scverse.cli.demo import demo
 from soscope_scverse.cli.enhance import enhance
 from soscope_scverse.cli.features import features
 from soscope_scverse.cli.report import report
+from soscope_scverse.cli.validate import validate
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -37,7 +38,7 @@ def main(context: click.Context) -> None:
         context.call_on_close(_handler_reset(number, signal.signal(number, _stop)))
 
 
-for command in (enhance, features, report, benchmark, demo):
+for command in (enhance, features, validate, report, benchmark, demo):
     main.add_command(command)
 
 

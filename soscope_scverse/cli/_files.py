@@ -86,7 +86,9 @@ def check_output_option(
     check_output(option, path, overwrite=force, suffixes=suffixes, to_overwrite="--force")
 
 
-def gene_list(text: str) -> list[str]:
-    """Return names, comma-separated or from the file after ``@`` with one per line."""
+def gene_list(text: str) -> list[str] | str:
+    """Return names, comma-separated or from the file after ``@`` with one per line; ``"all"`` is all genes."""
+    if text == "all":
+        return text
     names = Path(text[1:]).read_text(encoding="utf-8").splitlines() if text.startswith("@") else text.split(",")
     return [name.strip() for name in names if name.strip()]

@@ -11,8 +11,6 @@ from soscope_scverse.cli import _command as common
 from soscope_scverse.cli import _files as files
 from soscope_scverse.cli._kinds import kind
 
-_SCORES = ("pearson", "within_r", "mse", "normalized_pearson")
-
 
 @common.command
 @click.argument("source", metavar="IN", type=common.STORE)
@@ -54,6 +52,8 @@ def benchmark(
     figure: Path | None,
     image: Path | None,
     weights: str | None,
+    layers: tuple[int, ...],
+    windows: tuple[float, ...],
     cache: str | None,
     factor: float,
     lattice: Literal["auto", "square", "hex"],
@@ -82,6 +82,7 @@ def benchmark(
     aggregate: Literal["sum", "mean"] = "mean" if likelihood == "gaussian" else "sum"
     low, truth = bench.simulate_low_resolution(adata, factor, lattice=lattice, aggregate=aggregate)
     genes = pp.spatial_genes(truth, n_genes)
+    of_features = common.features_options(weights=weights, layers=layers, windows=windows, cache=cache)
     table = bench.compare(
         low[:, genes].copy(),
         truth[:, genes].copy(),
@@ -90,8 +91,7 @@ def benchmark(
         seeds=range(n_seeds),
         task=source.stem,
         progress=common.progress_options()["enable_progress_bar"],
-        enhance_kwargs=common.without_none(**kwargs)
-        | {"likelihood": likelihood, "features_kwargs": common.without_none(weights=weights, cache=cache)},
+        enhance_kwargs=common.without_none(**kwargs) | {"likelihood": likelihood, "features_kwargs": of_features},
     )
     with files.completed(out) as part:
         table.to_csv(part, index=False)
@@ -99,10 +99,6 @@ def benchmark(
         with files.completed(figure) as part:
             pl.benchmark(table, save=part)
     common.log_message(f"{truth.n_obs} spots merged into {low.n_obs}, {len(genes)} genes: {out}")
-    return _medians(table)
-
-
-def _medians(table: Any) -> str:
-    """Return the median over genes and runs of each method, as text."""
-    scores = table.groupby(["method", "metric"], sort=False)["value"].median().unstack("metric")[list(_SCORES)]
-    return scores.to_string(float_format="{:.3f}".format)
+    scores = bench.summary(table)
+    wide = scores.pivot(index="method", columns="metric", values="value")
+    return wide.loc[scores["method"].unique(), scores["metric"].unique()].to_string(float_format="{:.3f}".format)

@@ -21,7 +21,14 @@ from soscope_scverse.cli._kinds import by_modality, check_storable, formats, kin
 @common.image_options
 @common.partition_options
 @click.option("--layer", multiple=True, help="Layer with the counts; default: X.")
-@click.option("--genes", multiple=True, help="Comma-separated genes, or @FILE with one per line.")
+@click.option("--genes", multiple=True, help="Comma-separated genes, @FILE with one per line, or all.")
+@click.option(
+    "--quality",
+    type=click.Choice(["best", "fast"]),
+    default="best",
+    show_default=True,
+    help="Train on all genes to enhance, or on the 60 most variable ones and fit the others to these.",
+)
 @click.option("--likelihood", multiple=True, help="Likelihood: nb (default), poisson or gaussian.")
 @click.option(
     "--sources",
@@ -32,6 +39,8 @@ from soscope_scverse.cli._kinds import by_modality, check_storable, formats, kin
 )
 @common.library_option
 @click.option("--batch-key", help="Column of obs with the batches.")
+@click.option("--graph-key", help="Slot of obsp with the graph of the spots; default: spot_graph, else made anew.")
+@click.option("--size-factor-key", help="Column of obs with the library size of every spot.")
 @click.option("--keep-off-tissue", is_flag=True, help="Enhance spots with in_tissue == 0, too; default: exclude them.")
 @click.option(
     "--preset",
@@ -43,8 +52,9 @@ from soscope_scverse.cli._kinds import by_modality, check_storable, formats, kin
 @click.option(
     "--expectation",
     type=click.Choice(["conditional", "denoised", "decoded"]),
-    help="Conditional on the observed spots, denoised (posterior mean of the rate), or decoded from the latent states; "
-    "default: conditional, with --preset paper decoded.",
+    multiple=True,
+    help="Conditional on the observed spots, denoised (posterior mean of the rate), or decoded from the latent states. "
+    "The first one given is in X, others in layers; default: conditional and denoised, with --preset paper decoded.",
 )
 @click.option(
     "--n-samples",
@@ -53,12 +63,18 @@ from soscope_scverse.cli._kinds import by_modality, check_storable, formats, kin
     show_default=True,
     help="Posterior samples for the layers std, q05 and q95; 0 omits these layers.",
 )
+@click.option("--obsm-key", "obsm_keys", multiple=True, help="Table in obsm of the spots to repeat for their subspots.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Random seed.")
 @common.training_options
 @click.option("--devices", type=AT_LEAST_ONE, help="Devices per machine for training; default: 1.")
 @click.option("--num-nodes", type=AT_LEAST_ONE, help="Machines for training; default: 1.")
 @click.option("--batch-size", type=AT_LEAST_ONE, help="Largest number of spots per batch and device; default: 2048.")
-@click.option("--checkpoint-dir", type=click.Path(file_okay=False), help="Folder for checkpoints, written every 30 s.")
+@click.option("--threads", type=AT_LEAST_ONE, help="Threads of torch; default: those that the job may use.")
+@click.option(
+    "--checkpoint-dir",
+    type=click.Path(file_okay=False),
+    help="Folder for checkpoints, written every 30 s and at Ctrl-C or SIGTERM.",
+)
 @click.option("--resume", is_flag=True, help="Resume from the checkpoint in --checkpoint-dir if it exists.")
 @click.option("--save-model", type=common.NEW, help="New folder for the trained model.")
 @common.element_options
@@ -73,11 +89,15 @@ def enhance(
     likelihood: tuple[str, ...],
     n_subspots: int | None,
     cells: str | None,
+    expectation: tuple[Any, ...],
     weights: str | None,
+    layers: tuple[int, ...],
+    windows: tuple[float, ...],
     cache: str | None,
     devices: int | None,
     num_nodes: int | None,
     batch_size: int | None,
+    threads: int | None,
     force: bool,
     **kwargs: Any,
 ) -> None:
@@ -106,9 +126,10 @@ def enhance(
         likelihood=by_modality(data, "--likelihood", likelihood or default),
         n_subspots="auto" if n_subspots is None else n_subspots,
         cells=cells,
-        features_kwargs=without_none(weights=weights, cache=cache),
+        expectation=list(expectation) or None,
+        features_kwargs=common.features_options(weights=weights, layers=layers, windows=windows, cache=cache),
         train_kwargs=common.progress_options()
-        | without_none(devices=devices, num_nodes=num_nodes, batch_size=batch_size),
+        | without_none(devices=devices, num_nodes=num_nodes, batch_size=batch_size, threads=threads),
         out=out if streams else None,
         overwrite=force,
         **kwargs,

@@ -68,7 +68,7 @@ def features(
             library_key=library_key,
             **{name: value for name, value in named.items() if name != "image_key"},
         )
-    im.features(data, mode=mode, library_key=library_key, **common.without_none(**kwargs), **named)
+    im.features(data, mode=mode, library_key=library_key, **common.features_options(**kwargs), **named)
     files.write(data, out)
     n_spots, n_subspots, n_features = obsm[keys.FEATURES].shape
     common.log_message(f"{n_spots} spots x {n_subspots} subspots x {n_features} image features: {out}")

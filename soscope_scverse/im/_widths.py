@@ -7,12 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from soscope_scverse import _read as read
-from soscope_scverse.im.encoders.base import Encoder
+from soscope_scverse.im.encoders.base import PATCH_IN_PITCHES, Encoder
 from soscope_scverse.im.reading.sections import SectionImage
 from soscope_scverse.im.reading.source import ImageSource
 from soscope_scverse.pp._graphs import nearest_distance
 
-_PATCH_IN_PITCHES = 4
 _MOST_IMAGES = 10
 """Largest width of a patch in widths of the image."""
 
@@ -28,7 +27,7 @@ def radius_widths(
     if context is None:
         xy = [subspots[valid & section.rows[:, None]] for section in sections]
         pitches = np.array([nearest_distance(one, single=np.nan) for one in xy])
-        context = _PATCH_IN_PITCHES * _median(pitches / radii)
+        context = PATCH_IN_PITCHES * _median(pitches / radii)
     contexts = _positive_widths("context", "in spot radii", context)
     return contexts, np.outer(radii, contexts)
 
@@ -56,17 +55,14 @@ def _positive_widths(name: str, unit: str, context: float | Sequence[float]) -> 
 
 def _microns_per_pixel(section: SectionImage) -> float:
     """Size of a full-resolution pixel."""
-    factors = section.scale_factors
-    if "microns_per_pixel" in factors:
-        return float(factors["microns_per_pixel"])
-    if section.source.microns is None:
+    if section.microns is None:
         msg = (
             "Expected a pixel size for `context_um`, found none in the image and only "
-            f"{sorted(factors)} in `adata.uns['spatial'][library_id]['scalefactors']`. Store the micrometres of a "
-            "full-resolution pixel there as 'microns_per_pixel', or use `context`."
+            f"{dict(section.scale_factors)} in `adata.uns['spatial'][library_id]['scalefactors']`. Store the "
+            "micrometres of a full-resolution pixel there as 'microns_per_pixel', or use `context`."
         )
         raise ValueError(msg)
-    return section.source.microns * section.source.scale
+    return section.microns
 
 
 def check_widths(sections: list[SectionImage], widths: np.ndarray) -> None:
@@ -81,16 +77,23 @@ def check_widths(sections: list[SectionImage], widths: np.ndarray) -> None:
             raise ValueError(msg)
 
 
-def level(source: ImageSource, width: float, model: Encoder) -> ImageSource:
+def level(section: SectionImage, width: float, model: Encoder) -> ImageSource:
     """The level of an image that suffices for patches of a width in full-resolution pixels."""
-    return source.coarsened(width * source.scale / model.pixels)
+    return model.level(section.sized_source, width * section.source.scale)
+
+
+def coarsest_microns(sections: list[SectionImage]) -> float | None:
+    """Largest width of a pixel of the images in micrometres; None where one is not known."""
+    sizes = [section.sized_source.microns for section in sections]
+    known = [size for size in sizes if size is not None]
+    return max(known) if known and len(known) == len(sizes) else None
 
 
 def patch_pixels(model: Encoder, sections: list[SectionImage], widths: np.ndarray) -> np.ndarray:
     """Widths of the patches in pixels of the levels that are read, n_sections x n_contexts."""
     pixels = np.empty_like(widths)
     for (i, j), width in np.ndenumerate(widths):
-        pixels[i, j] = width * level(sections[i].source, width, model).scale
+        pixels[i, j] = width * level(sections[i], width, model).scale
     return pixels
 
 

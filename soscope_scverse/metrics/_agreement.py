@@ -141,6 +141,32 @@ def normalized_pearson(prediction: Matrix, truth: Matrix) -> np.ndarray:
     return pearson(_shares(prediction), _shares(truth))
 
 
+def normalized_within_r(prediction: Matrix, truth: Matrix, spot: ArrayLike) -> np.ndarray:
+    """Pearson correlation within spots after dividing prediction and truth by the library size of each target.
+
+    The strictest of the four correlations: neither differences between spots nor the library sizes of the targets
+    within a spot, which all features share, contribute. Targets without counts remain 0.
+
+    Parameters
+    ----------
+    prediction, truth
+        n_targets x n_features, non-negative.
+    spot
+        n_targets labels of the low-resolution spot of each target.
+
+    Returns
+    -------
+    np.ndarray
+        n_features values in [-1, 1]; for NaN and 0 see :func:`within_r`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If values are not real numbers, the shapes differ, or ``spot`` does not have one label per target.
+    """
+    return within_r(_shares(prediction), _shares(truth), spot)
+
+
 def ks_distance(values: Matrix, inside: ArrayLike) -> np.ndarray:
     """Kolmogorov-Smirnov distance of each feature between the targets inside and outside a region.
 

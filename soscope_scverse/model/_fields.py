@@ -128,6 +128,34 @@ class FeaturesField(SlotField):
         return found
 
 
+class SizeField(SlotField):
+    """Column of ``obs`` with the library size of every spot; records the mean of the spots that a model was trained on.
+
+    Parameters
+    ----------
+    registry_key
+        Name in the registry.
+    attr_key
+        Column of ``adata.obs``.
+    """
+
+    MEAN = "mean"
+    """Key of the state: size factors are relative to it."""
+
+    def __init__(self, registry_key: str, attr_key: str) -> None:
+        super().__init__(registry_key, "obs", attr_key)
+
+    def register_field(self, adata: AnnData) -> dict:
+        """Record the mean."""
+        super().register_field(adata)
+        return {self.MEAN: float(read.size_factors(adata, self.attr_key).mean())}
+
+    def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs: Any) -> dict:
+        """Keep the mean of the spots that the model was trained on."""
+        super().transfer_field(state_registry, adata_target, **kwargs)
+        return state_registry
+
+
 class BatchField(SlotField):
     """Column of ``obs`` with the batch of every spot; records the batches that a model was trained on.
 

@@ -16,14 +16,16 @@ from scvi.data.fields import BaseAnnDataField, MuDataWrapper
 
 from soscope_scverse import _keys as keys
 from soscope_scverse import _read as read
-from soscope_scverse._arrays import Matrix, dense, in_memory
+from soscope_scverse._arrays import Matrix, dense, in_memory, undirected
 from soscope_scverse._containers.mudata import spots_of
 from soscope_scverse._counts import advice_on_counts
-from soscope_scverse.model._fields import BatchField, FeaturesField, ProfileField, SlotField
+from soscope_scverse.model._fields import BatchField, FeaturesField, ProfileField, SizeField, SlotField
 from soscope_scverse.model._section import Section, batch_shares
 from soscope_scverse.model.estimates.image_projection import Projection
 
 _ModalityField = MuDataWrapper(ProfileField)
+_SPOT_KEYS = ("features_key", "library_key", "batch_key", "graph_key", "size_factor_key")
+"""Arguments of the setup that name slots of the spots."""
 
 
 def registered(
@@ -80,16 +82,18 @@ def _profile_fields(data: AnnData | MuData, setup: Mapping[str, Any]) -> list[Ba
 def _spot_fields(data: AnnData | MuData, setup: Mapping[str, Any]) -> list[BaseAnnDataField]:
     """Fields of the slots of the spots; those in modalities of a MuData are written to its top."""
     features_key, batch_key = setup["features_key"], setup["batch_key"]
-    by = {name: setup[name] for name in ("features_key", "library_key", "batch_key")}
+    by = {name: setup[name] for name in _SPOT_KEYS}
     spots = read.read_model_spots(spots_of(data), **by)
     fields: list[SlotField] = [SlotField(key, "obsm", key) for key in (keys.SPATIAL, keys.SUBSPOTS, keys.EXPOSURE)]
-    fields.append(SlotField(keys.SPOT_GRAPH, "obsp", keys.SPOT_GRAPH))
+    fields.append(SlotField(keys.SPOT_GRAPH, "obsp", setup["graph_key"]))
     if features_key is not None and features_key in spots.obsm:
         fields.append(FeaturesField(keys.FEATURES, features_key))
         if features_key in spots.uns:
             data.uns[features_key] = spots.uns[features_key]
     if batch_key is not None:
         fields.append(BatchField(REGISTRY_KEYS.BATCH_KEY, batch_key))
+    if setup["size_factor_key"] is not None:
+        fields.append(SizeField(REGISTRY_KEYS.SIZE_FACTOR_KEY, setup["size_factor_key"]))
     if isinstance(data, MuData):
         for field in fields:
             getattr(data, field.attr_name)[field.attr_key] = getattr(spots, field.attr_name)[field.attr_key]
@@ -193,9 +197,9 @@ class Inputs(NamedTuple):
         rows = np.arange(self.data.n_obs) if rows is None else rows
         spots = spots_of(self.data)
         exposure, area = (np.asarray(values, dtype=np.float32) for values in self._areas())
-        if keys.RELATIVE_CELL_NUMBER in spots.obs:
-            size = spots.obs[keys.RELATIVE_CELL_NUMBER].to_numpy(np.float32)[:, None]
-            exposure, area = exposure * size, area * size
+        size = self._sizes(spots)
+        if size is not None:
+            exposure, area = exposure * size[:, None], area * size[:, None]
         exposure, area = exposure[rows], area[rows]
         batches = None
         if len(self.batches):
@@ -203,7 +207,7 @@ class Inputs(NamedTuple):
             batches = batch_shares(labels[rows], self.batches)
         return Section(
             x=_side_by_side(self.profiles())[rows],
-            graph=csr_matrix(self._get(keys.SPOT_GRAPH))[rows][:, rows],
+            graph=undirected(csr_matrix(self._get(keys.SPOT_GRAPH)))[rows][:, rows],
             spatial=read.positions(spots)[rows],
             subspots=np.asarray(self._get(keys.SUBSPOTS), dtype=float)[rows],
             exposure=exposure,
@@ -218,6 +222,16 @@ class Inputs(NamedTuple):
         spots = spots_of(self.data)
         columns = [self._setup[name] for name in ("library_key", "batch_key") if self._setup[name] is not None]
         return [spots.obs[column].astype(str).tolist() for column in columns]
+
+    def _sizes(self, spots: AnnData) -> np.ndarray | None:
+        """Relative sizes of the spots: size factors, else numbers of cells, else None for equal ones."""
+        key = self._setup["size_factor_key"]
+        if key is not None:
+            mean = self.manager.get_state_registry(REGISTRY_KEYS.SIZE_FACTOR_KEY)[SizeField.MEAN]
+            return (read.size_factors(spots, key) / mean).astype(np.float32)
+        if keys.RELATIVE_CELL_NUMBER in spots.obs:
+            return spots.obs[keys.RELATIVE_CELL_NUMBER].to_numpy(np.float32)
+        return None
 
     def _areas(self) -> tuple[np.ndarray, np.ndarray]:
         """Exposures and areas of the subspots, n_spots x n_subspots each."""

@@ -25,7 +25,7 @@ from soscope_scverse._validators import check_folder, check_path
 from soscope_scverse.model._plain_values import curves, plain, tables
 from soscope_scverse.model.training.runner import trainer_of
 
-_FORMAT = 1
+_FORMAT = 2
 """Format of the written model files; those of lower formats can be read, too."""
 
 _MODEL, _ADATA, _MUDATA = "model.pt", "adata.h5ad", "mdata.h5mu"  # as scvi-tools calls them
@@ -134,7 +134,7 @@ class SavedModel(BaseModelClass):
                 "was trained with an image, found none. Call `im.features(adata, image)` with the same encoder."
             )
             raise ValueError(msg)
-        model.module.load_state_dict(saved["module"])
+        model.module.load_state_dict(_complete(saved["module"], model.module))
         model.module.eval()
         model.to_device(target)
         model.is_trained_ = saved["is_trained"]
@@ -207,7 +207,24 @@ def _read_model(folder: Path, prefix: str, device: str | torch.device) -> dict[s
             f"soscope_scverse {content.get('version')}. Update soscope_scverse (this is {version('soscope-scverse')})."
         )
         raise ValueError(msg)
-    return content
+    return content if form == _FORMAT else _of_format_1(content)
+
+
+def _of_format_1(content: dict[str, Any]) -> dict[str, Any]:
+    """Return a model file of format 1, which had no kriged field and used the image or not, in the present form."""
+    arguments = {name: value for name, value in content["arguments"].items() if name != "test_image"}
+    module = {name: value for name, value in content["module"].items() if name != "uses_image"}
+    strength = content["module"]["uses_image"].float()
+    return {
+        **content,
+        "arguments": arguments | {"kriging": False, "image_strength": float(strength)},
+        "module": module | {"image_strength": strength},
+    }
+
+
+def _complete(state: Mapping[str, torch.Tensor], module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Return the state of a module, with the kriged field that files of format 1 lack, unset."""
+    return {name: value for name, value in module.state_dict().items() if name.startswith("kriged.")} | dict(state)
 
 
 def _read_spots(folder: Path, prefix: str) -> AnnData | MuData:

@@ -32,6 +32,13 @@ class Section(NamedTuple):
     """n_spots x n_batches float32 shares: 1 for the batch of the spot, equal shares for an unknown batch."""
     gapped_area: np.ndarray | None = None
     """n_spots x n_subspots areas in the unit of the exposures, 0 = padding; None where spots tile the tissue."""
+    kriged: np.ndarray | None = None
+    """n_spots x n_subspots x n_components, the kriged field of the subspots; None before a training."""
+
+    def some(self, rows: np.ndarray) -> Section:
+        """Some of the spots, in this order."""
+        own = {name: values[rows] for name, values in self._asdict().items() if values is not None}
+        return self._replace(**(own | {"graph": self.graph[rows][:, rows]}))
 
     @property
     def size(self) -> np.ndarray:

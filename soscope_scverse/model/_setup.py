@@ -34,6 +34,8 @@ class RegisteredModel(BaseModelClass):
         features_key: str | None = keys.FEATURES,
         library_key: str | None = None,
         batch_key: str | None = None,
+        graph_key: str = keys.SPOT_GRAPH,
+        size_factor_key: str | None = None,
         **kwargs: Any,
     ) -> None:
         """Register the inputs of the model in `adata`.
@@ -52,6 +54,14 @@ class RegisteredModel(BaseModelClass):
         batch_key
             Column of ``obs`` with the batches, such as slides or donors: each has its own effect on every feature, and
             is an input of the encoder. Spots of an unknown batch get the average of the trained batches.
+        graph_key
+            Slot of ``obsp`` with the graph of the spots, written by ``pp.spot_graph(key_added=)`` or
+            :func:`squidpy.gr.spatial_neighbors`: n_spots x n_spots weights between 0 and 1. An edge has the larger
+            weight of its two directions; loops are ignored.
+        size_factor_key
+            Column of ``obs`` with the library size of every spot, or another size factor above 0: expected counts of a
+            spot are proportional to it, and differences in it are not attributed to the tissue. It replaces
+            ``obs["relative_cell_number"]``. Default: library sizes vary with the tissue, and by the library-size noise.
         **kwargs
             Of scvi-tools' ``AnnDataManager.register_fields``.
 
@@ -71,6 +81,8 @@ class RegisteredModel(BaseModelClass):
         features_key: str | None = keys.FEATURES,
         library_key: str | None = None,
         batch_key: str | None = None,
+        graph_key: str = keys.SPOT_GRAPH,
+        size_factor_key: str | None = None,
         **kwargs: Any,
     ) -> None:
         """Register the inputs of the model in `mdata`, several modalities of the same spots.
@@ -83,7 +95,7 @@ class RegisteredModel(BaseModelClass):
             Likelihood of each modality to model, as ``{"rna": "nb", "prot": "poisson"}``.
         layer
             Layers with the profiles, by modality; ``X`` of the others.
-        features_key, library_key, batch_key, **kwargs
+        features_key, library_key, batch_key, graph_key, size_factor_key, **kwargs
             See :meth:`setup_anndata`.
 
         Raises

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import Any, Literal
 
@@ -11,32 +11,14 @@ import pandas as pd
 import zarr
 from anndata import AnnData
 from mudata import MuData
-from torch import distributed
 
 from soscope_scverse import _read as read
-from soscope_scverse._validators import (
-    FRACTION,
-    NON_NEGATIVE,
-    POSITIVE,
-    POSITIVE_INTEGER,
-    Choice,
-    Number,
-    Rules,
-    check_arguments,
-    check_named,
-    check_profiles,
-    check_trained,
-)
-from soscope_scverse.model._inputs import Inputs
+from soscope_scverse._validators import check_arguments, check_named, check_profiles
+from soscope_scverse.model._arguments import MODEL_RULES, MODULE_ARGUMENTS
+from soscope_scverse.model._genes import EnhancesGenes
 from soscope_scverse.model._save_load import SavedModel
-from soscope_scverse.model._section import Section
-from soscope_scverse.model._setup import RegisteredModel
-from soscope_scverse.model._tiles import Tiles
-from soscope_scverse.model._transfer import transferred
-from soscope_scverse.model.estimates.image_projection import projection_of
+from soscope_scverse.model._threads import torch_threads
 from soscope_scverse.model.inference.at_positions import PREDICT_RULES, predicted_profiles
-from soscope_scverse.model.inference.posterior import Posterior
-from soscope_scverse.model.inference.processes import Processes
 from soscope_scverse.model.inference.result import ENHANCED_RULES, SAMPLE_RULES, enhanced_profiles, posterior_samples
 from soscope_scverse.model.inference.sampler import Expectation
 from soscope_scverse.model.inference.store import output_path
@@ -47,32 +29,10 @@ from soscope_scverse.model.training.runner import TRAIN_RULES, train_model
 from soscope_scverse.module.likelihoods import LIKELIHOODS, count_likelihoods
 from soscope_scverse.module.vae import SoScopeVAE
 
-MODEL_RULES: Rules = {
-    **dict.fromkeys(("n_latent", "n_hidden", "n_layers", "n_image_components"), POSITIVE_INTEGER),
-    "sources": Choice(("both", "image", "positions")),
-    "decoder": Choice(("shift", "joint")),
-    "interpolation": Choice(("gaussian", "none")),
-    "bandwidth": POSITIVE,
-    "observation": Choice(("matched", "gaussian")),
-    "sigma": NON_NEGATIVE.or_(None),
-    "dispersion": Choice(("feature", "subspot")),
-    "aggregate": Choice((None, "sum", "mean")),
-    **dict.fromkeys(("image_shrinkage", "library_size_noise"), NON_NEGATIVE.or_("auto")),
-    "masked": FRACTION,
-    "image_weight": NON_NEGATIVE,
-    "similarity_strength": Number(1, above=True),
-    "n_graph_samples": Number(2, integer=True).or_(None),
-}
-"""Of :class:`SoScope`; those of its methods are next to what the methods call."""
-
 _SHRINKAGE = 40.0  # of the effect of the image, in spots
-_MODULE_ARGUMENTS = (
-    *("n_image_components", "aggregate", "sigma", "dispersion", "observation", "n_latent", "n_hidden", "n_layers"),
-    *("decoder", "masked", "image_weight", "n_graph_samples"),
-)
 
 
-class SoScope(RegisteredModel, SavedModel):
+class SoScope(EnhancesGenes, SavedModel):
     """soScope: subspot profiles from spot profiles, spatial graph and image (Li et al., Nature Communications 2024).
 
     Parameters
@@ -100,8 +60,9 @@ class SoScope(RegisteredModel, SavedModel):
         Standard deviation of the observed spot. Default: 1 with ``observation="gaussian"``, else 0. With ``"matched"``
         only the Gaussian likelihood uses it.
     dispersion
-        ``"feature"``: one dispersion per feature, which makes sums exact; ``"subspot"``: one per subspot and feature,
-        as in the paper; counts of a spot then match in mean and variance only.
+        ``"feature"``: one dispersion per feature, which makes sums exact; ``"subspot"``: one per subspot and feature;
+        counts of a spot then match in mean and variance only. ``"shape"``: the same, with the mean of ``"nb"`` as the
+        product of two outputs of the decoder, r exp(logit), shape and dispersion, as in the paper.
     aggregate
         Whether a spot is the ``"sum"`` of its subspots (default for counts) or their ``"mean"`` (default for Gaussian).
     image_shrinkage
@@ -111,9 +72,13 @@ class SoScope(RegisteredModel, SavedModel):
         between subspots averages out over a spot.
     n_image_components
         Wider image features, as of deep encoders, are reduced to this many principal components.
-    test_image
-        Ignore the image, with a warning, if the spots give no evidence that it is informative about the profiles (a log
-        likelihood ratio of at most 4). False always uses it.
+    image_strength
+        Share of the effect of the image that the networks keep in predictions; below 1/2, only a part of the training
+        steps has an image. ``"auto"``: the probability, given the spots, that the image is informative about the
+        profiles beyond their positions.
+    kriging
+        Whether predictions are the geometric mean (of other data than counts: the mean) of the networks' and a kriged
+        field's, which is linear in the image; False in the paper.
     library_size_noise
         Variance of the log library size of a spot that its position does not explain; ``"auto"`` estimates it. 0
         attributes all differences in library size to the tissue, as in the paper.
@@ -121,10 +86,18 @@ class SoScope(RegisteredModel, SavedModel):
         Share of the spots that is masked in the input of the encoder at every training step; 0 in the paper.
     image_weight
         beta, weight of the image regulariser.
+    image_deviation
+        What similar subspots share: ``"relative"``, deviations from the predicted spot in units of the typical value of
+        a feature, averaged over features; or deviations in the unit of the data, of every modality by itself and with
+        all pairs of subspots, from ``"observed"``, the observed spot divided evenly (soScope, Eq. 5), or from
+        ``"overall"``, the mean of all subspots (as in the paper's code for cells).
     similarity_strength
         s of the image similarity W: the median pair weighs 1/s of the strongest.
     n_graph_samples
         Nodes sampled by the graph losses at every step; None evaluates them exactly, as in the paper.
+    loss_per
+        ``"feature"``: spots count per feature, all modalities alike, so that weights are comparable between panels;
+        ``"spot"``: log probabilities of all features are added, beside the image regulariser (soScope, Eq. 6).
 
     Raises
     ------
@@ -170,16 +143,19 @@ class SoScope(RegisteredModel, SavedModel):
         bandwidth: float = 0.5,
         observation: Literal["matched", "gaussian"] = "matched",
         sigma: float | None = None,
-        dispersion: Literal["feature", "subspot"] = "feature",
+        dispersion: Literal["feature", "subspot", "shape"] = "feature",
         aggregate: Literal["sum", "mean"] | None = None,
         image_shrinkage: float | Literal["auto"] = "auto",
         n_image_components: int = 128,
-        test_image: bool = True,
+        image_strength: float | Literal["auto"] = "auto",
+        kriging: bool = True,
         library_size_noise: float | Literal["auto"] = "auto",
         masked: float = 0.3,
         image_weight: float = 1.0,
+        image_deviation: Literal["relative", "observed", "overall"] = "relative",
         similarity_strength: float = 2.0,
         n_graph_samples: int | None = 512,
+        loss_per: Literal["feature", "spot"] = "feature",
     ) -> None:
         arguments = locals()
         check_arguments(arguments, MODEL_RULES)
@@ -205,7 +181,7 @@ class SoScope(RegisteredModel, SavedModel):
             uses_latent=sources != "image",
             feature_dropout=image_shrinkage / (image_shrinkage + adata.n_obs),
             n_batches=len(inputs.batches),
-            **{name: arguments[name] for name in _MODULE_ARGUMENTS},
+            **{name: arguments[name] for name in MODULE_ARGUMENTS},
         )
         self._model_summary_string = (
             f"SoScope with {', '.join(self._likelihoods)} likelihood, {decoder} decoder, {n_latent} latent dimensions, "
@@ -229,6 +205,7 @@ class SoScope(RegisteredModel, SavedModel):
         checkpoint_dir: str | PathLike | None = None,
         resume: bool = False,
         seed: int | None = None,
+        threads: int | None = None,
         **trainer_kwargs: Any,
     ) -> None:
         """Train in two phases: the graph auto-encoder of the spots, then the whole model.
@@ -259,13 +236,15 @@ class SoScope(RegisteredModel, SavedModel):
         accelerator, devices
             As in Lightning. Several devices share the tiles of a step.
         checkpoint_dir
-            Folder of the checkpoint, ``checkpoint.pt``, replaced every 30 seconds or, if that takes longer, ten steps.
+            Folder of the checkpoint, ``checkpoint.pt``, replaced every 30 seconds (or ten steps), and at Ctrl-C.
         resume
             Resume from the checkpoint in `checkpoint_dir` if there is one. It must be that of the same spots and
             arguments; the result of a finished training is loaded.
         seed
             Seed that the caller has set, recorded in the checkpoint: a training with another seed is not resumed.
             Nothing is seeded with it.
+        threads
+            Threads of torch. Default: as set before (``OMP_NUM_THREADS``), at most the processors of the job.
         **trainer_kwargs
             Of :class:`scvi.train.Trainer`: ``strategy="ddp"``, ``num_nodes=2``, ``precision="bf16-mixed"``, ...
 
@@ -281,7 +260,8 @@ class SoScope(RegisteredModel, SavedModel):
         """
         arguments = locals()
         check_arguments(arguments, TRAIN_RULES)
-        train_model(self, arguments)
+        with torch_threads(threads):
+            train_model(self, arguments)
 
     def get_latent_representation(self, adata: AnnData | MuData | None = None) -> np.ndarray:
         """Mean of the latent state q(Z given X, A).
@@ -307,12 +287,13 @@ class SoScope(RegisteredModel, SavedModel):
         self,
         adata: AnnData | MuData | None = None,
         *,
-        expectation: Expectation = "conditional",
+        expectation: Expectation | Sequence[Expectation] = ("conditional", "denoised"),
         n_samples: int = 0,
         batch_size: int | None = None,
         out: str | PathLike | None = None,
         overwrite: bool = False,
         uns: Mapping[str, Any] | None = None,
+        obsm_keys: Sequence[str] = (),
     ) -> AnnData | MuData:
         """Enhanced profiles of all subspots, in memory or written to disk in pieces.
 
@@ -322,11 +303,11 @@ class SoScope(RegisteredModel, SavedModel):
             Spots of any section, prepared as those of the model, with the same kind of image features; features are
             found by name, and the number of subspots may differ. None takes the spots of the model.
         expectation
-            ``"conditional"``: subspots given the observed spot, to which what was captured adds up (Gaussian data if
-            `sigma` is 0); ``"denoised"``, for maps: posterior mean of their rates, without the counting noise of the
-            spot; ``"decoded"``: from the latent states alone (soScope, Eq. 7).
+            ``"conditional"``: subspots given the spot, to which what was captured adds up (Gaussian data: with `sigma`
+            0); ``"denoised"``, for maps: posterior mean of their rates, without the counting noise of the spot;
+            ``"decoded"``: from the latent states alone (soScope, Eq. 7). Of several, the first is ``X``.
         n_samples
-            Posterior samples for the layers, see :meth:`sample_enhanced`; 0 omits these layers.
+            Posterior samples of ``X`` for the layers, see :meth:`sample_enhanced`; 0 omits these layers.
         batch_size
             Spots decoded at once, with `out` also those of a chunk. Default: for 5 million values, or 50 with samples.
         out
@@ -334,39 +315,40 @@ class SoScope(RegisteredModel, SavedModel):
             when it is complete.
         overwrite
             Replace an existing `out`.
-        uns
-            Further entries of ``uns``.
+        uns, obsm_keys
+            Further entries of ``uns``; tables in ``obsm`` of the spots, n_spots x n_columns, to repeat for subspots.
 
         Returns
         -------
         AnnData or MuData
-            Like the spots: n_targets x n_features, the subspots of a spot next to each other, in the order of the
-            spots. With `out`, ``X``, ``layers`` and ``obsm`` are dask arrays of the file.
-        ``X``
-            Enhanced profiles, float32.
+            Like the spots, with enhanced profiles, n_targets x n_features float32: subspots of a spot next to each
+            other, in the order of the spots. With `out`, ``X``, ``layers`` and ``obsm`` are dask arrays of the file.
+        ``X``, ``layers["denoised"]``
+            Enhanced profiles; any expectation but the first is the layer of its name.
         ``obs``
-            ``spot``, ``subspot``, ``measured``, the share of the subspot that was captured, the library column, and
-            ``array_col``, ``array_row`` on the fine lattice. Names are those of spot and subspot, or of the cells.
-        ``obsm["spatial"]``, ``obsm["image_features"]``
-            Positions in pixels; image features with an image.
-        ``layers["std"]``, ``layers["q05"]``, ``layers["q95"]``
-            Standard deviation and quantiles of the samples, with `n_samples`.
-        ``layers["sampled_counts"]``
-            The first sample given the observed spots, with `n_samples` and counts: integers (as float32), for tests of
-            differential expression and other methods for counts. What was captured adds up exactly to the spots.
+            ``spot``, ``subspot``, ``measured`` (the share of the subspot that was captured), ``array_col``,
+            ``array_row`` on the fine lattice, and the columns of the spots, those of these names as
+            ``"{name}_of_spot"``. Names are those of spot and subspot, or of the cells.
+        ``obsm["spatial"]``, ``obsm["image_features"]``, ``obsm["X_soscope"]``
+            Positions in pixels; image features with an image; n_targets x n_latent float32, the latent states that are
+            decoded: interpolated and, by ``decoder="shift"``, shifted by the image (not with ``sources="image"``).
+        ``layers["std"]``, ``layers["q05"]``, ``layers["q95"]``, ``layers["sampled_counts"]``
+            With `n_samples`: standard deviation and quantiles of the samples; for counts the first sample given the
+            observed spots, integers (as float32), of which what was captured adds up exactly to the spots.
         ``uns["spatial"]``
             That of the spots with the diameter of the subspots.
 
         Raises
         ------
         TypeError, ValueError
-            If an argument is out of its range, `out` cannot be written to, the model is not trained, or `adata` is not
-            of its kind or lacks an input; before any work.
+            If an argument is out of its range, `out` cannot be written to, the model is not trained, its loss does not
+            measure the dispersions that samples need, or `adata` is not of its kind or lacks an input; before any work.
         """
         check_arguments(locals(), ENHANCED_RULES)
         check_named("uns", uns)
+        self._check_samples(n_samples)
         path = output_path(out, self.adata, overwrite=overwrite)
-        return enhanced_profiles(self._posterior(adata), expectation, n_samples, batch_size, path, uns or {})
+        return enhanced_profiles(self._posterior(adata), expectation, n_samples, batch_size, path, uns or {}, obsm_keys)
 
     def predict(
         self,
@@ -407,8 +389,8 @@ class SoScope(RegisteredModel, SavedModel):
         -------
         AnnData or MuData
             n_positions x n_features: ``X``, expected profiles, float32; ``obs`` as given, and the library column;
-            ``obsm["spatial"]``, ``var``, ``uns["spatial"]``, and in ``uns["soscope"]`` the version and ``library_id``.
-            Positions have the batch of their nearest spot.
+            ``obsm["spatial"]``, ``obsm["X_soscope"]``, ``var``, ``uns["spatial"]``, and in ``uns["soscope"]`` the
+            version and ``library_id``. Positions have the batch of their nearest spot.
 
         Raises
         ------
@@ -469,31 +451,6 @@ class SoScope(RegisteredModel, SavedModel):
             See :meth:`get_enhanced`.
         """
         check_arguments(locals(), SAMPLE_RULES)
+        self._check_samples(n_samples)
         path = output_path(out, overwrite=overwrite, suffixes=(".zarr",))
         return posterior_samples(self._posterior(adata), expectation, n_samples, batch_size, path)
-
-    def _posterior(self, adata: AnnData | MuData | None) -> Posterior:
-        """The trained module with the spots of the model, or with others in the same form."""
-        check_trained(self.is_trained_)
-        inputs = self._inputs
-        if adata is None or adata is self.adata:
-            inputs.manager.validate()
-        else:
-            inputs = transferred(adata, inputs, self._likelihoods, needs_features=bool(self.module.uses_image))
-        together = self.trainer is not None and self.trainer.world_size > 1 and distributed.is_initialized()
-        processes = Processes.of_group(self.device) if together else Processes()
-        return Posterior(self.module, inputs, self._tiles(self._section(inputs)), processes)
-
-    def _section(self, inputs: Inputs, order: np.ndarray | None = None) -> Section:
-        """Spots as arrays, in this order, with image features as inputs of the networks."""
-        return inputs.section(projection_of(self.module) if inputs.features_key else None, order)
-
-    def _tiles(self, section: Section, similarity_strength: float | None = None) -> Tiles:
-        """Batches of a section; only training needs the image similarity."""
-        return Tiles(
-            section,
-            interpolation=self._arguments["interpolation"],
-            bandwidth=self._arguments["bandwidth"],
-            similarity_strength=similarity_strength,
-            n_hops=len(self.module.encoder.layers),
-        )

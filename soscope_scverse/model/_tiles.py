@@ -102,11 +102,13 @@ class Tiles:
             Indices of the subspots that are not padding in the flattened n_own x n_subspots.
         ``features``
             n_own x n_subspots x n_image_components, with an image.
+        ``kriged``
+            n_own x n_subspots x n_components, after a training.
         ``input_batch``, ``batch``
             n_inputs x n_batches and n_own x n_batches shares, with a batch covariate.
-        ``image_edge_index``, ``image_edge_weight``, ``image_edge_density``
+        ``image_edge_index``, ``image_edge_weight``, ``image_edge_density``, ``n_targets``
             2 x n_pairs and n_pairs: W, every touching pair of valid own subspots once; share of all pairs of subspots
-            of the section that are edges of W. With an image.
+            of the section that are edges of W; number of these subspots. With an image.
         """
         section = self.section
         own = np.arange(self.n_spots) if own is None else np.sort(own)
@@ -132,6 +134,7 @@ class Tiles:
             tile["image_edge_index"] = torch.as_tensor(np.stack([pairs.row, pairs.col]).astype(np.int64))
             tile["image_edge_weight"] = _float(pairs.data)
             tile["image_edge_density"] = torch.tensor(self.image_edge_density)
+            tile["n_targets"] = torch.tensor(float(self.n_targets))
         return tile
 
     def block(self, own: np.ndarray) -> tuple[np.ndarray, dict[str, torch.Tensor]]:
@@ -140,7 +143,7 @@ class Tiles:
         Returns
         -------
         Rows of the spots whose latent states it needs, and ``exposure``, ``area``, ``neighbors`` (rows among these),
-        ``neighbor_weights``, ``features`` and ``batch``, see :meth:`tile`.
+        ``neighbor_weights``, ``features``, ``kriged`` and ``batch``, see :meth:`tile`.
         """
         inputs = np.unique(self.neighbors[own])
         row = np.full(self.n_spots, -1)
@@ -158,6 +161,8 @@ class Tiles:
             subspots["area"] = _float(self.section.area[own])
         if self.section.features is not None:
             subspots["features"] = _float(self.section.features[own])
+        if self.section.kriged is not None:
+            subspots["kriged"] = _float(self.section.kriged[own])
         if self.section.batches is not None:
             subspots["batch"] = _float(self.section.batches[own])
         return subspots

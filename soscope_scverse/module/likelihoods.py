@@ -17,6 +17,8 @@ from torch.distributions import Gamma, NegativeBinomial, Normal, Poisson
 
 _TINY = 1e-8
 _MAX_EFFECT = 8.0  # bound of a subspot's log mean around its feature's: e^8 is 3,000-fold up or down
+_MOST_BOUNDED = 0.99  # of this bound, where it is inverted
+_SMALLEST_RATE = 0.05  # in units; an expected transformed profile may be 0 or below, a rate may not
 
 
 class Subspots(NamedTuple):
@@ -87,6 +89,10 @@ class Likelihood(ABC):
         """Values of spots of relative sizes n_spots x 1, rescaled to the mean size; means are invariant to it."""
         return x if self.is_mean else x / size
 
+    def divided(self, x: Tensor, exposure: Tensor) -> Tensor:
+        """Share of each subspot, n_spots x n_subspots x 1 areas, in an observed spot that is divided evenly."""
+        return x.unsqueeze(1) * (torch.ones_like(exposure) if self.is_mean else _even(exposure))
+
     @abstractmethod
     def start(self, x: Tensor) -> Start:
         """Starting values from observed profiles, n_spots x n_features."""
@@ -98,6 +104,10 @@ class Likelihood(ABC):
     def transform(self, x: Tensor, unit: Tensor) -> Tensor:
         """Profiles on the scale on which effects add up, for the encoder."""
         return x / unit
+
+    def effect_of(self, values: Tensor, unit: Tensor, start: Start) -> Tensor:
+        """Effects of subspots with these transformed profiles: inverse of :meth:`transform` and :meth:`parameters`."""
+        return (values * unit - start.baseline) / start.unit
 
     def offset(self, x: Tensor, start: Start) -> Tensor:
         """Effect, n_features, that turns the typical profile into the mean of n_spots x n_features profiles."""
@@ -209,8 +219,8 @@ class Likelihood(ABC):
         """Sample whole subspots, what was captured of them given the observed spots if `x` is given."""
         return self._sample_whole(self.sample, subspots, x)
 
-    def sample_denoised(self, subspots: Subspots, x: Tensor) -> Tensor:
-        """Sample rates of whole subspots, those of what was captured given the observed spots `x`."""
+    def sample_denoised(self, subspots: Subspots, x: Tensor | None = None) -> Tensor:
+        """Sample rates of whole subspots, those of what was captured given the observed spots if `x` is given."""
         return self._sample_whole(self.sample_rate, subspots, x)
 
     def _sample_whole(self, sample: Callable[..., Tensor], subspots: Subspots, x: Tensor | None) -> Tensor:
@@ -237,6 +247,11 @@ class _Counts(Likelihood):
     def transform(self, x: Tensor, unit: Tensor) -> Tensor:
         # relative to the mean of the feature: library size is kept, and no feature dominates
         return torch.log1p(x / unit)
+
+    def effect_of(self, values: Tensor, unit: Tensor, start: Start) -> Tensor:
+        rate = unit * torch.expm1(values).clamp(min=_SMALLEST_RATE)
+        bounded = (rate.clamp(min=_TINY).log() - start.baseline) / _MAX_EFFECT
+        return _MAX_EFFECT * torch.atanh(bounded.clamp(-_MOST_BOUNDED, _MOST_BOUNDED))
 
     def absorb_library_size(self, x: Tensor, spots: Spots, noise: Tensor) -> tuple[Spots, Tensor]:
         """Integrate out a log-normal library size by Laplace's approximation.
@@ -459,6 +474,10 @@ class JointLikelihood(Likelihood):
     def transform(self, x: Tensor, unit: Tensor) -> Tensor:
         return _joined(self._each("transform", self._split(x), self._split(unit)))
 
+    def effect_of(self, values: Tensor, unit: Tensor, start: Start) -> Tensor:
+        starts = map(Start, *map(self._split, start))
+        return _joined(self._each("effect_of", self._split(values), self._split(unit), starts))
+
     def parameters(self, effect: Tensor, start: Start, exposure: Tensor) -> Subspots:
         starts = map(Start, *map(self._split, start))
         return self._joined_subspots(
@@ -482,6 +501,9 @@ class JointLikelihood(Likelihood):
 
     def at_mean_size(self, x: Tensor, size: Tensor) -> Tensor:
         return _joined(self._each("at_mean_size", self._split(x), [size] * len(self.parts)))
+
+    def divided(self, x: Tensor, exposure: Tensor) -> Tensor:
+        return _joined(self._each("divided", self._split(x), [exposure] * len(self.parts)))
 
     def rate(self, subspots: Subspots) -> Tensor:
         return _joined(self._each("rate", self._split_subspots(subspots)))
@@ -541,6 +563,25 @@ LIKELIHOODS: dict[str, type[Likelihood]] = {
 def count_likelihoods() -> dict[str, bool]:
     """Whether each likelihood, by its name, is one of counts."""
     return {name: likelihood.is_counts for name, likelihood in LIKELIHOODS.items()}
+
+
+def unmeasured_dispersions(names: Iterable[str], observation: str, dispersion: str) -> list[str]:
+    """Likelihoods whose dispersion nothing measures, so that posterior samples have no meaningful width.
+
+    A Gaussian observation scores the means of counts alone, and lets the variance of Gaussian subspots fall to its
+    bound. One dispersion per feature of counts is estimated from the spots after the training.
+
+    Parameters
+    ----------
+    names
+        Likelihood of every modality, by its name in :data:`LIKELIHOODS`.
+    observation, dispersion
+        See :class:`~soscope_scverse.model.SoScope`.
+    """
+    if observation == "matched":
+        return []
+    chosen = {name: LIKELIHOODS[name] for name in names}
+    return [n for n, one in chosen.items() if one.has_dispersion and not (one.is_counts and dispersion == "feature")]
 
 
 def get_likelihood(name: str, *, aggregate: Literal["sum", "mean"] | None = None, sigma: float = 0.0) -> Likelihood:

@@ -56,6 +56,10 @@ class JointDecoder(nn.Module):
         features = z.new_zeros(len(z), self.n_image_features) if features is None else self.dropout(features)
         return self.head(self.trunk(torch.cat([z, features], dim=1)))
 
+    def state(self, z: Tensor, features: Tensor | None) -> Tensor:
+        """Latent states, n_targets x n_latent: the image does not change them."""
+        return z
+
 
 class ShiftDecoder(nn.Module):
     """The image shifts the latent state, which one network decodes: effect = f(z + B y).
@@ -84,10 +88,14 @@ class ShiftDecoder(nn.Module):
 
         `features` None stands for a constant image.
         """
+        return self.effect(self.state(z, features))
+
+    def state(self, z: Tensor, features: Tensor | None) -> Tensor:
+        """Latent states after the shift by the image, n_targets x n_latent."""
         if features is None:
             # a distributed training requires a gradient of every parameter
-            return self.effect(z + 0 * self.shift.sum())
-        return self.effect(z + nn.functional.linear(self.dropout(features), self.shift))
+            return z + 0 * self.shift.sum()
+        return z + nn.functional.linear(self.dropout(features), self.shift)
 
 
 DECODERS: dict[str, type[JointDecoder] | type[ShiftDecoder]] = {"joint": JointDecoder, "shift": ShiftDecoder}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Any, Literal
 
@@ -15,12 +15,18 @@ from torch.nn.functional import embedding_bag
 
 from soscope_scverse.module.graph_encoder import GraphEncoder
 from soscope_scverse.module.image_regularizer import graph_bce
+from soscope_scverse.module.kriged_field import KrigedField
 from soscope_scverse.module.likelihoods import Likelihood, Spots, Start, Subspots, joint_likelihood
 from soscope_scverse.module.subspot_decoder import DECODERS
 
 Tensors = dict[str, Tensor]
+_Deviation = Callable[[Tensor], Tensor]
+"""From indices of valid subspots to their deviations, n x n_features."""
 
 _TINY = 1e-8  # area of padding
+
+KRIGED_WEIGHT = 0.5
+"""Weight of the kriged field in the result; the networks have the rest."""
 
 N_RESIDUALS = 32
 """Number of patterns of features in the residual of a subspot."""
@@ -48,6 +54,16 @@ def _rows(normal: Normal, rows: Tensor) -> Normal:
     return Normal(normal.loc[rows], normal.scale[rows], validate_args=False)
 
 
+def subspots_of(likelihood: Likelihood, effect: Tensor, start: Start, tensors: Tensors) -> Subspots:
+    """Parameters of the subspots from their effects, n_spots x n_subspots x n_features, exposures and areas."""
+    exposure = tensors["exposure"]
+    area = tensors.get("area", exposure)
+    subspots = likelihood.parameters(effect, start, area)
+    if "area" in tensors:
+        subspots = likelihood.with_measured(subspots, (exposure / area.clamp(min=_TINY)).unsqueeze(-1))
+    return subspots
+
+
 class _GraphModule(BaseModuleClass):
     """Common part of both phases: the encoder, its input and the masked spots.
 
@@ -63,6 +79,8 @@ class _GraphModule(BaseModuleClass):
         Nodes sampled by the graph losses.
     n_batches
         Number of batches, each with its own effects on the features; 0 without a batch covariate.
+    loss_per
+        See :class:`SoScopeVAE`.
     """
 
     encoder: GraphEncoder
@@ -74,6 +92,7 @@ class _GraphModule(BaseModuleClass):
         masked: float,
         n_graph_samples: int | None,
         n_batches: int = 0,
+        loss_per: Literal["feature", "spot"] = "feature",
     ) -> None:
         super().__init__()
         n_features = sum(sizes)
@@ -85,7 +104,9 @@ class _GraphModule(BaseModuleClass):
         self.baseline = nn.Parameter(torch.zeros(n_features))
         self.log_dispersion = nn.Parameter(torch.zeros(n_features), requires_grad=likelihood.has_dispersion)
         self.batch_effect = nn.Parameter(torch.zeros(n_batches, n_features)) if n_batches else None
-        self.register_buffer("modality_weight", modality_weights(sizes))
+        self.loss_per = loss_per
+        equal = loss_per == "feature"
+        self.register_buffer("modality_weight", modality_weights(sizes) if equal else torch.ones(len(sizes)))
         self.register_buffer("library_size_noise", torch.zeros(len(sizes)))
         self.register_buffer("unit", torch.ones(n_features))
         self.register_buffer("input_mean", torch.zeros(n_features))
@@ -153,8 +174,12 @@ class _GraphModule(BaseModuleClass):
 
     def feature_weight(self) -> Tensor:
         """Weight of every feature in the loss: that of its modality."""
-        sizes = torch.as_tensor(self.sizes, device=self.modality_weight.device)
-        return self.modality_weight.repeat_interleave(sizes)
+        return self._by_feature(self.modality_weight)
+
+    def _by_feature(self, values: Tensor | Sequence[float]) -> Tensor:
+        """Values of the modalities, one for each of their features."""
+        values = torch.as_tensor(values)
+        return values.repeat_interleave(torch.as_tensor(self.sizes, device=values.device))
 
     def _get_inference_input(self, tensors: Tensors, **kwargs: Any) -> dict[str, Any]:
         return {"tensors": tensors}
@@ -182,7 +207,7 @@ class _GraphModule(BaseModuleClass):
     def _loss_output(
         self, nll: Tensor, size_penalty: Tensor, qz: Normal, kl_weight: float, **terms: Tensor
     ) -> LossOutput:
-        """Loss per spot and feature, so that weights are comparable between panels.
+        """Loss per spot and feature, so that weights are comparable between panels, or per spot (soScope, Eq. 6).
 
         Parameters
         ----------
@@ -199,7 +224,8 @@ class _GraphModule(BaseModuleClass):
         """
         kl = kl_divergence(qz, Normal(torch.zeros_like(qz.loc), torch.ones_like(qz.scale))).sum(dim=1)
         reconstruction = nll @ self.feature_weight() + size_penalty @ self.modality_weight
-        loss = (reconstruction + kl_weight * kl).mean() / self.n_features + sum(terms.values())
+        n_units = self.n_features if self.loss_per == "feature" else 1
+        loss = (reconstruction + kl_weight * kl).mean() / n_units + sum(terms.values())
         return LossOutput(
             loss=loss,
             reconstruction_loss=reconstruction,
@@ -220,7 +246,7 @@ class GraphAutoencoder(_GraphModule):
         See :class:`SoScopeVAE`.
     n_latent, n_hidden
         Widths of the node decoder.
-    masked, n_graph_samples, n_batches
+    masked, n_graph_samples, n_batches, loss_per
         See :class:`SoScopeVAE`.
     """
 
@@ -235,8 +261,9 @@ class GraphAutoencoder(_GraphModule):
         masked: float,
         n_graph_samples: int | None,
         n_batches: int = 0,
+        loss_per: Literal["feature", "spot"] = "feature",
     ) -> None:
-        super().__init__(sizes, likelihood, masked, n_graph_samples, n_batches)
+        super().__init__(sizes, likelihood, masked, n_graph_samples, n_batches, loss_per)
         self.encoder = encoder
         self.decoder = nn.Sequential(nn.Linear(n_latent, n_hidden), nn.ReLU(), nn.Linear(n_hidden, self.n_features))
 
@@ -306,6 +333,8 @@ class SoScopeVAE(_GraphModule):
         Nodes sampled by the graph losses; None evaluates them exactly.
     n_batches
         Number of batches, each with its own effect on every feature; 0 without a batch covariate.
+    image_deviation, loss_per
+        See :class:`~soscope_scverse.model.SoScope`.
     """
 
     def __init__(
@@ -316,7 +345,7 @@ class SoScopeVAE(_GraphModule):
         n_image_components: int,
         aggregate: Literal["sum", "mean"] | None,
         sigma: float | None,
-        dispersion: Literal["feature", "subspot"],
+        dispersion: Literal["feature", "subspot", "shape"],
         observation: Literal["matched", "gaussian"],
         n_latent: int,
         n_hidden: int,
@@ -328,6 +357,8 @@ class SoScopeVAE(_GraphModule):
         image_weight: float,
         n_graph_samples: int | None,
         n_batches: int = 0,
+        image_deviation: Literal["relative", "observed", "overall"] = "relative",
+        loss_per: Literal["feature", "spot"] = "feature",
     ) -> None:
         matched_sigma = sigma or 0.0 if observation == "matched" else 0.0
         super().__init__(
@@ -336,8 +367,16 @@ class SoScopeVAE(_GraphModule):
             masked,
             n_graph_samples,
             n_batches,
+            loss_per,
         )
-        self.per_subspot_dispersion = dispersion == "subspot" and self.likelihood.has_dispersion
+        self.per_subspot_dispersion = dispersion != "feature" and self.likelihood.has_dispersion
+        parts = self.likelihood.parts
+        has_shape = [float(dispersion == "shape" and part.is_counts and part.has_dispersion) for part in parts]
+        is_gaussian = [float(not part.is_counts) for part in parts]
+        self.register_buffer("has_shape", self._by_feature(has_shape), persistent=False)
+        self.register_buffer("is_gaussian", self._by_feature(is_gaussian), persistent=False)
+        self.any_shape, self.any_gaussian = any(has_shape), any(is_gaussian)
+        self.image_deviation = image_deviation
         self.observation_sigma = (1.0 if sigma is None else sigma) if observation == "gaussian" else None
         self.image_weight = image_weight if n_image_features else 0.0
         self.uses_latent = uses_latent
@@ -345,19 +384,47 @@ class SoScopeVAE(_GraphModule):
         n_outputs = self.n_features * (2 if self.per_subspot_dispersion else 1)
         n_seen = min(n_image_features, n_image_components)
         self.decoder = DECODERS[decoder](n_latent, n_seen, n_outputs, n_hidden, feature_dropout)
-        self.register_buffer("uses_image", torch.tensor(bool(n_image_features)))
+        self.kriged = KrigedField(self.n_features, n_seen)
+        self.register_buffer("image_strength", torch.tensor(float(bool(n_image_features))))
         self.register_buffer("image_mean", torch.zeros(n_image_features))
         self.register_buffer("image_projection", torch.eye(n_image_features, n_seen))
         # residual variation of the subspots for posterior samples; not used in training
         self.register_buffer("residual_loadings", torch.zeros(N_RESIDUALS, self.n_features))
         self.register_buffer("residual_length", torch.ones(len(modalities)))
 
+    @property
+    def uses_image(self) -> bool:
+        """Whether the decoder has image features as input."""
+        return len(self.image_mean) > 0
+
     @auto_move_data
     def generative(self, tensors: Tensors, z: Tensor, **kwargs: Any) -> dict[str, Subspots]:
         """Parameters of the subspots of the own spots, from latent states `z` of all inputs."""
-        exposure = tensors["exposure"]
-        area = tensors.get("area", exposure)
-        n_spots, n_subspots = exposure.shape
+        effect, start = self.effects(tensors, z)
+        return {"subspots": subspots_of(self.likelihood, effect, start, tensors)}
+
+    def effects(self, tensors: Tensors, z: Tensor) -> tuple[Tensor, Start]:
+        """Effects on the own subspots, n_spots x n_subspots x n_features, and the parameters of the features."""
+        n_spots, n_subspots = tensors["exposure"].shape
+        effect = self.decoder(*self._decoder_input(tensors, z)).float().view(n_spots, n_subspots, -1)
+        start = self.feature_parameters()
+        if self.per_subspot_dispersion:
+            effect, relative = effect.split(self.n_features, dim=-1)
+            log_dispersion = (start.log_dispersion + relative).clamp(-8, 8)
+            # counts of shape r: the mean is r phi, and r has the baseline
+            baseline = start.baseline + self.has_shape * log_dispersion if self.any_shape else start.baseline
+            start = start._replace(baseline=baseline, log_dispersion=log_dispersion)
+        effect = self.with_batch(effect, tensors.get("batch"))
+        if "kriged" in tensors:
+            effect = torch.lerp(effect, self.kriged_effect(tensors["kriged"], start), KRIGED_WEIGHT)
+        return effect, start
+
+    def subspot_states(self, tensors: Tensors, z: Tensor) -> Tensor:
+        """Latent states of the subspots as the decoder reads them, (n_spots * n_subspots) x n_latent."""
+        return self.decoder.state(*self._decoder_input(tensors, z))
+
+    def _decoder_input(self, tensors: Tensors, z: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Latent states interpolated to the subspots, and their image features."""
         z_k = embedding_bag(
             tensors["neighbors"].flatten(0, 1),
             z,
@@ -366,17 +433,29 @@ class SoScopeVAE(_GraphModule):
         )
         if not self.uses_latent:
             z_k = torch.zeros_like(z_k)
-        features = tensors["features"].flatten(0, 1) if self.uses_image else None
-        effect = self.decoder(z_k, features).float().view(n_spots, n_subspots, -1)
-        start = self.feature_parameters()
-        if self.per_subspot_dispersion:
-            effect, relative = effect.split(self.n_features, dim=-1)
-            start = start._replace(log_dispersion=(start.log_dispersion + relative).clamp(-8, 8))
-        effect = self.with_batch(effect, tensors.get("batch"))
-        subspots = self.likelihood.parameters(effect, start, area)
-        if "area" in tensors:
-            subspots = self.likelihood.with_measured(subspots, (exposure / area.clamp(min=_TINY)).unsqueeze(-1))
-        return {"subspots": subspots}
+        if not self.uses_image:
+            return z_k, None
+        features = tensors["features"].flatten(0, 1)
+        if not self.training:
+            return z_k, self.image_strength * features
+        # in all steps if the image is more likely informative than not
+        share = min(1.0, 2 * self.image_strength.item())
+        return z_k, features if share == 1 or torch.rand(()) < share else None
+
+    @torch.no_grad()
+    def scale_library_size(self, factor: float) -> None:
+        """Rescale the parameters of counts, those of the kriged field included; shapes do not depend on it."""
+        super().scale_library_size(factor)
+        self.baseline.sub_(math.log(factor) * self.has_shape)
+        self.kriged.unit.mul_(factor)
+
+    def kriged_effect(self, components: Tensor, start: Start) -> Tensor:
+        """Effects, n_spots x n_subspots x n_features, of a kriged field, n_spots x n_subspots x n_components.
+
+        `start` holds the feature parameters that they are effects on.
+        """
+        values = self.kriged.transformed(components)
+        return self.likelihood.effect_of(values, self.kriged.unit, start) + self.kriged.level
 
     def loss(
         self, tensors: Tensors, inference_outputs: dict, generative_outputs: dict, kl_weight: float = 1.0
@@ -385,9 +464,9 @@ class SoScopeVAE(_GraphModule):
         subspots = generative_outputs["subspots"]
         spots = self.likelihood.aggregate(self.likelihood.captured(subspots))
         terms = {}
-        if self.image_weight and "image_edge_index" in tensors:
-            terms["image_loss"] = self.image_weight * self._image_loss(subspots, spots, tensors)
         x = tensors["x"][tensors["own"]]
+        if self.image_weight and "image_edge_index" in tensors:
+            terms["image_loss"] = self.image_weight * self._image_loss(subspots, spots, x, tensors)
         spots, size_penalty = self.likelihood.absorb_library_size(x, spots, self.library_size_noise)
         if "x_held_out" in tensors:
             odds = tensors["held_out_odds"]  # of a molecule to be held out: counts and phi scale with it
@@ -396,16 +475,34 @@ class SoScopeVAE(_GraphModule):
         return self._loss_output(-self._observed(x, spots), size_penalty, qz, kl_weight, **terms)
 
     def _observed(self, x: Tensor, spots: Spots) -> Tensor:
-        """Log probability of the observed spots."""
+        """Log probability of the observed spots; with a Gaussian observation its expectation over Gaussian subspots."""
         if self.observation_sigma is None:
             return self.likelihood.log_prob(x, spots)
-        return Normal(spots.mean, self.observation_sigma, validate_args=False).log_prob(x)
+        log_prob = Normal(spots.mean, self.observation_sigma, validate_args=False).log_prob(x)
+        if not self.any_gaussian:
+            return log_prob
+        return log_prob - self.is_gaussian * spots.dispersion / (2 * self.observation_sigma**2)
 
-    def _image_loss(self, subspots: Subspots, spots: Spots, tensors: Tensors) -> Tensor:
-        """Favour similar deviations from the evenly partitioned spot for subspots of similar image features.
+    def _image_loss(self, subspots: Subspots, spots: Spots, x: Tensor, tensors: Tensors) -> Tensor:
+        """Favour similar deviations for subspots of similar image features."""
+        relative = self.image_deviation == "relative"
+        deviation = self._relative_deviation if relative else self._absolute_deviation
+        return graph_bce(
+            deviation(subspots, spots, x, tensors),
+            len(tensors["valid"]),
+            tensors["image_edge_index"],
+            tensors["image_edge_weight"],
+            self.n_graph_samples,
+            tensors["image_edge_density"],
+            sizes=None if relative else self.sizes,
+            diagonal=0.0 if relative else 1 / tensors["n_targets"],
+        )
 
-        Deviations are per unit of area and of the typical value of the feature, and averaged over features: the
-        inner products do not grow with library size, number of subspots or number of features.
+    def _relative_deviation(self, subspots: Subspots, spots: Spots, x: Tensor, tensors: Tensors) -> _Deviation:
+        """Deviations from the evenly partitioned predicted spot.
+
+        They are per unit of area and of the typical value of the feature, and averaged over features: the inner
+        products do not grow with library size, number of subspots or number of features.
         """
         n_subspots = subspots.mean.shape[1]
         mean, exposure = subspots.mean.flatten(0, 1), subspots.exposure.flatten(0, 1)
@@ -418,11 +515,15 @@ class SoScopeVAE(_GraphModule):
             whole = rate.index_select(0, rows.div(n_subspots, rounding_mode="floor"))
             return (self.likelihood.rate(chosen) - whole) / unit
 
-        return graph_bce(
-            deviation,
-            len(tensors["valid"]),
-            tensors["image_edge_index"],
-            tensors["image_edge_weight"],
-            self.n_graph_samples,
-            tensors["image_edge_density"],
-        )
+        return deviation
+
+    def _absolute_deviation(self, subspots: Subspots, spots: Spots, x: Tensor, tensors: Tensors) -> _Deviation:
+        """Deviations in the unit of the data (soScope, Eq. 5): from the observed spot / K, or from the mean subspot."""
+        if self.image_deviation == "overall":
+            mean = subspots.mean.flatten(0, 1).index_select(0, tensors["valid"])
+            deviations = mean - mean.mean(dim=0)
+        else:
+            centre = self.likelihood.divided(x, tensors["exposure"].unsqueeze(-1))
+            difference = self.likelihood.captured(subspots).mean - centre
+            deviations = difference.flatten(0, 1).index_select(0, tensors["valid"])
+        return lambda targets: deviations.index_select(0, targets)

@@ -7,6 +7,7 @@ from soscope_scverse.pl._clusters import spatial_clusters
 from soscope_scverse.pl._history import history
 from soscope_scverse.pl._maps import compare, uncertainty
 from soscope_scverse.pl._report import report
+from soscope_scverse.pl._validation import validation
 from soscope_scverse.pl.analyses.comparisons import factors
 from soscope_scverse.pl.analyses.correlations import feature_correlations
 from soscope_scverse.pl.analyses.genes import gene_variability, ranked_genes, scores_by_group
@@ -29,4 +30,5 @@ __all__ = [
     "scores_by_group",
     "spatial_clusters",
     "uncertainty",
+    "validation",
 ]

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from soscope_scverse.bench._summary import check_scores
 from soscope_scverse.pl._figures import panels, save_figure
 
 _COLUMNS = ("task", "method", "gene", "metric", "value")
@@ -49,9 +50,6 @@ def benchmark(
     TypeError, ValueError
         If `df` is not a table, lacks a column or a metric, or the number of Axes is not the number of metrics.
     """
-    if not isinstance(df, pd.DataFrame):
-        msg = f"Expected the table returned by `bench.compare`, found {type(df).__name__}."
-        raise TypeError(msg)
     names = _metrics(df, metric)
     tasks, methods = df["task"].unique(), df["method"].unique()
     size = (3 + 0.18 * len(tasks) * (len(methods) + 1), 2.4 + 1 / len(names))
@@ -65,10 +63,7 @@ def benchmark(
 
 
 def _metrics(df: pd.DataFrame, metric: Sequence[str] | str | None) -> list[str]:
-    missing = [column for column in _COLUMNS if column not in df]
-    if missing:
-        msg = f"Expected the table returned by `bench.compare`, found the columns {list(df)} without {missing}."
-        raise ValueError(msg)
+    check_scores(df, _COLUMNS)
     known = df["metric"].unique().tolist()
     names = known if metric is None else [metric] if isinstance(metric, str) else list(metric)
     unknown = [name for name in names if name not in known]
@@ -79,8 +74,9 @@ def _metrics(df: pd.DataFrame, metric: Sequence[str] | str | None) -> list[str]:
 
 
 def _values(df: pd.DataFrame, metric: str) -> dict[tuple[str, str], np.ndarray]:
-    """Return one value per gene, by task and method."""
-    genes = df[df["metric"] == metric].groupby(["task", "method", "gene"], observed=True)["value"].mean().dropna()
+    """Return one finite value per gene, by task and method."""
+    genes = df[df["metric"] == metric].groupby(["task", "method", "gene"], observed=True)["value"].mean()
+    genes = genes[np.isfinite(genes)]
     return {pair: values.to_numpy() for pair, values in genes.groupby(level=["task", "method"], observed=True)}
 
 

@@ -54,6 +54,7 @@ def compare(
     *,
     truth: AnnData | None = None,
     layer: str | None = None,
+    enhanced_layer: str | None = "auto",
     truth_layer: str | None = None,
     aggregate: Literal["sum", "mean"] = "sum",
     library_key: str | None = None,
@@ -68,6 +69,9 @@ def compare(
     save: str | PathLike | None = None,
 ) -> np.ndarray:
     """Plot genes side by side: spots, enhanced subspots and, if known, the truth.
+
+    Of the enhanced subspots, the denoised profiles are shown if `enhanced` has them: conditional ones contain the
+    counting noise of the spots, so the borders of the spots are visible.
 
     Subspots are shown in counts per spot area, so that all maps of a gene share one colour scale. The scale runs from
     0, or the 1st percentile of the lowest map if that is negative, to the 99th percentile of the highest. Subspots have
@@ -93,6 +97,8 @@ def compare(
         True subspots with ``obs["spot"]``.
     layer, truth_layer
         Layers of `adata` and `truth` to plot. Default: ``X``.
+    enhanced_layer
+        Layer of `enhanced` to plot; None is ``X``. ``"auto"``: ``layers["denoised"]`` if present, else ``X``.
     aggregate
         Whether a spot is the sum of its subspots (counts) or their mean (intensities), as in the model.
     library_key, library_id
@@ -125,7 +131,9 @@ def compare(
         shape.
     """
     check_arguments(locals(), _COMPARE_RULES)
-    maps = [("spots", adata, layer), ("enhanced", enhanced, None)]
+    if enhanced_layer == "auto":
+        enhanced_layer = keys.DENOISED if keys.DENOISED in layers_of(read.read_anndata(enhanced)) else None
+    maps = [("spots", adata, layer), (enhanced_layer or "enhanced", enhanced, enhanced_layer)]
     if truth is not None:
         maps.append(("truth", truth, truth_layer))
     for argument, (_, section, of) in zip(("adata", "enhanced", "truth"), maps, strict=False):

@@ -6,10 +6,11 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from functools import partial
 from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 from xml.etree.ElementTree import Element
 
 import matplotlib.pyplot as plt
@@ -27,13 +28,18 @@ from soscope_scverse._files import completed
 from soscope_scverse._validators import check_output
 from soscope_scverse.im import check_alignment, embedded_image, open_image
 from soscope_scverse.pl._alignment import alignment
+from soscope_scverse.pl._believed import verdict
 from soscope_scverse.pl._calibration import calibration
 from soscope_scverse.pl._history import history
 from soscope_scverse.pl._maps import compare, uncertainty
 from soscope_scverse.pl._page import element, embedded_figure, page, section, table
 from soscope_scverse.pl._run import Capture, Part, Record, read_captures, read_run
 
+Plot: TypeAlias = Callable[[Part, str, Mapping[str, Any]], Axes]
+"""Draws a feature, with further arguments of the function of :mod:`soscope_scverse.pl`."""
+
 _TITLE = "soScope report"
+_WEAK_IMAGE = 0.1  # strength below which a run warns
 _MAX_SECTIONS = 4
 """Largest number of sections with maps."""
 _MAX_VALUES = 12
@@ -52,9 +58,10 @@ def report(
 ) -> None:
     """Write a report of a run of :func:`~soscope_scverse.tl.enhance` as a self-contained HTML file.
 
-    The report contains the warnings of the run, maps of genes in spots and subspots, what the spots captured, training
-    curves, the alignment of spots and image, maps of the uncertainty, and the call, versions and seed that reproduce
-    the result.
+    The report begins with the genes that may be believed, if :func:`~soscope_scverse.tl.validate` was run on `adata`,
+    and how to find out otherwise. It contains the warnings of the run, maps of genes in spots and subspots, what the
+    spots captured, training curves, the alignment of spots and image, maps of the uncertainty, and the call, versions
+    and seed that reproduce the result, with the time and memory that it took.
 
     Parameters
     ----------
@@ -88,6 +95,7 @@ def report(
     record, parts = read_run(enhanced, adata, genes, n_genes)
     with _isolated_figures():
         sections = [
+            verdict(parts),
             _warnings(record),
             _maps(parts, truth, record),
             _training(enhanced, record),
@@ -126,6 +134,7 @@ def _header(parts: Sequence[Part], record: Record) -> Element:
         "Sections": f"{len(np.unique(read.sections(spots, record.library_key))):,}",
         "Image": _use_of_image(record),
         "Warnings": f"{len(record.warnings)}",
+        **_time_and_memory(record),
     }
     facts = (element("div", element("dt", name), element("dd", value)) for name, value in tiles.items())
     return element(
@@ -136,14 +145,24 @@ def _header(parts: Sequence[Part], record: Record) -> Element:
     )
 
 
+def _time_and_memory(record: Record) -> dict[str, str]:
+    """Return wall time and peak memory of the run until its training ended, as far as they were recorded."""
+    found = {}
+    if "seconds" in record.entries:
+        seconds = round(sum(float(value) for value in record.entries["seconds"].values()))
+        found["Time"] = f"{seconds} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+    if "peak_memory_gb" in record.entries:
+        found["Peak memory"] = f"{float(record.entries['peak_memory_gb']):.1f} GB"
+    return found
+
+
 def _use_of_image(record: Record) -> str:
-    """Return whether the image was used, ignored after the test before training, or not given."""
-    uses_image = record.entries.get("uses_image")
-    if uses_image is None:
+    """Return how strongly the image was used, or that it was not given."""
+    strength = record.entries.get("image_strength")
+    if strength is None:
         return "unknown"
-    if uses_image:
-        return "used"
-    return "ignored" if "encoder" in record.entries and record.arguments.get("sources") != "positions" else "not used"
+    given = "encoder" in record.entries and record.arguments.get("sources") != "positions"
+    return f"strength {strength:.2f}" if given else "not used"
 
 
 def _warnings(record: Record) -> Element:
@@ -161,9 +180,17 @@ def _maps(parts: Sequence[Part], truth: AnnData | None, record: Record) -> Eleme
         return compare(part.spots, part.subspots, gene, truth=truth, aggregate=part.aggregate, **chosen)[0, 0]
 
     text = "All maps of a feature share one colour scale. Counts of subspots are scaled to the area of a spot."
+    behind = {}
+    if all(keys.DENOISED in part.subspots.layers for part in parts):
+        text += " They are denoised: expected without the counting noise of the spots, and do not add up to these."
+        behind[f"{record.expectation.capitalize()} profiles (X)"] = partial(_plot_x, plot)
     alt = f"Maps of {{}}: spots, enhanced subspots{'' if truth is None else ', truth'}."
     measured = _measured(read_captures(parts[0], record.library_key), record)
-    return section("Maps", "maps", element("p", text), *measured, *_by_feature(parts, record, plot, alt))
+    return section("Maps", "maps", element("p", text), *measured, *_by_feature(parts, record, plot, alt, behind))
+
+
+def _plot_x(plot: Plot, part: Part, gene: str, chosen: Mapping[str, Any]) -> Axes:
+    return plot(part, gene, {**chosen, "enhanced_layer": None})
 
 
 def _measured(captures: Mapping[str, Capture], record: Record) -> list[Element]:
@@ -200,23 +227,36 @@ def _uncertainty(parts: Sequence[Part], record: Record) -> Element:
 
 
 def _by_feature(
-    parts: Sequence[Part], record: Record, plot: Callable[[Part, str, Mapping[str, Any]], Axes], alt: str
+    parts: Sequence[Part], record: Record, plot: Plot, alt: str, behind: Mapping[str, Plot] | None = None
 ) -> list[Element]:
-    """Return a figure for each feature and section; `alt` is formatted with the name of the feature."""
+    """Return a figure for each feature and section, and those `behind` it by the words to click at.
+
+    `alt` is formatted with the name of the feature.
+    """
     key = record.library_key
     names = [None] if key is None else np.unique(read.sections(parts[0].spots, key)).tolist()
     figures = []
     for part in parts:
         for gene in part.subspots.var_names:
             for name in names[:_MAX_SECTIONS]:
-                ax = plot(part, gene, {} if name is None else {"library_key": key, "library_id": name})
+                chosen = {} if name is None else {"library_key": key, "library_id": name}
                 subtitle = ", ".join(filter(None, (part.name, name)))
-                figures.append(embedded_figure(ax, alt.format(gene), element("strong", gene), f" {subtitle}"))
-                plt.close(cast("Figure", ax.figure))
+                caption = element("strong", gene), f" {subtitle}"
+                shown = [_closed_figure(plot(part, gene, chosen), alt.format(gene), *caption)]
+                for words, other in (behind or {}).items():
+                    figure = _closed_figure(other(part, gene, chosen), f"{words}. {alt.format(gene)}")
+                    shown.append(element("details", element("summary", words), figure))
+                figures.append(element("div", *shown))
     maps = element("div", *figures, class_="maps")
     if len(names) <= _MAX_SECTIONS:
         return [maps]
     return [maps, element("p", f"The first {_MAX_SECTIONS} of {len(names)} sections are shown.", class_="faint")]
+
+
+def _closed_figure(ax: Axes, alt: str, *caption: Element | str) -> Element:
+    figure = embedded_figure(ax, alt, *caption)
+    plt.close(cast("Figure", ax.figure))
+    return figure
 
 
 def _training(enhanced: AnnData | MuData, record: Record) -> Element:
@@ -255,11 +295,15 @@ def _alignment(enhanced: AnnData | MuData, adata: AnnData | MuData, record: Reco
         "Spots should lie on tissue, and darker tissue should contain more counts. Another placement with a clearly "
         "better fit is listed below the given one."
     )
-    ignored = "The image was ignored: it is not informative about the profiles beyond the positions of the spots."
+    weak = "The image had practically no effect: it is not informative about the profiles beyond their positions."
     return section(
         "Alignment",
         "alignment",
-        *([element("p", ignored)] if _use_of_image(record) == "ignored" else []),
+        *(
+            [element("p", weak)]
+            if record.entries.get("image_strength", 1) < _WEAK_IMAGE and "encoder" in record.entries
+            else []
+        ),
         element("p", text),
         table(head, rows, "Fit of spots and tissue"),
         embedded_figure(alignment(found)[0], "Spots as circles over the image of the tissue."),
@@ -318,14 +362,31 @@ def _reproducibility(record: Record) -> Element:
     ):
         if name in entries:
             tables.append(table(("Name", "Value"), _rows(entries[name]), title))
-    arguments = {name: value for name, value in record.arguments.items() if value not in (None, {})}
-    call = ",\n".join(f"    {name}={value!r}" for name, value in {**arguments, "seed": entries.get("seed")}.items())
-    code = element("pre", element("code", f"sos.tl.enhance(\n    adata,\n{call},\n)"))
+    if "seconds" in entries:
+        stages = {name: f"{float(value):.1f} s" for name, value in entries["seconds"].items()}
+        tables.append(table(("Stage", "Wall time"), _rows(stages), "Time until the training ended"))
+    code = element("pre", element("code", _call(record)))
     return section("Reproducibility", "reproducibility", code, *tables)
 
 
-def _rows(entries: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return [(str(name), _summary(value)) for name, value in entries.items()]
+def _rows(entries: Mapping[str, Any], within: str = "") -> list[tuple[str, str]]:
+    """Names and short texts; those of a dict in a dict, such as of one of several encoders, have both names."""
+    rows = []
+    for name, value in entries.items():
+        if isinstance(value, Mapping):
+            rows += _rows(value, f"{within}{name} ")
+        else:
+            rows.append((f"{within}{name}", _summary(value)))
+    return rows
+
+
+def _call(record: Record) -> str:
+    """Return the call with the arguments that the user gave; those that are objects are described in a comment."""
+    lines = [f"{name}={value!r}," for name, value in record.given.items() if value not in (None, {})]
+    lines += [f"{name}=...,  # {words}" for name, words in record.inputs.items()]
+    if "seed" not in record.given:
+        lines.append(f"seed={record.entries.get('seed')!r},")
+    return "\n".join(["sos.tl.enhance(", "    adata,", *(f"    {line}" for line in lines), ")"])
 
 
 def _summary(value: Any) -> str:

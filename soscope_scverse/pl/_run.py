@@ -20,7 +20,7 @@ from soscope_scverse.pp import spatial_genes
 from soscope_scverse.pp._capture import CaptureArea
 from soscope_scverse.pp._outlines import capture_area, measured_of
 
-_SAMPLE_LAYERS = (keys.STD, keys.Q05, keys.Q95)
+_PLOTTED_LAYERS = (keys.DENOISED, keys.STD, keys.Q05, keys.Q95)
 
 
 class Record(NamedTuple):
@@ -30,22 +30,27 @@ class Record(NamedTuple):
     """All entries."""
     arguments: Mapping[str, Any]
     """Arguments of the call."""
+    given: Mapping[str, Any]
+    """Those that the user gave."""
+    inputs: Mapping[str, Any]
+    """Those that are objects, in a few words."""
 
     @classmethod
     def of(cls, enhanced: AnnData | MuData) -> Record:
         """Read the record of a result."""
         entries = read.record(enhanced, keys.RESULT)
-        with suppress(TypeError, ValueError):
-            arguments = json.loads(entries.get("arguments", "{}"))
-            if isinstance(arguments, Mapping):
-                return cls(entries, arguments)
-        msg = f"Expected `uns['{keys.RESULT}']['arguments']` to be JSON written by `tl.enhance`. Delete it."
-        raise ValueError(msg)
+        return cls(entries, *(_from_json(entries, name) for name in ("arguments", "given", "inputs")))
 
     @property
     def library_key(self) -> str | None:
         """Column of ``obs`` with the sections."""
         return self.arguments.get("library_key")
+
+    @property
+    def expectation(self) -> str:
+        """That of the profiles in ``X``."""
+        expectation = self.arguments.get("expectation") or "conditional"
+        return expectation if isinstance(expectation, str) else expectation[0]
 
     @property
     def warnings(self) -> list[str]:
@@ -60,6 +65,15 @@ class Record(NamedTuple):
         """Return an argument that has one value for all modalities, or one per modality."""
         value = self.arguments.get(argument)
         return value.get(name) if isinstance(value, Mapping) else value
+
+
+def _from_json(entries: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    with suppress(TypeError, ValueError):
+        found = json.loads(entries.get(name, "{}"))
+        if isinstance(found, Mapping):
+            return found
+    msg = f"Expected `uns['{keys.RESULT}'][{name!r}]` to be JSON written by `tl.enhance`. Delete it."
+    raise ValueError(msg)
 
 
 class Capture(NamedTuple):
@@ -134,7 +148,7 @@ def _part(
     check_spots_of_subspots(spots, enhanced)
     if genes is None:
         genes = spatial_genes(spots, n_genes, library_key=record.library_key)
-    plotted = _subset(enhanced, read.genes(enhanced, genes, of="enhanced"), None, _SAMPLE_LAYERS)
+    plotted = _subset(enhanced, read.genes(enhanced, genes, of="enhanced"), None, _PLOTTED_LAYERS)
     by_mean = record.of_modality("likelihood", name) == "gaussian"
     aggregate = record.arguments.get("model_kwargs", {}).get("aggregate") or ("mean" if by_mean else "sum")
     return Part(name, spots, plotted, enhanced.n_vars, aggregate)

@@ -20,10 +20,12 @@ from soscope_scverse._containers.dispatch import accepts_containers
 from soscope_scverse._containers.mudata import modality, spots_of
 from soscope_scverse._containers.slots import writable
 from soscope_scverse._read import Spots, read_sections
+from soscope_scverse._touching import touching
 from soscope_scverse._upstream import SPATIALDATA_NOTICES, without_notices
 from soscope_scverse._validators import (
     POSITIVE,
     POSITIVE_INTEGER,
+    Choice,
     Number,
     Rules,
     check_arguments,
@@ -44,6 +46,7 @@ _RULES: Rules = {
     "n_rings": POSITIVE_INTEGER.or_(None),
     "radius": POSITIVE.or_(None),
     "strength": Number(1, above=True),
+    "normalize": Choice((True, False)),
 }
 
 
@@ -56,6 +59,7 @@ def spot_graph(
     n_rings: int | None = None,
     radius: float | None = None,
     strength: float = 2.0,
+    normalize: bool = True,
     library_key: str | None = None,
     key_added: str = keys.SPOT_GRAPH,
     copy: bool = False,
@@ -76,8 +80,7 @@ def spot_graph(
         Spots, with positions in ``obsm["spatial"]``. Of a MuData, the weight of an edge is the geometric mean of its
         weights in all modalities.
     layer
-        Layer that holds the profiles, of a MuData a dict by modality; None is ``X``. Counts are normalised to equal
-        library size and log1p-transformed first.
+        Layer that holds the profiles, of a MuData a dict by modality; None is ``X``.
     n_neighbors
         Join this many nearest spots.
     n_rings
@@ -87,10 +90,14 @@ def spot_graph(
         the median distance to the nearest spot).
     strength
         s, above 1: how much weaker the median edge is than the strongest. The paper's code uses 2 to 5.
+    normalize
+        Normalise counts to equal library size and log1p-transform them first. False: distances of the profiles as they
+        are, as in the paper.
     library_key
         Column of ``obs`` with the sections; no edge joins two of them, and the weights of each are computed separately.
     key_added
-        Name of the slot in ``obsp``.
+        Name of the slot in ``obsp``; another than the default is chosen with ``graph_key`` of
+        :func:`~soscope_scverse.tl.enhance` or :meth:`~soscope_scverse.model.SoScope.setup_anndata`.
     copy
         Return a copy instead of writing to `adata`.
     table_key, shapes_key
@@ -117,7 +124,15 @@ def spot_graph(
         check_finite(x)
     if not is_partitioned(spots):
         check_single_lattices(spots)
-    graph = weighted_graph(spots, profiles, n_neighbors=n_neighbors, n_rings=n_rings, radius=radius, strength=strength)
+    graph = weighted_graph(
+        spots,
+        profiles,
+        n_neighbors=n_neighbors,
+        n_rings=n_rings,
+        radius=radius,
+        strength=strength,
+        normalize=normalize,
+    )
     adata = writable(adata, copy=copy)
     adata.obsp[key_added] = graph
     return adata if copy else None
@@ -131,15 +146,16 @@ def weighted_graph(
     n_rings: int | None = None,
     radius: float | None = None,
     strength: float = 2.0,
+    normalize: bool = True,
 ) -> csr_matrix:
     """Symmetric n_spots x n_spots float32 weights; `profiles` by modality, other arguments as in :func:`spot_graph`."""
     blocks, weights = [], []
     for rows in spots.rows.values():
         pairs = _pairs(*spots.lattice_of(rows), n_neighbors, n_rings, radius)
         blocks.append(rows[pairs])
-        weights.append(_edge_weights([x[rows] for x in profiles], pairs, strength))
+        weights.append(_edge_weights([x[rows] for x in profiles], pairs, strength, normalize=normalize))
     (i, j), weight = np.concatenate(blocks).T, np.concatenate(weights)
-    _warn_isolated(spots.adata, np.setdiff1d(np.arange(spots.n), np.r_[i, j]))
+    warn_isolated(spots.adata, np.setdiff1d(np.arange(spots.n), np.r_[i, j]))
     graph = csr_matrix((np.r_[weight, weight], (np.r_[i, j], np.r_[j, i])), shape=(spots.n, spots.n))
     return graph.astype(np.float32)
 
@@ -152,9 +168,10 @@ def _profiles(data: AnnData | MuData, layer: Any) -> list[Matrix]:
     return [read.matrix(data, layer)]
 
 
-def _edge_weights(profiles: list[Matrix], pairs: np.ndarray, strength: float) -> np.ndarray:
+def _edge_weights(profiles: list[Matrix], pairs: np.ndarray, strength: float, *, normalize: bool) -> np.ndarray:
     """Weights of the edges of one section: geometric mean over the modalities."""
-    distances = [_row_distance(comparable_profiles(x), *pairs.T) for x in profiles]
+    compared = map(comparable_profiles, profiles) if normalize else profiles
+    distances = [_row_distance(x, *pairs.T) for x in compared]
     return np.prod([similarity_weights(d, strength) for d in distances], axis=0) ** (1 / len(distances))
 
 
@@ -182,7 +199,7 @@ def image_similarity(
     """
     groups = [np.flatnonzero(sections == section) for section in np.unique(sections)]
     with_image = [rows for rows in groups if not _all_equal(features[rows])]  # equal features are those of no image
-    pairs = [rows[_touching(xy[rows])] for rows in with_image or groups]
+    pairs = [rows[touching(xy[rows])] for rows in with_image or groups]
     i, j = np.concatenate(pairs).T
     return i, j, similarity_weights(_row_distance(features, i, j), strength)
 
@@ -223,7 +240,8 @@ def similarity_weights(distance: np.ndarray, strength: float) -> np.ndarray:
     return np.maximum(np.exp(-(distance - shortest) / delta), 1e-6)
 
 
-def _warn_isolated(adata: AnnData, isolated: np.ndarray) -> None:
+def warn_isolated(adata: AnnData, isolated: np.ndarray) -> None:
+    """Warn of the spots in some rows, which have no edge."""
     if len(isolated):
         warnings.warn(
             f"{len(isolated)} of {adata.n_obs} spots have no neighbour (first: {adata.obs_names[isolated[0]]!r}); "
@@ -294,30 +312,6 @@ def _nearest_spots(xy: np.ndarray, n_neighbors: int) -> np.ndarray:
         graph = spatial_neighbors_knn(spots, n_neighs=min(n_neighbors, len(xy) - 1), copy=True).connectivities
     pairs = np.unique(np.sort(np.column_stack(graph.nonzero()), axis=1), axis=0)
     return pairs[pairs[:, 0] != pairs[:, 1]]
-
-
-def _nearest_pairs(xy: np.ndarray, n_neighbors: int) -> np.ndarray:
-    """Pairs i < j of subspots of which one is among the nearest of the other; there may be millions of them."""
-    k = min(n_neighbors + 1, len(xy))
-    nearest = cKDTree(xy).query(xy, k=range(1, k + 1))[1]
-    pairs = np.column_stack([np.repeat(np.arange(len(xy)), k), nearest.ravel()])
-    pairs = np.unique(np.sort(pairs, axis=1), axis=0)
-    return pairs[pairs[:, 0] != pairs[:, 1]]
-
-
-def _touching(xy: np.ndarray) -> np.ndarray:
-    """Pairs i < j of touching subspots: the six nearest within a reach.
-
-    On a lattice the reach is 1.3 times the distance of the second nearest: the four sides of a square, the six of a
-    hexagon. Cells lie irregularly, so the typical distances of the nearest and the second nearest differ; their reach
-    is three times the latter, which excludes neighbours across a gap.
-    """
-    if len(xy) < 2:
-        return np.empty((0, 2), dtype=int)
-    first, second = np.median(cKDTree(xy).query(xy, k=[2, min(3, len(xy))])[0], axis=0)
-    reach = (1.3 if second <= 1.1 * first else 3) * second
-    pairs = _nearest_pairs(xy, _N_NEAREST)
-    return pairs[np.linalg.norm(xy[pairs[:, 0]] - xy[pairs[:, 1]], axis=1) <= reach]
 
 
 def _row_distance(x: Matrix, i: np.ndarray, j: np.ndarray) -> np.ndarray:

@@ -19,6 +19,7 @@ from soscope_scverse._containers.spatialdata import SpatialSpots
 from soscope_scverse._files import unfinished
 from soscope_scverse.im.reading.embedded import embedded_image
 from soscope_scverse.im.reading.opening import open_image
+from soscope_scverse.model.inference._carried import free_names
 from soscope_scverse.pp._outlines import subspot_outline
 from soscope_scverse.tl._images import needs_image_features
 from soscope_scverse.tl._results import check_result
@@ -244,6 +245,7 @@ def _table(enhanced: AnnData, regions: np.ndarray) -> AnnData:
 
     table = enhanced.copy()
     table.uns.pop("spatialdata_attrs", None)  # of the SpatialData that the table comes from
+    table.obs.columns = free_names(table.obs.columns, (_REGION_KEY, _INSTANCE_KEY))
     table.obs[_REGION_KEY] = pd.Categorical(regions)
     table.obs[_INSTANCE_KEY] = table.obs_names.to_numpy(object)
     names = table.obs[_REGION_KEY].cat.categories.tolist()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from inspect import signature
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, overload
@@ -16,15 +17,19 @@ from soscope_scverse._containers.dispatch import ELEMENT_OPTIONS, check_no_eleme
 from soscope_scverse._containers.lazy import is_lazy, opened
 from soscope_scverse._containers.spatialdata import is_spatialdata
 from soscope_scverse._read import on_tissue
+from soscope_scverse._validators import check_samples
 from soscope_scverse._warnings import recorded_warnings
 from soscope_scverse.model import SoScope
+from soscope_scverse.model._genes import Genes
+from soscope_scverse.model._threads import torch_threads
+from soscope_scverse.model.inference.sampler import Expectation
 from soscope_scverse.model.training.runner import check_training
-from soscope_scverse.module.likelihoods import LIKELIHOODS
+from soscope_scverse.module.likelihoods import LIKELIHOODS, unmeasured_dispersions
 from soscope_scverse.tl import _results as results
 from soscope_scverse.tl._elements import enhance_elements
 from soscope_scverse.tl._options import EnhanceOptions, check_options, resolved
-from soscope_scverse.tl._prepare import prepare, read_input
-from soscope_scverse.tl._record import record
+from soscope_scverse.tl._prepare import Input, prepare, read_input, with_all_features
+from soscope_scverse.tl._record import Stopwatch, given_options, record
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -55,16 +60,20 @@ def enhance(
     capture: float | Literal["auto"] | None = "auto",
     capture_shape: Literal["circle", "square"] = "circle",
     layer: str | Mapping[str, str | None] | None = None,
-    genes: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
+    genes: Genes | None = None,
+    quality: Literal["best", "fast"] = "best",
     likelihood: str | Mapping[str, str] = "nb",
-    encoder: Any = "texture",
+    encoder: Any = None,
     sources: Literal["both", "image", "positions"] = "both",
     library_key: str | None = None,
     batch_key: str | None = None,
+    graph_key: str | None = None,
+    size_factor_key: str | None = None,
     keep_off_tissue: bool = False,
     preset: Literal["default", "paper"] = "default",
-    expectation: Literal["conditional", "denoised", "decoded"] | None = None,
+    expectation: Expectation | Sequence[Expectation] | None = None,
     n_samples: int = 0,
+    obsm_keys: Sequence[str] = (),
     seed: int = 0,
     max_epochs: int | None = None,
     accelerator: str = "auto",
@@ -118,12 +127,20 @@ def enhance(
         Layer that holds the profiles; None is ``X``. Raw counts unless `likelihood` is ``"gaussian"``.
     genes
         Features to enhance. Default: ``var["highly_variable"]`` if present, else the 500 spatially most variable ones.
+        ``"all"`` is all of them, with ``quality="fast"``.
+    quality
+        ``"best"``: the model is trained on all genes to enhance. ``"fast"``: latent states and the effect of the image
+        are learnt on the 60 spatially most variable of them, and the others are fitted to these in blocks, see
+        :meth:`SoScope.enhance_genes <soscope_scverse.model.SoScope.enhance_genes>`. See docs/scaling.md for
+        the scores and run times of both.
     likelihood
         ``"nb"`` or ``"poisson"`` for counts, ``"gaussian"`` for anything else. For a MuData, the likelihood of each
         modality to model jointly, as ``{"rna": "nb", "prot": "poisson"}``.
     encoder
-        Encoder of the image, see :func:`~soscope_scverse.im.features`; ``"precomputed"`` for features that are in
-        `adata`, ``"noise"`` for the paper's substitute where there is no image.
+        Encoder of the image, or a list of encoders whose features are concatenated, see
+        :func:`~soscope_scverse.im.features`; ``"precomputed"`` for features that are in `adata`, ``"noise"`` for the
+        paper's substitute where there is no image. Default: ``"texture"``; with ``preset="paper"`` ``"inception_v3"``
+        over ten spot radii if its weights are at hand, else with a warning.
     sources
         What distinguishes the subspots of a spot: ``"both"`` spots and image, ``"image"`` or ``"positions"`` alone; see
         :class:`~soscope_scverse.model.SoScope`.
@@ -131,15 +148,27 @@ def enhance(
         Column of ``obs`` with the sections.
     batch_key
         Column of ``obs`` with the batches, see :meth:`~soscope_scverse.model.SoScope.setup_anndata`.
+    graph_key
+        Slot of ``obsp`` with the graph of the spots, written by :func:`squidpy.gr.spatial_neighbors`
+        (``"spatial_connectivities"``), see :meth:`~soscope_scverse.model.SoScope.setup_anndata`. Default:
+        ``obsp["spot_graph"]``, which is made by :func:`~soscope_scverse.pp.spot_graph` if it is not there.
+    size_factor_key
+        Column of ``obs`` with the library size of every spot, see
+        :meth:`~soscope_scverse.model.SoScope.setup_anndata`.
     keep_off_tissue
         Enhance the spots with ``obs["in_tissue"]`` 0, too. By default they are excluded and have no rows in the result.
     preset
-        ``"paper"``: architecture, likelihood and prediction as published; further arguments take precedence.
+        ``"paper"``: the model of the paper, with the length of training of its code; "The model of the paper" in the
+        documentation lists what is as published and what is not. It has posterior samples with ``"poisson"`` only.
+        Further arguments take precedence.
     expectation
-        See :meth:`~soscope_scverse.model.SoScope.get_enhanced`. Default: ``"conditional"``; ``"decoded"`` with
-        ``preset="paper"``.
+        One or several, see :meth:`~soscope_scverse.model.SoScope.get_enhanced`. Default: ``["conditional",
+        "denoised"]``; ``"decoded"`` with ``preset="paper"``.
     n_samples
         Number of posterior samples, see :meth:`~soscope_scverse.model.SoScope.get_enhanced`.
+    obsm_keys
+        Tables in ``obsm`` of the spots to repeat for their subspots, see
+        :meth:`~soscope_scverse.model.SoScope.get_enhanced`.
     seed
         Seed of all random numbers; global random states are not changed.
     max_epochs
@@ -180,8 +209,9 @@ def enhance(
     -------
     AnnData or MuData
         The subspots, see :meth:`~soscope_scverse.model.SoScope.get_enhanced`, with ``uns["soscope"]``: version, those
-        of the main dependencies, arguments (JSON), geometry, encoder, whether the image was used, warnings, and
-        training history. ``enhance(adata, **json.loads(enhanced.uns["soscope"]["arguments"]))`` reproduces the result;
+        of the main dependencies, arguments (JSON), those that were given, geometry, encoder, whether the image was
+        used, warnings, training history, and wall time and peak memory until the training ended.
+        ``enhance(adata, **json.loads(enhanced.uns["soscope"]["arguments"]))`` reproduces the result;
         arguments given as objects (images, cells, encoders) are listed under ``"inputs"`` and have to be passed again.
         With `return_model` a tuple of this and the model.
     SpatialData
@@ -208,59 +238,95 @@ def enhance(
     options = dict(locals())
     del options["adata"], options["return_model"], options["key_added"]
     elements = {name: options.pop(name) for name in ELEMENT_OPTIONS}
+    run = partial(_enhance, given=given_options(options, DEFAULTS))
     if is_spatialdata(adata):
         enhanced: Any = adata
-        model = enhance_elements(adata, _enhance, options, key_added=key_added, **elements)
+        model = enhance_elements(adata, run, options, key_added=key_added, **elements)
     else:
         check_no_element_options(adata, elements)
-        enhanced, model = _enhance(opened(adata) if is_lazy(adata) else adata, options)
+        enhanced, model = run(opened(adata) if is_lazy(adata) else adata, options)
     if return_model:
         return enhanced, model
     model.deregister_manager(model.adata)  # else scvi-tools keeps the spots in memory
     return enhanced
 
 
-def _enhance(data: Any, options: Mapping[str, Any]) -> tuple[AnnData | MuData, SoScope]:
-    """Subspots of the spots of an AnnData or MuData, and the trained model."""
+DEFAULTS = {name: parameter.default for name, parameter in signature(enhance).parameters.items()}
+"""Arguments of :func:`enhance` that nobody gave."""
+
+
+def _enhance(data: Any, options: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[AnnData | MuData, SoScope]:
+    """Subspots of the spots of an AnnData or MuData, and the trained model; `given` are the options of the user."""
+    stages = Stopwatch()
     check_options(data, options)
-    arguments = resolved(options)
     with recorded_warnings() as warned:
         data = on_tissue(data, keep=options["keep_off_tissue"])
-        chosen, spots, profiles = read_input(data, options)
+        found = read_input(data, options)
+        chosen = found.chosen
+        arguments = resolved(options, found.spots)
         training = {"max_epochs": options["max_epochs"], "accelerator": options["accelerator"]}
         training |= arguments["train_kwargs"] | {name: options[name] for name in ("checkpoint_dir", "resume", "seed")}
         _check_training(training, options["likelihood"])
-        results.check_files(chosen, options)
-        prepare(data, chosen, spots, profiles, arguments)
-        with torch.random.fork_rng():
+        _check_samples(arguments)
+        results.check_files(chosen, options, chosen if found.further is None else data)
+        prepare(data, *found[:3], arguments)
+        stages.end("preparation")
+        with torch_threads(arguments["train_kwargs"].get("threads")), torch.random.fork_rng():
             torch.manual_seed(options["seed"])
             model = _model(chosen, options, arguments["model_kwargs"])
             model.train(**training)
+            stages.end("training")
             if model.trainer is not None and model.trainer.interrupted:
                 raise KeyboardInterrupt  # the training has warned; nothing has been written
             if options["save_model"] is not None:
                 results.save(model, options["save_model"])
             enhanced = results.enhanced(
+                _results_of(model, data, found, options["checkpoint_dir"]),
                 model,
                 options["out"],
                 expectation=arguments["expectation"],
                 n_samples=options["n_samples"],
+                obsm_keys=options["obsm_keys"],
                 overwrite=options["overwrite"],
-                uns={keys.RESULT: record(chosen, model, arguments, warned)},
+                uns={keys.RESULT: record(chosen, model, arguments, given, warned, stages.seconds)},
             )
     return enhanced, model
+
+
+def _results_of(
+    model: SoScope, data: AnnData | MuData, found: Input, checkpoint_dir: str | PathLike | None
+) -> Callable[..., AnnData | MuData]:
+    """The method of the trained model that makes the result: for its features, or for more."""
+    if found.further is None:
+        return model.get_enhanced
+    spots = with_all_features(data, found.chosen)
+    return partial(model.enhance_genes, spots, found.further, checkpoint_dir=checkpoint_dir)
 
 
 def _check_training(training: Mapping[str, Any], likelihood: str | Mapping[str, str]) -> None:
     """Raise a ValueError unless a model of this likelihood can be trained with these arguments."""
     bound = signature(SoScope.train).bind(None, **training)
     bound.apply_defaults()
-    names = [likelihood] if isinstance(likelihood, str) else likelihood.values()
-    check_training(bound.arguments, is_counts=all(LIKELIHOODS[name].is_counts for name in names))
+    check_training(bound.arguments, is_counts=all(LIKELIHOODS[name].is_counts for name in _names(likelihood)))
+
+
+def _check_samples(arguments: Mapping[str, Any]) -> None:
+    """Raise a ValueError for posterior samples if the loss of this model does not measure its dispersions."""
+    bound = signature(SoScope).bind(None, **arguments["model_kwargs"])
+    bound.apply_defaults()
+    names = _names(arguments["likelihood"])
+    kind = (bound.arguments[name] for name in ("observation", "dispersion"))
+    check_samples(arguments["n_samples"], unmeasured_dispersions(names, *kind))
+
+
+def _names(likelihood: str | Mapping[str, str]) -> list[str]:
+    """Likelihood of every modality."""
+    return [likelihood] if isinstance(likelihood, str) else list(likelihood.values())
 
 
 def _model(data: AnnData | MuData, options: Mapping[str, Any], kwargs: Mapping[str, Any]) -> SoScope:
-    slots = {name: options[name] for name in ("layer", "library_key", "batch_key")}
+    slots = {name: options[name] for name in ("layer", "library_key", "batch_key", "size_factor_key")}
+    slots["graph_key"] = options["graph_key"] or keys.SPOT_GRAPH
     if isinstance(data, MuData):
         SoScope.setup_mudata(data, options["likelihood"], **slots)
         return SoScope(data, **kwargs)

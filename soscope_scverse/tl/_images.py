@@ -14,7 +14,12 @@ from soscope_scverse import _read as read
 from soscope_scverse._read import Spots
 from soscope_scverse.im import embedded_image
 from soscope_scverse.im._features import needs_image
+from soscope_scverse.im.encoders.networks import cached_weights
 from soscope_scverse.im.reading.sections import SectionImage, open_sections
+from soscope_scverse.tl import _paper as paper
+
+_ENCODER = "texture"
+"""Default of :func:`~soscope_scverse.tl.enhance`."""
 
 
 def needs_image_features(spots: AnnData, encoder: Any, sources: str | None) -> bool:
@@ -22,10 +27,32 @@ def needs_image_features(spots: AnnData, encoder: Any, sources: str | None) -> b
     return sources != "positions" and needs_image(encoder) and keys.FEATURES not in spots.obsm
 
 
+def chosen_encoder(spots: Spots, options: Mapping[str, Any]) -> Any:
+    """The encoder of the image: that of the user, else of the preset, with a warning if its weights are not at hand."""
+    if options["encoder"] is not None:
+        return options["encoder"]
+    if options["preset"] != "paper":
+        return _ENCODER
+    cached = None if "weights" in (options["features_kwargs"] or {}) else cached_weights()
+    if cached is None or cached.exists():
+        return paper.ENCODER
+    has_image = options["image"] is not None or any(embedded_image(spots.adata, name) for name in _sections(spots))
+    if has_image and needs_image_features(spots.adata, paper.ENCODER, options["sources"]):
+        warnings.warn(
+            f"The encoder of preset='paper', {paper.ENCODER!r}, has no weights at {cached}: image features are those "
+            f"of {_ENCODER!r}. Pass encoder={paper.ENCODER!r} to download them, or a file as "
+            "features_kwargs={'weights': ...}.",
+            UserWarning,
+            stacklevel=4,
+        )
+    return _ENCODER
+
+
 def open_images(spots: Spots, options: Mapping[str, Any], *, needed: bool) -> list[SectionImage]:
     """Images of all sections; none, with a warning, where there are none, and none where they are not needed."""
     image = options["image"]
-    shown = image is not None and options["sources"] != "positions" and options["encoder"] != "noise"
+    is_noise = isinstance(options["encoder"], str) and options["encoder"] == "noise"
+    shown = image is not None and options["sources"] != "positions" and not is_noise
     if not (needed or shown):
         return []
     without = _without_image(spots, image, options["sources"])
@@ -42,7 +69,7 @@ def _without_image(spots: Spots, image: Any, sources: str) -> list[str | None]:
     ValueError
         If an image is required, if some sections have none, or if there are images, but of no section.
     """
-    names: list[str | None] = [None] if spots.library_key is None else list(spots.rows)
+    names = _sections(spots)
     waived = [name for name in names if isinstance(image, dict) and image.get(name, ...) is None]
     missing = [name for name in names if image is None and embedded_image(spots.adata, name) is None]
     if sources == "image" and (waived or missing):
@@ -57,6 +84,11 @@ def _without_image(spots: Spots, image: Any, sources: str) -> list[str | None]:
         )
         return names
     return waived
+
+
+def _sections(spots: Spots) -> list[str | None]:
+    """Names of the sections; None for a single one without a name."""
+    return [None] if spots.library_key is None else list(spots.rows)
 
 
 def _check_no_image_is_lost(spots: Spots, names: list[str | None], missing: list[str | None]) -> None:

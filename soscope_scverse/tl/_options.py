@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
-from typing import Any, Literal, NamedTuple, TypedDict, get_args
+from typing import Any, Literal, TypedDict, get_args
 
+from soscope_scverse import _keys as keys
 from soscope_scverse._cell_shapes.files import check_cell_file
 from soscope_scverse._containers.dispatch import ELEMENT_OPTIONS
+from soscope_scverse._read import Spots, record
 from soscope_scverse._validators import (
     NON_NEGATIVE_INTEGER,
     POSITIVE,
     POSITIVE_INTEGER,
     SEED,
     Choice,
+    Choices,
     Rules,
     check_arguments,
     check_folder,
@@ -24,8 +27,12 @@ from soscope_scverse._validators import (
 from soscope_scverse.im import features
 from soscope_scverse.im._features import FEATURES_RULES
 from soscope_scverse.model import SoScope
-from soscope_scverse.model._soscope import MODEL_RULES, TRAIN_RULES
+from soscope_scverse.model._arguments import MODEL_RULES
+from soscope_scverse.model._genes import Genes
 from soscope_scverse.model.inference.sampler import Expectation
+from soscope_scverse.model.training.runner import TRAIN_RULES
+from soscope_scverse.tl import _paper as paper
+from soscope_scverse.tl._images import chosen_encoder
 
 
 class EnhanceOptions(TypedDict, total=False):
@@ -38,16 +45,20 @@ class EnhanceOptions(TypedDict, total=False):
     capture: float | Literal["auto"] | None
     capture_shape: Literal["circle", "square"]
     layer: str | Mapping[str, str | None] | None
-    genes: Sequence[str] | Mapping[str, Sequence[str]] | None
+    genes: Genes | None
+    quality: Literal["best", "fast"]
     likelihood: str | Mapping[str, str]
     encoder: Any
     sources: Literal["both", "image", "positions"]
     library_key: str | None
     batch_key: str | None
+    graph_key: str | None
+    size_factor_key: str | None
     keep_off_tissue: bool
     preset: Literal["default", "paper"]
-    expectation: Expectation | None
+    expectation: Expectation | Sequence[Expectation] | None
     n_samples: int
+    obsm_keys: Sequence[str]
     seed: int
     max_epochs: int | None
     accelerator: str
@@ -66,42 +77,16 @@ class EnhanceOptions(TypedDict, total=False):
     key_added: str
 
 
-class Preset(NamedTuple):
-    """What a preset sets where the user gives no argument."""
-
-    expectation: Expectation
-    model_kwargs: Mapping[str, Any]
-
-
-PRESETS = {
-    "default": Preset("conditional", {}),
-    # architecture, likelihood and prediction of Li et al. 2024, Eqs. 1 to 7 and the authors' code, with our training
-    "paper": Preset(
-        "decoded",
-        {
-            "decoder": "joint",
-            "interpolation": "none",
-            "observation": "gaussian",
-            "dispersion": "subspot",
-            "image_shrinkage": 0.0,
-            "n_image_components": 2048,
-            "test_image": False,
-            "library_size_noise": 0.0,
-            "masked": 0.0,
-            "n_graph_samples": None,
-        },
-    ),
-}
-
 ENHANCE_RULES: Rules = {
     "image_scale": POSITIVE.or_(None),
     "capture": POSITIVE.or_("auto", None),
     "capture_shape": Choice(("circle", "square")),
     "sources": Choice(("both", "image", "positions")),
     "keep_off_tissue": Choice((False, True)),
-    "preset": Choice(tuple(PRESETS)),
-    "expectation": Choice((*get_args(Expectation), None)),
+    "preset": Choice(("default", "paper")),
+    "expectation": Choices((*get_args(Expectation), None)),
     "n_samples": NON_NEGATIVE_INTEGER,
+    "quality": Choice(("best", "fast")),
     "seed": SEED,
     "max_epochs": POSITIVE_INTEGER.or_(None),
 }
@@ -129,17 +114,31 @@ def check_options(data: object, options: Mapping[str, Any]) -> None:
         check_no_mudata_on_disk(data, options["out"])
 
 
-def resolved(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments that make the result, with those of the preset filled in."""
-    preset = PRESETS[options["preset"]]
+def resolved(options: Mapping[str, Any], spots: Spots) -> dict[str, Any]:
+    """The arguments that make the result, with those of the preset filled in; a warning if the encoder is another."""
     kwargs = {name: dict(options[name] or {}) for name in ("features_kwargs", "model_kwargs", "train_kwargs")}
-    kwargs["model_kwargs"] = {**preset.model_kwargs, "sources": options["sources"], **kwargs["model_kwargs"]}
-    genes = options["genes"]
+    kwargs["model_kwargs"] = {"sources": options["sources"], **kwargs["model_kwargs"]}
+    encoder, genes = chosen_encoder(spots, options), options["genes"]
+    preset: dict[str, Any] = {}
+    if options["preset"] == "paper":
+        has_cells = options["cells"] is not None or record(spots.adata, keys.SUBSPOTS).get("geometry") == "cells"
+        preset["model_kwargs"] = paper.model_kwargs(has_cells=has_cells)
+        preset["train_kwargs"] = paper.train_kwargs(
+            options["likelihood"],
+            options["max_epochs"],
+            kwargs["train_kwargs"],
+            has_cells=has_cells,
+            pretrains=kwargs["model_kwargs"]["sources"] != "image",
+        )
+        if encoder == paper.ENCODER and "context_um" not in kwargs["features_kwargs"]:
+            preset["features_kwargs"] = {"context": paper.CONTEXT}
+    filled = {name: {**preset.get(name, {}), **given} for name, given in kwargs.items()}
     return {
         **{name: value for name, value in options.items() if name not in _OF_FILES},
+        "encoder": encoder,
         "genes": {k: _names(v) for k, v in genes.items()} if isinstance(genes, Mapping) else _names(genes),
-        "expectation": options["expectation"] or preset.expectation,
-        **kwargs,
+        "expectation": options["expectation"] or ("decoded" if preset else ["conditional", "denoised"]),
+        **filled,
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -17,23 +17,27 @@ from soscope_scverse import _read as read
 from soscope_scverse._containers.mudata import spots_of
 from soscope_scverse._storable import check_storable
 from soscope_scverse.model import SoScope
+from soscope_scverse.model.inference._carried import carried_columns, check_tables
 
 
-def check_files(chosen: AnnData | MuData, options: Mapping[str, Any]) -> None:
+def check_files(chosen: AnnData | MuData, options: Mapping[str, Any], enhanced: AnnData | MuData) -> None:
     """Raise a ValueError if ``save_model`` or ``out`` of :func:`~soscope_scverse.tl.enhance` could not be written.
 
     Parameters
     ----------
     chosen
-        Spots with the features to enhance, which are saved with the model.
+        Spots with the features that the model is trained on, which are saved with it.
     options
         Arguments of :func:`~soscope_scverse.tl.enhance`.
+    enhanced
+        Spots with the features of the result.
     """
+    check_tables(spots_of(chosen), options["obsm_keys"])
     if options["save_model"] is not None:
         check_storable("save_model", chosen, ".h5mu" if isinstance(chosen, MuData) else ".h5ad")
         check_result("save_model", spots_of(chosen), options["library_key"], ".h5ad")
     if options["out"] is not None:
-        check_result("out", chosen, options["library_key"], Path(options["out"]).suffix)
+        check_result("out", enhanced, options["library_key"], Path(options["out"]).suffix)
 
 
 def check_result(name: str, spots: AnnData, library_key: str | None, suffix: str) -> None:
@@ -52,7 +56,8 @@ def check_result(name: str, spots: AnnData, library_key: str | None, suffix: str
     """
     # a result has an entry for every section
     names = [] if library_key is None else np.unique(read.sections(spots, library_key)).tolist()
-    obs = spots.obs[[] if library_key is None else [library_key]].rename_axis(index=None).astype("category")
+    own = () if library_key is None else (library_key,)
+    obs = spots.obs[list(own)].astype("category").join(carried_columns(spots.obs, own)).rename_axis(index=None)
     libraries = {**{name: {part: {} for part in read.PARTS_OF_SECTION} for name in names}, **read.libraries(spots)}
     check_storable(name, AnnData(obs=obs, var=spots.var, uns={keys.SPATIAL: libraries}), suffix)
 
@@ -77,10 +82,12 @@ def save(model: SoScope, path: str | PathLike) -> None:
         )
 
 
-def enhanced(model: SoScope, out: str | PathLike | None, **options: Any) -> AnnData | MuData:
-    """Return :meth:`SoScope.get_enhanced`; in memory, with a warning, where it cannot be written."""
+def enhanced(
+    enhance: Callable[..., AnnData | MuData], model: SoScope, out: str | PathLike | None, **options: Any
+) -> AnnData | MuData:
+    """Return what a method of the model does; in memory, with a warning, where it cannot be written."""
     try:
-        return model.get_enhanced(out=out, **options)
+        return enhance(out=out, **options)
     except Exception as error:  # of the disk, or of the writers of other packages
         if out is None or (model.trainer is not None and model.trainer.world_size > 1):
             raise
@@ -90,4 +97,4 @@ def enhanced(model: SoScope, out: str | PathLike | None, **options: Any) -> AnnD
             UserWarning,
             stacklevel=4,
         )
-    return model.get_enhanced(**options)
+    return enhance(**options)

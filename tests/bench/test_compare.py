@@ -10,7 +10,7 @@ from scipy.sparse import csr_matrix
 from helpers import FAST, compare
 from soscope_scverse import bench, im, metrics
 
-METRICS = ["pearson", "within_r", "mse", "normalized_pearson"]
+METRICS = ["pearson", "within_r", "mse", "normalized_pearson", "normalized_within_r", "seam_index"]
 
 
 IMAGE_METHODS = {"image_linear", "image_gaussian_process", "image_mlp", "joint_mlp"}
@@ -53,8 +53,10 @@ def test_scores_of_baselines_are_those_of_the_metrics(task):
     im.features(low, image)
     for method in ("linear", "image_linear"):
         prediction = bench.BASELINES[method](low)
-        for metric in METRICS:
-            extra = [truth.obs["spot"]] if metric == "within_r" else []
+        seams = metrics.seam_index(prediction, truth.obsm["spatial"], truth.obs["spot"])
+        np.testing.assert_array_equal(values(df, method, "seam_index"), seams)
+        for metric in METRICS[:5]:
+            extra = [truth.obs["spot"]] if metric.endswith("within_r") else []
             expected = getattr(metrics, metric)(prediction, truth.X, *extra)
             np.testing.assert_array_equal(values(df, method, metric), expected)
 
@@ -90,7 +92,7 @@ def mean_colour(tiles):
 
 def test_variants_are_dicts_and_functions(task):
     low, truth, image = task
-    untested = {"test_image": False}  # so few spots are no evidence for an image
+    untested = {"image_strength": 1}  # so few spots are no evidence for an image
     methods = {
         "perfect": lambda adata: truth.X,
         "random": lambda adata, seed: np.random.default_rng(seed).random(truth.shape),
@@ -159,6 +161,8 @@ def test_the_merged_section_of_the_simulation_can_be_compared():
     df = compare(low, truth, methods=["repeat", "linear"])
     assert len(df) == 2 * 2 * len(METRICS)
     assert (values(df, "linear", "pearson") > values(df, "repeat", "pearson")).all()
+    assert np.isinf(values(df, "repeat", "seam_index")).all()
+    assert np.isfinite(values(df, "linear", "seam_index")).all()
 
 
 def test_progress_is_shown_on_demand(task, capfd):

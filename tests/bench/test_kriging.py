@@ -29,18 +29,13 @@ def problem(n_spots=30, n_targets=12, weight=1.0, seed=3):
 
 
 def dense_correlation(a, b, length, weight):
-    """Entry by entry."""
-    found = np.empty((len(a.xy), len(b.xy)))
-    for i in range(len(a.xy)):
-        for j in range(len(b.xy)):
-            near = np.exp(-(((a.xy[i] - b.xy[j]) / length) ** 2).sum() / 2) if a.section[i] == b.section[j] else 0
-            found[i, j] = near + weight * a.features[i] @ b.features[j]
-    return found
+    near = np.exp(-(((a.xy[:, None] - b.xy) / length) ** 2).sum(axis=-1) / 2)
+    return np.where(a.section[:, None] == b.section, near, 0) + weight * np.einsum("if,jf", a.features, b.features)
 
 
-def dense_evidence(values, spots, length, weight, share):
+def dense_evidence(values, correlation, share):
     """Sum over features of the log density at the most likely variance."""
-    covariance = share * dense_correlation(spots, spots, length, weight) + (1 - share) * np.eye(len(values))
+    covariance = share * correlation + (1 - share) * np.eye(len(values))
     total = 0
     for y in values.T[values.any(axis=0)]:
         variance = y @ np.linalg.solve(covariance, y) / len(y)
@@ -52,12 +47,14 @@ def dense_evidence(values, spots, length, weight, share):
 def test_the_chosen_parameters_have_the_highest_density_and_predict_the_posterior_mean(weight):
     values, spots, targets = problem(weight=weight)
     length, chosen, share = kriging.fit(values, spots).parameters
-    best = dense_evidence(values, spots, length, chosen, share)
-    grid = [(le, w, s) for le in kriging.LENGTHS for w in (0, *kriging.WEIGHTS) for s in kriging.SIGNAL_SHARES]
-    assert best >= max(dense_evidence(values, spots, *one) for one in grid) - 1e-6
-    if chosen:  # between the weights of the grid, too
-        assert best >= max(dense_evidence(values, spots, length, chosen * f, share) for f in (0.9, 1.1))
-    covariance = share * dense_correlation(spots, spots, length, chosen) + (1 - share) * np.eye(len(values))
+    correlation = dense_correlation(spots, spots, length, chosen)
+    best = dense_evidence(values, correlation, share)
+    others = [(le, w) for le in kriging.LENGTHS for w in (0, *kriging.WEIGHTS)]
+    others += [(length, 0.9 * chosen), (length, 1.1 * chosen)]  # between the weights of the grid, too
+    for other in others:
+        other = dense_correlation(spots, spots, *other)
+        assert best >= max(dense_evidence(values, other, s) for s in kriging.SIGNAL_SHARES) - 1e-6
+    covariance = share * correlation + (1 - share) * np.eye(len(values))
     across = share * dense_correlation(targets, spots, length, chosen)
     expected = across @ np.linalg.solve(covariance, values)
     np.testing.assert_allclose(kriging.krige(values, spots, targets), expected, atol=1e-10)

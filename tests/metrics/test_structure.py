@@ -69,3 +69,59 @@ def test_morans_i_stands_observations_at_one_place():
     positions = np.zeros((30, 2))
     positions[20:] = np.random.default_rng(9).random((10, 2)) + 5
     assert np.isfinite(metrics.morans_i(np.arange(30.0)[:, None], positions, 3)).all()
+
+
+def squares(n: int = 8, width: int = 2) -> tuple[np.ndarray, np.ndarray]:
+    """Positions on an n x n lattice, and the spot of each: squares of width x width."""
+    y, x = (axis.ravel() for axis in np.mgrid[:n, :n])
+    return np.column_stack([x, y]).astype(float), x // width + n * (y // width)
+
+
+def test_seam_index_of_steps_between_the_spots():
+    """Steps of 1 inside a spot and of 3 across a border, along x: the index is 3."""
+    xy, spot = squares()
+    x = xy[:, 0]
+    values = np.column_stack([x, x + 2 * (x // 2), 5 * x + 1])
+    np.testing.assert_allclose(metrics.seam_index(values, xy, spot), [1, 3, 1])
+    np.testing.assert_allclose(metrics.seam_index(csr_matrix(values), 70 * xy + 5, spot.astype(str)), [1, 3, 1])
+
+
+def test_seam_index_of_gain_differences_and_of_independent_values():
+    xy, spot = squares(40)
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=(1600, 30))
+    assert metrics.seam_index(noise, xy, spot).mean() == pytest.approx(1, abs=0.02)
+    shifts = 2 * rng.normal(size=(1600, 30))[spot]
+    # differences are normal: of variance 2 inside, 2 + 2 * 4 across the borders
+    assert metrics.seam_index(noise + shifts, xy, spot).mean() == pytest.approx(5**0.5, rel=0.02)
+
+
+def test_seam_index_where_nothing_differs():
+    xy, spot = squares()
+    values = np.column_stack([spot, np.ones(64)])
+    np.testing.assert_array_equal(metrics.seam_index(values, xy, spot), [np.inf, np.nan])
+    assert np.isnan(metrics.seam_index(values, xy, np.zeros(64))).all()
+    assert np.isnan(metrics.seam_index(values, xy, np.arange(64))).all()
+
+
+def test_seam_index_of_sections_that_lie_on_each_other():
+    xy, spot = squares()
+    values = np.random.default_rng(0).normal(size=(128, 3))
+    both = np.vstack([xy, xy + 0.1])
+    sections = np.repeat(["a", "b"], 64)
+    found = metrics.seam_index(values, both, np.r_[spot, spot + 100], sections)
+    i, j = np.array([(i, j) for i in range(64) for j in range(i) if np.linalg.norm(xy[i] - xy[j]) == 1]).T
+    i, j, across = np.r_[i, i + 64], np.r_[j, j + 64], np.tile(spot[i] != spot[j], 2)
+    difference = np.abs(values[i] - values[j])
+    np.testing.assert_allclose(found, difference[across].mean(axis=0) / difference[~across].mean(axis=0))
+
+
+def test_seam_index_needs_a_position_and_a_spot_for_each_target():
+    xy, spot = squares()
+    values = np.ones((64, 2))
+    with pytest.raises(ValueError, match="one position for each of the 64 targets, found 63"):
+        metrics.seam_index(values, xy[1:], spot)
+    with pytest.raises(ValueError, match="one label for each of the 64 targets"):
+        metrics.seam_index(values, xy, spot[1:])
+    with pytest.raises(ValueError, match="one label for each of the 64 targets"):
+        metrics.seam_index(values, xy, spot, np.zeros(3))

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from soscope_scverse import SoScope
-from soscope_scverse.im.encoders.networks import read_weights
+from soscope_scverse.im.encoders.weights import read_weights
 from soscope_scverse.model import _save_load as saved
 
 DATA = Path(__file__).parents[1] / "data"
@@ -121,7 +121,7 @@ def test_other_modalities_are_refused(folder, adata, tmp_path):
         load(folder, mdata)
     likelihoods = dict.fromkeys(mdata.mod, "nb")
     SoScope.setup_mudata(mdata, likelihoods)
-    model = SoScope(mdata, n_latent=4, n_hidden=8, test_image=False)
+    model = SoScope(mdata, n_latent=4, n_hidden=8, image_strength=1)
     model.train(1, accelerator="cpu", enable_progress_bar=False)
     model.save(tmp_path / "mudata", save_anndata=True)
     expected = model.get_enhanced()

@@ -63,7 +63,7 @@ def decoded(model, z, y) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def joint(_prepared):
-    return train(_prepared.copy(), FEW, decoder="joint", interpolation="none")
+    return train(_prepared.copy(), FEW, decoder="joint", interpolation="none", kriging=False)
 
 
 def test_counts_add_up_to_the_spots(trained, enhanced):
@@ -72,7 +72,8 @@ def test_counts_add_up_to_the_spots(trained, enhanced):
     assert (enhanced.X >= 0).all()
 
 
-def test_the_image_shifts_interpolated_latent_states(trained):
+def test_the_image_shifts_interpolated_latent_states(prepared):
+    trained = train(prepared, FEW, kriging=False)
     found = trained.get_enhanced(expectation="decoded").X
     np.testing.assert_allclose(found, decoded(trained, interpolated(trained), standardised(trained.adata)), rtol=1e-4)
 
@@ -99,9 +100,9 @@ def test_without_interpolation_subspots_differ_by_the_image_alone(prepared, join
     alike = by_spot(joint.get_enhanced(prepared, expectation="decoded").X)
     np.testing.assert_allclose(alike, alike[:, :1].repeat(7, axis=1), rtol=1e-5)
     del prepared.obsm["subspot_features"]
-    alone = by_spot(train(prepared, FEW, interpolation="none").get_enhanced(expectation="decoded").X)
+    alone = by_spot(train(prepared, FEW, interpolation="none", kriging=False).get_enhanced(expectation="decoded").X)
     np.testing.assert_allclose(alone, alone[:, :1].repeat(7, axis=1), rtol=1e-5)
-    interpolated = by_spot(train(prepared, FEW).get_enhanced(expectation="decoded").X)
+    interpolated = by_spot(train(prepared, FEW, kriging=False).get_enhanced(expectation="decoded").X)
     assert (interpolated.std(axis=1) > 0).all()
 
 
@@ -191,7 +192,7 @@ def test_gaussian_data(prepared, aggregate):
     """Means of subspots do not depend on how large these are; of sums each has its share."""
     x = prepared.X.toarray()
     prepared.X = (x - x.mean(0)) / x.std(0)
-    model = train(prepared, 10, likelihood="gaussian", aggregate=aggregate)
+    model = train(prepared, 10, likelihood="gaussian", aggregate=aggregate, kriging=False)
     enhanced = by_spot(model.get_enhanced().X)
     np.testing.assert_allclose(getattr(enhanced, aggregate)(axis=1), prepared.X, atol=1e-4)
     halves = prepared.copy()

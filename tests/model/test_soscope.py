@@ -29,10 +29,26 @@ def test_decoded_expectation_is_smooth_and_close_to_the_spots(trained):
     assert not np.allclose(prior, observed, rtol=0.01)
 
 
+def test_several_expectations_are_those_of_one_each_in_one_pass(trained, monkeypatch):
+    one_each = {name: trained.get_enhanced(expectation=name) for name in ("conditional", "denoised", "decoded")}
+    assert all(set(result.layers) - {None} == set() for result in one_each.values())
+    decode, calls = trained.module.generative, []
+    monkeypatch.setattr(trained.module, "generative", lambda *args: calls.append(args) or decode(*args))
+    enhanced = trained.get_enhanced(expectation=["decoded", "denoised", "conditional"])
+    assert len(calls) == 1
+    np.testing.assert_array_equal(enhanced.X, one_each["decoded"].X)
+    assert set(enhanced.layers) - {None} == {"denoised", "conditional"}
+    for name in ("denoised", "conditional"):
+        np.testing.assert_array_equal(enhanced.layers[name], one_each[name].X)
+    default = trained.get_enhanced()
+    np.testing.assert_array_equal(default.X, one_each["conditional"].X)
+    np.testing.assert_array_equal(default.layers["denoised"], one_each["denoised"].X)
+
+
 def test_draws_give_their_spread(trained):
     enhanced = seeded(trained.get_enhanced, n_samples=60)
     layers = enhanced.layers
-    assert set(layers) - {None} == {"std", "q05", "q95", "sampled_counts"}
+    assert set(layers) - {None} == {"denoised", "std", "q05", "q95", "sampled_counts"}
     assert (layers["q05"] <= layers["q95"]).all()
     assert (layers["std"] >= 0).all()
     inside = (enhanced.X >= layers["q05"] - 1) & (enhanced.X <= layers["q95"] + 1)
@@ -110,13 +126,15 @@ def shuffled(adata):
     return adata
 
 
-def test_an_uninformative_image_changes_nothing(prepared, tmp_path):
+def test_an_uninformative_image_changes_little(prepared, tmp_path):
     without = prepared.copy()
     del without.obsm["subspot_features"]
-    with pytest.warns(UserWarning, match="image is ignored"):
-        model = train(shuffled(prepared), test_image=True)
-    enhanced = model.get_enhanced().X
-    np.testing.assert_array_equal(enhanced, train(without).get_enhanced().X)
+    with pytest.warns(UserWarning, match="practically no effect"):
+        model = train(shuffled(prepared), image_strength="auto")
+    assert model.module.image_strength < 0.1
+    enhanced, untested = model.get_enhanced().X, train(shuffled(prepared)).get_enhanced().X
+    change, change_untested = (np.abs(x - train(without).get_enhanced().X).mean() for x in (enhanced, untested))
+    assert change < 0.5 * change_untested
     model.save(tmp_path / "model", save_anndata=True)
     np.testing.assert_array_equal(SoScope.load(tmp_path / "model", accelerator="cpu").get_enhanced().X, enhanced)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import soscope_scverse as sos
-from soscope_scverse import im, tl
+from soscope_scverse import datasets, im, tl
 
 QUIET = {"enable_progress_bar": False}
 
@@ -35,7 +35,7 @@ def test_image_alone_looks_at_no_profile_beyond_training(prepared):
         prior,
         rtol=1e-5,
     )
-    both = trained(prepared, test_image=False)
+    both = trained(prepared, image_strength=1)
     profiles_matter = both.get_enhanced(other_profiles(prepared), expectation="decoded").X
     assert not np.allclose(profiles_matter, both.get_enhanced(expectation="decoded").X)
 
@@ -62,11 +62,12 @@ def test_noise_stands_in_for_a_image(section):
     assert noise.shape == (60, 7, 128)
     assert abs(noise.mean()) < 0.02
     assert abs(noise.std() - 1) < 0.02
-    with pytest.warns(UserWarning, match="The image is ignored"):
-        left_out = tl.enhance(section.adata, encoder="noise", max_epochs=3, train_kwargs=QUIET)
-    assert not left_out.uns["soscope"]["uses_image"]
+    many = datasets.synthetic_section(n_genes=20).adata
+    with pytest.warns(UserWarning, match="practically no effect"):
+        unused = tl.enhance(many, encoder="noise", max_epochs=3, train_kwargs=QUIET)
+    assert unused.uns["soscope"]["image_strength"] < 0.1
     as_in_the_paper = tl.enhance(section.adata, encoder="noise", preset="paper", max_epochs=3, train_kwargs=QUIET)
-    assert as_in_the_paper.uns["soscope"]["uses_image"]
+    assert as_in_the_paper.uns["soscope"]["image_strength"] == 1
     within = as_in_the_paper.X.reshape(60, 7, 8).std(axis=1)
     assert (within > 0).all()  # the noise alone tells subspots apart there
 

@@ -122,7 +122,7 @@ def test_image_loss_does_not_grow_with_depth_features_or_subspots():
         exposure = tile["exposure"]
         effect = torch.linspace(-1, 1, 3).view(1, 3, 1).expand(12, 3, 5).repeat(1, 1, repeat)
         subspots = module.likelihood.parameters(effect, module.feature_parameters(), exposure)
-        losses.append(module._image_loss(subspots, module.likelihood.aggregate(subspots), tile))
+        losses.append(module._image_loss(subspots, module.likelihood.aggregate(subspots), tile["x"], tile))
     torch.testing.assert_close(losses[1], losses[0])
     torch.testing.assert_close(losses[2], losses[0])
 

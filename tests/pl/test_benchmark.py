@@ -8,7 +8,7 @@ import pytest
 from helpers import compare
 from soscope_scverse import pl
 
-METRICS = ["pearson", "within_r", "mse", "normalized_pearson"]
+METRICS = ["pearson", "within_r", "mse", "normalized_pearson", "normalized_within_r", "seam_index"]
 
 
 @pytest.fixture(autouse=True)

@@ -48,6 +48,12 @@ def test_history_without_pretraining():
     assert pl.history(AnnData(uns={"soscope": {"history": history}})).shape == (1, 3)
 
 
+def test_a_loss_that_stays_at_ln_2_is_not_drawn():
+    still = {**HISTORY, "image_loss_train": [0.6931, 0.6938, 0.6935]}
+    axes = pl.history(AnnData(uns={"soscope": {"history": still}}))
+    assert [ax.get_title() for ax in axes[1] if ax.axison] == ["training: loss", "training: reconstruction"]
+
+
 def test_no_history(small):
     for thing, advice in ((small.truth, "Pass a result of `tl.enhance`"), (object(), "Call `model.train")):
         with pytest.raises(ValueError, match=f"Expected the training losses in .*found none.*{advice}"):

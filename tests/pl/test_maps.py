@@ -193,6 +193,27 @@ def test_spots_with_different_numbers_of_subspots(small):
     np.testing.assert_allclose(value, counts * np.r_[2, 2, np.full(116, 4)])
 
 
+def test_denoised_subspots_are_shown_and_conditional_ones_on_request(small):
+    """A spot without counts is black in the conditional map only."""
+    adata, _, truth = small
+    enhanced = truth.copy()
+    enhanced.X = truth.to_df().to_numpy().copy()
+    enhanced.X[:4] = 0
+    enhanced.layers["denoised"] = enhanced.X + 1.0
+    for kwargs, title, values in (
+        ({}, "denoised", enhanced.layers["denoised"]),
+        ({"enhanced_layer": "denoised"}, "denoised", enhanced.layers["denoised"]),
+        ({"enhanced_layer": None}, "enhanced", enhanced.X),
+    ):
+        [[_, subspots]] = pl.compare(adata, enhanced, GENES[0], **kwargs)
+        assert subspots.get_title() == f"{GENES[0]}: {title}"
+        gene = enhanced.var_names.get_loc(GENES[0])
+        np.testing.assert_allclose(drawn(subspots).get_array(), 4 * values[:, gene])
+        assert (drawn(subspots).get_array()[:4] == 0).all() == (title == "enhanced")
+    del enhanced.layers["denoised"]
+    assert pl.compare(adata, enhanced, GENES[0])[0, 1].get_title() == f"{GENES[0]}: enhanced"
+
+
 def test_the_layer_is_that_of_the_spots(small):
     adata, _, truth = small
     adata = adata.copy()

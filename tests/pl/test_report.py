@@ -18,6 +18,8 @@ from PIL import Image
 from maps import result as subspots_of
 from soscope_scverse import datasets, metrics, pl, tl
 from soscope_scverse._containers.mudata import columns_apart
+from soscope_scverse.pl._believed import _expected_within_r
+from soscope_scverse.pl._run import Part
 
 QUICK = {"max_epochs": 2, "accelerator": "cpu", "train_kwargs": {"enable_progress_bar": False}}
 EVIL = "<script>alert(1)</script>"
@@ -26,7 +28,7 @@ DOLLARS = "$\\frac{1$"
 pytestmark = [
     pytest.mark.usefixtures("closed_figures"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore:The image is ignored"),
+    pytest.mark.filterwarnings("ignore:The image has practically no effect"),
 ]
 
 
@@ -81,9 +83,9 @@ def test_what_is_on_the_page(path):
     headings = ["Warnings", "Maps", "Training", "Alignment", "Uncertainty", "Calibration", "Data"]
     for heading in [*headings, "Reproducibility"]:
         assert heading in page.texts
-    # maps and uncertainty of two genes, training, alignment, calibration
+    # denoised and conditional maps and uncertainty of two genes, training, alignment, calibration
     images = page.all("img")
-    assert len(images) == 2 + 2 + 3
+    assert len(images) == 2 * 2 + 2 + 3
     for attributes in images:
         assert attributes["alt"].endswith(".")
         png = Image.open(BytesIO(base64.b64decode(attributes["src"].removeprefix("data:image/png;base64,"))))
@@ -132,7 +134,7 @@ def test_texts_from_the_data_stay_texts(spots, enhanced, tmp_path):
 def test_the_most_spatial_genes_by_default(spots, enhanced, tmp_path):
     pl.report(enhanced, spots.adata, tmp_path / "report.html", n_genes=1)
     page = Page(tmp_path / "report.html")
-    assert len(page.all("img")) == 1 + 1 + 2
+    assert len(page.all("img")) == 2 * 1 + 1 + 2
 
 
 def test_the_truth_where_it_is_known(spots, enhanced, tmp_path):
@@ -140,7 +142,23 @@ def test_the_truth_where_it_is_known(spots, enhanced, tmp_path):
     truth.var_names = enhanced.var_names
     pl.report(enhanced, spots.adata, tmp_path / "report.html", n_genes=1, truth=truth)
     alternatives = [attributes["alt"] for attributes in Page(tmp_path / "report.html").all("img")]
-    assert sum(text.endswith(", truth.") for text in alternatives) == 1
+    assert sum(text.endswith(", truth.") for text in alternatives) == 2  # denoised, and conditional at a click
+
+
+def test_maps_are_denoised_and_conditional_ones_are_a_click_away(spots, enhanced, path, tmp_path):
+    page = Page(path)
+    assert page.texts.count("Conditional profiles (X)") == 2
+    assert page.tags.count("details") == page.tags.count("summary")
+    assert "They are denoised" in page.text
+    shown = [attributes["src"] for attributes in page.all("img")[:2]]
+    assert shown[0] != shown[1]
+    alone = enhanced.copy()
+    del alone.layers["denoised"]
+    pl.report(alone, spots.adata, tmp_path / "report.html", genes=[EVIL])
+    page = Page(tmp_path / "report.html")
+    assert "profiles (X)" not in page.text
+    assert "denoised" not in page.text.replace("'denoised'", "")  # named in the call alone
+    assert len(page.all("img")) == 1 + 1 + 2
 
 
 def test_what_a_run_warned_of(spots, tmp_path):
@@ -167,14 +185,118 @@ def test_what_a_run_warned_of(spots, tmp_path):
             tl.enhance(adata, **QUICK)
 
 
-@pytest.mark.parametrize("uses_image", [True, False])
-def test_use_of_the_image(spots, enhanced, tmp_path, uses_image):
+def validated(adata, believed):
+    """Spots with the scores of a validation."""
+    adata, n = adata.copy(), adata.n_vars
+    scores = {
+        "within_r": np.linspace(0.9, 0.1, n),
+        "linear_within_r": np.full(n, 0.2),
+        "expected_within_r": np.linspace(0.8, 0.0, n),
+        "p_adjusted": np.linspace(0, 0.9, n),
+        "image_gain": np.full(n, np.nan),
+        "believed": np.arange(n) < believed,
+    }
+    for name, values in scores.items():
+        adata.var[f"validation_{name}"] = values
+    adata.uns["validation"] = {"n_genes": n}
+    return adata
+
+
+@pytest.mark.parametrize("believed", [0, 2])
+def test_the_verdict_comes_first(spots, enhanced, tmp_path, believed):
+    pl.report(enhanced, validated(spots.adata, believed), tmp_path / "report.html", genes=[EVIL])
+    page = Page(tmp_path / "report.html")
+    titles = page.all("section")
+    assert titles[0]["id"] == "verdict"
+    assert f"At this resolution {believed} of 6 genes may be believed." in page.texts
+    assert ("Believed, best first:" in page.text) == (believed > 0)
+    assert "Expected one level finer" in page.text
+    assert "Coverage" not in page.text  # no such score
+    assert len(page.all("img")) == 1 + 2 + 1 + 2
+    assert "script" not in page.tags
+
+
+def test_genes_that_were_not_validated_are_counted(spots, enhanced, tmp_path):
+    adata = validated(spots.adata, 1)
+    adata.var.loc[adata.var_names[-2:], "validation_p_adjusted"] = np.nan
+    pl.report(enhanced, adata, tmp_path / "report.html", genes=[adata.var_names[-1]])
+    page = Page(tmp_path / "report.html")
+    assert "At this resolution 1 of 4 genes may be believed." in page.texts
+    assert "2 of the 6 genes of the result were not validated." in page.texts
+
+
+def test_without_a_validation_the_intervals_are_all_there_is(spots, enhanced, path, tmp_path):
+    text = Page(path).text
+    assert "the spots were not validated" in text
+    assert "sos.tl.validate(adata, image)" in text
+    assert "within_r implied by the intervals" in text
+    bare = enhanced.copy()
+    for layer in ("std", "q05", "q95"):
+        del bare.layers[layer]
+    pl.report(bare, spots.adata, tmp_path / "report.html", n_genes=1)
+    text = Page(tmp_path / "report.html").text
+    assert "sos.tl.validate(adata, image)" in text
+    assert "implied by the intervals" not in text
+
+
+def test_within_r_that_intervals_imply(spots, enhanced):
+    """For a posterior of independent subspots it is the correlation of expectation and truth."""
+    part = Part("", spots.adata, enhanced.copy(), 6, "sum")
+    rng = np.random.default_rng(0)
+    pattern = rng.normal(size=part.subspots.shape)
+    part.subspots.X = 10 + pattern
+    part.subspots.layers["std"] = np.broadcast_to(np.linspace(0.2, 3, 6), pattern.shape)
+    truth = part.subspots.X + part.subspots.layers["std"] * rng.normal(size=pattern.shape)
+    found = _expected_within_r(part)
+    np.testing.assert_allclose(found, metrics.within_r(part.subspots.X, truth, enhanced.obs["spot"]), atol=0.15)
+    part.subspots.X = np.ones(pattern.shape)
+    part.subspots.layers["std"] = np.zeros(pattern.shape)
+    assert _expected_within_r(part).isna().all()
+
+
+def test_only_what_was_given_is_in_the_call(path):
+    call = next(text for text in Page(path).texts if text.startswith("sos.tl.enhance("))
+    given = [line.strip() for line in call.splitlines()]
+    assert given[:2] == ["sos.tl.enhance(", "adata,"]
+    assert sorted(given[2:-1]) == sorted(
+        [
+            "n_samples=4,",
+            "max_epochs=2,",
+            "accelerator='cpu',",
+            "train_kwargs={'enable_progress_bar': False},",
+            f"image=...,  # {call.partition('# ')[2].partition(chr(10))[0]}",
+            "seed=0,",
+        ]
+    )
+    assert "ndarray of shape" in call
+
+
+def test_time_and_memory(path, enhanced):
+    page = Page(path)
+    assert "Time" in page.texts
+    assert "Peak memory" in page.texts
+    record = enhanced.uns["soscope"]
+    assert set(record["seconds"]) == {"preparation", "training"}
+    assert all(value > 0 for value in record["seconds"].values())
+    assert 0.05 < record["peak_memory_gb"] < 200
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.6, 0.02])
+def test_use_of_the_image(spots, enhanced, tmp_path, strength):
     enhanced = enhanced.copy()
-    enhanced.uns["soscope"]["uses_image"] = uses_image
+    enhanced.uns["soscope"]["image_strength"] = strength
     pl.report(enhanced, spots.adata, tmp_path / "report.html", n_genes=1)
     page = Page(tmp_path / "report.html")
-    assert ("used" if uses_image else "ignored") in page.texts
-    assert ("The image was ignored" in page.text) == (not uses_image)
+    assert f"strength {strength:.2f}" in page.texts
+    assert ("practically no effect" in page.text) == (strength < 0.05)
+
+
+def test_several_encoders(spots, enhanced, tmp_path):
+    several, parts = enhanced.copy(), {"0": {"encoder": "texture"}, "1": {"encoder": "mine", "mean": np.full(3, 0.5)}}
+    several.uns["soscope"]["encoder"] = {"encoder": np.array(["texture", "mine"]), "parts": parts}
+    pl.report(several, spots.adata, tmp_path / "report.html", genes=[EVIL])
+    texts = Page(tmp_path / "report.html").texts
+    assert texts[texts.index("parts 1 mean") + 1] == "0.5, 0.5, 0.5"
 
 
 def test_a_result_without_a_record(spots, enhanced, tmp_path):
@@ -223,7 +345,7 @@ def test_several_sections(tmp_path):
     result = tl.enhance(adata, image=images, library_key="section", **QUICK)
     pl.report(result, adata, tmp_path / "report.html", n_genes=2)
     page = Page(tmp_path / "report.html")
-    assert len(page.all("img")) == 2 * 2 + 2
+    assert len(page.all("img")) == 2 * 2 * 2 + 2
     assert page.text.count("as given") == 2
 
 
@@ -238,7 +360,7 @@ def test_modalities(spots, tmp_path):
     page = Page(tmp_path / "report.html")
     assert "CD8" in page.texts
     assert "CD4" not in page.texts
-    assert len(page.all("img")) == 1 + 2 + 1
+    assert len(page.all("img")) == 2 * (1 + 2) + 1
     with pytest.raises(TypeError, match="two AnnData or two MuData"):
         pl.report(result, spots.adata, tmp_path / "other.html")
     with pytest.raises(ValueError, match="nonsense"):
@@ -305,6 +427,6 @@ def test_a_browser_shows_all_images(path, tmp_path):
     assert len(console) == 1  # so that messages are seen at all
     widths = [int(width) for width in re.search(r'data-widths="([\d ]*)"', shown)[1].split()]
     assert widths == [int(attributes["width"]) for attributes in Page(path).all("img")]
-    assert len(widths) == 7
+    assert len(widths) == 9
     assert 'data-scripts="1"' in shown  # that one alone
     assert int(re.search(r'data-overflow="(-?\d+)"', shown)[1]) <= 0  # nothing to scroll sideways

@@ -66,6 +66,16 @@ def test_weights_against_a_dense_computation(name, strength):
     assert np.exp(np.median(np.log(weights))) == pytest.approx(1 / strength, rel=1e-5)
 
 
+def test_profiles_are_compared_as_they_are_if_asked():
+    """As in the paper: Euclidean distances of counts."""
+    xy, array = hexagonal()
+    counts = profiles(90)
+    expected = dense_graph(near(xy, 1.05 * PITCH), counts, 2)
+    found = graph_of(xy, array, counts, normalize=False)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert not np.allclose(found, graph_of(xy, array, counts), atol=0.01)
+
+
 def test_counts_are_compared_at_equal_depth():
     xy, array = hexagonal()
     counts = profiles(90)

@@ -70,7 +70,7 @@ def trained(adata, case, folder=None, *, seed=0, **options):
     SoScope._checkpoints_cls = partial(Checkpoints, seconds=0)
     SoScope.setup_anndata(adata)
     torch.manual_seed(seed)
-    model = SoScope(adata, test_image=False)
+    model = SoScope(adata, image_strength=1)
     run = {"checkpoint_dir": folder, "resume": folder is not None}
     model.train(accelerator="cpu", enable_progress_bar=False, **CASES[case], **run, **options)
     return model

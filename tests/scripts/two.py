@@ -52,7 +52,7 @@ def gradients(adata):
     """Of one process on two tiles, and of two processes on a tile each."""
     torch.manual_seed(0)
     SoScope.setup_anndata(adata)
-    model = SoScope(adata, test_image=False)
+    model = SoScope(adata, image_strength=1)
     inputs = model._inputs
     order = inputs.order()
     set_projection(model.module, inputs.image_features(), inputs.is_subspot(), order)

@@ -35,12 +35,12 @@ def test_one_call(section, tmp_path):
     assert model.adata.obsm["X_soscope"].shape == (60, 32)
 
 
-def test_preset_paper_is_the_published_model(section):
-    enhanced = tl.enhance(section.adata, image=section.image, preset="paper", **QUICK)
+def test_preset_paper_is_the_model_of_the_paper(section):
+    enhanced = tl.enhance(section.adata, image=section.image, preset="paper", encoder="texture", **QUICK)
     arguments = json.loads(enhanced.uns["soscope"]["arguments"])
     assert arguments["expectation"] == "decoded"
     assert arguments["model_kwargs"]["decoder"] == "joint"
-    assert enhanced.uns["soscope"]["uses_image"]
+    assert 0 <= enhanced.uns["soscope"]["image_strength"] <= 1
     # all subspots of a spot share the latent state: without an image they are the same
     with pytest.warns(UserWarning, match="No image"):
         alone = tl.enhance(section.adata, preset="paper", **QUICK).X.reshape(60, 7, 8)
@@ -49,7 +49,7 @@ def test_preset_paper_is_the_published_model(section):
 
 def test_arguments_win_over_the_preset(section):
     options = {"preset": "paper", "expectation": "conditional", "model_kwargs": {"interpolation": "gaussian"}}
-    enhanced = tl.enhance(section.adata, image=section.image, **options, **QUICK)
+    enhanced = tl.enhance(section.adata, image=section.image, encoder="texture", **options, **QUICK)
     # the decoded expectation, that of the preset, does not add up
     np.testing.assert_allclose(enhanced.X.reshape(60, 7, 8).sum(axis=1), section.adata.X.toarray(), rtol=1e-4)
     arguments = json.loads(enhanced.uns["soscope"]["arguments"])
@@ -201,6 +201,7 @@ def test_existing_model_directory_is_not_overwritten(section, tmp_path):
         tl.enhance(section.adata, image=section.image, save_model=tmp_path, **QUICK)
 
 
+@pytest.mark.filterwarnings("ignore:The image has practically no effect")
 def test_precomputed_features_and_further_arguments(section):
     adata = section.adata
     pp.subspots(adata)

@@ -123,7 +123,7 @@ def enhanced(adata, likelihood, features=None):
     """Enhance, and hold the result to what every result has to be."""
     adata = add_features(divided(adata), features)
     kwargs = {"sources": "positions"} if features is None else {"encoder": "precomputed"}
-    kwargs["model_kwargs"] = {"test_image": False}
+    kwargs["model_kwargs"] = {"image_strength": 1}
     result = tl.enhance(adata, likelihood=likelihood, **kwargs, **QUICK)
     x = adata.X.compute() if hasattr(adata.X, "compute") else adata.X
     x = x.toarray() if sparse.issparse(x) else np.asarray(x)

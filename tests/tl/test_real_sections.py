@@ -54,6 +54,7 @@ class Coloured(im.PatchEncoder):
 
 
 @pytest.mark.filterwarnings("ignore:The spots may be misplaced")  # in the image of another section, by chance
+@pytest.mark.filterwarnings("ignore:The image has practically no effect")
 def test_wrong_images_and_coordinates_are_named(data_dir):
     """The mistakes that users make, on a section and its image that fit."""
     adata = ad.read_h5ad(data_dir / "her2st" / "C2.h5ad")
@@ -70,7 +71,7 @@ def test_wrong_images_and_coordinates_are_named(data_dir):
         return tl.enhance(spots, image=image, genes=genes, **QUICK | {"max_epochs": 1} | options)
 
     with warnings.catch_warnings():
-        warnings.filterwarnings("error", message=".*(misplaced|image is ignored|grey)")
+        warnings.filterwarnings("error", message=".*(misplaced|practically no effect|grey)")
         enhanced(adata, path)
     with pytest.raises(ValueError, match=r"outside.*image_scale"):  # a smaller path, full-resolution coordinates
         enhanced(adata, small)

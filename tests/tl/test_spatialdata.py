@@ -310,7 +310,7 @@ def test_all_elements_of_a_table_are_sections(two, tmp_path):
         uns_merge="unique",
     )
     images = {name: section.image for name, section in sections.items()}
-    options = {"model_kwargs": {"test_image": False}, **QUICK}
+    options = {"model_kwargs": {"image_strength": 1}, **QUICK}
     expected = tl.enhance(adata, image=images, library_key="region", **options)
     sdata.write(tmp_path / "two.zarr")
     tl.enhance(sdata, image_key={name: f"{name}_full_image" for name in images}, **options)

@@ -16,7 +16,9 @@ from soscope_scverse._containers.mudata import columns_apart
 from soscope_scverse._read import on_tissue
 from soscope_scverse.pp._graphs import image_similarity
 
-pytestmark = pytest.mark.filterwarnings("ignore:Observation names", "ignore:The image is ignored", "ignore:No image")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Observation names", "ignore:The image has practically no effect", "ignore:No image"
+)
 
 
 @pytest.fixture
@@ -246,9 +248,9 @@ def test_sections_without_an_image_are_named(section, entries, message):
 
 def test_images_that_are_there_are_used(section):
     both = slides("d1", image=section.image)
-    options = {**QUICK, "model_kwargs": {"test_image": False}, "return_model": True}
+    options = {**QUICK, "model_kwargs": {"image_strength": 1}, "return_model": True}
     enhanced, model = tl.enhance(both, library_key="donor", image={"d2": None}, **options)
-    assert enhanced.uns["soscope"]["uses_image"]
+    assert enhanced.uns["soscope"]["image_strength"] == 1
     features = model.adata.obsm["subspot_features"]
     first = (both.obs["donor"] == "d1").to_numpy()
     assert np.ptp(features[first], axis=(0, 1)).max() > 0

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from dask.base import tokenize
@@ -16,6 +16,8 @@ from soscope_scverse.im.reading.source import ImageSource
 PatchFunction: TypeAlias = Callable[[np.ndarray], np.ndarray]
 """uint8 patches (n_patches x height x width x 3) to features (n_patches x n_image_features)."""
 
+PATCH_IN_PITCHES = 4
+"""Default width of a patch in centre-to-centre distances of the subspots."""
 _Item = TypeVar("_Item")
 _SQUARE_PIXELS = 4096
 
@@ -34,6 +36,38 @@ class Encoder(ABC):
         Of an image pyramid the coarsest level is read on which patches are at least as wide.
         """
         return float("inf")
+
+    def level(self, source: ImageSource, width: float) -> ImageSource:
+        """Return the level of an image pyramid to read; default: the coarsest with at least ``pixels`` in a patch.
+
+        Parameters
+        ----------
+        source
+            The image.
+        width
+            Width of the patch in pixels of the image.
+
+        Returns
+        -------
+        ImageSource
+            The level, or the image itself.
+        """
+        return source.coarsened(width / self.pixels)
+
+    def at_resolution(self, microns: float | None) -> Encoder:
+        """Return the encoder for images of this resolution; called once, before anything is encoded.
+
+        Parameters
+        ----------
+        microns
+            Width in micrometres of the pixels of the image, the largest of all sections; None if one is not known.
+
+        Returns
+        -------
+        Encoder
+            The encoder itself, or one whose features differ.
+        """
+        return self
 
     @abstractmethod
     def encode(self, source: ImageSource, centres: np.ndarray, width: float) -> tuple[np.ndarray, list[str]]:
@@ -69,6 +103,17 @@ class Encoder(ABC):
         """
         return self
 
+    def record(self) -> dict[str, Any]:
+        """Return what is recorded of the encoder beside its name, in types that files can hold.
+
+        Returns
+        -------
+        dict
+            By default nothing. What is named like an option of the encoder is passed to it again by
+            :func:`features_at`.
+        """
+        return {}
+
     def dense(self) -> Encoder:
         """Return the encoder that averages a feature map, for ``im.features(mode="dense")``.
 
@@ -84,8 +129,8 @@ class Encoder(ABC):
         """
         msg = (
             f"Expected an encoder with a convolutional feature map for `mode='dense'`, found {self.name!r}. Those are "
-            "'inception_v3' and a `torch.nn.Module` that returns n x n_image_features x h x w. Use one of them, or "
-            "`mode='patch'`."
+            "'timm:NAME' with `layers`, 'inception_v3' and a `torch.nn.Module` that returns n x n_image_features x h x "
+            "w. Use one of them, or `mode='patch'`."
         )
         raise ValueError(msg)
 
@@ -169,7 +214,7 @@ class PatchEncoder(Encoder):
         return features, [f"{self.name}_{i}" for i in range(features.shape[1])]
 
     def _batches(self, source: ImageSource, corners: np.ndarray, size: int) -> Iterator[tuple[list[int], np.ndarray]]:
-        patches = _patches(source, corners, size)
+        patches = read_patches(source, corners, size)
         while batch := [(index, self.prepare(patch)) for index, patch in islice(patches, self.batch_size)]:
             yield [index for index, _ in batch], np.stack([patch for _, patch in batch])
 
@@ -221,7 +266,7 @@ class FunctionEncoder(PatchEncoder):
         raise ValueError(msg)
 
 
-def _patches(source: ImageSource, corners: np.ndarray, size: int) -> Iterator[tuple[int, np.ndarray]]:
+def read_patches(source: ImageSource, corners: np.ndarray, size: int) -> Iterator[tuple[int, np.ndarray]]:
     """Yield (index, patch) square by square of the image, so that overlapping patches are read about once."""
     _, square = np.unique(corners // max(size, _SQUARE_PIXELS), axis=0, return_inverse=True)
     for members in np.split(np.argsort(square.ravel(), kind="stable"), np.cumsum(np.bincount(square.ravel()))[:-1]):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Protocol
+from functools import cache, cached_property, partial
+from typing import Any, Protocol
 
 import numpy as np
 from dask.base import tokenize
@@ -23,7 +23,7 @@ _MARGIN = 8
 
 
 class MappingEncoder(Protocol):
-    """An encoder with a convolutional feature map."""
+    """An encoder with one or several convolutional feature maps."""
 
     name: str
 
@@ -34,8 +34,11 @@ class MappingEncoder(Protocol):
     def fingerprint(self) -> str:
         """See :meth:`Encoder.fingerprint`."""
 
-    def feature_map(self, images: np.ndarray) -> np.ndarray:
-        """Return n x n_image_features x h x w of uint8 images of any size, n x height x width x 3."""
+    def record(self) -> dict[str, Any]:
+        """See :meth:`Encoder.record`."""
+
+    def feature_map(self, images: np.ndarray) -> np.ndarray | list[np.ndarray]:
+        """Return one or several n x n_image_features x h x w of uint8 images of any size, n x height x width x 3."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,11 @@ class _Grid:
         """Start of the first cell in strides; negative if the network pads."""
         return (self.smallest / self.stride - self.cells) / 2
 
+    def used(self, n_strides: int) -> int:
+        """Width in pixels of the part of an image of that many strides that its map needs; the map is centred in it."""
+        pixels = n_strides * self.stride
+        return pixels - (pixels - self.smallest) % self.stride
+
     def window(self, pixels: float) -> float:
         """Cells across the map of a patch of that width in pixels, at least one."""
         return max(1.0, self.cells + (pixels - self.smallest) / self.stride)
@@ -62,9 +70,10 @@ class _Grid:
 class DenseEncoder(Encoder):
     """Mean of a network's feature map over the patch; the network runs over large strips of the image.
 
-    Used by ``im.features(mode="dense")``. The mean is over as many cells of the map as a single patch has; partially
-    covered cells are weighted by their overlap. Around the patch the network sees the surrounding tissue instead of
-    padding, so the features differ from those of single patches, the more so the more cells are affected by the border.
+    Used by ``im.features(mode="dense")``, and for the ``layers`` of a :class:`TimmEncoder`. The mean is over as many
+    cells of the map as a single patch has; partially covered cells are weighted by their overlap. Around the patch the
+    network sees the surrounding tissue instead of padding, so the features differ from those of single patches, the
+    more so the more cells are affected by the border.
 
     Strips are aligned with the grid of cells and extend eight cells beyond the patches.
 
@@ -77,10 +86,23 @@ class DenseEncoder(Encoder):
         stride in pixels of the image is rounded to an integer.
     origin
         Pixel (x, y) at which the grid of cells starts. Default: the minimum of the positions that are encoded.
+    shares
+        For an encoder with several maps the width of the window of each, relative to the patch. Default: one map, which
+        is averaged over the patch.
+    labels
+        Name of each of several maps, a part of the names of the features.
     """
 
-    def __init__(self, encoder: MappingEncoder, *, resize: bool, origin: np.ndarray | None = None) -> None:
-        self.encoder, self.resize, self.origin = encoder, resize, origin
+    def __init__(
+        self,
+        encoder: MappingEncoder,
+        *,
+        resize: bool,
+        origin: np.ndarray | None = None,
+        shares: Sequence[float] | None = None,
+        labels: Sequence[str] = (),
+    ) -> None:
+        self.encoder, self.resize, self.origin, self.shares, self.labels = encoder, resize, origin, shares, labels
         self.name = encoder.name
         self.needs_colour = getattr(encoder, "needs_colour", False)
 
@@ -91,7 +113,15 @@ class DenseEncoder(Encoder):
 
     def anchored(self, origin: np.ndarray) -> DenseEncoder:
         """Return the encoder whose grid of cells starts at ``origin``; see :meth:`Encoder.anchored`."""
-        return DenseEncoder(self.encoder, resize=self.resize, origin=origin)
+        return DenseEncoder(self.encoder, resize=self.resize, origin=origin, shares=self.shares, labels=self.labels)
+
+    def record(self) -> dict[str, Any]:
+        """As for the underlying encoder; see :meth:`Encoder.record`."""
+        return self.encoder.record()
+
+    def dense(self) -> DenseEncoder:
+        """Return itself; see :meth:`Encoder.dense`."""
+        return self
 
     def fingerprint(self) -> str:
         """Return a hash of the encoder and the mode; see :meth:`Encoder.fingerprint`."""
@@ -105,62 +135,96 @@ class DenseEncoder(Encoder):
         ValueError
             If the encoder returns no feature map that grows with the image, or values that are not finite.
         """
-        stride = self._grid.stride
+        grids = self._grids
+        stride = max(grid.stride for grid in grids)
         cell = max(1, round(width * stride / self.encoder.pixels)) if self.resize else stride
-        window = self._grid.window(width * stride / cell)
+        windows = self._windows(width * stride / cell)
+        reach = max(window * (grid.stride / stride) for window, grid in zip(windows, grids, strict=True)) / 2
         origin = np.floor(centres.min(axis=0) if self.origin is None else self.origin).astype(int)
         positions = (centres - origin) / cell
         parts, order = [], []
         for members in _squares(positions, _STRIP_PIXELS / stride):
             near = positions[members]
-            start = np.floor(near.min(axis=0) - window / 2).astype(int) - _MARGIN
-            stop = np.ceil(near.max(axis=0) + window / 2).astype(int) + _MARGIN
-            cells = self._strip_map(source, origin + start * cell, stop - start, cell)
-            parts.append(_window_means(cells, near - start - self._grid.first, window))
+            start = np.floor(near.min(axis=0) - reach).astype(int) - _MARGIN
+            stop = np.ceil(near.max(axis=0) + reach).astype(int) + _MARGIN
+            maps = self._strip_maps(source, origin + start * cell, stop - start, cell)
+            means = [
+                _window_means(cells, (near - start) * (stride / grid.stride) - grid.first, window)
+                for cells, grid, window in zip(maps, grids, windows, strict=True)
+            ]
+            parts.append(np.concatenate(means, axis=1))
             order.append(members)
         features = np.empty((len(centres), parts[0].shape[1]), dtype=np.float32)
         features[np.concatenate(order)] = np.concatenate(parts)
-        return features, [f"{self.name}_{i}" for i in range(features.shape[1])]
+        return features, self._names([len(cells) for cells in maps])
 
-    def _strip_map(self, source: ImageSource, corner: np.ndarray, shape: np.ndarray, cell: int) -> np.ndarray:
-        """Feature map (n_image_features x h x w) of a strip of ``shape`` in strides with its corner at ``corner``."""
+    def _windows(self, pixels: float) -> list[float]:
+        """Cells across the window of every map, of a patch of that width in pixels of the network's input."""
+        if self.shares is None:
+            return [grid.window(pixels) for grid in self._grids]
+        return [max(1.0, share * pixels / grid.stride) for share, grid in zip(self.shares, self._grids, strict=True)]
+
+    def _names(self, n_features: Sequence[int]) -> list[str]:
+        names = [f"{self.name}_{label}" for label in self.labels] or [self.name]
+        return [f"{name}_{i}" for name, n in zip(names, n_features, strict=True) for i in range(n)]
+
+    def _strip_maps(self, source: ImageSource, corner: np.ndarray, shape: np.ndarray, cell: int) -> list[np.ndarray]:
+        """Feature maps (n_image_features x h x w) of a strip of ``shape`` in strides with its corner at ``corner``."""
         (x, y), (columns, rows) = corner.tolist(), shape.tolist()
+        coarsest = max(self._grids, key=lambda grid: grid.stride)
         pixels = source.read(y, y + rows * cell, x, x + columns * cell)
-        if cell != self._grid.stride:
-            pixels = resized(pixels, (rows * self._grid.stride, columns * self._grid.stride))
-        (cells,) = self.encoder.feature_map(pixels[None])
-        if not np.isfinite(cells).all():
-            msg = (
-                f"Expected finite features of encoder {self.name!r}, found {(~np.isfinite(cells)).sum()} that are not."
-            )
+        if cell != coarsest.stride:
+            pixels = resized(pixels, (rows * coarsest.stride, columns * coarsest.stride))
+        if self.shares is not None:
+            # Without pixels that the coarsest map does not need, so that networks which pad at the end, as those of
+            # TensorFlow, do so at both ends alike, as in the images that the grids were determined from.
+            height, breadth = (coarsest.used(n) for n in (rows, columns))
+            pixels = pixels[:height, :breadth]
+        maps = [cells for (cells,) in _as_list(self.encoder.feature_map(pixels[None]))]
+        n_wrong = sum(int((~np.isfinite(cells)).sum()) for cells in maps)
+        if n_wrong:
+            msg = f"Expected finite features of encoder {self.name!r}, found {n_wrong} that are not."
             raise ValueError(msg)
-        return cells
+        return maps
 
     @cached_property
-    def _grid(self) -> _Grid:
-        """Determined from feature maps of images of several sizes."""
-        few, many = self._n_cells(_PROBE), self._n_cells(2 * _PROBE)
-        stride, rest = divmod(_PROBE, many - few) if many > few else (0, 1)
-        if rest:
-            msg = (
-                f"Expected encoder {self.name!r} to return a feature map with a stride of 1, 2, 4, ... pixels for "
-                f"`mode='dense'`, found {few} and {many} cells across images of {_PROBE} and {2 * _PROBE} pixels. "
-                "Remove layers that resize the image or average the map, or use `mode='patch'`."
-            )
-            raise ValueError(msg)
-        sizes = range(_PROBE + 1)
-        return _Grid(stride, few, bisect_left(sizes, few, lo=_PROBE - stride + 1, key=self._n_cells))
+    def _grids(self) -> list[_Grid]:
+        """One for each map, determined from those of images of several sizes."""
+        n_cells = cache(self._n_cells)
 
-    def _n_cells(self, size: int) -> int:
-        """Cells across the map of a square image."""
-        shape = np.shape(self.encoder.feature_map(np.zeros((1, size, size, 3), dtype=np.uint8)))
-        if len(shape) != 4 or shape[0] != 1:
-            msg = (
-                f"Expected encoder {self.name!r} to return a feature map, n x n_image_features x h x w, with "
-                f"`mode='dense'`, found shape {shape} for one image. Use `mode='patch'`, or remove the pooling layer."
-            )
-            raise ValueError(msg)
-        return shape[3]
+        def n_cells_of(size: int, i: int) -> int:
+            return n_cells(size)[i]
+
+        grids = []
+        for i, (few, many) in enumerate(zip(n_cells(_PROBE), n_cells(2 * _PROBE), strict=True)):
+            stride, rest = divmod(_PROBE, many - few) if many > few else (0, 1)
+            if rest:
+                msg = (
+                    f"Expected encoder {self.name!r} to return a feature map with a stride of 1, 2, 4, ... pixels for "
+                    f"`mode='dense'`, found {few} and {many} cells across images of {_PROBE} and {2 * _PROBE} pixels. "
+                    "Remove layers that resize the image or average the map, or use `mode='patch'`."
+                )
+                raise ValueError(msg)
+            smallest = bisect_left(range(_PROBE + 1), few, lo=_PROBE - stride + 1, key=partial(n_cells_of, i=i))
+            grids.append(_Grid(stride, few, smallest))
+        return grids
+
+    def _n_cells(self, size: int) -> list[int]:
+        """Cells across each map of a square image."""
+        maps = _as_list(self.encoder.feature_map(np.zeros((1, size, size, 3), dtype=np.uint8)))
+        for shape in map(np.shape, maps):
+            if len(shape) != 4 or shape[0] != 1:
+                msg = (
+                    f"Expected encoder {self.name!r} to return a feature map, n x n_image_features x h x w, with "
+                    f"`mode='dense'`, found shape {shape} for one image. Use `mode='patch'`, or remove the pooling "
+                    "layer."
+                )
+                raise ValueError(msg)
+        return [np.shape(one)[3] for one in maps]
+
+
+def _as_list(maps: np.ndarray | list[np.ndarray]) -> list[np.ndarray]:
+    return maps if isinstance(maps, list) else [maps]
 
 
 def resized(image: np.ndarray, size: tuple[int, int], interpolation: str = "bilinear") -> np.ndarray:

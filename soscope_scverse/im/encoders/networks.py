@@ -1,4 +1,4 @@
-"""Neural networks as encoders: Inception v3 of torchvision, networks of timm, and modules of the user.
+"""Neural networks as encoders: Inception v3 of torchvision, and modules of the user.
 
 torch is imported when one of them is used, not before.
 """
@@ -6,13 +6,11 @@ torch is imported when one of them is used, not before.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import blake2b
-from os import PathLike
+from os import PathLike, fspath
 from pathlib import Path
-from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +18,7 @@ from dask.base import tokenize
 
 from soscope_scverse.im.encoders.base import PatchEncoder
 from soscope_scverse.im.encoders.dense import DenseEncoder, resized
+from soscope_scverse.im.encoders.weights import fill, hashed, is_packaged, read_weights
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +29,7 @@ _IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True, eq=False)
-class _Network:
+class Network:
     """A network without its head, and the form of its input."""
 
     module: torch.nn.Module
@@ -70,7 +69,7 @@ class NetworkEncoder(PatchEncoder):
         self.weights, self.device = weights, device
 
     @abstractmethod
-    def load(self) -> _Network:
+    def load(self) -> Network:
         """Build the network and load its weights.
 
         Returns
@@ -89,7 +88,7 @@ class NetworkEncoder(PatchEncoder):
         """
 
     @cached_property
-    def network(self) -> _Network:
+    def network(self) -> Network:
         """The network, loaded at its first use."""
         network = self.load()
         network.module.eval()
@@ -102,7 +101,12 @@ class NetworkEncoder(PatchEncoder):
 
     def fingerprint(self) -> str:
         """Return a hash of name and weights; see :meth:`Encoder.fingerprint`."""
-        return tokenize(self.name, _hash(self.network.module))
+        return tokenize(self.name, hashed(self.network.module))
+
+    def record(self) -> dict[str, Any]:
+        """Return weights, mean and standard deviation; see :meth:`Encoder.record`."""
+        given = {} if self.weights is None else {"weights": fspath(self.weights)}
+        return {**given, "mean": np.array(self.network.mean), "std": np.array(self.network.std)}
 
     def prepare(self, patch: np.ndarray) -> np.ndarray:
         """Resize a patch to the input of the network; see :meth:`PatchEncoder.prepare`."""
@@ -114,11 +118,27 @@ class NetworkEncoder(PatchEncoder):
 
     def _run(self, module: torch.nn.Module, images: np.ndarray) -> np.ndarray:
         """Normalise the images and run the network, or a part of it, on them."""
+        pixels = self.normalised(images)
+        return run(module.to(pixels.device), pixels)
+
+    def normalised(self, images: np.ndarray) -> torch.Tensor:
+        """Return images as the network was trained on, on the device.
+
+        Parameters
+        ----------
+        images
+            n x height x width x 3, uint8.
+
+        Returns
+        -------
+        torch.Tensor
+            n x 3 x height x width, of the mean and standard deviation of the training.
+        """
         import torch
 
-        pixels = _on_device(images, self.device)
+        pixels = on_device(images, self.device)
         mean, std = (torch.tensor(v, device=pixels.device).view(3, 1, 1) for v in (self.network.mean, self.network.std))
-        return _run(module, (pixels / 255 - mean) / std)
+        return (pixels / 255 - mean) / std
 
 
 class InceptionV3(NetworkEncoder):
@@ -161,58 +181,23 @@ class InceptionV3(NetworkEncoder):
 
         return create_feature_extractor(self.network.module, ["Mixed_7c"]).eval()
 
-    def load(self) -> _Network:
+    def load(self) -> Network:
         """Make the network and load its weights; see :meth:`NetworkEncoder.load`."""
         import torch
         from torchvision.models import inception_v3
 
+        if is_packaged(self.weights):
+            msg = (
+                f"Expected a file as `weights` of encoder {self.name!r}, found {self.weights!r}, those of a network of "
+                "timm. Omit them for the weights of torchvision, or pass a file."
+            )
+            raise ValueError(msg)
         # `transform_input` converts the normalisation of ImageNet to the one that these weights were trained with.
         module = inception_v3(weights=None, init_weights=False, transform_input=True)
         module.fc, module.AuxLogits, module.aux_logits = torch.nn.Identity(), None, False
         state = _pretrained_inception() if self.weights is None else read_weights(self.weights)
-        _fill(module, state, ("fc.", "AuxLogits."), self.weights)
-        return _Network(module, (_INCEPTION_PIXELS, _INCEPTION_PIXELS), _IMAGENET_MEAN, _IMAGENET_STD)
-
-
-class TimmEncoder(NetworkEncoder):
-    """A network of timm without its head, by ``encoder="timm:NAME"``; needs the extra ``timm``.
-
-    Parameters
-    ----------
-    model
-        Name in timm; "hf-hub:OWNER/NAME" for a repository of the Hugging Face hub, "local-dir:FOLDER" for a local copy
-        of one.
-    weights, device, batch_size
-        See :class:`NetworkEncoder`.
-    """
-
-    def __init__(
-        self,
-        model: str,
-        *,
-        weights: str | PathLike | None = None,
-        device: str | torch.device | None = None,
-        batch_size: int = 64,
-    ) -> None:
-        super().__init__(weights=weights, device=device, batch_size=batch_size)
-        self.model, self.name = model, f"timm:{model}"
-
-    def load(self) -> _Network:
-        """Make the network and load its weights; see :meth:`NetworkEncoder.load`."""
-        timm = _import_timm()
-        try:
-            module = timm.create_model(self.model, pretrained=self.weights is None, num_classes=0)
-        except OSError as error:  # the base class of all download errors, including those of the hub
-            raise FileNotFoundError(_missing_timm(self.model)) from error
-        except RuntimeError as error:
-            msg = f"Expected a network of timm, found {self.model!r}: {error}. `timm.list_models()` lists them."
-            raise ValueError(msg) from error
-        if self.weights is not None:
-            heads = module.pretrained_cfg.get("classifier") or ()
-            heads = (heads,) if isinstance(heads, str) else heads
-            _fill(module, read_weights(self.weights), tuple(f"{head}." for head in heads), self.weights)
-        config = timm.data.resolve_model_data_config(module)
-        return _Network(module, config["input_size"][1:], config["mean"], config["std"], config["interpolation"])
+        fill(module, state, ("fc.", "AuxLogits."), self.weights)
+        return Network(module, (_INCEPTION_PIXELS, _INCEPTION_PIXELS), _IMAGENET_MEAN, _IMAGENET_STD)
 
 
 class ModuleEncoder(PatchEncoder):
@@ -237,7 +222,7 @@ class ModuleEncoder(PatchEncoder):
 
     def fingerprint(self) -> str:
         """Return a hash of layers and weights; see :meth:`Encoder.fingerprint`."""
-        return tokenize(type(self.module).__module__, repr(self.module), _hash(self.module))
+        return tokenize(type(self.module).__module__, repr(self.module), hashed(self.module))
 
     def describe(self, patches: np.ndarray) -> np.ndarray:
         """Run the module on the patches; see :meth:`PatchEncoder.describe`."""
@@ -261,131 +246,34 @@ class ModuleEncoder(PatchEncoder):
         numpy.ndarray
             The output of the module: n x n_image_features, or a feature map n x n_image_features x h x w.
         """
-        return _run(self.module.eval(), _on_device(images, self.device))
+        pixels = on_device(images, self.device)
+        return run(self.module.eval().to(pixels.device), pixels)
 
 
-def read_weights(path: str | PathLike) -> Mapping[str, torch.Tensor]:
-    """Read a state dict from a file of ``torch.save`` (without running code in it) or a ``.safetensors`` file.
-
-    Parameters
-    ----------
-    path
-        The file. Of a dict with an entry "state_dict", as Lightning saves it, that entry is read.
-
-    Returns
-    -------
-    Mapping
-        Tensors by name, on the CPU.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the file does not exist.
-    ValueError
-        If the file is in another format.
-    """
+def cached_weights() -> Path:
+    """File in which torch keeps the ImageNet weights of Inception v3, whether it is there or not."""
     import torch
+    from torchvision.models import Inception_V3_Weights
 
-    path = Path(path)
-    if not path.is_file():
-        msg = f"Expected a file with the weights of the encoder, found none at {path}. Correct `weights`."
-        raise FileNotFoundError(msg)
-    state: Any
-    try:
-        if path.suffix == ".safetensors":
-            state = _safetensors().load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        return state.get("state_dict", state)
-    except ImportError:
-        raise
-    except Exception as error:  # the type depends on how the file is damaged
-        msg = (
-            f"Expected a state dict in {path}, as `torch.save(network.state_dict(), path)` writes it, or a "
-            f".safetensors file, found neither: {shorten(str(error), 200)}. Save the weights in one of these formats."
-        )
-        raise ValueError(msg) from error
-
-
-def _safetensors() -> Any:
-    try:
-        import safetensors.torch
-    except ImportError as error:
-        msg = "Reading .safetensors files needs safetensors. Install it with `pip install 'soscope-scverse[timm]'`."
-        raise ImportError(msg) from error
-    return safetensors.torch
-
-
-def _fill(
-    module: torch.nn.Module, state: Mapping[str, torch.Tensor], heads: tuple[str, ...], path: str | PathLike | None
-) -> None:
-    """Load weights into a network whose head was removed."""
-    try:
-        module.load_state_dict({name: value for name, value in state.items() if not name.startswith(heads)})
-    except RuntimeError as error:
-        msg = (
-            f"Expected the weights of this network in {path}, found those of another network: "
-            f"{shorten(str(error), 300)}. Pass the file that belongs to the encoder as `weights`."
-        )
-        raise ValueError(msg) from error
-
-
-def _hash(module: torch.nn.Module) -> str:
-    """Hash of the weights."""
-    import torch
-
-    hashed = blake2b(digest_size=16)
-    for name, value in sorted(module.state_dict().items()):
-        hashed.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
-        hashed.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return hashed.hexdigest()
+    return Path(torch.hub.get_dir()) / "checkpoints" / Path(Inception_V3_Weights.IMAGENET1K_V1.url).name
 
 
 def _pretrained_inception() -> Mapping[str, torch.Tensor]:
-    import torch
     from torchvision.models import Inception_V3_Weights
 
     weights = Inception_V3_Weights.IMAGENET1K_V1
     try:
         return weights.get_state_dict(progress=False, check_hash=True)
     except OSError as error:  # the base class of all download errors
-        cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
         msg = (
-            f"Expected the ImageNet weights of encoder 'inception_v3' at {cached}, found no such file and could not "
-            f"download it ({error}). Download {weights.url} and move it there or pass its path as `weights=`, or use "
-            '`encoder="texture"`, which needs no weights.'
+            f"Expected the ImageNet weights of encoder 'inception_v3' at {cached_weights()}, found no such file and "
+            f"could not download it ({error}). Download {weights.url} and move it there or pass its path as "
+            '`weights=`, or use `encoder="texture"`, which needs no weights.'
         )
         raise FileNotFoundError(msg) from error
 
 
-def _import_timm() -> Any:
-    try:
-        import timm
-        import timm.data
-    except ImportError as error:
-        msg = "Encoders 'timm:NAME' need timm. Install it with `pip install 'soscope-scverse[timm]'`."
-        raise ImportError(msg) from error
-    return timm
-
-
-def _missing_timm(model: str) -> str:
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    kind, _, name = model.rpartition(":")
-    repository = name if kind else _import_timm().get_pretrained_cfg(model).hf_hub_id
-    file = f"`model.safetensors` of https://huggingface.co/{repository}"
-    advice = (
-        'Download that repository and pass `encoder="timm:local-dir:FOLDER"`, since its `config.json` is needed as well'
-        if kind
-        else "Download it and pass its path as `weights=`"
-    )
-    return (
-        f"Expected the weights of encoder 'timm:{model}', {file}, in the cache {HF_HUB_CACHE}, found none and could "
-        f'not download them. {advice}, or use `encoder="texture"`, which needs no weights.'
-    )
-
-
-def _on_device(images: np.ndarray, device: str | torch.device | None) -> torch.Tensor:
+def on_device(images: np.ndarray, device: str | torch.device | None) -> torch.Tensor:
     """Images (n x height x width x 3, uint8) as a tensor on the device, n x 3 x height x width."""
     import torch
 
@@ -393,12 +281,21 @@ def _on_device(images: np.ndarray, device: str | torch.device | None) -> torch.T
     return torch.from_numpy(images).to(device).permute(0, 3, 1, 2)
 
 
-def _run(module: torch.nn.Module, pixels: torch.Tensor) -> np.ndarray:
+def run(module: Callable[[torch.Tensor], Any], pixels: torch.Tensor) -> Any:
+    """Run a network, or a method of one, in mixed precision on a GPU.
+
+    Returns
+    -------
+    numpy.ndarray or list of numpy.ndarray
+        Its output, or outputs, in single precision.
+    """
     import torch
 
     kind = pixels.device.type
     with torch.inference_mode(), torch.autocast(kind, enabled=kind == "cuda"):
-        features = module.to(pixels.device)(pixels)
+        features = module(pixels)
     if isinstance(features, Mapping):  # of a feature extractor of torchvision
         (features,) = features.values()
+    if isinstance(features, list):
+        return [one.float().cpu().numpy() for one in features]
     return features.float().cpu().numpy()

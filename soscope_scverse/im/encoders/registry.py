@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
+
+import numpy as np
 
 from soscope_scverse._validators import check_text
 from soscope_scverse.im.encoders.base import Encoder, FunctionEncoder
-from soscope_scverse.im.encoders.networks import InceptionV3, ModuleEncoder, TimmEncoder
+from soscope_scverse.im.encoders.networks import InceptionV3, ModuleEncoder
 from soscope_scverse.im.encoders.texture import Texture
+from soscope_scverse.im.encoders.timm_networks import TimmEncoder
 
 _AnyEncoder = TypeVar("_AnyEncoder", bound=Encoder)
 _ENCODERS: dict[str, Callable[..., Encoder]] = {"inception_v3": InceptionV3, "texture": Texture}
@@ -72,6 +76,11 @@ def encoder_names() -> list[str]:
     return sorted(_ENCODERS)
 
 
+def named(encoder: Any) -> list[Any]:
+    """What :func:`features` is given as `encoder`, as a list: of one, or of several whose features are concatenated."""
+    return list(encoder) if isinstance(encoder, list | tuple | np.ndarray) else [encoder]
+
+
 def get_encoder(encoder: Any, **options: Any) -> Encoder:
     """Return the encoder of a name, a function of patches, or a ``torch.nn.Module``.
 
@@ -80,7 +89,7 @@ def get_encoder(encoder: Any, **options: Any) -> Encoder:
     encoder
         See :func:`features`; not "noise" or "precomputed".
     **options
-        "weights", "device" and "batch_size" of encoders that have them; None selects the encoder's default.
+        Those of the encoder, such as "weights", "device" and "batch_size"; None selects the encoder's default.
 
     Returns
     -------
@@ -94,16 +103,76 @@ def get_encoder(encoder: Any, **options: Any) -> Encoder:
     TypeError
         If ``encoder`` is neither a name nor callable.
     """
+    return choose_encoders([encoder], options)[0].encoder
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """An encoder and the options that it was made with."""
+
+    encoder: Encoder
+    options: Mapping[str, Any]
+
+
+def choose_encoders(encoders: Sequence[Any], options: Mapping[str, Any]) -> list[Chosen]:
+    """Return encoders of different names, each made with those of the options that it takes.
+
+    Parameters
+    ----------
+    encoders
+        What :func:`get_encoder` takes.
+    options
+        As for :func:`get_encoder`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for :func:`get_encoder`; if there is no encoder, one occurs twice, none of them has one of the options, or
+        several take the weights.
+    """
     given = {name: value for name, value in options.items() if value is not None}
-    make, arguments = _maker(encoder)
-    known = inspect.signature(make).parameters
-    if unknown := sorted(name for name in given if name not in known):
+    makers = [_maker(encoder) for encoder in encoders]
+    taken = [given.keys() & _options(make) for make, _ in makers]
+    names = ", ".join(repr(encoder) for encoder in encoders)
+    if unknown := sorted(given.keys() - set().union(*taken)):
         msg = (
-            f"Expected none of the options {unknown} with encoder {encoder!r}, which does not take them. Omit them, "
+            f"Expected none of the options {unknown} with encoder {names}, which does not take them. Omit them, "
             "or choose another encoder."
         )
         raise ValueError(msg)
-    return make(*arguments, **given)
+    if sum("weights" in of_one for of_one in taken) > 1:
+        msg = (
+            f"Expected one encoder that takes `weights`, found several in {names}. Pass encoders that have theirs, "
+            "such as `im.TimmEncoder(NAME, weights=...)`."
+        )
+        raise ValueError(msg)
+    chosen = []
+    for (make, arguments), of_one in zip(makers, taken, strict=True):
+        its_own = {name: given[name] for name in of_one}
+        chosen.append(Chosen(make(*arguments, **its_own), its_own))
+    _check_distinct([one.encoder for one in chosen])
+    return chosen
+
+
+def options_of(encoder: Any) -> set[str]:
+    """Names of the options that an encoder, see :func:`get_encoder`, takes."""
+    return _options(_maker(encoder)[0])
+
+
+def _options(make: Callable[..., Encoder]) -> set[str]:
+    return set(inspect.signature(make).parameters)
+
+
+def _check_distinct(encoders: list[Encoder]) -> None:
+    names = [encoder.name for encoder in encoders] if len(encoders) > 1 else []
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice or not encoders:
+        found = f"{twice} more than once" if twice else "none"
+        msg = (
+            f"Expected encoders of different names, found {found}. Pass each encoder once; several layers of a network "
+            "are one encoder with `layers`, and functions have the name of their definition."
+        )
+        raise ValueError(msg)
 
 
 def _maker(encoder: Any) -> tuple[Callable[..., Encoder], tuple[Any, ...]]:
@@ -111,6 +180,9 @@ def _maker(encoder: Any) -> tuple[Callable[..., Encoder], tuple[Any, ...]]:
     if isinstance(encoder, Encoder):
         return lambda: encoder, ()
     if isinstance(encoder, str):
+        if encoder in _RESERVED:
+            msg = f"Expected an encoder of images, found {encoder!r}. It cannot be combined: pass it alone."
+            raise ValueError(msg)
         if encoder.startswith(_TIMM):
             return TimmEncoder, (encoder.removeprefix(_TIMM),)
         if encoder not in _ENCODERS:

@@ -15,6 +15,7 @@ from PIL.Image import Image as PillowImage
 from soscope_scverse._containers.dispatch import check_no_element_options
 from soscope_scverse._containers.spatialdata import PlacedImage, SpatialSpots, is_spatialdata
 from soscope_scverse._validators import POSITIVE, Rules, check_arguments
+from soscope_scverse.im.reading.containers import ContainerImage, container_images, is_container, only_image
 from soscope_scverse.im.reading.content import Declared
 from soscope_scverse.im.reading.decoded import pillow_pixels
 from soscope_scverse.im.reading.files import read_file
@@ -44,6 +45,7 @@ def open_image(  # numpydoc ignore=GL08
     *,
     scale: float | None = None,
     channels: Sequence[int] | None = None,
+    layer: str | None = None,
     table_key: str = "table",
     image_key: Any = None,
     shapes_key: str | None = None,
@@ -54,6 +56,7 @@ def open_image(
     *,
     scale: float | None = None,
     channels: Sequence[int] | None = None,
+    layer: str | None = None,
     table_key: str = "table",
     image_key: Any = None,
     shapes_key: str | None = None,
@@ -72,7 +75,7 @@ def open_image(
         - path of a JPEG, PNG or TIFF file (including BigTIFF, OME-TIFF and SVS), or of a slide of MIRAX, Hamamatsu or
           DICOM (extra ``openslide``). TIFF files and slides are read in part, of a pyramid the coarsest sufficient
           level;
-        - squidpy ``ImageContainer``: its first layer, with its scale and, of a crop, its position;
+        - squidpy ``ImageContainer``: a layer, with its scale and, of a crop, its position;
         - SpatialData image element, with its levels and its transformation to "global", if any;
         - SpatialData: the image of the spots of a table, in the coordinates of these spots;
         - :class:`ImageSource`.
@@ -83,18 +86,21 @@ def open_image(
         For a fluorescence image, the indices of the one to three channels to show, in greyscale or as red, green and
         blue. The 0.1 % and 99.9 % quantiles of each channel are mapped to black and white, estimated from regions of
         the coarsest level.
+    layer
+        Layer of an ``ImageContainer``, as in squidpy; default: the first one, which is the original image.
     table_key, image_key, shapes_key, coordinate_system
         For SpatialData only, see :func:`~soscope_scverse.tl.enhance`.
 
     Returns
     -------
     ImageSource or dict
-        The opened image. Where a table of a SpatialData annotates several elements: the image of each, by name.
+        The opened image. Where a table of a SpatialData annotates several elements, or an ``ImageContainer`` holds
+        several sections along z: the image of each, by name.
 
     Raises
     ------
     TypeError
-        If ``image`` is none of the above.
+        If ``image`` is none of the above, or ``layer`` is given without an ``ImageContainer``.
     ValueError
         If the file format is not supported, files that belong to it are missing, the image is not greyscale, RGB or
         RGBA of a supported data type, or it has no such channels.
@@ -111,11 +117,25 @@ def open_image(
     meaning the last one is read as opacity if at least as many pixels are opaque as are partly transparent.
     """
     check_arguments(locals(), _RULES)
+    images = _container_images(image, layer)
+    if len(images) > 1:
+        return {name: open_source(one, scale=scale, channels=channels) for name, one in images.items()}
+    image = next(iter(images.values()), image)
     elements = {"table_key": table_key, "shapes_key": shapes_key, "coordinate_system": coordinate_system}
     if is_spatialdata(image):
         return _open_over_spots(image, image_key, scale, channels, elements)
     check_no_element_options(image, elements | {"image_key": image_key})
     return open_source(image, scale=scale, channels=channels)
+
+
+def _container_images(image: Any, layer: str | None) -> dict[str, ContainerImage]:
+    """Images of an ImageContainer by section; none of anything else, which has no layers."""
+    if is_container(image):
+        return container_images(image, layer)
+    if layer is not None:
+        msg = f"Expected `layer` with an ImageContainer of squidpy only, found {type(image).__name__}. Omit it."
+        raise TypeError(msg)
+    return {}
 
 
 def open_source(image: Any, *, scale: float | None, channels: Sequence[int] | None = None) -> ImageSource:
@@ -158,8 +178,10 @@ def _open(image: Any, *, placed: bool) -> tuple[ImageSource, Declared | None]:
     if isinstance(image, str | os.PathLike):
         return _open_path(image)
     # types of other libraries are identified by their attributes, so that these libraries need not be imported
-    if type(image).__name__ == "ImageContainer":
+    if isinstance(image, ContainerImage):
         return _open_container(image)
+    if is_container(image):
+        return _open_container(only_image(image))
     if isinstance(image, PillowImage):
         pixels, declared = pillow_pixels(image)
         return ImageSource(pixels, _guess_axes(pixels.shape)), declared
@@ -285,18 +307,6 @@ def _plane(image: Any) -> Any:
     return image
 
 
-def _open_container(container: Any) -> tuple[ImageSource, Declared]:
-    layer = container[next(iter(container))]
-    attributes = container.data.attrs
-    if layer.sizes.get("z", 1) != 1:
-        msg = f"Expected an ImageContainer with one section, found {layer.sizes['z']}. Pass a dict of one per section."
-        raise ValueError(msg)
-    crop, padding = attributes.get("coords"), attributes.get("padding")
-    if padding:  # not tissue; the reader mirrors at the border instead
-        layer = layer.isel(
-            y=slice(round(padding.y_pre), layer.sizes["y"] - round(padding.y_post)),
-            x=slice(round(padding.x_pre), layer.sizes["x"] - round(padding.x_post)),
-        )
-    offset = (-float(crop.x0), -float(crop.y0)) if crop else (0.0, 0.0)
-    source, declared = _open_xarray(layer, placed=False)
-    return replace(source, scale=float(attributes.get("scale", 1.0)), offset=offset), declared
+def _open_container(image: ContainerImage) -> tuple[ImageSource, Declared]:
+    source, declared = _open_xarray(image.pixels(), placed=False)
+    return replace(source, scale=image.scale, offset=image.offset), declared

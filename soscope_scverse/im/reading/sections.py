@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from soscope_scverse import _read as read
 from soscope_scverse._read import Spots
+from soscope_scverse.im.reading.containers import container_images, is_container
 from soscope_scverse.im.reading.embedded import embedded_image
 from soscope_scverse.im.reading.opening import open_source
 from soscope_scverse.im.reading.source import ImageSource
@@ -40,6 +41,26 @@ class SectionImage:
     def pitch(self) -> float:
         """Centre-to-centre distance of the spots, NaN for fewer than two."""
         return nearest_distance(self.positions, single=float("nan"))
+
+    @property
+    def microns(self) -> float | None:
+        """Width of a full-resolution pixel in micrometres, None if it is not known.
+
+        ``microns_per_pixel`` among the scale factors or, without it, as recorded in the image.
+        """
+        if "microns_per_pixel" not in self.scale_factors:
+            return None if self.source.microns is None else self.source.microns * self.source.scale
+        try:
+            microns = float(self.scale_factors["microns_per_pixel"])
+        except (TypeError, ValueError):
+            return None
+        return microns if 0 < microns < np.inf else None
+
+    @property
+    def sized_source(self) -> ImageSource:
+        """The image with its pixel size, if it is known."""
+        microns = self.microns
+        return replace(self.source, microns=None if microns is None else microns / self.source.scale)
 
     @cached_property
     def radius(self) -> float:
@@ -79,6 +100,8 @@ def open_sections(
 
 def section_image(adata: Any, image: Any, image_scale: float | None, library_id: str | None) -> ImageSource:
     """Open the image of one section; arguments as in :func:`~soscope_scverse.im.features`."""
+    if is_container(image) and len(images := container_images(image)) > 1:
+        image = images
     if isinstance(image, Mapping) and not _is_element(image):
         if library_id is None:
             msg = f"Expected `library_key`, the column of `obs`, with a dict of images ({sorted(image)}), found None."

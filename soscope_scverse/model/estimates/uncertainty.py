@@ -114,6 +114,7 @@ def feature_variation(
     *,
     is_counts: bool = True,
     library_size_noise: float | None = 0.0,
+    length: float | None = None,
 ) -> Variation:
     """Variances of every feature: smooth in space, and noise of the single spot beyond that of counting.
 
@@ -136,6 +137,8 @@ def feature_variation(
     library_size_noise
         Variance of the log library size of the single spot, which is not dispersion; None counts this and the
         uncertainty of the smooth part as dispersion.
+    length
+        Of the processes, in centre-to-centre distances of the spots; None estimates it.
 
     Returns
     -------
@@ -149,7 +152,7 @@ def feature_variation(
     if len(x) < MIN_SPOTS:
         dispersion = np.ones(x.shape[1]) if is_counts else np.maximum(0.5 * deviation.var(axis=0), TINY)
         return Variation(dispersion, np.zeros((N_RESIDUALS, x.shape[1])), 1.0)
-    fit = _fit(groups_of(spatial[sampled], number), deviation)
+    fit = _fit(groups_of(spatial[sampled], number), deviation, _LENGTHS if length is None else np.array([length]))
     others, variance = fit.process.left_out(fit.smooth, fit.noise)
     dispersion = np.maximum(fit.noise, TINY)
     if is_counts:
@@ -161,19 +164,19 @@ def feature_variation(
     return Variation(dispersion, _loadings(fitted) * fit.smooth**0.5, fit.length)
 
 
-def _fit(groups: list[Group], y: np.ndarray) -> _Smooth:
-    """The most likely length for all features together, and the expected variances of each at this length."""
+def _fit(groups: list[Group], y: np.ndarray, lengths: np.ndarray) -> _Smooth:
+    """The most likely of the lengths for all features together, and the expected variances of each at this length."""
 
     def process_of(length: float) -> SpectralProcess:
         correlations = [correlation(group.distance, length) for group in groups]
         return SpectralProcess(correlations, [group.rows for group in groups], y)
 
-    grid = [process_of(length).log_likelihood(_SHARES) for length in _LENGTHS]
+    grid = [process_of(length).log_likelihood(_SHARES) for length in lengths]
     log_likelihood, total = (np.stack(values) for values in zip(*grid, strict=True))
     best = int(logsumexp(log_likelihood, axis=1).sum(axis=1).argmax())
     weight = np.exp(log_likelihood[best] - logsumexp(log_likelihood[best], axis=0))
     smooth, noise = ((weight * total[best] * share[:, None]).sum(axis=0) for share in (_SHARES, 1 - _SHARES))
-    length = float(_LENGTHS[best])
+    length = float(lengths[best])
     return _Smooth(process_of(length), length, smooth, noise)
 
 
@@ -199,11 +202,12 @@ def _score(x: np.ndarray, typical: np.ndarray, log_variance: np.ndarray, log_phi
     phi, prior = np.exp(log_phi), np.log(typical)
     variance = 1 / (1 / log_variance + (x + 1) / (1 + phi))
     centre = prior + variance * (np.log(x + 0.5) - prior) * (x + 1) / (1 + phi)
-    at_nodes = []
+    at_nodes, counted = [], x > 0
     for node in _NODES:
         log_mean = centre + np.sqrt(variance) * node
         shape = np.maximum(np.exp(log_mean) / phi, TINY)
-        counts = gammaln(x + shape) - gammaln(shape) - shape * np.log1p(phi)
+        counts = -shape * np.log1p(phi)
+        counts[counted] += gammaln(x[counted] + shape[counted]) - gammaln(shape[counted])  # 0 elsewhere
         at_nodes.append(counts - 0.5 * (log_mean - prior) ** 2 / log_variance + 0.5 * node**2)
     weight = (_WEIGHTS / _WEIGHTS.sum())[:, None, None]
     integral = logsumexp(at_nodes, axis=0, b=weight) + 0.5 * np.log(variance / log_variance)

@@ -19,11 +19,14 @@ from soscope_scverse import _keys as keys
 from soscope_scverse import _read as read
 from soscope_scverse._validators import POSITIVE_INTEGER, Rules
 from soscope_scverse.model._interpolation import weights_at
+from soscope_scverse.model._kriging import Krige, section_krige
 from soscope_scverse.model._section import Section
+from soscope_scverse.model._threads import torch_threads
 from soscope_scverse.model._tiles import Tiles
 from soscope_scverse.model.estimates.image_projection import Projection, projection_of
 from soscope_scverse.model.inference.posterior import Posterior
-from soscope_scverse.model.inference.result import profile_slots, spatial_uns, with_profiles
+from soscope_scverse.model.inference.result import spatial_uns, with_profiles
+from soscope_scverse.model.inference.sampler import LatentStates
 from soscope_scverse.model.inference.store import Arrays
 from soscope_scverse.pp._graphs import nearest_distance
 
@@ -52,6 +55,7 @@ class Positions(NamedTuple):
         return Positions(self.xy[which], self.exposure[which], features, self.rows)
 
 
+@torch_threads()
 def predicted_profiles(
     posterior: Posterior,
     positions: np.ndarray | pd.DataFrame | AnnData,
@@ -85,10 +89,11 @@ def predicted_profiles(
         obs[inputs.library_key] = pd.Categorical(tiles.section.sections[rows[:1]].repeat(len(xy)))
     frame = positions_frame(xy, obs, spots, inputs.library_key)
     size = batch_size or max(1, _CHUNK_VALUES // module.n_features)
-    fill = partial(
-        fill_positions, posterior=posterior, positions=Positions(xy, exposure, features, rows), batch_size=size
-    )
-    return posterior.like_inputs(with_profiles(frame, out, profile_slots(0), size, fill, posterior.processes))
+    states, places = posterior.latent_states(), Positions(xy, exposure, features, rows)
+    if module.uses_latent:
+        frame.obsm[keys.LATENT] = states_at(posterior, states, places, batch_size=size)
+    fill = partial(fill_positions, posterior=posterior, states=states, positions=places, batch_size=size)
+    return posterior.like_inputs(with_profiles(frame, out, ["X"], (size, frame.n_vars), fill, posterior.processes))
 
 
 def positions_table(positions: np.ndarray | pd.DataFrame | AnnData, n_positions: int) -> pd.DataFrame:
@@ -155,7 +160,27 @@ def warn_far(spots: np.ndarray, xy: np.ndarray) -> None:
 
 
 @torch.inference_mode()
-def fill_positions(arrays: Arrays, posterior: Posterior, positions: Positions, *, batch_size: int) -> None:
+def states_at(posterior: Posterior, states: LatentStates, positions: Positions, *, batch_size: int) -> np.ndarray:
+    """Latent states at positions as the decoder reads them, n_positions x n_latent float32.
+
+    Parameters
+    ----------
+    posterior, states, positions, batch_size
+        See :func:`fill_positions`.
+    """
+    projection = projection_of(posterior.module)
+    found = np.empty((len(positions.xy), states.mean.shape[1]), np.float32)
+    for start in range(0, len(found), batch_size):
+        rows = slice(start, start + batch_size)
+        batch = _batch(positions.part(rows), posterior.tiles, projection, None, states.mean.device)
+        found[rows] = posterior.module.subspot_states(batch, states.mean).cpu().numpy()
+    return found
+
+
+@torch.inference_mode()
+def fill_positions(
+    arrays: Arrays, posterior: Posterior, states: LatentStates, positions: Positions, *, batch_size: int
+) -> None:
     """Write the expected profiles at positions, block by block, to ``arrays["X"]`` of the first process.
 
     Parameters
@@ -163,28 +188,32 @@ def fill_positions(arrays: Arrays, posterior: Posterior, positions: Positions, *
     arrays
         n_positions x n_features; empty on all processes but the first.
     posterior
-        Spots whose latent states are interpolated.
+        The spots.
+    states
+        Their latent states, which are interpolated.
     positions
         Positions to predict at.
     batch_size
         Positions decoded at once.
     """
     module, processes = posterior.module, posterior.processes
-    states, projection = posterior.latent_states(), projection_of(module)
+    projection = projection_of(module)
+    krige = section_krige(module, posterior.tiles.section, positions.rows) if module.kriged.is_set else None
     for turn, start in enumerate(range(0, len(positions.xy), batch_size)):
         rows = slice(start, start + batch_size)
         block = positions.part(rows)
         values = None
         if processes.takes(turn):
-            batch = _batch(block, posterior.tiles, projection)
-            batch = {name: value.to(states.mean.device) for name, value in batch.items()}
+            batch = _batch(block, posterior.tiles, projection, krige, states.mean.device)
             values = module.generative(batch, states.mean)["subspots"].mean.squeeze(1)
         values = processes.to_first(values, turn, (len(block.xy), module.n_features))
         if values is not None:
             arrays["X"][rows] = values.cpu().numpy()
 
 
-def _batch(positions: Positions, tiles: Tiles, projection: Projection) -> dict[str, torch.Tensor]:
+def _batch(
+    positions: Positions, tiles: Tiles, projection: Projection, krige: Krige | None, device: torch.device
+) -> dict[str, torch.Tensor]:
     """Inputs of the decoder: every position is the only subspot of a spot of its own."""
     section: Section = tiles.section
     near, weights = weights_at(
@@ -194,7 +223,11 @@ def _batch(positions: Positions, tiles: Tiles, projection: Projection) -> dict[s
     parts = {"exposure": positions.exposure[:, None], "neighbor_weights": weights[:, None]}
     if positions.features is not None:
         parts["features"] = projection(positions.features[:, None], np.arange(len(positions.xy)))
+    if krige is not None:
+        pitch = nearest_distance(section.spatial[positions.rows])
+        features = parts["features"][:, 0] if "features" in parts else np.zeros((len(near), 0))
+        parts["kriged"] = krige.everywhere(positions.xy / pitch, features, near[:, 0])[:, None]
     if section.batches is not None:
         parts["batch"] = section.batches[neighbors[:, 0]]  # that of the nearest spot
-    batch = {name: torch.as_tensor(part, dtype=torch.float32) for name, part in parts.items()}
-    return batch | {"neighbors": torch.as_tensor(neighbors[:, None])}
+    batch = {name: torch.as_tensor(part, dtype=torch.float32, device=device) for name, part in parts.items()}
+    return batch | {"neighbors": torch.as_tensor(neighbors[:, None], device=device)}

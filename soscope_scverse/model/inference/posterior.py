@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ from mudata import MuData
 
 from soscope_scverse._containers.mudata import split
 from soscope_scverse.model._inputs import Inputs
+from soscope_scverse.model._threads import torch_threads
 from soscope_scverse.model._tiles import Tiles, contiguous_groups
 from soscope_scverse.model.inference.processes import Processes
 from soscope_scverse.model.inference.sampler import Expectation, LatentStates, Sampler
@@ -31,6 +33,7 @@ class Posterior(NamedTuple):
     processes: Processes
     """Processes that share the work."""
 
+    @torch_threads()
     @torch.inference_mode()
     def latent_states(self) -> LatentStates:
         """Latent states of all spots, tile by tile, on the device of the module."""
@@ -46,13 +49,13 @@ class Posterior(NamedTuple):
                 states[0, own], states[1, own] = (part[tile["own"]].cpu().numpy() for part in (qz.loc, qz.scale))
         return LatentStates(*torch.as_tensor(self.processes.add_up(states), device=device))
 
-    def sampler(self, expectation: Expectation, n_samples: int) -> Sampler:
+    def sampler(self, expectation: Expectation | Sequence[Expectation], n_samples: int) -> Sampler:
         """Sampler of the subspots, seeded by torch's global generator of the first process.
 
         Parameters
         ----------
         expectation
-            See :meth:`SoScope.get_enhanced`.
+            One or several, see :meth:`SoScope.get_enhanced`.
         n_samples
             Posterior samples; 0 draws nothing from the generator.
         """
@@ -66,7 +69,7 @@ class Posterior(NamedTuple):
             self.latent_states(),
             self.inputs.order(),
             n_samples=n_samples,
-            expectation=expectation,
+            expectations=[expectation] if isinstance(expectation, str) else expectation,
             seed=int(seed[0]),
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,8 +19,10 @@ from tqdm.auto import tqdm
 from soscope_scverse import _keys as keys
 from soscope_scverse import _read as read
 from soscope_scverse._storable import check_storable
-from soscope_scverse._validators import POSITIVE_INTEGER, Choice, Number, Rules
+from soscope_scverse._validators import POSITIVE_INTEGER, Choice, Choices, Number, Rules
+from soscope_scverse.model._threads import torch_threads
 from soscope_scverse.model._tiles import Tiles
+from soscope_scverse.model.inference._carried import carried_columns, carried_tables, check_tables
 from soscope_scverse.model.inference.posterior import Posterior
 from soscope_scverse.model.inference.processes import Processes
 from soscope_scverse.model.inference.sampler import Expectation, Sampler
@@ -29,13 +31,17 @@ from soscope_scverse.pp._geometry import fine_array_index
 from soscope_scverse.pp._graphs import nearest_distance
 
 ENHANCED_RULES: Rules = {
-    "expectation": Choice(get_args(Expectation)),
+    "expectation": Choices(get_args(Expectation)),
     "n_samples": Number(0, integer=True),
     "batch_size": POSITIVE_INTEGER.or_(None),
 }
 """Of :meth:`SoScope.get_enhanced`."""
 
-SAMPLE_RULES: Rules = {**ENHANCED_RULES, "n_samples": POSITIVE_INTEGER}
+SAMPLE_RULES: Rules = {
+    **ENHANCED_RULES,
+    "expectation": Choice(get_args(Expectation)),
+    "n_samples": POSITIVE_INTEGER,
+}
 """Of :meth:`SoScope.sample_enhanced`."""
 
 _CHUNK_VALUES = 5_000_000  # subspot values decoded at once: 20 MB a tensor
@@ -43,13 +49,15 @@ _SAMPLED_VALUES = 50_000_000  # the same for all posterior samples together
 _QUANTILES = {keys.Q05: 0.05, keys.Q95: 0.95}
 
 
+@torch_threads()
 def enhanced_profiles(
     posterior: Posterior,
-    expectation: Expectation,
+    expectation: Expectation | Sequence[Expectation],
     n_samples: int,
     batch_size: int | None,
     out: Path | None,
     uns: Mapping[str, Any],
+    obsm_keys: Sequence[str],
 ) -> AnnData | MuData:
     """Enhanced profiles of all subspots, see :meth:`SoScope.get_enhanced`.
 
@@ -63,24 +71,32 @@ def enhanced_profiles(
         Path that can be written to; None is memory.
     uns
         Further entries of ``uns``.
+    obsm_keys
+        Slots of ``obsm`` of the spots, see :meth:`SoScope.get_enhanced`.
     """
     inputs, tiles, processes = posterior.inputs, posterior.tiles, posterior.processes
     spots = inputs.spots()
-    frame = result_frame(spots, features_key=inputs.features_key, library_key=inputs.library_key, uns=uns)
+    frame = result_frame(
+        spots, features_key=inputs.features_key, library_key=inputs.library_key, uns=uns, obsm_keys=obsm_keys
+    )
+    if inputs.features_key and posterior.module.kriged.is_set:
+        frame.var[keys.IMAGE_GAIN] = posterior.module.kriged.image_gain.cpu().numpy()
     if out is not None:
         check_storable("out", frame, out.suffix)
     size = batch_size or block_spots(tiles, posterior.module.n_features, n_samples)
     kept = result_rows(spots)[tiles.section.is_subspot]
     sampler = posterior.sampler(expectation, n_samples)
+    if posterior.module.uses_latent:
+        frame.obsm[keys.LATENT] = sampler.latent_states()[kept]
 
     def fill(arrays: Arrays) -> None:
         fill_profiles({slot: SomeRows(array, kept) for slot, array in arrays.items()}, sampler, size, processes)
 
-    chunk_rows = size * tiles.section.exposure.shape[1]
-    slots = profile_slots(n_samples, counts=sampler.samples_counts)
-    return posterior.like_inputs(with_profiles(frame, out, slots, chunk_rows, fill, processes))
+    chunks = size * tiles.section.exposure.shape[1], frame.n_vars
+    return posterior.like_inputs(with_profiles(frame, out, profile_slots(sampler), chunks, fill, processes))
 
 
+@torch_threads()
 def posterior_samples(
     posterior: Posterior, expectation: Expectation, n_samples: int, batch_size: int | None, out: Path | None
 ) -> np.ndarray | zarr.Array:
@@ -107,10 +123,12 @@ def posterior_samples(
     return with_samples(shape, out, size * tiles.section.exposure.shape[1], fill, processes)
 
 
-def profile_slots(n_samples: int, *, counts: bool = False) -> list[str]:
-    """Slots of the result that hold n_targets x n_features; `counts` adds one sample that sums to observed counts."""
-    sampled = [keys.STD, *_QUANTILES, *([keys.SAMPLED_COUNTS] if counts else [])]
-    return ["X", *(f"layers/{name}" for name in sampled if n_samples)]
+def profile_slots(sampler: Sampler) -> list[str]:
+    """Slots of the result that hold n_targets x n_features."""
+    layers: list[str] = list(sampler.expectations[1:])
+    if sampler.n_samples:
+        layers += [keys.STD, *_QUANTILES, *([keys.SAMPLED_COUNTS] if sampler.samples_counts else [])]
+    return ["X", *(f"layers/{name}" for name in layers)]
 
 
 def block_spots(tiles: Tiles, n_features: int, n_samples: int) -> int:
@@ -133,7 +151,7 @@ def fill_profiles(arrays: Arrays, sampler: Sampler, batch_size: int, processes: 
     processes
         Those that share the work.
     """
-    slots = profile_slots(sampler.n_samples, counts=sampler.samples_counts)
+    slots = profile_slots(sampler)
 
     def write(rows: slice, values: np.ndarray) -> None:
         for slot, value in zip(slots, values, strict=True):
@@ -155,8 +173,8 @@ def fill_samples(array: Any, sampler: Sampler, batch_size: int, processes: Proce
 
 
 def _decoded(sampler: Sampler, spots: np.ndarray) -> Tensor:
-    """Mean and statistics of the samples for the valid subspots of some spots, n_arrays x n_targets x n_features."""
-    values = [sampler.mean(spots)]
+    """Expectations and statistics of the samples for valid subspots, n_arrays x n_targets x n_features."""
+    values = sampler.means(spots)
     if sampler.n_samples:
         samples = sampler.sample(spots)
         values += [samples.std(dim=0, correction=0), *(samples.quantile(q, dim=0) for q in _QUANTILES.values())]
@@ -215,7 +233,12 @@ class SomeRows:
 
 
 def result_frame(
-    adata: AnnData, *, features_key: str | None, library_key: str | None, uns: Mapping[str, Any]
+    adata: AnnData,
+    *,
+    features_key: str | None,
+    library_key: str | None,
+    uns: Mapping[str, Any],
+    obsm_keys: Sequence[str] = (),
 ) -> AnnData:
     """Return an AnnData of the subspots of `adata` without profiles.
 
@@ -229,7 +252,10 @@ def result_frame(
         Column of ``obs`` with the sections.
     uns
         Further entries of ``uns``.
+    obsm_keys
+        Slots of ``obsm`` of the spots that are repeated for their subspots.
     """
+    tables = check_tables(adata, obsm_keys)
     valid = result_rows(adata)
     spot, subspot = np.nonzero(valid)
     if keys.SUBSPOT_NAMES in adata.obsm:
@@ -247,7 +273,9 @@ def result_frame(
     array = read.array_index(adata)
     if array is not None and "array_steps" in info:
         obs[["array_col", "array_row"]] = fine_array_index(array, info)[valid]
-    frame = AnnData(obs=obs, var=adata.var.copy())
+    carried = carried_columns(adata.obs, () if library_key is None else (library_key,))
+    obs = pd.concat([obs, carried.iloc[spot].set_axis(names, axis=0)], axis=1)
+    frame = AnnData(obs=obs, var=adata.var.copy(), obsm=carried_tables(adata, tables, spot, names))
     frame.obsm[keys.SPATIAL] = _targets(adata.obsm[keys.SUBSPOTS], valid)
     if features_key is not None:
         frame.obsm[keys.IMAGE_FEATURES] = _targets(adata.obsm[features_key], valid)
@@ -266,13 +294,14 @@ def with_profiles(
     frame: AnnData,
     out: Path | None,
     slots: list[str],
-    chunk_rows: int,
+    chunks: tuple[int, int],
     fill: Callable[[Arrays], None],
     processes: Processes,
+    dtype: str = "float32",
 ) -> AnnData:
     """Fill the profiles of a result in memory, or on disk if `out` is given; all processes get the result."""
     if out is None:
-        arrays = {slot: np.empty(frame.shape, np.float32) for slot in slots}
+        arrays = {slot: np.empty(frame.shape, dtype) for slot in slots}
         fill(arrays)
         frame = frame.copy()  # its arrays may be those of the spots
         for slot, values in arrays.items():
@@ -283,7 +312,7 @@ def with_profiles(
                 frame.layers[slot.removeprefix("layers/")] = values
         return frame
     if processes.is_first:
-        with new_store(out, frame, slots, chunk_rows) as arrays:
+        with new_store(out, frame, slots, chunks, dtype) as arrays:
             fill(arrays)
     else:
         fill({})

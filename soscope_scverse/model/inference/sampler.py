@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -9,15 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from soscope_scverse._arrays import dense
+from soscope_scverse._arrays import Matrix, dense
 from soscope_scverse.model._section import Section
 from soscope_scverse.model._tiles import Tiles
+from soscope_scverse.module.further_features import FurtherFeatures
 from soscope_scverse.module.likelihoods import Subspots
 from soscope_scverse.module.vae import SoScopeVAE
 from soscope_scverse.pp._graphs import nearest_distance
 
 Expectation: TypeAlias = Literal["conditional", "denoised", "decoded"]
 """What the values of a subspot are, see :meth:`SoScope.get_enhanced`."""
+
+_LATENT_SPOTS = 2048  # interpolated at once
 
 
 class LatentStates(NamedTuple):
@@ -47,30 +52,48 @@ class Sampler:
         Rows of the spots by name.
     n_samples
         Number of posterior samples.
-    expectation
-        See :meth:`SoScope.get_enhanced`.
+    expectations
+        See :meth:`SoScope.get_enhanced`; samples are of the first.
     seed
         Of all random numbers.
     """
 
     def __init__(
         self,
-        module: SoScopeVAE,
+        module: SoScopeVAE | FurtherFeatures,
         tiles: Tiles,
         states: LatentStates,
         order: np.ndarray,
         *,
         n_samples: int,
-        expectation: Expectation,
+        expectations: Sequence[Expectation],
         seed: int,
     ) -> None:
         self.module = module
         self.tiles = tiles
         self.states = states
         self.n_samples = n_samples
-        self.expectation = expectation
+        self.expectations = list(expectations)
         self.seeds = np.empty((tiles.n_spots, 2), dtype=np.int64)
         self.seeds[order] = np.random.default_rng(seed).integers(2**63 - 1, size=(tiles.n_spots, 2))
+
+    def of_features(self, module: FurtherFeatures, x: Matrix, number: int) -> Sampler:
+        """Sampler of other features of the same spots, with the same latent states.
+
+        Parameters
+        ----------
+        module
+            Of these features.
+        x
+            n_spots x n_features.
+        number
+            Of the group of features: each has random numbers of its own.
+        """
+        other = copy.copy(self)
+        other.module, other.tiles, other.seeds = module, copy.copy(self.tiles), self.seeds.copy()
+        other.tiles.section = self.tiles.section._replace(x=x)
+        other.seeds[:, 1] ^= number
+        return other
 
     @cached_property
     def pitch(self) -> np.ndarray:
@@ -80,23 +103,37 @@ class Sampler:
     @property
     def samples_counts(self) -> bool:
         """Whether a sample consists of integers that add up to the observed spots."""
-        return self.expectation == "conditional" and self.module.likelihood.is_counts
+        return self.expectations[0] == "conditional" and self.module.likelihood.is_counts
 
     @property
     def given(self) -> bool:
-        """Whether the observed spots are given."""
-        return self.expectation != "decoded"
+        """Whether samples are given the observed spots."""
+        return self.expectations[0] != "decoded"
 
     @torch.inference_mode()
-    def mean(self, spots: np.ndarray) -> Tensor:
-        """Expected subspots of some spots at the mean latent states: n_own x n_subspots x n_features."""
+    def means(self, spots: np.ndarray) -> list[Tensor]:
+        """Every expectation of some spots at the mean latent states, n_own x n_subspots x n_features each."""
         inputs, batch = self._batch(spots)
         subspots = self.module.generative(batch, self.states.mean[inputs])["subspots"]
-        if not self.given:
-            return subspots.mean
-        likelihood = self.module.likelihood
-        expected = likelihood.denoised if self.expectation == "denoised" else likelihood.enhanced
-        return expected(self._observed(spots), subspots)
+        x, likelihood = self._observed(spots), self.module.likelihood
+        expected: dict[Expectation, Callable[[], Tensor]] = {
+            "conditional": lambda: likelihood.enhanced(x, subspots),
+            "denoised": lambda: likelihood.denoised(x, subspots),
+            "decoded": lambda: subspots.mean,
+        }
+        return [expected[name]() for name in self.expectations]
+
+    @torch.inference_mode()
+    def latent_states(self) -> np.ndarray:
+        """Mean latent states of the valid subspots, as the decoder reads them: n_targets x n_latent float32."""
+        states = np.empty((self.tiles.n_targets, self.states.mean.shape[1]), np.float32)
+        for start in range(0, self.tiles.n_spots, _LATENT_SPOTS):
+            spots = np.arange(start, min(start + _LATENT_SPOTS, self.tiles.n_spots))
+            inputs, batch = self._batch(spots)
+            valid = torch.as_tensor(self.tiles.section.area[spots].ravel() > 0)
+            rows = slice(self.tiles.first_target[spots[0]], self.tiles.first_target[spots[-1] + 1])
+            states[rows] = self.module.subspot_states(batch, self.states.mean[inputs]).cpu()[valid].numpy()
+        return states
 
     @torch.inference_mode()
     def sample(self, spots: np.ndarray) -> Tensor:
@@ -104,7 +141,7 @@ class Sampler:
         device = self.states.mean.device
         x = self._observed(spots)
         likelihood = self.module.likelihood
-        sample = likelihood.sample_denoised if self.expectation == "denoised" else likelihood.sample_enhanced
+        sample = likelihood.sample_denoised if self.expectations[0] == "denoised" else likelihood.sample_enhanced
         roots = [
             torch.as_tensor(self._roots(spots, length), dtype=torch.float32, device=device)
             for length in self.module.residual_length.tolist()

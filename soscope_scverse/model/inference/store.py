@@ -55,7 +55,9 @@ def output_path(
 
 
 @contextmanager
-def new_store(path: Path, frame: AnnData, slots: list[str], chunk_rows: int) -> Iterator[Arrays]:
+def new_store(
+    path: Path, frame: AnnData, slots: list[str], chunks: tuple[int, int], dtype: str = "float32"
+) -> Iterator[Arrays]:
     """Arrays of a new zarr store or h5ad file, which is renamed to `path` when they have been filled.
 
     Parameters
@@ -65,16 +67,18 @@ def new_store(path: Path, frame: AnnData, slots: list[str], chunk_rows: int) -> 
     frame
         Everything else in the store.
     slots
-        The n_obs x n_vars float32 arrays to create.
-    chunk_rows
-        Rows of a chunk.
+        The n_obs x n_vars arrays to create.
+    chunks
+        Rows and columns of a chunk.
+    dtype
+        Of the arrays.
     """
     make = _h5ad_arrays if path.suffix == ".h5ad" else _zarr_arrays
     if path.suffix == ".h5ad":
-        _check_space(path, 4 * len(slots) * frame.n_obs * frame.n_vars)
+        _check_space(path, np.dtype(dtype).itemsize * len(slots) * frame.n_obs * frame.n_vars)
     with completed(path) as part:
-        chunks = min(chunk_rows, max(frame.n_obs, 1)), frame.n_vars
-        with nested_sections(frame), make(part, frame, slots, chunks) as arrays:
+        chunks = min(chunks[0], max(frame.n_obs, 1)), min(chunks[1], frame.n_vars)
+        with nested_sections(frame), make(part, frame, slots, chunks, dtype) as arrays:
             yield arrays
         if part.suffix == ".zarr":
             with _consolidating():
@@ -97,24 +101,24 @@ def _check_space(path: Path, size: int) -> None:
 
 
 @contextmanager
-def _h5ad_arrays(part: Path, frame: AnnData, slots: list[str], chunks: tuple[int, int]) -> Iterator[Arrays]:
+def _h5ad_arrays(part: Path, frame: AnnData, slots: list[str], chunks: tuple[int, int], dtype: str) -> Iterator[Arrays]:
     frame.write_h5ad(part)
     with h5py.File(part, "r+") as file:
         arrays = {}
         for slot in slots:
-            arrays[slot] = file.create_dataset(slot, frame.shape, np.float32, chunks=chunks)
+            arrays[slot] = file.create_dataset(slot, frame.shape, dtype, chunks=chunks)
             arrays[slot].attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
         yield arrays
 
 
 @contextmanager
-def _zarr_arrays(part: Path, frame: AnnData, slots: list[str], chunks: tuple[int, int]) -> Iterator[Arrays]:
+def _zarr_arrays(part: Path, frame: AnnData, slots: list[str], chunks: tuple[int, int], dtype: str) -> Iterator[Arrays]:
     with ad.settings.override(zarr_write_format=3, auto_shard_zarr_v3=False), _consolidating():
         frame.write_zarr(part)
     group = zarr.open_group(part, mode="r+", use_consolidated=False)
     arrays = {}
     for slot in slots:
-        arrays[slot] = group.create_array(slot, shape=frame.shape, dtype=np.float32, chunks=chunks)
+        arrays[slot] = group.create_array(slot, shape=frame.shape, dtype=dtype, chunks=chunks)
         arrays[slot].attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
     yield arrays
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from os import PathLike
 from pathlib import Path
 from textwrap import shorten
@@ -31,6 +33,7 @@ _DECIDING = (
     *("lr", "weight_decay", "kl_weight", "seed"),
 )
 """Arguments of :meth:`SoScope.train` that determine the result."""
+_KEPT_SECONDS = 1.0  # of a training that may be lost at Ctrl-C or SIGTERM
 _ROUNDING = 1e-6  # relative difference of inputs that were computed again, perhaps by another processor
 
 
@@ -54,9 +57,9 @@ def check_checkpoint(folder: str | PathLike | None, *, resume: bool) -> None:
 class Checkpoints:
     """The checkpoint of a training: one file in a folder, replaced by the next one; read if it exists.
 
-    It is written between two epochs and contains everything that the rest of the training depends on: weights,
-    optimiser, learning rate, random states, early stopping and history. The seeds of the tiles and of the held-out
-    molecules follow from the random state at the start, which is restored on resumption.
+    It is written between two epochs, or when the process is asked to end, and contains everything that the rest of the
+    training depends on: weights, optimiser, learning rate, random states, early stopping and history. The seeds of the
+    tiles and of the held-out molecules follow from the random state at the start, which is restored on resumption.
 
     Parameters
     ----------
@@ -79,6 +82,8 @@ class Checkpoints:
         self.seconds = seconds
         self.start = torch.get_rng_state()
         self.saved: dict[str, Any] | None = None
+        self.kept: dict[str, Any] | None = None
+        self.kept_at = -math.inf
         self.written = time.monotonic()
         if self.path.exists():
             self.saved = self._read()
@@ -98,12 +103,12 @@ class Checkpoints:
         return self.saved["fit"] if self.saved is not None and self.saved["phase"] == phase else None
 
     @property
-    def is_due(self) -> bool:
-        """Whether the last checkpoint is old enough."""
-        return time.monotonic() - self.written >= self.seconds
+    def is_outdated(self) -> bool:
+        """Whether the training has gone on for so long that its state is worth keeping."""
+        return time.monotonic() - self.kept_at >= min(_KEPT_SECONDS, self.seconds)
 
-    def write(self, phase: str, module: torch.nn.Module, history: Mapping[str, Any], fit: Mapping[str, Any]) -> None:
-        """Replace the checkpoint.
+    def keep(self, phase: str, module: torch.nn.Module, history: Mapping[str, Any], fit: Mapping[str, Any]) -> None:
+        """Keep the state of a training in memory, and replace the checkpoint by it if that is old enough.
 
         Parameters
         ----------
@@ -116,7 +121,15 @@ class Checkpoints:
         fit
             State of the trainer, see :class:`CheckpointWriter`.
         """
-        self._replace({"phase": phase, "module": module.state_dict(), "history": curves(history), "fit": fit})
+        self.kept = deepcopy({"phase": phase, "module": module.state_dict(), "history": curves(history), "fit": fit})
+        self.kept_at = time.monotonic()
+        if self.kept_at - self.written >= self.seconds:
+            self.write()
+
+    def write(self) -> None:
+        """Replace the checkpoint by the state that was kept last, if there is one."""
+        if self.kept is not None:
+            self._replace(self.kept)
 
     def finish(self, module: torch.nn.Module, history: Mapping[str, Any]) -> None:
         """Replace the checkpoint by the trained module."""
@@ -126,7 +139,7 @@ class Checkpoints:
     def _replace(self, content: Mapping[str, Any]) -> None:
         with completed(self.path) as part:
             torch.save(plain({"format": _FORMAT, "run": self.run, "start": self.start, **content}), part)
-        self.written = time.monotonic()
+        self.written, self.kept = time.monotonic(), None
 
     def _read(self) -> dict[str, Any]:
         try:
@@ -174,7 +187,7 @@ class CheckpointWriter(Callback):
 
     def __init__(self, checkpoints: Checkpoints, phase: str, module: torch.nn.Module, history: Mapping) -> None:
         self.resumed = checkpoints.resumed(phase)
-        self.write: Callable[[Mapping[str, Any]], None] = lambda fit: checkpoints.write(phase, module, history, fit)
+        self.keep: Callable[[Mapping[str, Any]], None] = lambda fit: checkpoints.keep(phase, module, history, fit)
         self.checkpoints = checkpoints
         self.steps_before = 0
 
@@ -189,14 +202,19 @@ class CheckpointWriter(Callback):
                 callback.load_state_dict(self.resumed["callbacks"][callback.state_key])
 
     def on_train_epoch_start(self, trainer: Any, plan: Any) -> None:
-        """Restore the random states of the checkpoint, or write a checkpoint if one is due."""
+        """Restore the random states of the checkpoint, or keep the state of the training."""
         if self.resumed is not None:
             _set_random_states(self.resumed["random"], trainer, plan)
             self.steps_before, self.resumed = self.resumed["step"], None
-        elif trainer.strategy.broadcast(self.checkpoints.is_due):
+        elif trainer.strategy.broadcast(self.checkpoints.is_outdated):
             fit = self._state(trainer, plan)
             if trainer.is_global_zero:
-                self.write(fit)
+                self.keep(fit)
+
+    def on_exception(self, trainer: Any, plan: Any, exception: BaseException) -> None:
+        """Write the last state before the process ends, at Ctrl-C or SIGTERM."""
+        if isinstance(exception, KeyboardInterrupt | SystemExit):
+            self.checkpoints.write()
 
     def _state(self, trainer: Any, plan: Any) -> dict[str, Any]:
         return {

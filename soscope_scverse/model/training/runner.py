@@ -24,12 +24,13 @@ from soscope_scverse.model._inputs import Inputs
 from soscope_scverse.model._plain_values import tables
 from soscope_scverse.model._section import Section, thin_counts
 from soscope_scverse.model._tiles import Tiles
-from soscope_scverse.model.estimates.image_evidence import decide_on_image
 from soscope_scverse.model.estimates.image_projection import set_projection
 from soscope_scverse.model.estimates.initialise import set_start, starting_sample
+from soscope_scverse.model.estimates.kriging import set_kriging
 from soscope_scverse.model.estimates.uncertainty import section_variation, set_variation
 from soscope_scverse.model.training.checkpoints import Checkpoints, CheckpointWriter, check_checkpoint, describe_run
 from soscope_scverse.model.training.datamodule import HeldOut, TileDataModule
+from soscope_scverse.model.training.progress import PRETRAIN, TRAIN, PhaseName, announce_training
 from soscope_scverse.module.vae import GraphAutoencoder, SoScopeVAE
 
 TRAIN_RULES: Rules = {
@@ -40,6 +41,7 @@ TRAIN_RULES: Rules = {
     "lr": POSITIVE,
     **dict.fromkeys(("weight_decay", "kl_weight"), NON_NEGATIVE),
     "seed": SEED.or_(None),
+    "threads": POSITIVE_INTEGER.or_(None),
 }
 """Of :meth:`SoScope.train`."""
 
@@ -58,7 +60,6 @@ EARLY_STOPPING: Mapping[str, Any] = {
 }
 
 _N_STEPS = 400
-_PRETRAIN, _TRAIN = "pretrain", "train"
 _PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 """Those of Lightning in which weights are of single precision, as the data are."""
 
@@ -107,7 +108,7 @@ def train_model(model: TrainableModel, arguments: Mapping[str, Any]) -> None:
     starting = not model.is_trained_
     section, held_out = _prepare(model, train_size, starting=starting)
     variations = section_variation(module, section)
-    if starting and section.has_gaps:  # spots of few cells: latent states would model their noise
+    if starting:  # else latent states would model the noise of single spots
         set_variation(module, variations)
     # W is part of the loss only, with an image that is used
     with_similarity = module.uses_image and model._arguments["image_weight"]
@@ -127,7 +128,7 @@ def train_model(model: TrainableModel, arguments: Mapping[str, Any]) -> None:
 
 def _prepare(model: TrainableModel, train_size: float, *, starting: bool) -> tuple[Section, HeldOut | None]:
     """Section to train on and held-out molecules; an untrained module gets its projection and starting values."""
-    module, inputs = model.module, model._inputs
+    module, inputs, strength = model.module, model._inputs, model._arguments["image_strength"]
     order, held_out = inputs.order(), None
     if starting and inputs.features_key:
         set_projection(module, inputs.image_features(), inputs.is_subspot(), order)
@@ -137,8 +138,8 @@ def _prepare(model: TrainableModel, train_size: float, *, starting: bool) -> tup
         section, held_out = section._replace(x=kept), HeldOut(rest, (1 - train_size) / train_size)
     if starting:
         set_start(module, section, model._arguments["library_size_noise"])
-        if section.features is not None and model._arguments["test_image"] and module.uses_latent:
-            decide_on_image(module, section)
+        if module.uses_latent:
+            set_kriging(module, section, strength, used=model._arguments["kriging"])
     return section, held_out
 
 
@@ -198,6 +199,8 @@ class Training:
     def run(self, *, starting: bool) -> None:
         """Train in both phases; `starting` is whether the model was not trained before."""
         n_pretrain, n_train = self.lengths(starting=starting)
+        shown = self.trainer_kwargs.get("enable_progress_bar", True)
+        announce_training(self.model.module.train(), self.data, n_pretrain + n_train, shown=shown)
         if n_pretrain:
             self.pretrain(n_pretrain)
         self.train(n_train, early_stopping=self.arguments["early_stopping"])
@@ -215,7 +218,7 @@ class Training:
 
     def pretrain(self, n_steps: int) -> None:
         """Pre-train the encoder; the curves of this phase have names that begin with ``pretrain_``."""
-        if self.saved is not None and self.saved["phase"] != _PRETRAIN:
+        if self.saved is not None and self.saved["phase"] != PRETRAIN:
             return
         module = self.model.module
         autoencoder = GraphAutoencoder(
@@ -227,11 +230,12 @@ class Training:
             masked=module.masked,
             n_graph_samples=module.n_graph_samples,
             n_batches=0 if module.batch_effect is None else len(module.batch_effect),
+            loss_per=module.loss_per,
         )
         autoencoder.start_from(*starting_sample(self.data.tiles.section, is_counts=module.likelihood.is_counts))
         autoencoder.library_size_noise.copy_(module.library_size_noise)
         kwargs = {**self.trainer_kwargs, "check_val_every_n_epoch": None}
-        if self._fit(_PRETRAIN, autoencoder, self.data.without_validation(), n_steps, kwargs):
+        if self._fit(PRETRAIN, autoencoder, self.data.without_validation(), n_steps, kwargs):
             self.model.is_trained_ = False
             raise KeyboardInterrupt
         self.history |= {f"pretrain_{name}": values for name, values in (self.model.history_ or {}).items()}
@@ -240,7 +244,7 @@ class Training:
         """Train the whole model; after Ctrl-C it keeps its weights."""
         kwargs = {**(EARLY_STOPPING if early_stopping else {}), **self.trainer_kwargs}
         best = _Best()
-        interrupted = self._fit(_TRAIN, self.model.module, self.data, n_steps, kwargs, best)
+        interrupted = self._fit(TRAIN, self.model.module, self.data, n_steps, kwargs, best)
         self.model.history_ = self.history | (self.model.history_ or {})
         if interrupted:
             kept = best.restore(self.model.module)
@@ -279,13 +283,15 @@ class Training:
         with without_notices():
             runner = TrainRunner(model, training_plan=plan, data_splitter=data, **{**steps, **kwargs, **added})
         trainer = runner.trainer
-        trainer.callbacks.extend(callbacks)
+        trainer.callbacks.extend([PhaseName(phase), *callbacks])
         if self.checkpoints is not None:
             writer = CheckpointWriter(self.checkpoints, phase, model.module, self.history)
             trainer.callbacks.append(writer)
             writer.restore(trainer)
         with _interruptible(trainer), without_notices():
             runner()
+        if trainer.interrupted and self.checkpoints is not None:
+            self.checkpoints.write()
         return trainer.interrupted
 
 

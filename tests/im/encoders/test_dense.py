@@ -117,7 +117,7 @@ def test_inception_averages_its_last_map(weights):
     encoder = im.InceptionV3(weights=weights, device="cpu")
     tile = image(299, 299)[None]
     np.testing.assert_allclose(encoder.feature_map(tile).mean(axis=(2, 3)), encoder.describe(tile), atol=1e-4)
-    grid = encoder.dense()._grid
+    (grid,) = encoder.dense()._grids
     assert (grid.stride, grid.window(299)) == (32, 8)
     assert grid.first == pytest.approx(21.5 / 32)  # Its layers without padding see 75 pixels around a cell.
 

@@ -11,7 +11,7 @@ from PIL import Image
 from torchvision.models import Inception_V3_Weights
 
 import soscope_scverse.im as im
-from soscope_scverse.im.encoders.networks import read_weights
+from soscope_scverse.im.encoders.weights import read_weights
 
 DIAMETER = 20.0
 IMAGE = np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8)

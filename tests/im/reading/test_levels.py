@@ -139,7 +139,10 @@ def test_texture_of_a_pyramid_is_that_of_the_level_it_takes(pyramid, tmp_path):
     expected = im.features(section(), coarse.read(0, 200, 0, 300), image_scale=0.5, context=22, copy=True)
     adata = section()
     im.features(adata, pyramid, context=22)  # 550 pixels, of which 256 are wanted.
-    np.testing.assert_array_equal(adata.obsm["subspot_features"], expected.obsm["subspot_features"])
+    found, expected = (one.obsm["subspot_features"] for one in (adata, expected))
+    np.testing.assert_array_equal(found[..., : expected.shape[2]], expected)
+    # the slide records .25 um, so that it shows cells
+    assert (found.shape[2] > expected.shape[2]) == (getattr(pyramid, "suffix", "") == ".svs")
     np.testing.assert_allclose(adata.uns["subspot_features"]["patch_pixels"], 275)
 
 

@@ -85,7 +85,7 @@ def test_what_is_written_is_what_is_returned(padded, tmp_path):
 def test_layers_are_of_the_same_draws(padded):
     draws = seeded(padded.sample_enhanced, 20)
     enhanced = seeded(padded.get_enhanced, n_samples=20)
-    assert set(enhanced.layers) - {None} == {"std", "q05", "q95", "sampled_counts"}
+    assert set(enhanced.layers) - {None} == {"denoised", "std", "q05", "q95", "sampled_counts"}
     np.testing.assert_array_equal(enhanced.layers["sampled_counts"], draws[0])
     np.testing.assert_allclose(enhanced.layers["std"], draws.std(axis=0), atol=1e-4)
     for name, q in (("q05", 0.05), ("q95", 0.95)):
@@ -173,7 +173,7 @@ def test_modalities_stand_side_by_side(prepared):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         SoScope.setup_mudata(mdata, {"rna": "nb", "prot": "poisson"})
-        model = SoScope(mdata, test_image=False)
+        model = SoScope(mdata, image_strength=1)
         model.train(3, **QUIET)
     draws = seeded(model.sample_enhanced, 2)
     total = draws.reshape(2, 60, 7, 8).sum(axis=2)[0]

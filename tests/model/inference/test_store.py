@@ -35,7 +35,7 @@ def test_what_is_written_is_what_is_returned(padded, tmp_path, name, n_samples):
     for result in (lazy, read):
         assert result.shape == expected.shape == (360, 8)
         np.testing.assert_array_equal(np.asarray(result.X), expected.X)
-        layers = {"std", "q05", "q95", "sampled_counts"} if n_samples else set()
+        layers = {"denoised", *(("std", "q05", "q95", "sampled_counts") if n_samples else ())}
         assert set(result.layers) - {None} == set(expected.layers) - {None} == layers
         for layer in layers:
             np.testing.assert_array_equal(np.asarray(result.layers[layer]), expected.layers[layer])
@@ -109,8 +109,9 @@ def test_overwriting(padded, tmp_path, name):
 
 
 def test_denoised_profiles_are_streamed(padded, tmp_path):
-    written = padded.get_enhanced(out=tmp_path / "enhanced.zarr", batch_size=7, expectation="denoised")
-    np.testing.assert_allclose(written.X.compute(), padded.get_enhanced(expectation="denoised").X, rtol=1e-5, atol=1e-6)
+    written = padded.get_enhanced(out=tmp_path / "enhanced.zarr", batch_size=7)
+    expected = padded.get_enhanced(expectation="denoised").X
+    np.testing.assert_allclose(written.layers["denoised"].compute(), expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(("name", "message"), [("enhanced.csv", r"\.zarr"), ("nowhere/enhanced.zarr", "nowhere")])

@@ -110,7 +110,7 @@ def stopped(stopped_training, tmp_path):
 
 def go_on(adata, folder, model=None, **options):
     SoScope.setup_anndata(adata)
-    model = SoScope(adata, test_image=False, **(model or {}))
+    model = SoScope(adata, image_strength=1, **(model or {}))
     model.train(**{**train["CASES"]["whole"], **QUIET, "checkpoint_dir": folder, "resume": True, **options})
 
 
@@ -248,7 +248,7 @@ class Press(Callback):
 
 def test_ctrl_c_keeps_the_model(prepared):
     SoScope.setup_anndata(prepared)
-    model = SoScope(prepared, test_image=False)
+    model = SoScope(prepared, image_strength=1)
     with pytest.warns(UserWarning, match=r"interrupted \(Ctrl-C\) after 5 of 30 steps.*last step"):
         model.train(30, callbacks=[Press(10)], **QUIET)  # 5 steps of the first phase come before
     assert model.is_trained
@@ -262,7 +262,7 @@ def test_ctrl_c_keeps_the_model(prepared):
 
 def test_ctrl_c_keeps_the_best_weights(prepared):
     SoScope.setup_anndata(prepared)
-    model = SoScope(prepared, test_image=False)
+    model = SoScope(prepared, image_strength=1)
 
     class Worse(Press):
         def on_train_batch_end(self, trainer, plan, *_):
@@ -283,7 +283,7 @@ def test_ctrl_c_keeps_the_best_weights(prepared):
 def test_ctrl_c_in_the_first_phase_and_a_second_one_end_at_once(prepared):
     SoScope.setup_anndata(prepared)
     for presses in ([Press(2)], [Press(10), Press(10)]):
-        model = SoScope(prepared, test_image=False)
+        model = SoScope(prepared, image_strength=1)
         with pytest.raises(KeyboardInterrupt):
             model.train(30, callbacks=presses, **QUIET)
         assert not model.is_trained
@@ -298,7 +298,8 @@ def test_ctrl_c_ends_enhance_with_nothing_written(section, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_ctrl_c_on_the_command_line(section, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_on_the_command_line_leave_a_checkpoint(section, tmp_path, number):
     section.adata.write_h5ad(tmp_path / "in.h5ad")
     start = "from soscope_scverse.cli import main; main()"
     command = [sys.executable, "-W", "ignore", "-c", start, "enhance", "in.h5ad", "--out", "out.zarr"]
@@ -307,13 +308,25 @@ def test_ctrl_c_on_the_command_line(section, tmp_path):
     process = subprocess.Popen([*command, *options], cwd=tmp_path, text=True, **pipes)
     while process.poll() is None and not (tmp_path / "checkpoints").exists():  # made when the training begins
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
+    time.sleep(3)
+    process.send_signal(number)
     out, err = process.communicate()
-    assert process.returncode == 130, err
+    assert process.returncode == 128 + number, err
     assert out == ""
     assert "Traceback" not in err
-    assert "Stopped by SIGINT." in err.splitlines()
+    assert f"Stopped by {number.name}." in err.splitlines()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints", "in.h5ad"]
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["checkpoint.pt"]
+
+
+def test_an_interrupted_training_resumes_from_where_it_was(prepared, uninterrupted, tmp_path, monkeypatch):
+    monkeypatch.setattr(SoScope, "_checkpoints_cls", Checkpoints)  # whose next checkpoint is due in 30 seconds
+    monkeypatch.setattr(train["trained"].__globals__["Checkpoints"], "is_outdated", True)
+    monkeypatch.setitem(train["trained"].__globals__, "Checkpoints", lambda *args, seconds: Checkpoints(*args))
+    with pytest.warns(UserWarning, match="interrupted"):
+        train["trained"](prepared, "whole", tmp_path, callbacks=[Press(7)])
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
+    assert_same(train["bits"](train["trained"](prepared, "whole", tmp_path)), uninterrupted("whole"))
 
 
 def test_enhance_resumes(section, tmp_path):
@@ -339,7 +352,7 @@ def test_enhance_resumes(section, tmp_path):
 )
 def test_divergence_names_the_term_and_what_to_try(prepared, monkeypatch, term, words):
     SoScope.setup_anndata(prepared)
-    model = SoScope(prepared, test_image=False)
+    model = SoScope(prepared, image_strength=1)
     loss = model.module.loss
 
     def broken(*args, **kwargs):
