@@ -17,7 +17,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import torch
-from quality import markdown
+from quality_report import markdown
 
 import soscope_scverse as sos
 from soscope_scverse import _keys as keys

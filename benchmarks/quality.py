@@ -47,7 +47,7 @@ NOISE_FREE = "noise-free-truth"
 VARIANTS = {
     NO_IMAGE: "default settings, without the image",
     SHUFFLED: "default settings, with the image features permuted over the subspots of the section",
-    AS_PUBLISHED: 'the [model of the paper](model.md#the-model-of-the-paper), `preset="paper"`, with the shared features',
+    AS_PUBLISHED: '[model of the paper](model.md#the-model-of-the-paper) (`preset="paper"`) with the shared features',
 }
 METHODS = [*bench.BASELINES, SOSCOPE, *VARIANTS, NOISE_FREE]
 IMAGE_BASELINES = ("image_linear", "image_gaussian_process", "image_mlp", "joint_mlp")

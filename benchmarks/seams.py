@@ -12,7 +12,8 @@ import warnings
 import anndata as ad
 import numpy as np
 import pandas as pd
-from quality import TASKS, markdown
+from quality import TASKS
+from quality_report import markdown
 
 from soscope_scverse import _keys as keys
 from soscope_scverse import metrics, tl

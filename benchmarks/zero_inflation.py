@@ -13,7 +13,8 @@ from __future__ import annotations
 import anndata as ad
 import numpy as np
 import pandas as pd
-from quality import DATA, markdown
+from quality import DATA
+from quality_report import markdown
 from scipy.optimize import minimize
 from scipy.spatial import cKDTree
 from scipy.stats import nbinom

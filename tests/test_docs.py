@@ -87,6 +87,34 @@ def test_the_examples_of_the_questions_run(given, monkeypatch):
     np.testing.assert_allclose(sums.loc[observed.index], observed[sums.columns], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.usefixtures("closed_figures")
+@pytest.mark.filterwarnings("ignore:Number of distinct clusters:sklearn.exceptions.ConvergenceWarning")
+def test_the_examples_of_the_paper_run(monkeypatch):
+    left = run("paper.md", {}, monkeypatch)
+    assert set(left["scores"]["metric"]) >= {"pearson", "mse", "ks_distance", "correlation_r", "compactness"}
+    assert set(left["factors"]["factor"]) == {2, 3, 4, 5, 6}
+    assert left["correlation"][["before", "after"]].notna().all(axis=None)
+    assert left["outside"][["before", "after"]].notna().all(axis=None)
+    assert (left["others"].loc[left["others"]["metric"] == "pearson", "value"] > 0.999).all()
+    assert left["activity"].n_vars == left["peaks"].n_vars
+
+
+def test_all_25_analyses_of_the_paper_have_a_call():
+    section = (DOCS / "paper.md").read_text().partition("## All analyses")[2].partition("\n## ")[0]
+    rows = [
+        [cell.strip() for cell in row.strip("|").split("|")]
+        for row in section.splitlines()
+        if re.match(r"\| \d+ ", row)
+    ]
+    assert [int(row[0]) for row in rows] == list(range(1, 26))
+    names = {name for row in rows for name in re.findall(r"`((?:tl|pl|pp|bench|metrics)\.\w+)", row[3])}
+    missing = [
+        name for name in sorted(names) if not hasattr(getattr(sos, name.partition(".")[0]), name.partition(".")[2])
+    ]
+    assert missing == []
+    assert all("`" in row[3] for row in rows)
+
+
 def test_the_examples_of_own_encoders_run(given, monkeypatch):
     run("images.md", given, monkeypatch, section="An encoder of your own")
     assert given["enhanced"].obsm["image_features"].shape[1] == 2

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from numbers import Real
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from mudata import MuData
 from scipy.sparse import csr_matrix
 from scipy.spatial import cKDTree
 
@@ -17,6 +18,7 @@ from soscope_scverse import _keys as keys
 from soscope_scverse import _read as read
 from soscope_scverse._arrays import Matrix
 from soscope_scverse._containers.dispatch import accepts_containers
+from soscope_scverse._containers.mudata import joined, modality
 from soscope_scverse._validators import POSITIVE, Choice, Rules, check_arguments, check_finite
 from soscope_scverse.bench._blocks import FLOWER, Blocks, flower_blocks, gather, square_blocks
 from soscope_scverse.pp._capture import CaptureArea, CaptureShape
@@ -39,7 +41,7 @@ class LowResolution(NamedTuple):
     """A merged section and its original observations."""
 
     adata: AnnData
-    """n_spots x n_features, the merged section with its subspots."""
+    """n_spots x n_features, the merged section with its subspots; of a MuData a MuData."""
 
     truth: AnnData
     """n_targets x n_features, the original rows, in the C order of the valid entries of ``adata.obsm["subspots"]``."""
@@ -47,12 +49,12 @@ class LowResolution(NamedTuple):
 
 @accepts_containers()
 def simulate_low_resolution(
-    adata: AnnData | SpatialData,
+    adata: AnnData | MuData | SpatialData,
     factor: float = 2,
     *,
     lattice: Literal["auto", "square", "hex"] = "auto",
     cells: bool = False,
-    aggregate: Literal["sum", "mean"] = "sum",
+    aggregate: Literal["sum", "mean"] | Mapping[str, Literal["sum", "mean"]] = "sum",
     table_key: str = "table",
     shapes_key: str | None = None,
 ) -> LowResolution:
@@ -66,7 +68,8 @@ def simulate_low_resolution(
     adata
         n_obs x n_features, profiles in ``X``, positions in ``obsm["spatial"]``. Lattices are read from
         ``obs["array_row"]`` and ``obs["array_col"]``, or from ``obs["quad_u"]`` and ``obs["quad_v"]`` if present (a
-        quincunx, read as a square lattice rotated by 45 degrees). A single section.
+        quincunx, read as a square lattice rotated by 45 degrees). A single section. Of a MuData all modalities are
+        merged in the same blocks; positions and lattice are at the top or in one of them.
     factor
         Square lattice: blocks of ``factor`` x ``factor`` spots, 2 to 6. Hexagonal lattice: must be 2; a block consists
         of a spot and its six neighbours. Cells: width of the square bins, in units of the positions.
@@ -76,7 +79,8 @@ def simulate_low_resolution(
     cells
         Merge the observations within each square bin, at least 2 of them, instead of blocks of a lattice.
     aggregate
-        ``"sum"`` for counts, ``"mean"`` for principal components and intensities.
+        ``"sum"`` for counts, ``"mean"`` for principal components and intensities; of a MuData also a dict by modality,
+        with sums of those that it does not name.
     table_key, shapes_key
         Elements of a SpatialData, see :func:`~soscope_scverse.tl.enhance`; the result has the coordinates of its spots,
         which are those of ``im.open_image(sdata)``.
@@ -91,14 +95,17 @@ def simulate_low_resolution(
         ``obs["array_row"]``, ``obs["array_col"]`` of the coarse lattice; for sums of different numbers of cells also
         ``obs["relative_cell_number"]`` (relative to the mean over spots). With `cells`,
         ``obsm["subspot_names"]`` has their names, so that ``truth[enhanced.obs_names]`` has the rows of an enhanced
-        ``adata``. ``truth``: the original rows, with ``obs["spot"]`` and ``obs["subspot"]``.
+        ``adata``. ``truth``: the original rows, with ``obs["spot"]`` and ``obs["subspot"]``. Both are MuData if the
+        section is one.
 
     Raises
     ------
     TypeError, ValueError
-        If a lattice column is missing, two observations share a lattice position, ``factor``, ``lattice`` or
-        ``aggregate`` is invalid, or no block is complete.
+        If a lattice column is missing, modalities have different spots, two observations share a lattice position,
+        ``factor``, ``lattice`` or ``aggregate`` is invalid, or no block is complete.
     """
+    if isinstance(adata, MuData):
+        return _simulated_modalities(adata, aggregate, factor=factor, lattice=lattice, cells=cells)
     check_arguments(locals(), _RULES)
     positions = read.positions(read.read_anndata(adata))
     profiles = read.matrix(adata, None)
@@ -108,7 +115,7 @@ def simulate_low_resolution(
     else:
         kind = _lattice_kind(adata, positions) if lattice == "auto" else lattice
         blocks, members = _flowers(adata, factor) if kind == "hex" else _squares(adata, factor)
-    low = merged(adata, profiles, positions, blocks, members, aggregate)
+    low = merged(adata, profiles, positions, blocks, members, cast("Literal['sum', 'mean']", aggregate))
     if cells:
         names = np.asarray(adata.obs_names, dtype=str)
         low.obsm[keys.SUBSPOT_NAMES] = np.where(members >= 0, names[members], "")
@@ -117,6 +124,20 @@ def simulate_low_resolution(
         enlarge = (lambda diameter: factor) if cells else (lambda diameter: growth * diameter)
         low.uns[keys.SPATIAL] = larger_spots(read.libraries(adata), enlarge)
     return LowResolution(low, merged_from(adata, low, members))
+
+
+def _simulated_modalities(mdata: MuData, aggregate: Any, **arguments: Any) -> LowResolution:
+    """Merge every modality in the same blocks."""
+    how = aggregate if isinstance(aggregate, Mapping) else dict.fromkeys(mdata.mod, aggregate)
+    read.read_mudata(mdata, dict.fromkeys(mdata.mod, ""), None, how)
+    parts = {
+        name: simulate_low_resolution(modality(mdata, name), aggregate=how.get(name, "sum"), **arguments)
+        for name in mdata.mod
+    }
+    low, truth = (joined({name: part[i] for name, part in parts.items()}) for i in (0, 1))
+    for name, part in parts.items():
+        low.mod[name].uns[keys.SUBSPOTS] = part.adata.uns[keys.SUBSPOTS]  # its own aggregate
+    return LowResolution(cast("AnnData", low), cast("AnnData", truth))  # a class of its own would be one to learn
 
 
 @accepts_containers()

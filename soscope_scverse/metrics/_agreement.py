@@ -248,6 +248,14 @@ def n_rows(values: Matrix) -> int:
     return (*np.shape(values), 0)[0]
 
 
+def check_same_shape(*matrices: Matrix) -> None:
+    """Raise a ValueError unless all are n_targets x n_features of one shape, with targets."""
+    shapes = [np.shape(matrix) for matrix in matrices]
+    if len(set(shapes)) > 1 or len(shapes[0]) != 2 or shapes[0][0] == 0:
+        msg = f"Expected matrices of one shape, n_targets x n_features with n_targets > 0, found {shapes}."
+        raise ValueError(msg)
+
+
 def per_feature(function: Callable[..., np.ndarray], *matrices: Matrix) -> np.ndarray:
     """Apply a function of dense float64 columns to blocks of columns and concatenate the results.
 
@@ -269,11 +277,8 @@ def per_feature(function: Callable[..., np.ndarray], *matrices: Matrix) -> np.nd
         If values are not real numbers, the matrices are not two-dimensional or their shapes differ.
     """
     columns = [csc_matrix(matrix) if issparse(matrix) else read.numbers("values", matrix) for matrix in matrices]
-    shapes = [matrix.shape for matrix in columns]
-    if len(set(shapes)) > 1 or len(shapes[0]) != 2 or shapes[0][0] == 0:
-        msg = f"Expected matrices of one shape, n_targets x n_features with n_targets > 0, found {shapes}."
-        raise ValueError(msg)
-    blocks = [slice(start, start + BLOCK) for start in range(0, shapes[0][1], BLOCK)]
+    check_same_shape(*columns)
+    blocks = [slice(start, start + BLOCK) for start in range(0, columns[0].shape[1], BLOCK)]
     results = [function(*(_dense(matrix[:, block]) for matrix in columns)) for block in blocks]
     return np.concatenate(results) if results else np.empty(0)
 

@@ -23,9 +23,9 @@ _MOST_NAMED = 60
 _RULE = (
     "Neighbouring spots were merged, the merged spots were enhanced in the same way, and the result was compared with "
     "the spots that were measured. A gene is believed if its recovered spots are nearer to the measured ones than both "
-    "the merged spot divided evenly and linear interpolation, tested over merged spots with a false discovery rate of "
-    "5 %. More than half of the detail within spots is real then. within_r is the correlation of recovered and "
-    "measured spots after subtracting the mean of each merged spot."
+    "equal shares of the merged spot and linear interpolation, tested over merged spots with a false discovery rate of "
+    "5\N{NO-BREAK SPACE}%. More than half of the detail within spots is real then. within_r is the correlation of "
+    "recovered and measured spots after subtracting the mean of each merged spot."
 )
 _HOW = "sos.tl.validate(adata, image)"
 _SCORES = {
@@ -87,7 +87,7 @@ def _by_intervals(part: Part) -> Iterator[Element]:
     of = f"{part.name}: which" if part.name else "Which"
     yield element("p", f"{of} genes may be believed is not known: the spots were not validated.", class_="verdict")
     advice = (
-        "It merges the spots, recovers them with and without the image, and takes about as long as the enhancement: ",
+        "A validation merges the spots, recovers them with and without the image, and takes about as long as the run: ",
         element("code", _HOW),
         ", or on the command line ",
         element("code", "soscope-scverse validate"),
@@ -121,4 +121,4 @@ def _expected_within_r(part: Part) -> pd.Series:
 
 
 def _number(value: float) -> str:
-    return "-" if np.isnan(value) else f"{value:.2f}"
+    return "-" if np.isnan(value) else f"{value:z.2f}"

@@ -103,9 +103,10 @@ def validate(
         spots inside of them. Counts that are equal to a bound are inside, so it is high for few counts.
     ``var["validation_p_adjusted"]``, ``var["validation_believed"]``
         Whether the gene may be believed at this resolution: within merged spots, the recovered spots are nearer to the
-        measured ones, in squared error, than equal shares of the merged spot and than linear interpolation. Both are
-        tested over merged spots (one-sided t tests, the larger p-value, false discovery rate of 5 %). An error below
-        that of equal shares means that more than half of the detail in the map is real.
+        measured ones, in squared error (of counts relative to the mean count of the merged spot), than equal shares of
+        it and than linear interpolation. Both are tested over merged spots (one-sided t tests, the larger p-value,
+        false discovery rate of 5 %). An error below that of equal shares means that more than half of the detail in the
+        map is real.
     ``uns["validation"]``
         Numbers of spots, merged spots, genes and believed genes, medians of the scores, ``image_strength`` as in a
         result, and the version.

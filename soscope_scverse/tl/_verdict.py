@@ -17,11 +17,12 @@ def verdict(truth: Matrix, recovered: Matrix, linear: Matrix, block: np.ndarray,
     r"""Score how well the differences within merged spots were recovered, one row per gene.
 
     A gene is believed if its recovered profiles are nearer to the measured spots within merged spots, in squared error,
-    than equal shares of the merged spots and those that linear interpolation gives. Counting noise adds the
-    same to all three errors in expectation. With p and t the recovered and measured differences from the merged spot,
-    the error is below that of equal shares if :math:`\sum p t > \sum p^2 / 2`: of the detail that the map shows,
-    more than half is real. Both are tested by t tests over merged spots; the larger p-value of the two is that of
-    believing wrongly, and the false discovery rate is controlled over genes.
+    than equal shares of the merged spots and those that linear interpolation gives. Errors of counts are in units of
+    the mean count of the merged spot, to which the variance of counting noise is proportional: otherwise few spots with
+    many counts decide. Noise adds the same to all three errors in expectation. With p and t the recovered and measured
+    differences from the merged spot, the error is below that of equal shares if :math:`\sum p t > \sum p^2 / 2`: of the
+    detail that the map shows, more than half is real. Both are tested by t tests over merged spots; the larger p-value
+    of the two is that of believing wrongly, and the false discovery rate is controlled over genes.
 
     Parameters
     ----------
@@ -48,7 +49,9 @@ def verdict(truth: Matrix, recovered: Matrix, linear: Matrix, block: np.ndarray,
         noise = noise_share * (members @ measured)
         xp, pp, xx = (members @ product for product in (x * p, p * p, x * x))
         error, of_linear = members @ (x - p) ** 2, members @ (x - q) ** 2
-        p_value = np.maximum(_p_value(xx - error), _p_value(of_linear - error))
+        total = members @ measured
+        weight = np.divide(n_members[:, None], total, out=np.zeros_like(total), where=total > 0) if is_counts else 1.0
+        p_value = np.maximum(*(_p_value((other - error) * weight) for other in (xx, of_linear)))
         return np.column_stack([*_noise_free(xp, pp, xx - noise), _reliability(xx - noise, noise, n_members), p_value])
 
     noise_free, error, reliability, p_value = per_feature(scores, truth, recovered, linear).T

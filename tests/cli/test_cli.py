@@ -186,11 +186,12 @@ def test_a_list_of_genes_or_a_file_with_one(spots, folder):
     np.testing.assert_array_equal(a.X, b.X)
 
 
-def test_all_genes_from_some(spots, monkeypatch):
+def test_all_genes_from_some(spots, folder, monkeypatch):
     from soscope_scverse.tl import _prepare
 
     monkeypatch.setattr(_prepare, "N_LEARNT", 2)
-    assert enhance("--n-subspots", 4, "--genes", "all", "--threads", 1, out="all.h5ad").exit_code == 0
+    result = enhance("--n-subspots", 4, "--genes", "all", "--threads", 1, out="all.h5ad")
+    assert result.exit_code == 0, result.stderr
     found = ad.read_h5ad("all.h5ad")
     assert found.var_names.tolist() == spots.adata.var_names.tolist()
     assert found.var["trained"].sum() == 2
