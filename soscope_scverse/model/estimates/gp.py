@@ -3,7 +3,7 @@
 A feature is a smooth process plus noise of the single spot. The spots of a section are represented by a few contiguous
 groups, which are taken to be independent, so that the cost does not grow with the section.
 :class:`~soscope_scverse._gp.SpectralProcess` evaluates a grid of parameters for all features at once;
-:func:`maximise_likelihood` fits one feature by gradients, and can add a part that is linear in other covariates.
+:func:`maximise_likelihood` fits one feature by gradients.
 """
 
 from __future__ import annotations
@@ -23,13 +23,11 @@ from soscope_scverse.pp._graphs import nearest_distance
 
 MIN_SPOTS = 8
 """Smallest number of spots from which variances are estimated."""
-ROUGH, SMOOTH = 1.0, 1.9
-"""Powers of the distance: exponential correlation, and nearly Gaussian."""
 
 _GROUP_SPOTS = 200
 _MAX_GROUPS = 4
-# log of: variance and length (in spot distances) of the smooth part; variance of the noise; variance of the linear part
-_BOUNDS = ((-8.0, 4.0), (-0.7, 4.0), (-8.0, 1.0), (-12.0, 4.0))
+# log of: variance and length (in spot distances) of the smooth part; variance of the noise
+_BOUNDS = ((-8.0, 4.0), (-0.7, 4.0), (-8.0, 1.0))
 
 
 class Group(NamedTuple):
@@ -47,7 +45,7 @@ class Fit(NamedTuple):
     log_likelihood: float
     """Without its constant."""
     log_parameters: np.ndarray
-    """Log of the variance and the length of the smooth part, of the noise variance, and of that of the linear part."""
+    """Log of the variance and the length of the smooth part, and of the noise variance."""
 
 
 def sample_groups(spatial: np.ndarray, sections: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -87,19 +85,12 @@ def groups_of(spatial: np.ndarray, sections: np.ndarray | None = None) -> list[G
     return groups
 
 
-def correlation(distance: np.ndarray, length: float, power: float = ROUGH) -> np.ndarray:
-    """Correlation exp(-(distance / length)^power) of the smooth part."""
-    return np.exp(-((distance / length) ** power))
+def correlation(distance: np.ndarray, length: float) -> np.ndarray:
+    """Correlation exp(-distance / length) of the smooth part."""
+    return np.exp(-(distance / length))
 
 
-def maximise_likelihood(
-    groups: Sequence[Group],
-    values: np.ndarray,
-    starts: Sequence[np.ndarray],
-    *,
-    power: float = ROUGH,
-    linear: Sequence[np.ndarray] | None = None,
-) -> Fit:
+def maximise_likelihood(groups: Sequence[Group], values: np.ndarray, start: np.ndarray) -> Fit:
     """Fit the parameters of one feature by gradients.
 
     Parameters
@@ -108,48 +99,29 @@ def maximise_likelihood(
         The spots.
     values
         n_spots, standardised.
-    starts
-        Log parameters to start from, see :class:`Fit`; the best result is returned.
-    power
-        Of the distance in the correlation of the smooth part.
-    linear
-        For every group the n_group x n_group kernel of a part that is linear in other covariates; None is no such part.
+    start
+        Log parameters to start from, see :class:`Fit`.
     """
-    kernels: Sequence[np.ndarray | None] = [None] * len(groups) if linear is None else linear
-    arguments = (groups, kernels, values, power)
-    fits = [minimize(_loss, start, arguments, jac=True, method="L-BFGS-B", bounds=_BOUNDS) for start in starts]
-    best = min(fits, key=lambda fit: fit.fun)
-    return Fit(-best.fun, best.x)
+    fit = minimize(_loss, start, (groups, values), jac=True, method="L-BFGS-B", bounds=_BOUNDS)
+    return Fit(-fit.fun, fit.x)
 
 
-def _loss(
-    log_parameters: np.ndarray,
-    groups: Sequence[Group],
-    kernels: Sequence[np.ndarray | None],
-    values: np.ndarray,
-    power: float,
-) -> tuple[float, np.ndarray]:
+def _loss(log_parameters: np.ndarray, groups: Sequence[Group], values: np.ndarray) -> tuple[float, np.ndarray]:
     """Negative log likelihood and its gradient."""
-    total, gradient = 0.0, np.zeros(4)
-    smooth, length, noise, strength = np.exp(log_parameters)
-    for (rows, distance), kernel in zip(groups, kernels, strict=True):
-        space = smooth * correlation(distance, length, power)
-        by_length = space * power * (distance / length) ** power
-        linear = np.zeros_like(space) if kernel is None else strength * kernel
+    total, gradient = 0.0, np.zeros(3)
+    smooth, length, noise = np.exp(log_parameters)
+    for rows, distance in groups:
+        space = smooth * correlation(distance, length)
+        by_length = space * (distance / length)
         try:
-            factor = cho_factor(space + linear + noise * np.eye(len(rows)), lower=True)
+            factor = cho_factor(space + noise * np.eye(len(rows)), lower=True)
         except LinAlgError:
-            return 1e25, np.zeros(4)
+            return 1e25, np.zeros(3)
         inverse = cho_solve(factor, np.eye(len(rows)))
         weights = inverse @ values[rows]
         total += float(log_likelihood(values[rows] @ weights, 2 * np.log(np.diag(factor[0])).sum()))
         slope = 0.5 * (inverse - np.outer(weights, weights))
-        gradient += [
-            (slope * space).sum(),
-            (slope * by_length).sum(),
-            noise * np.trace(slope),
-            (slope * linear).sum(),
-        ]
+        gradient += [(slope * space).sum(), (slope * by_length).sum(), noise * np.trace(slope)]
     return -total, gradient
 
 

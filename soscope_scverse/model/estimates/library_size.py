@@ -9,7 +9,7 @@ from soscope_scverse.model._section import within_sections
 from soscope_scverse.model.estimates.gp import MIN_SPOTS, groups_of, maximise_likelihood, standardised
 
 _MIN_NOISE = 0.01  # a tenth more or less: no two spots are captured equally well
-_START = np.array([-0.7, 1.0, -0.7, -3.0])  # log parameters of `gp.Fit`
+_START = np.array([-0.7, 1.0, -0.7])  # log parameters of `gp.Fit`
 
 
 def library_size_noise(
@@ -42,6 +42,6 @@ def library_size_noise(
     if len(log_size) < MIN_SPOTS or log_size.std() < 1e-6:
         return _MIN_NOISE
     groups = groups_of(spatial[counted], None if sections is None else sections[counted])
-    fit = maximise_likelihood(groups, standardised(log_size), [_START])
+    fit = maximise_likelihood(groups, standardised(log_size), _START)
     noise = np.exp(fit.log_parameters[2]) * log_size.var()
     return max(_MIN_NOISE, float(noise - (1 / total[counted]).mean()))  # less the noise of counting
