@@ -14,7 +14,6 @@ from soscope_scverse.model._tiles import contiguous_groups
 from soscope_scverse.model.estimates.initialise import dense_profiles
 from soscope_scverse.module.kriged_field import KrigedField
 from soscope_scverse.module.vae import SoScopeVAE
-from soscope_scverse.pp._graphs import nearest_distance
 
 _CHUNK_SPOTS = 4096
 _EXACT_SPOTS = 600  # up to which a section is kriged from all its spots, else group by group
@@ -40,22 +39,13 @@ class Averages(NamedTuple):
 def averages(section: Section) -> Averages:
     """Centres, extents and mean image features of the spots."""
     share = section.exposure / np.maximum(section.size, 1e-12)
-    xy = np.nan_to_num(section.subspots) / pitches(section)[:, None, None]
+    xy = np.nan_to_num(section.subspots) / section.pitch[:, None, None]
     centre = np.einsum("nk,nkd->nd", share, xy)
     extent = np.einsum("nk,nkd->n", share, (xy - centre[:, None]) ** 2)
     features = np.zeros((len(centre), 0))
     if section.features is not None:
         features = np.einsum("nk,nkl->nl", share, section.features).astype(float)
     return Averages(centre, extent, features)
-
-
-def pitches(section: Section) -> np.ndarray:
-    """Centre-to-centre distance in the section of every spot, n_spots."""
-    pitch = np.empty(len(section.spatial))
-    for name in np.unique(section.sections):
-        rows = section.sections == name
-        pitch[rows] = nearest_distance(section.spatial[rows])
-    return pitch
 
 
 def transformed_profiles(module: SoScopeVAE, section: Section, rows: np.ndarray) -> np.ndarray:
@@ -146,7 +136,7 @@ class Krige:
 
 def kriged_subspots(module: SoScopeVAE, section: Section) -> np.ndarray:
     """Expected components of all subspots, n_spots x n_subspots x n_components float32; 0 for padding."""
-    pitch, valid = pitches(section), section.is_subspot
+    pitch, valid = section.pitch, section.is_subspot
     kriged = np.zeros((*valid.shape, len(module.kriged.patterns)), np.float32)
     for name in np.unique(section.sections):
         rows = np.flatnonzero(section.sections == name)

@@ -9,6 +9,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from soscope_scverse._arrays import Matrix
+from soscope_scverse.pp._graphs import nearest_distance
 
 
 class Section(NamedTuple):
@@ -44,6 +45,15 @@ class Section(NamedTuple):
     def size(self) -> np.ndarray:
         """n_spots x 1 relative sizes of the spots, 1 for the mean spot."""
         return self.exposure.sum(axis=1, keepdims=True)
+
+    @property
+    def pitch(self) -> np.ndarray:
+        """n_spots centre-to-centre distances, each that of the spot's own section."""
+        pitch = np.empty(len(self.spatial))
+        for name in np.unique(self.sections):
+            rows = self.sections == name
+            pitch[rows] = nearest_distance(self.spatial[rows])
+        return pitch
 
     @property
     def has_gaps(self) -> bool:

@@ -12,12 +12,10 @@ import torch
 from torch import Tensor
 
 from soscope_scverse._arrays import Matrix, dense
-from soscope_scverse.model._section import Section
 from soscope_scverse.model._tiles import Tiles
 from soscope_scverse.module.further_features import FurtherFeatures
 from soscope_scverse.module.likelihoods import Subspots
 from soscope_scverse.module.vae import SoScopeVAE
-from soscope_scverse.pp._graphs import nearest_distance
 
 Expectation: TypeAlias = Literal["conditional", "denoised", "decoded"]
 """What the values of a subspot are, see :meth:`SoScope.get_enhanced`."""
@@ -98,7 +96,7 @@ class Sampler:
     @cached_property
     def pitch(self) -> np.ndarray:
         """Centre-to-centre distance in the section of every spot, n_spots; only samples need it."""
-        return _pitch(self.tiles.section)
+        return self.tiles.section.pitch
 
     @property
     def samples_counts(self) -> bool:
@@ -235,15 +233,6 @@ def residual_roots(positions: np.ndarray, exposure: np.ndarray) -> np.ndarray:
     covariance -= with_average[:, :, None] * with_average[:, None] / average[:, None, None]
     values, vectors = np.linalg.eigh(covariance)
     return np.einsum("nki,ni,nji->nkj", vectors, np.sqrt(np.maximum(values, 0)), vectors)
-
-
-def _pitch(section: Section) -> np.ndarray:
-    """Centre-to-centre distance in the section of every spot."""
-    pitch = np.empty(len(section.spatial))
-    for name in np.unique(section.sections):
-        rows = section.sections == name
-        pitch[rows] = nearest_distance(section.spatial[rows])
-    return pitch
 
 
 def _seed(device: torch.device, seed: np.int64) -> None:
