@@ -41,6 +41,8 @@ SUBSPOT = "subspot"
 
 MEASURED_SHARE = "measured"
 IMAGE_GAIN = "image_gain"
+WEAK_IMAGE = 0.1
+"""Strength of the image below which it has practically no effect: a run warns, and its report states it."""
 """``obs`` of a result: share of the subspot that was captured."""
 
 SAMPLED_COUNTS = "sampled_counts"

@@ -11,7 +11,6 @@ from torch import distributed
 
 from soscope_scverse._validators import check_samples, check_trained
 from soscope_scverse.model._inputs import Inputs
-from soscope_scverse.model._kriging import with_kriged
 from soscope_scverse.model._section import Section
 from soscope_scverse.model._setup import RegisteredModel
 from soscope_scverse.model._tiles import Tiles
@@ -47,8 +46,7 @@ class AppliedModel(RegisteredModel):
             inputs = transferred(adata, inputs, self._likelihoods, needs_features=self.module.uses_image)
         together = self.trainer is not None and self.trainer.world_size > 1 and distributed.is_initialized()
         processes = Processes.of_group(self.device) if together else Processes()
-        section = with_kriged(self.module, self._section(inputs))
-        return Posterior(self.module, inputs, self._tiles(section), processes)
+        return Posterior(self.module, inputs, self._tiles(self._section(inputs)), processes)
 
     def _section(self, inputs: Inputs, order: np.ndarray | None = None) -> Section:
         """Spots as arrays, in this order, with image features as inputs of the networks."""

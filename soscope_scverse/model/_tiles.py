@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Literal
 
 import numpy as np
@@ -64,6 +65,12 @@ class Tiles:
             weight = weight.astype(np.float32)
             self.similarity = csr_matrix((weight, (i, j)), shape=(self.n_targets, self.n_targets))
             self.image_edge_density = _density(len(weight), self.n_targets)
+
+    def of(self, section: Section) -> Tiles:
+        """Return the batches of the same spots with other profiles or a kriged field."""
+        tiles = copy.copy(self)
+        tiles.section = section
+        return tiles
 
     @property
     def n_spots(self) -> int:

@@ -39,7 +39,6 @@ Plot: TypeAlias = Callable[[Part, str, Mapping[str, Any]], Axes]
 """Draws a feature, with further arguments of the function of :mod:`soscope_scverse.pl`."""
 
 _TITLE = "soScope report"
-_WEAK_IMAGE = 0.1  # strength below which a run warns
 _MAX_SECTIONS = 4
 """Largest number of sections with maps."""
 _MAX_VALUES = 12
@@ -301,7 +300,7 @@ def _alignment(enhanced: AnnData | MuData, adata: AnnData | MuData, record: Reco
         "alignment",
         *(
             [element("p", weak)]
-            if record.entries.get("image_strength", 1) < _WEAK_IMAGE and "encoder" in record.entries
+            if record.entries.get("image_strength", 1) < keys.WEAK_IMAGE and "encoder" in record.entries
             else []
         ),
         element("p", text),

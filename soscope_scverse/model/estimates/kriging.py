@@ -16,6 +16,7 @@ import torch
 from scipy.linalg import cho_factor, cho_solve
 from scipy.special import expit, logsumexp, softmax
 
+from soscope_scverse import _keys as keys
 from soscope_scverse._arrays import spread
 from soscope_scverse._gp import TINY, log_likelihood
 from soscope_scverse.model._kriging import (
@@ -39,11 +40,10 @@ SETTINGS = np.array(list(product(_LENGTHS, _IMAGES, _NOISES)))
 """Length, variance of the image part and noise of every setting, n_settings x 3."""
 
 _OFFSET = 0.3  # of the mean of a feature: counts are kriged as log(1 + x / offset)
-_MOST_SAMPLED = 1_000  # spots for means and principal components, and for the level of the field
+_MOST_SAMPLED = 1_000  # spots for means and principal components
 _MOST_FEATURES = 500  # for the evidence of a typical feature
 _GROUP_SPOTS = 400
 _MOST_GROUPS = 16  # groups of spots for the effect of the image
-_WEAK = 0.1  # strength below which the image has no visible effect
 
 
 def set_kriging(module: SoScopeVAE, section: Section, image_strength: float | Literal["auto"], *, used: bool) -> None:
@@ -77,14 +77,13 @@ def set_kriging(module: SoScopeVAE, section: Section, image_strength: float | Li
     unit = max(np.sqrt((features**2).sum(axis=1).mean()), TINY)
     spots = spots._replace(features=features / unit)
     sampled = _sampled(section)
-    evidence = log_evidence(spots, values, sampled)
-    shared = log_evidence(spots, _some_features(module, section), sampled).mean(axis=1)
-    settings = expected_settings(evidence, shared)
+    evidence = log_evidence([spots.some(rows) for rows in sampled], [values[rows] for rows in sampled])
+    settings = expected_settings(evidence, _typical_evidence(module, section, spots, sampled))
     field = module.kriged
     field.length.copy_(torch.as_tensor(settings[0]))
     field.noise.copy_(torch.as_tensor(settings[2]))
     field.image_effect.copy_(torch.as_tensor(image_effect(spots, values, _covering(section), settings) / unit))
-    _set_levels(module, section)
+    _set_levels(module, section.some(np.concatenate(sampled)))
     field.is_set.fill_(used)
     if section.features is not None and image_strength == "auto":
         module.image_strength.fill_(image_probability(evidence, signal(values.var(axis=0), settings)))
@@ -95,8 +94,9 @@ def _set_components(module: SoScopeVAE, section: Section) -> None:
     """Set the transformation of the profiles and their principal components; modalities have equal weight."""
     field, rows = module.kriged, spread(len(section.spatial), _MOST_SAMPLED)
     field.unit.copy_(_OFFSET * module.unit)
-    profiles = within_sections(transformed_profiles(module, section, rows), section.sections[rows])
-    mean = transformed_profiles(module, section, rows).mean(axis=0)
+    profiles = transformed_profiles(module, section, rows)
+    mean = profiles.mean(axis=0)
+    profiles = within_sections(profiles, section.sections[rows])
     profiles = profiles - profiles.mean(axis=0)
     deviation = profiles.std(axis=0)
     scale = np.where(deviation > 1e-6, deviation, 1) / module.feature_weight().numpy() ** 0.5
@@ -107,35 +107,36 @@ def _set_components(module: SoScopeVAE, section: Section) -> None:
     field.patterns[: len(patterns)] = torch.as_tensor(patterns)
 
 
-def _some_features(module: SoScopeVAE, section: Section) -> np.ndarray:
-    """Transformed profiles of up to 500 features, n_spots x n_some; 0 for spots that are not sampled."""
-    rows, some = np.concatenate(_sampled(section)), spread(len(module.kriged.mean), _MOST_FEATURES)
-    values = np.zeros((len(section.spatial), len(some)), np.float32)
-    values[rows] = within_sections(transformed_profiles(module, section, rows)[:, some], section.sections[rows])
-    return values - values[rows].mean(axis=0)
+def _typical_evidence(
+    module: SoScopeVAE, section: Section, spots: Averages, groups: Sequence[np.ndarray]
+) -> np.ndarray:
+    """Mean log marginal likelihood of up to 500 features at each of :data:`SETTINGS`, n_settings."""
+    rows, some = np.concatenate(groups), spread(len(module.kriged.mean), _MOST_FEATURES)
+    profiles = within_sections(transformed_profiles(module, section, rows)[:, some], section.sections[rows])
+    profiles = profiles.astype(np.float32, order="C")
+    profiles = profiles - profiles.mean(axis=0)
+    values = np.split(profiles, np.cumsum([len(group) for group in groups])[:-1])
+    return log_evidence([spots.some(group) for group in groups], values).mean(axis=1)
 
 
-def log_evidence(spots: Averages, values: np.ndarray, groups: Sequence[np.ndarray]) -> np.ndarray:
+def log_evidence(groups: Sequence[Averages], values: Sequence[np.ndarray]) -> np.ndarray:
     """Log marginal likelihood of every component at each of :data:`SETTINGS`, at its most likely variance.
 
     Parameters
     ----------
-    spots
-        With image features of mean squared norm 1.
-    values
-        n_spots x n_components of mean 0.
     groups
-        Rows of groups of spots, which are independent of each other.
+        Groups of spots, which are independent of each other, with image features of mean squared norm 1.
+    values
+        n_group x n_components of every group, of mean 0 over all.
 
     Returns
     -------
     n_settings x n_components, without a constant.
     """
     noises = np.array(_NOISES)
-    square = np.zeros((len(_LENGTHS) * len(_IMAGES), len(noises), values.shape[1]))
+    square = np.zeros((len(_LENGTHS) * len(_IMAGES), len(noises), values[0].shape[1]))
     determinant = np.zeros((*square.shape[:2], 1))
-    for rows in groups:
-        own, value = spots.some(rows), values[rows]
+    for own, value in zip(groups, values, strict=True):
         distance = distances(own.xy, own.xy, own.extent, own.extent)
         linear = own.features @ own.features.T
         for i, (length, image) in enumerate(product(_LENGTHS, _IMAGES)):
@@ -143,7 +144,7 @@ def log_evidence(spots: Averages, values: np.ndarray, groups: Sequence[np.ndarra
             variance = np.maximum(roots, 0) + noises[:, None]
             square[i] += (1 / variance) @ (vectors.T @ value) ** 2
             determinant[i] += np.log(variance).sum(axis=1, keepdims=True)
-    n_spots = sum(map(len, groups))
+    n_spots = sum(map(len, values))
     likelihood = log_likelihood(n_spots * np.log(np.maximum(square, TINY) / n_spots), determinant)
     return likelihood.reshape(len(SETTINGS), -1)
 
@@ -197,8 +198,12 @@ def image_effect(
 
     Parameters
     ----------
-    spots, values, groups
-        See :func:`log_evidence`.
+    spots
+        With image features of mean squared norm 1.
+    values
+        n_spots x n_components of mean 0.
+    groups
+        Rows of groups of spots, which are independent of each other.
     settings
         Length, image variance and noise of every component.
     """
@@ -229,10 +234,9 @@ def _covering(section: Section) -> list[np.ndarray]:
 
 
 @torch.no_grad()
-def _set_levels(module: SoScopeVAE, section: Section) -> None:
+def _set_levels(module: SoScopeVAE, part: Section) -> None:
     """Set the share of every feature that the image explains, and the level at which the field adds up to the spots."""
-    field, part = module.kriged, section.some(np.concatenate(_sampled(section)))
-    valid = part.is_subspot
+    field, valid = module.kriged, part.is_subspot
     kriged, linear = kriged_subspots(module, part), np.zeros((*valid.shape, len(field.patterns)))
     if part.features is not None:
         linear = part.features @ field.image_effect.numpy()
@@ -251,7 +255,7 @@ def _set_levels(module: SoScopeVAE, section: Section) -> None:
 
 
 def _warn_weak(strength: float) -> None:
-    if strength < _WEAK:
+    if strength < keys.WEAK_IMAGE:
         msg = (
             f"The image has practically no effect: the probability that it is informative about the profiles beyond "
             f"their positions is {strength:.2g}. Check that it is the image of this section and that positions fit it "

@@ -32,7 +32,7 @@ from soscope_scverse.model.inference.result import (
     result_rows,
     with_profiles,
 )
-from soscope_scverse.model.inference.sampler import Expectation
+from soscope_scverse.model.inference.sampler import Expectation, Sampler
 from soscope_scverse.model.inference.store import Arrays
 from soscope_scverse.module.further_features import FurtherFeatures, Heads
 from soscope_scverse.module.likelihoods import Start
@@ -122,7 +122,7 @@ def genes_profiles(
     if out is not None:
         check_storable("out", frame, out.suffix)
     sampler, blocks = posterior.sampler(expectation, n_samples), list(profiles.blocks())
-    fitted = fit_blocks(posterior, sampler.states.mean, profiles, blocks, saved)
+    fitted = fit_blocks(posterior, sampler, profiles, blocks, saved)
     frame.var = spots_of(profiles.data).var
     size = batch_size or block_spots(tiles, BLOCK, n_samples)
     kept = result_rows(spots)[tiles.section.is_subspot]
@@ -145,7 +145,7 @@ def genes_profiles(
 
 
 def fit_blocks(
-    posterior: Posterior, states: torch.Tensor, profiles: Profiles, blocks: Sequence[Block], saved: FittedHeads
+    posterior: Posterior, sampler: Sampler, profiles: Profiles, blocks: Sequence[Block], saved: FittedHeads
 ) -> list[Fitted]:
     """Fit the heads of all blocks, and write what is known of every feature to ``var`` of the profiles.
 
@@ -153,8 +153,8 @@ def fit_blocks(
     ----------
     posterior
         The spots.
-    states
-        Their latent states.
+    sampler
+        Of their subspots.
     profiles
         The features to enhance.
     blocks
@@ -167,7 +167,7 @@ def fit_blocks(
     with saved:
         for block in tqdm(blocks[len(saved.blocks) :], desc="Fitting genes", unit="block", delay=5):
             if block.modality not in readouts:
-                readouts[block.modality] = Readout(posterior.module, posterior.tiles, states, block.modality)
+                readouts[block.modality] = Readout(posterior.module, sampler.tiles, sampler.states.mean, block.modality)
             readout = readouts[block.modality]
             names = profiles.parts[block.modality].var_names[block.own]
             saved.add(_with_trained(readout, readout.fit(block.x), trained[block.modality].get_indexer(names)))

@@ -12,6 +12,7 @@ from mudata import MuData
 
 from soscope_scverse._containers.mudata import split
 from soscope_scverse.model._inputs import Inputs
+from soscope_scverse.model._kriging import with_kriged
 from soscope_scverse.model._threads import torch_threads
 from soscope_scverse.model._tiles import Tiles, contiguous_groups
 from soscope_scverse.model.inference.processes import Processes
@@ -65,7 +66,7 @@ class Posterior(NamedTuple):
             self.processes.from_first(seed)
         return Sampler(
             self.module,
-            self.tiles,
+            self.tiles.of(with_kriged(self.module, self.tiles.section)),
             self.latent_states(),
             self.inputs.order(),
             n_samples=n_samples,

@@ -88,8 +88,8 @@ class Sampler:
             Of the group of features: each has random numbers of its own.
         """
         other = copy.copy(self)
-        other.module, other.tiles, other.seeds = module, copy.copy(self.tiles), self.seeds.copy()
-        other.tiles.section = self.tiles.section._replace(x=x)
+        other.module, other.seeds = module, self.seeds.copy()
+        other.tiles = self.tiles.of(self.tiles.section._replace(x=x))
         other.seeds[:, 1] ^= number
         return other
 
