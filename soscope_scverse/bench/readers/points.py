@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from os import PathLike
 from pathlib import Path
 
@@ -20,7 +21,7 @@ _TESLA_RULES: Rules = {**_RULES, "scale": POSITIVE}
 
 
 def read_tesla(
-    result: str | PathLike | AnnData, adata: AnnData, *, scale: float = 1, log_base: float | None = float(np.e)
+    result: str | PathLike | AnnData, adata: AnnData, *, scale: float = 1, log_base: float | None = math.e
 ) -> AnnData:
     """Read the superpixels of TESLA into the rows of the subspots.
 
@@ -62,7 +63,7 @@ def read_tesla(
     return at_subspots(subspots, xy, found, log_base, "TESLA")
 
 
-def read_finest(result: str | PathLike | AnnData, adata: AnnData, *, log_base: float | None = float(np.e)) -> AnnData:
+def read_finest(result: str | PathLike | AnnData, adata: AnnData, *, log_base: float | None = math.e) -> AnnData:
     """Read the sub-spots or cells of FineST into the rows of the subspots.
 
     Parameters

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
@@ -23,7 +24,7 @@ def read_spahdmap(
     *,
     origin: Sequence[float],
     scale_rate: float = 1,
-    log_base: float | None = float(np.e),
+    log_base: float | None = math.e,
 ) -> AnnData:
     """Read the scores of SpaHDmap into the rows of the subspots.
 
