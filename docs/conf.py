@@ -44,7 +44,7 @@ numpydoc_validation_overrides = {  # methods that refer to that of a base class,
 }
 # fields of named tuples are documented one by one; the others are those of scvi-tools and Lightning
 numpydoc_validation_exclude = {
-    r"\.(LowResolution|SyntheticSection|SyntheticComponents)$",
+    r"\.(CorrelationAgreement|LowResolution|SyntheticSection|SyntheticComponents)$",
     r"\.SoScope\.(deregister_manager|trainer)$",
 }
 

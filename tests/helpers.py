@@ -41,6 +41,18 @@ def seeded(function, *args, seed=0, **kwargs):
         return function(*args, **kwargs)
 
 
+def clustered(adata, n_neighbors=15, n_comps=5):
+    """What most tutorials do first."""
+    import scanpy as sc
+
+    sc.pp.normalize_total(adata, target_sum=1e4)
+    sc.pp.log1p(adata)
+    sc.pp.pca(adata, n_comps=n_comps)
+    sc.pp.neighbors(adata, n_neighbors=n_neighbors)
+    sc.tl.leiden(adata, flavor="igraph", n_iterations=2, resolution=0.5)
+    return adata
+
+
 def flat(values):
     """Values of subspots, n_spots x n_subspots x ..., one row for each."""
     return values.reshape(-1, *values.shape[2:])

@@ -209,8 +209,8 @@ def enhance(
     -------
     AnnData or MuData
         The subspots, see :meth:`~soscope_scverse.model.SoScope.get_enhanced`, with ``uns["soscope"]``: version, those
-        of the main dependencies, arguments (JSON), those that were given, geometry, encoder, whether the image was
-        used, warnings, training history, and wall time and peak memory until the training ended.
+        of the main dependencies, arguments (JSON), those that were given, geometry, encoder, strength of the
+        image, warnings, training history, and wall time and peak memory until the training ended.
         ``enhance(adata, **json.loads(enhanced.uns["soscope"]["arguments"]))`` reproduces the result;
         arguments given as objects (images, cells, encoders) are listed under ``"inputs"`` and have to be passed again.
         With `return_model` a tuple of this and the model.

@@ -517,10 +517,10 @@ def test_a_report_with_and_after_a_run(folder):
     assert after.exit_code == 0
     written = [re.sub(r" on \d\d? .*?UTC", "", (folder / name).read_text()) for name in ("with.html", "after.html")]
     assert written[0] == written[1]
-    assert written[0].count("<img") == 5 + 2
+    assert written[0].count("<img") == 2 * 5 + 2  # denoised and conditional maps
     fewer = run("report", "out.h5ad", "in.h5ad", "--out", "after.html", "--n-genes", 1, "--force")
     assert fewer.exit_code == 0
-    assert (folder / "after.html").read_text().count("<img") == 1 + 2
+    assert (folder / "after.html").read_text().count("<img") == 2 * 1 + 2
     again = run("report", "out.h5ad", "in.h5ad", "--out", "after.html")
     assert "Expected `--out` to be a new path, found 'after.html'" in again.stderr
     over_input = run("report", "out.h5ad", "in.h5ad", "--out", "out.h5ad", "--force")
@@ -547,7 +547,7 @@ def test_mudata(spots, folder):
     assert list(written["rna"].var_names) == [spots.adata.var_names[1]]
     sums = np.asarray(written["prot"].X).reshape(30, 9, 2).sum(axis=1)
     np.testing.assert_allclose(sums, prot.layers["counts"].toarray(), rtol=1e-4, atol=1e-4)
-    assert (folder / "report.html").read_text().count("<img") == 3 + 1
+    assert (folder / "report.html").read_text().count("<img") == 2 * 3 + 1
     for faulty, message in (
         ([], "likelihood of each modality"),
         (["--likelihood", "nb"], "--likelihood MODALITY=VALUE"),

@@ -82,7 +82,8 @@ def test_one_seed_gives_the_same_bits(prepared):
 
 def test_permuting_the_spots_permutes_the_result(prepared):
     rows = np.random.default_rng(0).permutation(prepared.n_obs)
-    plain, moved = train(prepared.copy()), train(prepared[rows].copy())
+    # few steps: rounding of the graph grows with every one
+    plain, moved = train(prepared.copy(), 8), train(prepared[rows].copy(), 8)
     expected = plain.get_enhanced().X.reshape(60, 7, 8)[rows].reshape(420, 8)
     np.testing.assert_allclose(moved.get_enhanced().X, expected, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(
