@@ -137,6 +137,17 @@ def check_text(name: str, value: object) -> None:
         raise TypeError(msg)
 
 
+def check_columns(table: object, columns: Collection[str], source: str) -> None:
+    """Raise a TypeError or ValueError unless `table` is a DataFrame with these columns, as `source` returns it."""
+    if not isinstance(table, pd.DataFrame):
+        msg = f"Expected the table returned by `{source}`, found {type(table).__name__}."
+        raise TypeError(msg)
+    missing = [column for column in columns if column not in table]
+    if missing:
+        msg = f"Expected the table returned by `{source}`, found the columns {list(table)} without {missing}."
+        raise ValueError(msg)
+
+
 def check_named(name: str, value: Any) -> None:
     """Raise a TypeError unless `value` is a dict with strings as keys, or None."""
     if value is not None and not (isinstance(value, Mapping) and all(isinstance(key, str) for key in value)):

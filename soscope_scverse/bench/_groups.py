@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from soscope_scverse._validators import check_columns
+
 _BY = ["task", "method", "metric", "group"]
 
 
@@ -63,10 +65,7 @@ def with_groups(df: pd.DataFrame, groups: pd.Series) -> pd.DataFrame:
             f"{type(df).__name__} and {type(groups).__name__}."
         )
         raise TypeError(msg)
-    needed = [*_BY[:-1], "gene", "value"]
-    if missing := [column for column in needed if column not in df]:
-        msg = f"Expected the table returned by `bench.compare`, found the columns {list(df)} without {missing}."
-        raise ValueError(msg)
+    check_columns(df, [*_BY[:-1], "gene", "value"], "bench.compare")
     if not groups.index.is_unique:
         msg = f"Expected one group for every gene, found {int(groups.index.duplicated().sum())} genes repeated."
         raise ValueError(msg)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 import pandas as pd
+
+from soscope_scverse._validators import check_columns
 
 _RUN = ("task", "method", "seed", "metric")
 
@@ -40,27 +40,10 @@ def summary(df: pd.DataFrame) -> pd.DataFrame:
     >>> table = summary(compare(low, truth, "section.tif", seeds=range(5)))  # doctest: +SKIP
     >>> table.pivot(index="method", columns="metric", values="value")  # doctest: +SKIP
     """
-    check_scores(df, (*_RUN, "value"))
+    check_columns(df, (*_RUN, "value"), "bench.compare")
     runs = df.groupby(list(_RUN), sort=False, dropna=False)["value"].median()
     groups = runs.groupby(["task", "method", "metric"], sort=False)
     found = groups.agg(
         value=lambda run: run.mean(skipna=False), spread=lambda run: run.std(skipna=False), n_runs="size"
     )
     return found.reset_index()
-
-
-def check_scores(df: object, columns: Collection[str]) -> None:
-    """Raise unless `df` is a table with the columns.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If it is not a table or lacks a column.
-    """
-    if not isinstance(df, pd.DataFrame):
-        msg = f"Expected the table returned by `bench.compare`, found {type(df).__name__}."
-        raise TypeError(msg)
-    missing = [column for column in columns if column not in df]
-    if missing:
-        msg = f"Expected the table returned by `bench.compare`, found the columns {list(df)} without {missing}."
-        raise ValueError(msg)

@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from soscope_scverse.bench._summary import check_scores
+from soscope_scverse._validators import check_columns
 from soscope_scverse.pl._figures import panels, save_figure
+from soscope_scverse.pl._tables import chosen_metrics
 
 _COLUMNS = ("task", "method", "gene", "metric", "value")
 _GROUP_WIDTH = 0.84  # width of the boxes of one task; tasks are 1 apart
@@ -50,7 +51,8 @@ def benchmark(
     TypeError, ValueError
         If `df` is not a table, lacks a column or a metric, or the number of Axes is not the number of metrics.
     """
-    names = _metrics(df, metric)
+    check_columns(df, _COLUMNS, "bench.compare")
+    names = chosen_metrics(df, metric)
     tasks, methods = df["task"].unique(), df["method"].unique()
     size = (3 + 0.18 * len(tasks) * (len(methods) + 1), 2.4 + 1 / len(names))
     axes = panels(ax, (len(names),), size, f"one for each of the metrics {names}", in_column=True)
@@ -60,17 +62,6 @@ def benchmark(
     axes[0].legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize=8)
     save_figure(axes[0], save)
     return axes
-
-
-def _metrics(df: pd.DataFrame, metric: Sequence[str] | str | None) -> list[str]:
-    check_scores(df, _COLUMNS)
-    known = df["metric"].unique().tolist()
-    names = known if metric is None else [metric] if isinstance(metric, str) else list(metric)
-    unknown = [name for name in names if name not in known]
-    if unknown or not names:
-        msg = f"Expected `metric` to be among those of the table, {known}, found {unknown or 'none'}."
-        raise ValueError(msg)
-    return names
 
 
 def _values(df: pd.DataFrame, metric: str) -> dict[tuple[str, str], np.ndarray]:

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from soscope_scverse.pl._figures import panels, save_figure
-from soscope_scverse.pl.analyses.genes import check_table
+from soscope_scverse.pl._tables import check_table, chosen_metrics
 
 _COLUMNS = ("factor", "method", "gene", "metric", "value")
 
@@ -47,12 +47,7 @@ def factors(
         If `df` is no such table, or lacks a metric.
     """
     check_table(df, _COLUMNS, "bench.compare_factors")
-    known = df["metric"].unique().tolist()
-    names = known if metric is None else [metric] if isinstance(metric, str) else list(metric)
-    unknown = [name for name in names if name not in known]
-    if unknown or not names:
-        msg = f"Expected `metric` to be among those of the table, {known}, found {unknown or 'none'}."
-        raise ValueError(msg)
+    names = chosen_metrics(df, metric)
     axes = panels(ax, (len(names),), (3.4, 3.2), f"one for each of the metrics {names}")
     methods = df["method"].unique()
     colours = plt.get_cmap("tab10" if len(methods) <= 10 else "tab20")

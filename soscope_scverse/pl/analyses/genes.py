@@ -14,6 +14,7 @@ from soscope_scverse._validators import NON_NEGATIVE_INTEGER, Rules, check_argum
 from soscope_scverse.bench._groups import with_groups
 from soscope_scverse.pl._benchmark import benchmark
 from soscope_scverse.pl._figures import panels, save_figure
+from soscope_scverse.pl._tables import check_table
 
 _COLUMNS = ("mean", "variance", "trend", "variability_group")
 _RANKED_RULES: Rules = {"n_named": NON_NEGATIVE_INTEGER}
@@ -151,15 +152,3 @@ def ranked_genes(
     ax.spines[["top", "right"]].set_visible(False)
     save_figure(ax, save)
     return ax
-
-
-def check_table(table: object, needed: Sequence[str], source: str) -> None:
-    """Raise unless `table` is a table with these columns and at least one row."""
-    if not isinstance(table, pd.DataFrame):
-        msg = f"Expected the table returned by `{source}`, found {type(table).__name__}."
-        raise TypeError(msg)
-    missing = [column for column in needed if column not in table]
-    if missing or table.empty:
-        found = f"the columns {list(table)} without {missing}" if missing else "no rows"
-        msg = f"Expected the table returned by `{source}`, found {found}."
-        raise ValueError(msg)

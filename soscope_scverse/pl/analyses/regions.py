@@ -16,7 +16,7 @@ from soscope_scverse._arrays import columns, dense
 from soscope_scverse._regions import read_markers
 from soscope_scverse._validators import check_text
 from soscope_scverse.pl._figures import panels, save_figure
-from soscope_scverse.pl.analyses.genes import check_table
+from soscope_scverse.pl._tables import check_table
 
 _COLOURS = {"outside": "lightgrey", "inside": "tab:orange"}
 
