@@ -72,6 +72,15 @@ class _Weights(click.Path):
 out_option = click.option("--out", required=True, type=NEW, help="Output file or store.")
 force_option = click.option("--force", is_flag=True, help="Overwrite existing files.")
 library_option = click.option("--library-key", help="Column of obs with the sections.")
+batch_option = click.option("--batch-key", help="Column of obs with the batches.")
+preset_option = click.option(
+    "--preset",
+    type=click.Choice(["default", "paper"]),
+    default="default",
+    show_default=True,
+    help="Defaults of the model: of this package, or of the soScope paper.",
+)
+seed_option = click.option("--seed", type=int, default=0, show_default=True, help="Random seed.")
 image_options = options(
     click.option("--image", type=EXISTING, help="Histology image (JPEG, PNG, TIFF, SVS, ...)."),
     click.option("--image-scale", type=float, help="Factor from coordinates to pixels of the image."),

@@ -38,17 +38,11 @@ from soscope_scverse.cli._kinds import by_modality, check_storable, formats, kin
     help="Information that distinguishes the subspots of a spot.",
 )
 @common.library_option
-@click.option("--batch-key", help="Column of obs with the batches.")
+@common.batch_option
 @click.option("--graph-key", help="Slot of obsp with the graph of the spots; default: spot_graph, else made anew.")
 @click.option("--size-factor-key", help="Column of obs with the library size of every spot.")
 @click.option("--keep-off-tissue", is_flag=True, help="Enhance spots with in_tissue == 0, too; default: exclude them.")
-@click.option(
-    "--preset",
-    type=click.Choice(["default", "paper"]),
-    default="default",
-    show_default=True,
-    help="Defaults of the model: of this package, or of the soScope paper.",
-)
+@common.preset_option
 @click.option(
     "--expectation",
     type=click.Choice(["conditional", "denoised", "decoded"]),
@@ -64,7 +58,7 @@ from soscope_scverse.cli._kinds import by_modality, check_storable, formats, kin
     help="Posterior samples for the layers std, q05 and q95; 0 omits these layers.",
 )
 @click.option("--obsm-key", "obsm_keys", multiple=True, help="Table in obsm of the spots to repeat for their subspots.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Random seed.")
+@common.seed_option
 @common.training_options
 @click.option("--devices", type=AT_LEAST_ONE, help="Devices per machine for training; default: 1.")
 @click.option("--num-nodes", type=AT_LEAST_ONE, help="Machines for training; default: 1.")

@@ -37,15 +37,9 @@ _SHOWN = ["pearson", "within_r", "linear_within_r", "expected_within_r", "image_
     help="Likelihood of the profiles.",
 )
 @common.library_option
-@click.option("--batch-key", help="Column of obs with the batches.")
+@common.batch_option
 @click.option("--keep-off-tissue", is_flag=True, help="Use spots with in_tissue == 0, too; default: exclude them.")
-@click.option(
-    "--preset",
-    type=click.Choice(["default", "paper"]),
-    default="default",
-    show_default=True,
-    help="Defaults of the model: of this package, or of the soScope paper.",
-)
+@common.preset_option
 @click.option(
     "--n-samples",
     type=click.IntRange(min=2),
@@ -53,7 +47,7 @@ _SHOWN = ["pearson", "within_r", "linear_within_r", "expected_within_r", "image_
     show_default=True,
     help="Posterior samples for the intervals.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Random seed.")
+@common.seed_option
 @common.training_options
 @common.element_options
 @common.force_option

@@ -128,8 +128,8 @@ class FeaturesField(SlotField):
         return found
 
 
-class SizeField(SlotField):
-    """Column of ``obs`` with the library size of every spot; records the mean of the spots that a model was trained on.
+class ColumnField(SlotField):
+    """Column of ``obs`` with a value for every spot.
 
     Parameters
     ----------
@@ -139,11 +139,18 @@ class SizeField(SlotField):
         Column of ``adata.obs``.
     """
 
-    MEAN = "mean"
-    """Key of the state: size factors are relative to it."""
-
     def __init__(self, registry_key: str, attr_key: str) -> None:
         super().__init__(registry_key, "obs", attr_key)
+
+
+class SizeField(ColumnField):
+    """Column of ``obs`` with the library size of every spot; records the mean of the spots that a model was trained on.
+
+    See :class:`ColumnField` for its parameters.
+    """
+
+    MEAN = "mean"
+    """Key of the state: size factors are relative to it."""
 
     def register_field(self, adata: AnnData) -> dict:
         """Record the mean."""
@@ -156,21 +163,13 @@ class SizeField(SlotField):
         return state_registry
 
 
-class BatchField(SlotField):
+class BatchField(ColumnField):
     """Column of ``obs`` with the batch of every spot; records the batches that a model was trained on.
 
-    Parameters
-    ----------
-    registry_key
-        Name in the registry.
-    attr_key
-        Column of ``adata.obs``.
+    See :class:`ColumnField` for its parameters.
     """
 
     BATCHES = "batches"
-
-    def __init__(self, registry_key: str, attr_key: str) -> None:
-        super().__init__(registry_key, "obs", attr_key)
 
     def register_field(self, adata: AnnData) -> dict:
         """Record the batches."""
