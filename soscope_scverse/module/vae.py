@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 from torch.nn.functional import embedding_bag
 
+from soscope_scverse._keys import WEAK_IMAGE
 from soscope_scverse.module.graph_encoder import GraphEncoder
 from soscope_scverse.module.image_regularizer import graph_bce
 from soscope_scverse.module.kriged_field import KrigedField
@@ -397,11 +398,30 @@ class SoScopeVAE(_GraphModule):
         """Whether the decoder has image features as input."""
         return len(self.image_mean) > 0
 
+    @property
+    def image_share(self) -> float:
+        """Share of the training steps that use the image, and of its effect on the kriged field.
+
+        It is 0 if the image is most likely not informative, and 1 if it is more likely informative than not.
+        """
+        return min(1.0, max(0.0, (self.image_strength.item() - WEAK_IMAGE) / (0.5 - WEAK_IMAGE)))
+
     @auto_move_data
-    def generative(self, tensors: Tensors, z: Tensor, **kwargs: Any) -> dict[str, Subspots]:
-        """Parameters of the subspots of the own spots, from latent states `z` of all inputs."""
+    def generative(self, tensors: Tensors, z: Tensor, **kwargs: Any) -> dict[str, Any]:
+        """From latent states `z` of all inputs: the parameters of the own subspots, and whether the image is used."""
+        uses_image = not self.training or self._step_uses_image()
+        if not uses_image:
+            tensors = {name: value for name, value in tensors.items() if name != "features"}
         effect, start = self.effects(tensors, z)
-        return {"subspots": subspots_of(self.likelihood, effect, start, tensors)}
+        return {"subspots": subspots_of(self.likelihood, effect, start, tensors), "uses_image": uses_image}
+
+    def _step_uses_image(self) -> bool:
+        """Whether a training step uses the image.
+
+        Without an image a random number is drawn, too. So the training with an image that is not informative is the
+        training without an image.
+        """
+        return self.image_share == 1 or torch.rand(()).item() < self.image_share
 
     def effects(self, tensors: Tensors, z: Tensor) -> tuple[Tensor, Start]:
         """Effects on the own subspots, n_spots x n_subspots x n_features, and the parameters of the features."""
@@ -433,14 +453,10 @@ class SoScopeVAE(_GraphModule):
         )
         if not self.uses_latent:
             z_k = torch.zeros_like(z_k)
-        if not self.uses_image:
+        if "features" not in tensors:
             return z_k, None
         features = tensors["features"].flatten(0, 1)
-        if not self.training:
-            return z_k, self.image_strength * features
-        # in all steps if the image is more likely informative than not
-        share = min(1.0, 2 * self.image_strength.item())
-        return z_k, features if share == 1 or torch.rand(()) < share else None
+        return z_k, features if self.training else self.image_strength * features
 
     @torch.no_grad()
     def scale_library_size(self, factor: float) -> None:
@@ -465,7 +481,7 @@ class SoScopeVAE(_GraphModule):
         spots = self.likelihood.aggregate(self.likelihood.captured(subspots))
         terms = {}
         x = tensors["x"][tensors["own"]]
-        if self.image_weight and "image_edge_index" in tensors:
+        if self.image_weight and generative_outputs["uses_image"] and "image_edge_index" in tensors:
             terms["image_loss"] = self.image_weight * self._image_loss(subspots, spots, x, tensors)
         spots, size_penalty = self.likelihood.absorb_library_size(x, spots, self.library_size_noise)
         if "x_held_out" in tensors:
