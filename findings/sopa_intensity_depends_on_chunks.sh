@@ -2,8 +2,8 @@
 # sopa's mean intensity of a cell depends on how Dask splits the image.
 #
 # Versions:
-#   sopa 2.2.11, spatialdata 0.7.3, dask 2026.1.1, xarray 2026.9.0, dask-image 2026.5.0, ome-zarr 0.15.0, zarr
-#   3.1.6, anndata 0.12.19, geopandas 1.2.0, shapely 2.2.0, pandas 2.3.3, numpy 2.4.6, scikit-image 0.26.0
+#   sopa 2.2.11, spatialdata 0.7.3, dask 2026.1.1, xarray 2026.9.0, dask-image 2026.5.0, ome-zarr 0.15.0,
+#   zarr 3.1.6, anndata 0.12.19, geopandas 1.2.0, shapely 2.2.0, pandas 2.3.3, numpy 2.4.6, scikit-image 0.26.0
 # Guess:
 #   The sums over the parts of a cell are those of the whole cell. Chunks change the speed alone.
 # Behaviour:

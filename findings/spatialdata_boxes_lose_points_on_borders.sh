@@ -2,8 +2,8 @@
 # Tiling points with bounding boxes loses those on the borders of the tiles, and the same tiles as polygons repeat them.
 #
 # Versions:
-#   spatialdata 0.7.3, dask 2026.1.1, xarray 2026.9.0, dask-image 2026.5.0, ome-zarr 0.15.0, zarr 3.1.6, anndata
-#   0.12.19, geopandas 1.2.0, shapely 2.2.0, pandas 2.3.3, numpy 2.4.6
+#   spatialdata 0.7.3, dask 2026.1.1, xarray 2026.9.0, dask-image 2026.5.0, ome-zarr 0.15.0, zarr 3.1.6,
+#   anndata 0.12.19, geopandas 1.2.0, shapely 2.2.0, pandas 2.3.3, numpy 2.4.6
 # Guess:
 #   A box includes its borders, as the polygon of the same square does, or its lower borders.
 # Behaviour:

@@ -2,8 +2,8 @@
 # Image tiles of spots are too small or too large if the spots have a scale.
 #
 # Versions:
-#   spatialdata 0.7.3, dask 2026.1.1, xarray 2026.9.0, dask-image 2026.5.0, ome-zarr 0.15.0, zarr 3.1.6, anndata
-#   0.12.19, geopandas 1.2.0, shapely 2.2.0, pandas 2.3.3, numpy 2.4.6, torch 2.14.1
+#   spatialdata 0.7.3, dask 2026.1.1, xarray 2026.9.0, dask-image 2026.5.0, ome-zarr 0.15.0, zarr 3.1.6,
+#   anndata 0.12.19, geopandas 1.2.0, shapely 2.2.0, pandas 2.3.3, numpy 2.4.6, torch 2.14.1
 # Guess:
 #   tile_scale=1 gives a tile as wide as the spot, in the coordinate system in which spots and image are compared: spots
 #   measured in micrometres, or in full-resolution pixels beside a downscaled image, have tiles that cover them.

@@ -2,8 +2,8 @@
 # A dataset of image tiles changes the radius of the spots it is made from.
 #
 # Versions:
-#   spatialdata 0.7.3, dask 2026.1.1, xarray 2026.9.0, dask-image 2026.5.0, ome-zarr 0.15.0, zarr 3.1.6, anndata
-#   0.12.19, geopandas 1.2.0, shapely 2.2.0, pandas 2.3.3, numpy 2.4.6, torch 2.14.1
+#   spatialdata 0.7.3, dask 2026.1.1, xarray 2026.9.0, dask-image 2026.5.0, ome-zarr 0.15.0, zarr 3.1.6,
+#   anndata 0.12.19, geopandas 1.2.0, shapely 2.2.0, pandas 2.3.3, numpy 2.4.6, torch 2.14.1
 # Guess:
 #   Making an ImageTilesDataset reads the spots: two with the same arguments have equal tiles, and the spots in the
 #   SpatialData object keep their radius.

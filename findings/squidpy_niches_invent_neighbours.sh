@@ -2,8 +2,8 @@
 # squidpy's neighbourhood niches give cells at the border neighbours of the type of the last cell in the table.
 #
 # Versions:
-#   squidpy 1.8.2, scanpy 1.11.5, anndata 0.12.19, numpy 2.4.6, pandas 2.3.3, scipy 1.17.1, igraph 1.0.0, leidenalg
-#   0.11.0
+#   squidpy 1.8.2, scanpy 1.11.5, anndata 0.12.19, numpy 2.4.6, pandas 2.3.3, scipy 1.17.1, igraph 1.0.0,
+#   leidenalg 0.11.0
 # Guess:
 #   A cell with three neighbours has a profile of three cells. The order of the cells in the table is irrelevant.
 # Behaviour:

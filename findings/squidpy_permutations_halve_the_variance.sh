@@ -2,8 +2,8 @@
 # squidpy's permutation p-values of Moran's I and Geary's C come from half the variance they should have.
 #
 # Versions:
-#   squidpy 1.8.2, scanpy 1.11.5, anndata 0.12.19, numpy 2.4.6, pandas 2.3.3, scipy 1.17.1, esda 2.9.0, libpysal
-#   4.14.1
+#   squidpy 1.8.2, scanpy 1.11.5, anndata 0.12.19, numpy 2.4.6, pandas 2.3.3, scipy 1.17.1, esda 2.9.0,
+#   libpysal 4.14.1
 # Guess:
 #   Permuting the spots gives the variance that the formula under normality gives, as in esda, and p-values of genes
 #   without spatial pattern are uniform: the smaller tail is below 0.05 for a tenth of them.
