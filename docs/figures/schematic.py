@@ -84,7 +84,9 @@ def draw_spots(ax: Axes, centre: np.ndarray) -> None:
             if np.hypot(*(a - b)) < 1.1 * PITCH:
                 ax.plot(*(centre + [a, b]).T, color=EDGE, lw=1.2, zorder=1)
     for point, colour in zip(points, colours, strict=True):
-        ax.add_patch(Circle(tuple(centre + point), 0.275 * PITCH, facecolor=colour, edgecolor="white", lw=0.6, zorder=2))
+        ax.add_patch(
+            Circle(tuple(centre + point), 0.275 * PITCH, facecolor=colour, edgecolor="white", lw=0.6, zorder=2)
+        )
 
 
 def draw_image(ax: Axes, centre: np.ndarray) -> None:
