@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import matplotlib as mpl
@@ -68,7 +69,7 @@ def box(ax: Axes, corner: tuple[float, float], size: tuple[float, float], colour
 
 def arrow(ax: Axes, *points: tuple[float, float], dashed: bool = False, colour: str = INK) -> None:
     """An arrow along points."""
-    for start, end in zip(points[:-2], points[1:-1], strict=True):
+    for start, end in pairwise(points[:-1]):
         ax.plot(*zip(start, end, strict=True), color=colour, lw=1.5, ls=(0, (4, 2)) if dashed else "-")
     style = {"arrowstyle": "-|>", "mutation_scale": 13, "lw": 1.5, "shrinkA": 0, "shrinkB": 0, "color": colour}
     ax.add_patch(FancyArrowPatch(*points[-2:], linestyle=(0, (4, 2)) if dashed else "-", **style))
@@ -82,7 +83,7 @@ def draw_spots(ax: Axes, centre: np.ndarray) -> None:
     for i, a in enumerate(points):
         for b in points[i + 1 :]:
             if np.hypot(*(a - b)) < 1.1 * PITCH:
-                ax.plot(*(centre + [a, b]).T, color=EDGE, lw=1.2, zorder=1)
+                ax.plot(*np.add(centre, (a, b)).T, color=EDGE, lw=1.2, zorder=1)
     for point, colour in zip(points, colours, strict=True):
         ax.add_patch(
             Circle(tuple(centre + point), 0.275 * PITCH, facecolor=colour, edgecolor="white", lw=0.6, zorder=2)

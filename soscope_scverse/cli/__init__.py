@@ -60,6 +60,8 @@ def _logged() -> Iterator[None]:
 
 
 class _Lines(logging.Handler):
+    """Handler of the log."""
+
     def emit(self, record: logging.LogRecord) -> None:
         """Write a message as other lines of the command line are written."""
         begin = "Warning: " if record.levelno > logging.INFO else ""

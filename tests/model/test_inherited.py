@@ -31,7 +31,7 @@ def test_what_other_models_have_is_named(model, name):
 
 
 def test_other_names_are_unknown_as_usual(model):
-    with pytest.raises(AttributeError, match="'SoScope' object has no attribute 'typo'$"):
+    with pytest.raises(AttributeError, match=r"'SoScope' object has no attribute 'typo'$"):
         _ = model.typo
 
 
