@@ -154,11 +154,6 @@ def without_none(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def progress_options() -> dict[str, bool]:
-    """Return training options that show a progress bar on a terminal, and none in a log file."""
-    return {"enable_progress_bar": sys.stderr.isatty()}
-
-
 def log_message(message: str) -> None:
     """Write a message to standard error; standard output is reserved for tables."""
     click.echo(message, err=True)

@@ -122,8 +122,7 @@ def enhance(
         cells=cells,
         expectation=list(expectation) or None,
         features_kwargs=common.features_options(weights=weights, layers=layers, windows=windows, cache=cache),
-        train_kwargs=common.progress_options()
-        | without_none(devices=devices, num_nodes=num_nodes, batch_size=batch_size, threads=threads),
+        train_kwargs=without_none(devices=devices, num_nodes=num_nodes, batch_size=batch_size, threads=threads),
         out=out if streams else None,
         overwrite=force,
         **kwargs,

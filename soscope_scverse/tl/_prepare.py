@@ -29,6 +29,7 @@ from soscope_scverse.im.encoders.registry import named
 from soscope_scverse.im.reading.sections import SectionImage
 from soscope_scverse.im.reading.thumbnails import shrunk
 from soscope_scverse.model._transfer import with_features
+from soscope_scverse.model.inference.result import result_rows
 from soscope_scverse.module.likelihoods import LIKELIHOODS, count_likelihoods
 from soscope_scverse.pp._genes import rank_genes, warn_feature_types
 from soscope_scverse.pp._geometry import partition_spots, write_partition
@@ -179,6 +180,7 @@ def prepare(
             _check_alignment(data, images, options)
         was_partitioned = is_partitioned(spots)
         _partition(spots, options)
+        logger.info("Dividing %d spots into %d subspots.", spots.n, result_rows(adata).sum())
         if options["graph_key"] is None and keys.SPOT_GRAPH not in adata.obsp:
             if not was_partitioned:
                 check_single_lattices(spots)
