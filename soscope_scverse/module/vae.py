@@ -191,7 +191,10 @@ class _GraphModule(BaseModuleClass):
         profile = (
             self.transform(self.likelihood.at_mean_size(tensors["x"], tensors["size"])) - self.input_mean
         ) / self.input_scale
-        masked = torch.zeros(len(profile), dtype=torch.bool, device=profile.device)
+        hidden = tensors.get("hidden")
+        masked = (
+            torch.zeros(len(profile), dtype=torch.bool, device=profile.device) if hidden is None else hidden.clone()
+        )
         if self.training:
             masked[torch.randperm(len(profile), device=profile.device)[: int(self.masked * len(profile))]] = True
         qz = self.encoder(profile, masked, tensors["edge_index"], tensors["edge_weight"], tensors.get("input_batch"))
