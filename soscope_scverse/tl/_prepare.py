@@ -180,7 +180,8 @@ def prepare(
             _check_alignment(data, images, options)
         was_partitioned = is_partitioned(spots)
         _partition(spots, options)
-        logger.info("Dividing %d spots into %d subspots.", spots.n, result_rows(adata).sum())
+        if not was_partitioned:  # else the slots are the user's, and not yet checked
+            logger.info("Dividing %d spots into %d subspots.", spots.n, result_rows(adata).sum())
         if options["graph_key"] is None and keys.SPOT_GRAPH not in adata.obsp:
             if not was_partitioned:
                 check_single_lattices(spots)
