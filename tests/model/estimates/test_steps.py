@@ -5,8 +5,8 @@ import logging
 import numpy as np
 import pytest
 import torch
-from helpers import QUIET, seeded
 
+from helpers import QUIET, seeded
 from soscope_scverse import SoScope, datasets, pp
 from soscope_scverse.model.estimates.steps import best_steps
 
