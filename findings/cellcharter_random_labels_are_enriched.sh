@@ -2,7 +2,7 @@
 # cellcharter finds clusters of cells placed at random to be neighbours of each other, with a p-value of zero.
 #
 # Versions:
-#   cellcharter 0.3.7, squidpy 1.8.2, anndata 0.12.19, numpy 2.4.6, pandas 2.3.3, scipy 1.17.1
+#   cellcharter 0.3.7, squidpy 1.8.2, anndata 0.12.19, numpy 2.4.6, pandas 2.3.3, scipy 1.17.1, torch 2.13.0
 # Guess:
 #   Random labels have an enrichment around zero, and p-values that are rarely below 0.05.
 # Behaviour:
@@ -23,9 +23,9 @@ trap 'rm -rf "$folder"' EXIT
 cd "$folder"
 python3 -m venv venv
 venv/bin/pip install -qq --disable-pip-version-check \
-    cellcharter==0.3.7 squidpy==1.8.2 anndata==0.12.19 numpy==2.4.6 pandas==2.3.3 scipy==1.17.1
+    cellcharter==0.3.7 squidpy==1.8.2 anndata==0.12.19 numpy==2.4.6 pandas==2.3.3 scipy==1.17.1 torch==2.13.0
 venv/bin/python -c 'import sys, importlib.metadata as m; print(*(f"{n} {m.version(n)}" for n in sys.argv[1:]))' \
-    cellcharter squidpy anndata numpy pandas scipy
+    cellcharter squidpy anndata numpy pandas scipy torch
 venv/bin/python -W ignore - <<'PY'
 import contextlib
 import io

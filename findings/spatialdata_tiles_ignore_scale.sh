@@ -3,7 +3,7 @@
 #
 # Versions:
 #   spatialdata 0.7.3, dask 2026.1.1, xarray 2026.9.0, dask-image 2026.5.0, ome-zarr 0.15.0, zarr 3.1.6,
-#   anndata 0.12.19, geopandas 1.2.0, shapely 2.2.0, pandas 2.3.3, numpy 2.4.6, torch 2.14.1
+#   anndata 0.12.19, geopandas 1.2.0, shapely 2.2.0, pandas 2.3.3, numpy 2.4.6, torch 2.13.0
 # Guess:
 #   tile_scale=1 gives a tile as wide as the spot, in the coordinate system in which spots and image are compared: spots
 #   measured in micrometres, or in full-resolution pixels beside a downscaled image, have tiles that cover them.
@@ -26,7 +26,7 @@ cd "$folder"
 python3 -m venv venv
 venv/bin/pip install -qq --disable-pip-version-check \
     spatialdata==0.7.3 dask==2026.1.1 xarray==2026.9.0 dask-image==2026.5.0 ome-zarr==0.15.0 zarr==3.1.6 \
-    anndata==0.12.19 geopandas==1.2.0 shapely==2.2.0 pandas==2.3.3 numpy==2.4.6 torch==2.14.1
+    anndata==0.12.19 geopandas==1.2.0 shapely==2.2.0 pandas==2.3.3 numpy==2.4.6 torch==2.13.0
 venv/bin/python -c 'import sys, importlib.metadata as m; print(*(f"{n} {m.version(n)}" for n in sys.argv[1:]))' \
     spatialdata dask xarray dask-image ome-zarr zarr anndata geopandas shapely pandas numpy torch
 venv/bin/python -W ignore - <<'PY'

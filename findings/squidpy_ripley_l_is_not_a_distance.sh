@@ -7,8 +7,9 @@
 #   L(t) of cells placed at random is close to t, for each type and for the simulations, whatever their number.
 # Behaviour:
 #   The pairs of a type are divided by the number of all cells, so a random type has L(t) = t times its share. The
-#   simulations have n_observations points (1,000), and are divided by the number of all cells as well. Cells at random
-#   are therefore far outside the simulations: three random types below are all "dispersed".
+#   simulations have n_observations points (1,000), and are divided by the number of all cells as well. Of three random
+#   types, one is far above the simulations ("clustered") and one below ("dispersed"), and n_observations=2000 makes
+#   two of them dispersed.
 # Output (2026-12-01):
 #   L(t) / t of random cells: {'A': 0.49, 'B': 0.29, 'C': 0.2}
 #     of simulations with 1000 points: 0.24 to 0.25

@@ -144,7 +144,7 @@ partition_options = options(
     ),
 )
 training_options = options(
-    click.option("--max-epochs", type=AT_LEAST_ONE, help="Training epochs; default: 400 steps in total."),
+    click.option("--max-epochs", type=AT_LEAST_ONE, help="Training epochs; default: at most 400 steps in total."),
     click.option("--accelerator", default="auto", show_default=True, help="Accelerator of Lightning: cpu, gpu, ..."),
 )
 table_option = click.option("--table-key", help="SpatialData: table with the spots; default: table.")

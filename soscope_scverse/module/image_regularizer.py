@@ -3,13 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import logsigmoid, softplus
+
+from soscope_scverse.module.negative_binomial import row_blocks
 
 _VANISHES = -20.0
 _TINY = 1e-6
+
+
+class Pairs(NamedTuple):
+    """The pairs of nodes that a step sees: those of some nodes with each other, and some edges."""
+
+    nodes: Tensor
+    """n_sampled nodes."""
+    ends: Tensor
+    """2 x n_edges nodes."""
+    weight: Tensor
+    """n_edges weights."""
+
+    @property
+    def rows(self) -> Tensor:
+        """All nodes to embed, the ends of the edges last."""
+        return torch.cat([self.nodes, self.ends.flatten()])
 
 
 def graph_bce(
@@ -54,27 +74,69 @@ def graph_bce(
         Share of the diagonal among the pairs, 1 / n_nodes for all pairs (i, j) of both orders; each node has weight 1
         with itself. 0 excludes the diagonal.
     """
+    pairs = sample_pairs(n_nodes, edge_index, edge_weight, n_sampled)
+    if density is None:
+        density = edge_index.shape[1] / max(n_nodes * (n_nodes - 1) / 2, 1)
+    return pairs_bce(embed(pairs.rows), pairs, density, sizes=sizes, diagonal=diagonal)
+
+
+def sample_pairs(n_nodes: int, edge_index: Tensor, edge_weight: Tensor, n_sampled: int | None) -> Pairs:
+    """Sample the pairs of a step, see :func:`graph_bce`."""
     device, n_edges = edge_weight.device, edge_index.shape[1]
     nodes, edges = torch.arange(n_nodes, device=device), torch.arange(n_edges, device=device)
-    if n_nodes < 2:
-        return embed(nodes).sum() * 0
     if n_sampled is not None and n_sampled < n_nodes:
         nodes = torch.randperm(n_nodes, device=device)[:n_sampled]
         edges = torch.randperm(n_edges, device=device)[: 4 * n_sampled]
-    if density is None:
-        density = n_edges / (n_nodes * (n_nodes - 1) / 2)
-    parts, n = _parts(embed(nodes), sizes), len(nodes)
-    both_orders = _total_softplus([part @ part.T for part in parts]).sum()
-    own = [(part**2).sum(dim=1) for part in parts]
-    all_pairs = (both_orders - _total_softplus(own).sum()) / (n * (n - 1))
-    if len(edges):
-        i, j = edge_index[:, edges]
-        ends = zip(_parts(embed(i), sizes), _parts(embed(j), sizes), strict=True)
-        logit = _joint_logit([(a * b).sum(dim=1) for a, b in ends])
-        all_pairs = all_pairs - density * (edge_weight[edges] * logit).mean()
+    return Pairs(nodes, edge_index[:, edges], edge_weight[edges])
+
+
+def pairs_bce(
+    embedded: Tensor,
+    pairs: Pairs,
+    density: Tensor | float,
+    *,
+    sizes: Sequence[int] | None = None,
+    diagonal: Tensor | float = 0.0,
+) -> Tensor:
+    """Estimate :func:`graph_bce` from the embeddings of ``pairs.rows``, n_rows x n_dimensions."""
+    n = len(pairs.nodes)
+    if n < 2:
+        return embedded.sum() * 0
+    inner, of_edges = zip(*(_InnerProducts.apply(part, n) for part in _parts(embedded, sizes)), strict=True)
+    own = [products.diagonal() for products in inner]
+    all_pairs = (_total_softplus(inner).sum() - _total_softplus(own).sum()) / (n * (n - 1))
+    if len(pairs.weight):
+        all_pairs = all_pairs - density * (pairs.weight * _joint_logit(of_edges)).mean()
     if isinstance(diagonal, float) and diagonal == 0:
         return all_pairs
     return (1 - diagonal) * all_pairs - diagonal * logsigmoid(_joint_logit(own)).mean()
+
+
+class _InnerProducts(torch.autograd.Function):
+    """Of all pairs of the first n embeddings, and of the ends of edges, which follow; the gradient in one pass."""
+
+    @staticmethod
+    def forward(ctx: Any, embedded: Tensor, n: int) -> tuple[Tensor, Tensor]:
+        nodes, (first, second) = embedded[:n], embedded[n:].chunk(2) if len(embedded) > n else 2 * [embedded[n:]]
+        of_edges = first.new_empty(len(first))
+        for rows in row_blocks(*first.shape, first.device):
+            torch.sum(first[rows] * second[rows], dim=1, out=of_edges[rows])
+        ctx.save_for_backward(embedded)
+        ctx.n = n
+        return nodes @ nodes.T, of_edges
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_inner: Tensor, of_edges: Tensor) -> tuple[Tensor, None]:
+        (embedded,) = ctx.saved_tensors
+        n, gradient = ctx.n, torch.empty_like(embedded)
+        torch.mm(of_inner + of_inner.T, embedded[:n], out=gradient[:n])
+        if len(of_edges):
+            weight = of_edges.unsqueeze(1)
+            (first, second), (by_first, by_second) = embedded[n:].chunk(2), gradient[n:].chunk(2)
+            torch.mul(second, weight, out=by_first)
+            torch.mul(first, weight, out=by_second)
+        return gradient, None
 
 
 def _parts(embedded: Tensor, sizes: Sequence[int] | None) -> Sequence[Tensor]:

@@ -53,8 +53,12 @@ class JointDecoder(nn.Module):
 
         `features` None stands for a constant image.
         """
+        return self.head(self.hidden(z, features))
+
+    def hidden(self, z: Tensor, features: Tensor | None) -> Tensor:
+        """What the last layer, `head`, gets: n_targets x n_hidden."""
         features = z.new_zeros(len(z), self.n_image_features) if features is None else self.dropout(features)
-        return self.head(self.trunk(torch.cat([z, features], dim=1)))
+        return self.trunk(torch.cat([z, features], dim=1))
 
     def state(self, z: Tensor, features: Tensor | None) -> Tensor:
         """Latent states, n_targets x n_latent: the image does not change them."""
@@ -88,7 +92,16 @@ class ShiftDecoder(nn.Module):
 
         `features` None stands for a constant image.
         """
-        return self.effect(self.state(z, features))
+        return self.head(self.hidden(z, features))
+
+    @property
+    def head(self) -> nn.Linear:
+        """The last layer."""
+        return self.effect[1]
+
+    def hidden(self, z: Tensor, features: Tensor | None) -> Tensor:
+        """What the last layer gets, n_targets x n_hidden."""
+        return self.effect[0](self.state(z, features))
 
     def state(self, z: Tensor, features: Tensor | None) -> Tensor:
         """Latent states after the shift by the image, n_targets x n_latent."""

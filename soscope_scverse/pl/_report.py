@@ -397,8 +397,8 @@ def _summary(value: Any) -> str:
     values = np.ravel(value)
     if values.dtype.kind == "f":  # without what rounding leaves of 0
         values = np.where(np.abs(values) < _ROUNDING * np.abs(values).max(initial=0), 0.0, values)
-    values = [f"{one:.5g}" if isinstance(one, float) else str(one) for one in values]
-    return ", ".join(values if len(values) <= _MAX_VALUES else [*values[:3], f"... ({len(values):,} values)"])
+    words = [f"{one:.5g}" if isinstance(one, float) else str(one) for one in values]
+    return ", ".join(words if len(words) <= _MAX_VALUES else [*words[:3], f"... ({len(words):,} values)"])
 
 
 def _footer() -> Element:
