@@ -505,6 +505,8 @@ class SoScopeVAE(_GraphModule):
         terms = {}
         if pairs is not None:
             terms["image_loss"] = self.image_weight * self._image_loss(deviations, pairs, tensors)
+        elif self.image_weight and self.image_share > 0 and "image_edge_index" in tensors:
+            terms["image_loss"] = x.new_zeros(())  # another process may use the image in this step
         spots, size_penalty = self.likelihood.absorb_library_size(x, spots, self.library_size_noise)
         if "x_held_out" in tensors:
             odds = tensors["held_out_odds"]  # of a molecule to be held out: counts and phi scale with it
