@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import logsigmoid, softplus
+from torch.nn.functional import embedding_bag, logsigmoid, softplus
 
 from soscope_scverse.module.negative_binomial import row_blocks
 
@@ -19,17 +19,14 @@ _TINY = 1e-6
 class Pairs(NamedTuple):
     """The pairs of nodes that a step sees: those of some nodes with each other, and some edges."""
 
+    rows: Tensor
+    """The nodes of all pairs, each once."""
     nodes: Tensor
-    """n_sampled nodes."""
+    """n_sampled of `rows`, by their number."""
     ends: Tensor
-    """2 x n_edges nodes."""
+    """2 x n_edges of `rows`, by their number."""
     weight: Tensor
     """n_edges weights."""
-
-    @property
-    def rows(self) -> Tensor:
-        """All nodes to embed, the ends of the edges last."""
-        return torch.cat([self.nodes, self.ends.flatten()])
 
 
 def graph_bce(
@@ -87,7 +84,9 @@ def sample_pairs(n_nodes: int, edge_index: Tensor, edge_weight: Tensor, n_sample
     if n_sampled is not None and n_sampled < n_nodes:
         nodes = torch.randperm(n_nodes, device=device)[:n_sampled]
         edges = torch.randperm(n_edges, device=device)[: 4 * n_sampled]
-    return Pairs(nodes, edge_index[:, edges], edge_weight[edges])
+    ends = edge_index[:, edges]
+    rows, number = torch.cat([nodes, ends.flatten()]).unique(return_inverse=True)
+    return Pairs(rows, number[: len(nodes)], number[len(nodes) :].view(2, -1), edge_weight[edges])
 
 
 def pairs_bce(
@@ -102,7 +101,9 @@ def pairs_bce(
     n = len(pairs.nodes)
     if n < 2:
         return embedded.sum() * 0
-    inner, of_edges = zip(*(_InnerProducts.apply(part, n) for part in _parts(embedded, sizes)), strict=True)
+    inner, of_edges = zip(
+        *(_InnerProducts.apply(part, pairs.nodes, pairs.ends) for part in _parts(embedded, sizes)), strict=True
+    )
     own = [products.diagonal() for products in inner]
     all_pairs = (_total_softplus(inner).sum() - _total_softplus(own).sum()) / (n * (n - 1))
     if len(pairs.weight):
@@ -113,30 +114,35 @@ def pairs_bce(
 
 
 class _InnerProducts(torch.autograd.Function):
-    """Of all pairs of the first n embeddings, and of the ends of edges, which follow; the gradient in one pass."""
+    """Of all pairs of some embeddings, and of the ends of edges; the gradient in one pass over memory."""
 
     @staticmethod
-    def forward(ctx: Any, embedded: Tensor, n: int) -> tuple[Tensor, Tensor]:
-        nodes, (first, second) = embedded[:n], embedded[n:].chunk(2) if len(embedded) > n else 2 * [embedded[n:]]
-        of_edges = first.new_empty(len(first))
-        for rows in row_blocks(*first.shape, first.device):
-            torch.sum(first[rows] * second[rows], dim=1, out=of_edges[rows])
-        ctx.save_for_backward(embedded)
-        ctx.n = n
-        return nodes @ nodes.T, of_edges
+    def forward(ctx: Any, embedded: Tensor, nodes: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
+        of_edges = embedded.new_empty(ends.shape[1])
+        for some in row_blocks(len(of_edges), embedded.shape[1], embedded.device):
+            first, second = (embedded.index_select(0, end[some]) for end in ends)
+            torch.sum(first.mul_(second), dim=1, out=of_edges[some])
+        chosen = embedded.index_select(0, nodes)
+        ctx.save_for_backward(embedded, chosen, nodes, ends)
+        return chosen @ chosen.T, of_edges
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, of_inner: Tensor, of_edges: Tensor) -> tuple[Tensor, None]:
-        (embedded,) = ctx.saved_tensors
-        n, gradient = ctx.n, torch.empty_like(embedded)
-        torch.mm(of_inner + of_inner.T, embedded[:n], out=gradient[:n])
-        if len(of_edges):
-            weight = of_edges.unsqueeze(1)
-            (first, second), (by_first, by_second) = embedded[n:].chunk(2), gradient[n:].chunk(2)
-            torch.mul(second, weight, out=by_first)
-            torch.mul(first, weight, out=by_second)
-        return gradient, None
+    def backward(ctx: Any, of_inner: Tensor, of_edges: Tensor) -> tuple[Tensor, None, None]:
+        embedded, chosen, nodes, ends = ctx.saved_tensors
+        # every end gets the other one: sums over the edges of a node
+        here, order = ends.flatten().sort(stable=True)
+        first = torch.searchsorted(here, torch.arange(len(embedded), device=here.device))
+        gradient = embedding_bag(
+            ends.flip(0).flatten()[order],
+            embedded,
+            first,
+            mode="sum",
+            per_sample_weights=of_edges.repeat(2)[order],
+        )
+        # in mixed precision products are of half precision
+        of_nodes = (of_inner + of_inner.T).to(chosen) @ chosen
+        return gradient.index_add_(0, nodes, of_nodes.to(gradient)), None, None
 
 
 def _parts(embedded: Tensor, sizes: Sequence[int] | None) -> Sequence[Tensor]:
