@@ -282,9 +282,12 @@ def is_spatialdata(data: object) -> bool:
 
 
 def table_name(sdata: SpatialData, table_key: str = "table") -> str:
-    """Return `table_key` if there is such a table; of a SpatialData with a single table its name, by default."""
-    if table_key == "table" and len(sdata.tables) == 1:
-        return next(iter(sdata.tables))
+    """Return `table_key` if there is such a table; by default the name of the only one that is no result, or at all."""
+    if table_key == "table" and table_key not in sdata.tables:
+        of_spots = [name for name, table in sdata.tables.items() if keys.RESULT not in table.uns]
+        for names in (of_spots, list(sdata.tables)):
+            if len(names) == 1:
+                return names[0]
     _named("table_key", table_key, sdata.tables)
     return table_key
 
