@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 # spatialdata takes seconds to import: it is imported only where one of its objects was passed in
 
 _XY = ("x", "y")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,6 +222,13 @@ class SpatialSection:
         else:
             over = [name for name, image in images.items() if self._shared(image)]
             if not over:
+                if images:
+                    logger.warning(
+                        "None of the images %s is in a coordinate system of the spots %r: none is used. Align one with "
+                        "`spatialdata.transformations.set_transformation`, or pass `image=`.",
+                        list(images),
+                        self._name,
+                    )
                 return None
             image_key = only_of("image_key", None, over)
         return PlacedImage(images[image_key], self._to(image_key, images[image_key]))

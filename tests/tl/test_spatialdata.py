@@ -79,6 +79,14 @@ def test_a_table_of_any_name_is_found_beside_results(sdata):
         tl.enhance(sdata, image_key="visium_full_image", overwrite=True, **QUICK)
 
 
+def test_images_in_other_coordinate_systems_are_named(sdata, caplog):
+    for name in sdata.images:
+        set_transformation(sdata[name], {"slide": Identity()}, set_all=True)
+    with caplog.at_level("WARNING", logger="soscope_scverse"), pytest.warns(UserWarning, match="No image given"):
+        tl.enhance(sdata, **QUICK)
+    assert "is in a coordinate system of the spots 'visium': none is used" in caplog.text
+
+
 def test_the_circles_of_visium_are_recognised(section, sdata):
     """Their radius is half of `spot_diameter_fullres`, not of the 55 um that a spot captures."""
     pp.subspots(sdata)
