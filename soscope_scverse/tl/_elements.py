@@ -166,7 +166,12 @@ def _check_names(sdata: SpatialData, key_added: str, shapes: Collection[str], *,
     """Raise a ValueError unless the elements of the result can have these names."""
     from spatialdata import SpatialData
 
-    SpatialData(tables={key_added: AnnData()})  # raises for an invalid name
+    try:
+        SpatialData(tables={key_added: AnnData()})
+    except (ValueError, TypeError) as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        msg = f"Expected `key_added` to be the name of an element of a SpatialData, found {key_added!r}: {reason}"
+        raise ValueError(msg) from None
     wanted = {f"tables/{key_added}", *(f"shapes/{name}" for name in shapes)}
     names = {path.partition("/")[2] for path in wanted}
     there = {f"{kind}/{name}" for kind, name, _ in sdata.gen_elements()} | _on_disk(sdata)

@@ -193,7 +193,7 @@ def enhance(
         :meth:`~soscope_scverse.model.SoScope.get_enhanced`. A result that cannot be written is returned in memory, with
         a warning. With SpatialData, `overwrite` replaces elements that have the names of the result.
     table_key
-        Table of a SpatialData with the profiles; by default the only one, whatever its name.
+        Table of a SpatialData with the profiles; by default the only one beside results, whatever its name.
     image_key
         Its image, a dict by element where the table annotates several. Default: the only one in a coordinate system
         of the spots; without any, positions alone are used.
