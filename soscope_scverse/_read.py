@@ -512,7 +512,7 @@ def graph(spots: Spots, graph_key: str) -> csr_matrix:
             "the connectivities beside them. Divide other weights by their maximum."
         )
         raise ValueError(msg)
-    found = undirected(csr_matrix(given))
+    found = undirected(given)
     _check_within_sections(spots, found, slot)
     return found
 
