@@ -52,12 +52,15 @@ def stored(x: Any) -> np.ndarray:
     return np.asarray(x.data if issparse(x) else x)
 
 
-def undirected(graph: csr_matrix) -> csr_matrix:
+def undirected(graph: Any) -> csr_matrix:
     """Return a square matrix without zeros that are stored and without diagonal, symmetric by the larger of two values.
 
-    Columns are sorted, since the order of edges decides how sums are rounded. A matrix in this form is returned as it
-    is.
+    The matrix may be dense, or sparse of any format. Columns are sorted, since the order of edges decides how sums are
+    rounded. A matrix in this form is returned as it is.
     """
+    if getattr(graph, "dtype", None) == np.float16:  # scipy has no sparse matrices of it
+        graph = graph.astype(np.float32)
+    graph = graph if isinstance(graph, csr_matrix) else csr_matrix(graph)
     if not graph.has_canonical_format:
         graph = graph.copy()
         graph.sum_duplicates()

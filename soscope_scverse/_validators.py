@@ -230,11 +230,14 @@ def check_no_mudata_on_disk(data: object, out: str | PathLike | None) -> None:
         raise ValueError(msg)
 
 
-def check_finite(x: Matrix) -> None:
-    """Raise a ValueError if `x` holds NaN or infinite values."""
+def check_finite(x: Matrix, of: str = "") -> None:
+    """Raise a ValueError if `x` holds NaN or infinite values; `of` is the argument that it comes from."""
     bad = ~np.isfinite(stored(x))
     if bad.any():
-        msg = f"Expected finite profiles, found {bad.sum()} NaN or infinite values. Drop or fill in these entries."
+        where = f" in {of}" if of else ""
+        msg = (
+            f"Expected finite profiles{where}, found {bad.sum()} NaN or infinite values. Drop or fill in these entries."
+        )
         raise ValueError(msg)
 
 

@@ -15,7 +15,7 @@ from soscope_scverse import _keys as keys
 from soscope_scverse import _read as read
 from soscope_scverse._arrays import columns
 from soscope_scverse._containers.mudata import modality
-from soscope_scverse._validators import check_keywords
+from soscope_scverse._validators import check_finite, check_keywords
 from soscope_scverse.bench import baselines
 from soscope_scverse.bench.baselines import BASELINES
 from soscope_scverse.metrics._agreement import Matrix
@@ -153,4 +153,6 @@ def _aligned(name: str, result: AnnData | MuData, part: str, truth: AnnData) -> 
             f"(first: {missing[0]!r}). Compare those that all have: `truth[:, names]` and `low[:, names]`."
         )
         raise ValueError(msg)
-    return columns(read.profiles(adata, None), adata.var_names.get_indexer(truth.var_names))
+    values = columns(read.profiles(adata, None), adata.var_names.get_indexer(truth.var_names))
+    check_finite(values, f"the result {name!r}")  # a median over genes would ignore those without a score
+    return values

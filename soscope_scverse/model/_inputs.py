@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from anndata import AnnData
 from mudata import MuData
-from scipy.sparse import csr_matrix, hstack, issparse
+from scipy.sparse import hstack, issparse
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
 from scvi.data.fields import BaseAnnDataField, MuDataWrapper
@@ -207,7 +207,7 @@ class Inputs(NamedTuple):
             batches = batch_shares(labels[rows], self.batches)
         return Section(
             x=_side_by_side(self.profiles())[rows],
-            graph=undirected(csr_matrix(self._get(keys.SPOT_GRAPH)))[rows][:, rows],
+            graph=undirected(self._get(keys.SPOT_GRAPH))[rows][:, rows],
             spatial=read.positions(spots)[rows],
             subspots=np.asarray(self._get(keys.SUBSPOTS), dtype=float)[rows],
             exposure=exposure,

@@ -101,9 +101,9 @@ def pairs_bce(
     n = len(pairs.nodes)
     if n < 2:
         return embedded.sum() * 0
-    inner, of_edges = zip(
-        *(_InnerProducts.apply(part, pairs.nodes, pairs.ends) for part in _parts(embedded, sizes)), strict=True
-    )
+    with torch.autocast(embedded.device.type, enabled=False):  # sums over many features
+        products = [_InnerProducts.apply(part, pairs.nodes, pairs.ends) for part in _parts(embedded.float(), sizes)]
+    inner, of_edges = zip(*products, strict=True)
     own = [products.diagonal() for products in inner]
     all_pairs = (_total_softplus(inner).sum() - _total_softplus(own).sum()) / (n * (n - 1))
     if len(pairs.weight):

@@ -73,7 +73,8 @@ _Slope = tuple[Tensor, Tensor]
 
 def _blocks(mean: Tensor, phi: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """Blocks of rows, and their phi."""
-    for rows in row_blocks(*mean.shape, mean.device):
+    n_rows, width = mean.shape
+    for rows in row_blocks(n_rows, width, mean.device):
         yield rows, phi[rows] if phi.dim() > 1 else phi
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -97,7 +99,7 @@ class ShiftDecoder(nn.Module):
     @property
     def head(self) -> nn.Linear:
         """The last layer."""
-        return self.effect[1]
+        return cast("nn.Linear", self.effect[1])
 
     def hidden(self, z: Tensor, features: Tensor | None) -> Tensor:
         """What the last layer gets, n_targets x n_hidden."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 from torch.nn.functional import embedding_bag
 
+from soscope_scverse._keys import WEAK_IMAGE
 from soscope_scverse.module.graph_encoder import GraphEncoder
 from soscope_scverse.module.image_regularizer import Pairs, graph_bce, pairs_bce, sample_pairs
 from soscope_scverse.module.kriged_field import KrigedField
@@ -188,7 +189,10 @@ class _GraphModule(BaseModuleClass):
         profile = (
             self.transform(self.likelihood.at_mean_size(tensors["x"], tensors["size"])) - self.input_mean
         ) / self.input_scale
-        masked = torch.zeros(len(profile), dtype=torch.bool, device=profile.device)
+        hidden = tensors.get("hidden")
+        masked = (
+            torch.zeros(len(profile), dtype=torch.bool, device=profile.device) if hidden is None else hidden.clone()
+        )
         if self.training:
             masked[torch.randperm(len(profile), device=profile.device)[: int(self.masked * len(profile))]] = True
         qz = self.encoder(profile, masked, tensors["edge_index"], tensors["edge_weight"], tensors.get("input_batch"))
@@ -398,15 +402,37 @@ class SoScopeVAE(_GraphModule):
         """Whether the decoder has image features as input."""
         return len(self.image_mean) > 0
 
+    @property
+    def image_share(self) -> float:
+        """Share of the training steps that use the image, and of its effect on the kriged field.
+
+        It is 0 if the image is most likely not informative, and 1 if it is more likely informative than not.
+        """
+        return min(1.0, max(0.0, (self.image_strength.item() - WEAK_IMAGE) / (0.5 - WEAK_IMAGE)))
+
     @auto_move_data
-    def generative(self, tensors: Tensors, z: Tensor, **kwargs: Any) -> dict[str, Subspots | HiddenSubspots]:
-        """Parameters of the subspots of the own spots, from latent states `z` of all inputs."""
+    def generative(self, tensors: Tensors, z: Tensor, **kwargs: Any) -> dict[str, Any]:
+        """From latent states `z` of all inputs: the parameters of the own subspots, and whether the image is used."""
+        uses_image = not self.training or self._step_uses_image()
+        if not uses_image:
+            tensors = {name: value for name, value in tensors.items() if name != "features"}
+        return {"subspots": self._subspots(tensors, z), "uses_image": uses_image}
+
+    def _step_uses_image(self) -> bool:
+        """Whether a training step uses the image.
+
+        Without an image a random number is drawn, too. So the training with an image that is not informative is the
+        training without an image.
+        """
+        return self.image_share == 1 or torch.rand(()).item() < self.image_share
+
+    def _subspots(self, tensors: Tensors, z: Tensor) -> Subspots | HiddenSubspots:
         hidden = self.decoder.hidden(*self._decoder_input(tensors, z))
         # not in mixed precision, nor where the result is wanted and not its gradient
         if self.training and self.has_log_means and "kriged" not in tensors and hidden.dtype == self.baseline.dtype:
-            return {"subspots": self._hidden_subspots(tensors, hidden)}
+            return self._hidden_subspots(tensors, hidden)
         effect, start = self._effects(tensors, hidden)
-        return {"subspots": subspots_of(self.likelihood, effect, start, tensors)}
+        return subspots_of(self.likelihood, effect, start, tensors)
 
     def _hidden_subspots(self, tensors: Tensors, hidden: Tensor) -> HiddenSubspots:
         """The subspots before the last layer of the decoder; effects of batches are further inputs of it."""
@@ -449,14 +475,10 @@ class SoScopeVAE(_GraphModule):
         )
         if not self.uses_latent:
             z_k = torch.zeros_like(z_k)
-        if not self.uses_image:
+        if "features" not in tensors:
             return z_k, None
         features = tensors["features"].flatten(0, 1)
-        if not self.training:
-            return z_k, self.image_strength * features
-        # in all steps if the image is more likely informative than not
-        share = min(1.0, 2 * self.image_strength.item())
-        return z_k, features if share == 1 or torch.rand(()) < share else None
+        return z_k, features if self.training else self.image_strength * features
 
     @torch.no_grad()
     def scale_library_size(self, factor: float) -> None:
@@ -478,11 +500,13 @@ class SoScopeVAE(_GraphModule):
     ) -> LossOutput:
         """Negative evidence lower bound plus the image regulariser (soScope, Eq. 6)."""
         x = tensors["x"][tensors["own"]]
-        pairs = self._image_pairs(tensors)
+        pairs = self._image_pairs(tensors) if generative_outputs["uses_image"] else None
         spots, deviations = self._spots(generative_outputs["subspots"], x, tensors, pairs)
         terms = {}
         if pairs is not None:
             terms["image_loss"] = self.image_weight * self._image_loss(deviations, pairs, tensors)
+        elif self.image_weight and self.image_share > 0 and "image_edge_index" in tensors:
+            terms["image_loss"] = x.new_zeros(())  # another process may use the image in this step
         spots, size_penalty = self.likelihood.absorb_library_size(x, spots, self.library_size_noise)
         if "x_held_out" in tensors:
             odds = tensors["held_out_odds"]  # of a molecule to be held out: counts and phi scale with it

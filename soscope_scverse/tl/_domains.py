@@ -159,7 +159,7 @@ def _representation(adata: AnnData, use_rep: str) -> np.ndarray:
     if not isinstance(use_rep, str) or use_rep not in adata.obsm:
         msg = f"Expected `use_rep` to be a slot of `obsm`, one of {sorted(adata.obsm)}, found {use_rep!r}."
         raise ValueError(msg)
-    found = read.numbers(f"`obsm[{use_rep!r}]`", in_memory(adata.obsm[use_rep])).astype(float)
+    found = read.numbers(f"`obsm[{use_rep!r}]`", dense(in_memory(adata.obsm[use_rep]))).astype(float)
     if found.ndim != 2 or not found.shape[1] or not np.isfinite(found).all():
         msg = f"Expected finite `obsm[{use_rep!r}]`, n_targets x n_components, found shape {found.shape}."
         raise ValueError(msg)
@@ -219,7 +219,8 @@ def _comparable(x: np.ndarray, size: float | None) -> np.ndarray:
 
 def _of_unit_variance(components: np.ndarray) -> np.ndarray:
     """Components of a total variance of 1, so that modalities have equal weight and no unit matters."""
-    return components / np.sqrt(max(components.var(axis=0).sum(), np.finfo(float).tiny))
+    variance = components.var(axis=0).sum()
+    return components / np.sqrt(variance) if variance > 0 else np.zeros_like(components)
 
 
 def _fit(components: np.ndarray, n_domains: int, seed: int) -> GaussianMixture:

@@ -107,11 +107,19 @@ def test_metrics_and_markers_that_do_not_fit_are_named(task, kwargs, error, mess
         compare(low, truth, methods=["repeat"], **kwargs)
 
 
+def unknown(truth):
+    truth = truth.copy()
+    truth.X = truth.to_df().to_numpy(float)
+    truth.X[3, 0] = np.nan
+    return truth
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda truth: truth[::-1], "rows of the result 'mine' to be those of `truth`.*found 420 rows"),
         (lambda truth: truth[:7], "found 7 rows of other names or spots for 420"),
+        (unknown, r"profiles in the result 'mine', found 1 NaN"),
         (lambda truth: truth[:, 1:], r"all 8 features of `truth` in the result 'mine', found 1 missing"),
         (lambda truth: md.MuData({"rna": truth}), r"like the spots, found a MuData of \['rna'\]"),
     ],

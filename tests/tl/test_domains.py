@@ -108,6 +108,16 @@ def test_domains_are_drawn(enhanced):
     assert len(axes[0].get_legend().get_texts()) == 3
 
 
+def test_representations_may_be_sparse_or_constant(subspots):
+    subspots.obsm["X_mine"] = np.where(subspots.X > 5, subspots.X, 0)
+    expected = tl.domains(subspots, 4, use_rep="X_mine", copy=True).obs["domain"]
+    subspots.obsm["X_sparse"] = sparse.csr_matrix(subspots.obsm["X_mine"])
+    assert tl.domains(subspots, 4, use_rep="X_sparse", copy=True).obs["domain"].equals(expected)
+    subspots.obsm["X_same"] = np.full((subspots.n_obs, 3), 7.0)
+    for n_domains in ("auto", 4):
+        assert set(tl.domains(subspots, n_domains, use_rep="X_same", copy=True).obs["domain"]) == {"0"}
+
+
 def test_representations_sections_and_modalities(subspots):
     subspots.obsm["X_mine"] = np.log1p(1000 * subspots.X / subspots.X.sum(axis=1, keepdims=True))
     tl.domains(subspots, 4, use_rep="X_mine", key_added="mine")

@@ -61,6 +61,39 @@ def test_a_graph_has_neither_zeros_nor_loops_nor_directions():
     assert undirected(unsorted).indices.tolist() == [1, 2, 0, 0]
 
 
+FORMS = {
+    "dense": lambda g: g.toarray(),
+    "half precision": lambda g: g.toarray().astype(np.float16),
+    "sparse in half precision": lambda g: sparse.csr_matrix((g.data.astype(np.float16), g.indices, g.indptr), g.shape),
+    "boolean": lambda g: g.astype(bool),
+    "integer": lambda g: g.astype(np.uint8),
+    "by column": lambda g: g.tocsc(),
+    "sparse array": sparse.csr_array,
+    "one direction": lambda g: sparse.triu(g).tocsr(),
+    "with loops": lambda g: (g + sparse.eye(g.shape[0])).tocsr(),
+    "with zeros that are stored": lambda g: sparse.csr_matrix(
+        (np.r_[g.data, 0.0], np.r_[g.indices, 3], np.r_[g.indptr[:-1], g.nnz + 1]), g.shape
+    ),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_one_graph_in_any_form_gives_one_result(section, form):
+    adata = section.adata
+    sq.gr.spatial_neighbors_grid(adata)
+    graph = sparse.csr_matrix(adata.obsp[KEY], dtype=float)
+    expected = tl.enhance(adata, graph_key=KEY, **NO_IMAGE).X
+    adata.obsp["other"] = FORMS[form](graph)
+    np.testing.assert_array_equal(tl.enhance(adata, graph_key="other", **NO_IMAGE).X, expected)
+
+
+def test_some_of_the_spots_have_their_part_of_the_graph(section):
+    sq.gr.spatial_neighbors_grid(section.adata)
+    some = section.adata[10:50]
+    found = tl.enhance(some, graph_key=KEY, **NO_IMAGE)
+    np.testing.assert_array_equal(found.X, tl.enhance(some.copy(), graph_key=KEY, **NO_IMAGE).X)
+
+
 def test_a_model_reads_its_graph_in_other_spots(prepared):
     sq.gr.spatial_neighbors_grid(prepared)
     model = train(prepared, 2, setup={"graph_key": KEY})

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from os import PathLike
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 
 from soscope_scverse import _read as read
-from soscope_scverse._validators import Rules, check_arguments, check_path
+from soscope_scverse._validators import Rules, check_arguments
 from soscope_scverse.bench.readers.points import at_subspots, read_result
 from soscope_scverse.bench.readers.subspots import LOG_BASE, Subspots
+from soscope_scverse.bench.readers.tables import read_table
 
 _RULES: Rules = {"log_base": LOG_BASE}
 _PIXELS = (("pxl_col_in_fullres", "pxl_row_in_fullres"), ("imagecol", "imagerow"))
@@ -78,7 +78,7 @@ def _from_csv(expression: str | PathLike | AnnData, coldata: str | PathLike) -> 
     if isinstance(expression, AnnData):
         msg = "Expected `coldata` with a '.csv' only, found an AnnData as `result`, which has its own. Omit `coldata`."
         raise ValueError(msg)
-    x, obs = _table("result", expression), _table("coldata", coldata)
+    x, obs = read_table("result", expression), read_table("coldata", coldata)
     x, obs = x.set_axis(x.index.astype(str)), obs.set_axis(obs.index.astype(str))
     known = set(obs.index)
     x = x if len(known & set(x.index)) >= len(known & set(x.columns.astype(str))) else x.T
@@ -96,19 +96,11 @@ def _from_csv(expression: str | PathLike | AnnData, coldata: str | PathLike) -> 
     return AnnData(values, obs=obs, var=pd.DataFrame(index=x.columns.astype(str)))
 
 
-def _table(argument: str, path: str | PathLike) -> pd.DataFrame:
-    check_path(argument, path)
-    if not Path(path).is_file():
-        msg = f"Expected `{argument}` to be a '.csv' file that exists, found {str(path)!r}."
-        raise ValueError(msg)
-    return pd.read_csv(path, index_col=0)
-
-
 def _positions(obs: pd.DataFrame, spots: AnnData) -> np.ndarray:
     """Return the positions of the subspots of BayesSpace in pixels."""
     for names in _PIXELS:
         if set(names) <= set(obs):
-            return read.xy(obs[list(names)].to_numpy(float))
+            return read.xy(read.numbers("positions of BayesSpace", obs[list(names)]))
     lattice = [names for names in _LATTICE if set(names) <= set(obs)]
     array = read.array_index(spots)
     if not lattice or array is None:

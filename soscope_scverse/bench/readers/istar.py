@@ -56,7 +56,8 @@ def read_istar(path: str | PathLike, adata: AnnData, *, genes: Sequence[str] | N
     check_path("path", path)
     subspots = Subspots(adata)
     maps = {file.stem: file for file in sorted((Path(path) / _FOLDER).glob("*.pickle"))}
-    names = [gene for gene in adata.var_names if gene in maps] if genes is None else list(genes)
+    wanted = [gene for gene in adata.var_names if gene in maps] if genes is None else genes
+    names = np.atleast_1d(np.asarray(wanted, dtype=object)).astype(str).tolist()
     missing = [gene for gene in names if gene not in maps]
     if missing or not names:
         msg = (

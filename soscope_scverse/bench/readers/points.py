@@ -59,7 +59,7 @@ def read_tesla(
     if missing:
         msg = f"Expected superpixels of TESLA with columns 'x' and 'y' of `obs`, found {list(found.obs)}."
         raise ValueError(msg)
-    xy = read.xy(found.obs[["y", "x"]].to_numpy(float)) * scale
+    xy = read.xy(read.numbers("positions of TESLA", found.obs[["y", "x"]])) * scale
     return at_subspots(subspots, xy, found, log_base, "TESLA")
 
 
@@ -96,7 +96,7 @@ def read_finest(result: str | PathLike | AnnData, adata: AnnData, *, log_base: f
     check_arguments(locals(), _RULES)
     subspots, found = Subspots(adata), read_result("result", result)
     if keys.SPATIAL not in found.obsm and {"x", "y"} <= set(found.obs):
-        found.obsm[keys.SPATIAL] = found.obs[["x", "y"]].to_numpy(float)
+        found.obsm[keys.SPATIAL] = read.numbers("positions of FineST", found.obs[["x", "y"]])
     return at_subspots(subspots, read.positions(found), found, log_base, "FineST")
 
 
@@ -115,7 +115,11 @@ def read_result(argument: str, result: str | PathLike | AnnData) -> AnnData:
         if Path(result).suffix != ".h5ad" or not Path(result).is_file():
             msg = f"Expected `{argument}` to be an AnnData or an '.h5ad' file that exists, found {str(result)!r}."
             raise ValueError(msg)
-        found = ad.read_h5ad(result)
+        try:
+            found = ad.read_h5ad(result)
+        except (OSError, KeyError) as error:
+            msg = f"Expected `{argument}` to be an '.h5ad' file, found {str(result)!r}, which cannot be read: {error}"
+            raise ValueError(msg) from error
     slots = {key: found.obsm[key] for key in (keys.SPATIAL,) if key in found.obsm}
     names = [str(row) for row in range(found.n_obs)]  # positions are what counts, names may occur more than once
     bare = AnnData(found.X, obs=found.obs.set_axis(names), var=found.var[[]], obsm=slots)

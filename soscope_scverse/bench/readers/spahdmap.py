@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from os import PathLike
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from soscope_scverse import _read as read
 from soscope_scverse._validators import POSITIVE, Rules, check_arguments, check_path
 from soscope_scverse.bench.readers.subspots import LOG_BASE, Subspots, without_log
+from soscope_scverse.bench.readers.tables import read_table
 
 _RULES: Rules = {"scale_rate": POSITIVE, "log_base": LOG_BASE}
 
@@ -73,7 +74,7 @@ def read_spahdmap(
             f"{maps.shape}. Pass the files of one run."
         )
         raise ValueError(msg)
-    first = np.asarray(origin, dtype=float).ravel()
+    first = read.numbers("`origin`", origin).astype(float).ravel()
     if first.shape != (2,) or not np.isfinite(first).all():
         msg = f"Expected `origin` to be the first row and column of the map, found {origin!r}."
         raise ValueError(msg)
@@ -98,11 +99,7 @@ def _scores(path: str | PathLike) -> np.ndarray:
 
 
 def _metagenes(path: str | PathLike) -> pd.DataFrame:
-    check_path("metagene", path)
-    if not Path(path).is_file():
-        msg = f"Expected the metagenes of SpaHDmap, 'metagene.csv', found no file {str(path)!r}."
-        raise ValueError(msg)
-    table = pd.read_csv(path, index_col=0)
+    table = read_table("metagene", path)
     if (
         not table.size
         or not all(pd.api.types.is_numeric_dtype(kind) for kind in table.dtypes)

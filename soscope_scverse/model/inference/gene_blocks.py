@@ -11,11 +11,11 @@ import torch
 from anndata import AnnData
 from mudata import MuData
 from scipy.sparse import csc_matrix, csr_matrix, issparse
-from tqdm.auto import tqdm
 
 from soscope_scverse import _keys as keys
 from soscope_scverse._arrays import Matrix
 from soscope_scverse._containers.mudata import split, spots_of
+from soscope_scverse._progress import progress_bar
 from soscope_scverse._storable import check_storable
 from soscope_scverse._validators import Choice, Rules
 from soscope_scverse.model._threads import torch_threads
@@ -131,9 +131,7 @@ def genes_profiles(
         frame.obsm[keys.LATENT] = sampler.latent_states()[kept]
 
     def fill(arrays: Arrays) -> None:
-        turns = tqdm(
-            blocks, desc="Enhancing genes", unit="block", delay=5, disable=None if processes.is_first else True
-        )
+        turns = progress_bar(blocks, shown=processes.is_first, desc="Enhancing genes", unit="block", delay=5)
         for number, block in enumerate(turns):
             module = FurtherFeatures(posterior.module, block.modality, fitted[number].heads)
             own = {slot: SomeRows(_SomeColumns(array, block.columns), kept) for slot, array in arrays.items()}
@@ -166,7 +164,7 @@ def fit_blocks(
     trained = [part.var_names for part in _trained_parts(posterior)]
     readouts: dict[int, Readout] = {}
     with saved:
-        for block in tqdm(blocks[len(saved.blocks) :], desc="Fitting genes", unit="block", delay=5):
+        for block in progress_bar(blocks[len(saved.blocks) :], desc="Fitting genes", unit="block", delay=5):
             if block.modality not in readouts:
                 readouts[block.modality] = Readout(posterior.module, sampler.tiles, sampler.states.mean, block.modality)
             readout = readouts[block.modality]

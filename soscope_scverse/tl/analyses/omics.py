@@ -9,7 +9,8 @@ from anndata import AnnData
 from mudata import MuData
 
 from soscope_scverse import _read as read
-from soscope_scverse._arrays import columns
+from soscope_scverse._arrays import Matrix, columns
+from soscope_scverse._validators import check_finite
 from soscope_scverse.metrics import pearson
 
 Pairs = Mapping[str, str] | Sequence[tuple[str, str]]
@@ -46,13 +47,14 @@ def omics_correlation(
     Raises
     ------
     TypeError, ValueError
-        If there are no pairs, features or modalities are missing, or modalities have different observations.
+        If there are no pairs, features or modalities are missing, values are NaN or infinite, or modalities have
+        different observations.
 
     See Also
     --------
     soscope_scverse.pl.before_after : Plot the table.
     """
-    given = list(pairs.items()) if isinstance(pairs, Mapping) else list(pairs)
+    given = list(pairs.items() if isinstance(pairs, Mapping) else pairs or ())
     if not given or not all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in given):
         msg = f"Expected `pairs` of features, as {{'CD4': 'CD4-protein'}}, found {pairs!r}."
         raise ValueError(msg)
@@ -86,6 +88,8 @@ def _both(name: str, data: AnnData | MuData, modalities: tuple[str, str] | None)
     return a, b
 
 
-def _values(name: str, adata: AnnData, features: list[str]) -> object:
+def _values(name: str, adata: AnnData, features: list[str]) -> Matrix:
     read.genes(adata, list(dict.fromkeys(features)), of=name)
-    return columns(read.profiles(adata, None), adata.var_names.get_indexer(features))
+    values = columns(read.profiles(adata, None), adata.var_names.get_indexer(features))
+    check_finite(values, f"`{name}`")
+    return values

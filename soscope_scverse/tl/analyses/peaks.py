@@ -12,7 +12,7 @@ from scipy.sparse import csr_matrix
 
 from soscope_scverse import _read as read
 from soscope_scverse._arrays import dense
-from soscope_scverse._validators import NON_NEGATIVE_INTEGER, Choice, Rules, check_arguments
+from soscope_scverse._validators import NON_NEGATIVE_INTEGER, Choice, Rules, check_arguments, check_finite
 
 _RULES: Rules = {"upstream": NON_NEGATIVE_INTEGER, "repressive": Choice((False, True))}
 _LOG_SCALE = 10
@@ -58,7 +58,8 @@ def gene_activity(
     Raises
     ------
     TypeError, ValueError
-        If `genes` is neither, peaks are unknown or have no such names, or no gene has a peak.
+        If `genes` is neither, peaks are unknown or have no such names, no gene has a peak, or values are NaN or
+        infinite.
 
     References
     ----------
@@ -67,6 +68,7 @@ def gene_activity(
     """
     check_arguments(locals(), _RULES)
     x = read.matrix(read.read_anndata(adata), None)
+    check_finite(x, "`adata`")
     if isinstance(genes, pd.DataFrame):
         members = _overlaps(adata.var_names, genes, upstream)
         names = genes.index.astype(str)
@@ -105,7 +107,7 @@ def _scores(counts: np.ndarray, repressive: bool) -> np.ndarray:
 
 
 def _peaks(adata: AnnData, peaks: Sequence[str] | str) -> np.ndarray:
-    names = [peaks] if isinstance(peaks, str) else list(peaks)
+    names = [peaks] if isinstance(peaks, str) else list(() if peaks is None else peaks)
     return adata.var_names.get_indexer(read.genes(adata, names)) if names else np.empty(0, dtype=int)
 
 

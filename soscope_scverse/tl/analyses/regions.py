@@ -12,6 +12,7 @@ from scipy.sparse import csr_matrix, diags
 from soscope_scverse import _read as read
 from soscope_scverse._arrays import columns, dense
 from soscope_scverse._regions import Marker, read_markers, read_regions
+from soscope_scverse._validators import check_finite
 
 
 def signal_outside(
@@ -54,7 +55,7 @@ def signal_outside(
     Raises
     ------
     TypeError, ValueError
-        If markers or regions are not in both, a region is the whole section, or values are negative.
+        If markers or regions are not in both, a region is the whole section, or values are negative, NaN or infinite.
 
     See Also
     --------
@@ -63,7 +64,7 @@ def signal_outside(
     shares = {}
     for name, adata, of in (("before", before, layer), ("after", after, None)):
         found = read_markers(read.read_anndata(adata), markers, region_key, of=name)
-        x = _features(adata, [marker.gene for marker in found], of)
+        x = _features(name, adata, [marker.gene for marker in found], of)
         if (x < 0).any():
             msg = f"Expected a non-negative signal in `{name}`, found {(x < 0).sum()} negative values."
             raise ValueError(msg)
@@ -108,7 +109,7 @@ def marker_patterns(
     Raises
     ------
     TypeError, ValueError
-        If features or regions are missing, or less than two regions are in both.
+        If features or regions are missing, values are NaN or infinite, or less than two regions are in both.
 
     See Also
     --------
@@ -125,8 +126,8 @@ def marker_patterns(
         raise ValueError(msg)
     chosen = (read.genes(first, list(pairs), of="first"), read.genes(second, list(pairs.values()), of="second"))
     means = [
-        _scaled(_region_means(_features(adata, names, None), label, shared))
-        for adata, names, label in zip((first, second), chosen, labels, strict=True)
+        _scaled(_region_means(_features(of, adata, names, None), label, shared))
+        for of, adata, names, label in zip(("first", "second"), (first, second), chosen, labels, strict=True)
     ]
     a, b = (mean - mean.mean(axis=0) for mean in means)
     r = (a * b).sum(axis=0) / np.sqrt((a**2).sum(axis=0) * (b**2).sum(axis=0))
@@ -141,9 +142,11 @@ def _names(features: Sequence[str] | str) -> list[str]:
     return [features] if isinstance(features, str) else list(features)
 
 
-def _features(adata: AnnData, names: Sequence[str], layer: str | None) -> np.ndarray:
-    """Return n_obs x n_names values."""
-    return dense(columns(read.profiles(adata, layer), adata.var_names.get_indexer(names))).astype(float)
+def _features(of: str, adata: AnnData, names: Sequence[str], layer: str | None) -> np.ndarray:
+    """Return n_obs x n_names finite values of the argument `of`."""
+    x = dense(columns(read.profiles(adata, layer), adata.var_names.get_indexer(names))).astype(float)
+    check_finite(x, f"`{of}`")
+    return x
 
 
 def _region_means(x: np.ndarray, labels: np.ndarray, regions: Sequence[str]) -> np.ndarray:

@@ -65,7 +65,7 @@ def gene_variability(adata: AnnData, *, layer: str | None = None, labels: Sequen
     Lun, A. T. L., McCarthy, D. J. & Marioni, J. C. A step-by-step workflow for low-level analysis of single-cell
     RNA-seq data with Bioconductor. F1000Research 5, 2122 (2016).
     """
-    names = [labels] if isinstance(labels, str) else list(labels)
+    names = [labels] if isinstance(labels, str) else list(labels or ())
     if len(names) < 2 or len(set(names)) < len(names) or not all(isinstance(name, str) for name in names):
         msg = f"Expected `labels` to be at least two different names, found {labels!r}."
         raise ValueError(msg)

@@ -82,6 +82,37 @@ def test_bayesspace_from_csv(low, tmp_path, transposed):
     assert_allclose(checked(found, low), plane(positions(low)), rtol=1e-5)
 
 
+@pytest.mark.parametrize("suffix", [".csv.gz", ".tsv", ".tsv.gz", ".txt"])
+def test_tables_may_be_compressed_or_separated_by_tabs(low, tmp_path, suffix):
+    enhanced = bayesspace(low)
+    sep = "," if suffix.startswith(".csv") else "\t"
+    paths = tmp_path / f"logcounts{suffix}", tmp_path / f"coldata{suffix}"
+    for table, path in zip((enhanced.to_df().T, enhanced.obs), paths, strict=True):
+        table.to_csv(path, sep=sep)
+    found = bench.read_bayesspace(paths[0], low, coldata=paths[1])
+    assert_allclose(checked(found, low), plane(positions(low)), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("x.csv", b""), ("x.csv", bytes(range(256))), ("x.csv", b"a,b\n1,2,3,4\n1\n"), ("x.csv.gz", b"no gzip")],
+)
+def test_files_that_are_no_tables_are_named(low, spahdmap, tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    bayesspace(low).obs.to_csv(tmp_path / "coldata.csv")
+    with pytest.raises(ValueError, match="`result` to be a table of text"):
+        bench.read_bayesspace(tmp_path / name, low, coldata=tmp_path / "coldata.csv")
+    (score, _), where = spahdmap
+    with pytest.raises(ValueError, match="`metagene` to be a table of text"):
+        bench.read_spahdmap(score, tmp_path / name, low, **where)
+
+
+def test_a_damaged_h5ad_is_named(low, tmp_path):
+    (tmp_path / "x.h5ad").write_bytes(b"damaged")
+    with pytest.raises(ValueError, match="which cannot be read"):
+        bench.read_tesla(tmp_path / "x.h5ad", low)
+
+
 @pytest.mark.parametrize(
     "names",
     [
@@ -133,7 +164,7 @@ def istar(low, tmp_path):
 
 def test_maps_of_istar_are_averaged_in_the_subspots(low, istar):
     assert_allclose(checked(bench.read_istar(istar, low), low), plane(positions(low)), rtol=0.02)
-    some = bench.read_istar(str(istar), low, genes=["G1"])
+    some = bench.read_istar(str(istar), low, genes="G1")
     assert_allclose(some.X[:, 0], bench.read_istar(istar, low).X[:, 1])
 
 
@@ -261,6 +292,13 @@ def without_positions(low) -> AnnData:
     return enhanced
 
 
+def in_words(low) -> AnnData:
+    enhanced = bayesspace(low)
+    enhanced.obs["pxl_row_in_fullres"] = "left"
+    enhanced.obs["x"], enhanced.obs["y"] = "left", "top"
+    return enhanced
+
+
 def with_nan(low) -> AnnData:
     enhanced = bayesspace(low)
     enhanced.X[3] = np.nan
@@ -280,6 +318,9 @@ def with_nan(low) -> AnnData:
             ValueError,
             r"positions of BayesSpace.*\['spot.idx'\]",
         ),
+        (lambda low: bench.read_bayesspace(in_words(low), low), TypeError, "positions of BayesSpace.*real numbers"),
+        (lambda low: bench.read_tesla(in_words(low), low), TypeError, "positions of TESLA.*real numbers"),
+        (lambda low: bench.read_finest(in_words(low), low), TypeError, "positions of FineST.*real numbers"),
         (lambda low: bench.read_bayesspace(with_nan(low), low), ValueError, "found 2 NaN or infinite"),
         (lambda low: bench.read_bayesspace("no.h5ad", low), ValueError, "`result` to be an AnnData or an '.h5ad' file"),
         (lambda low: bench.read_bayesspace(3, low), TypeError, "`result` to be a path, found 3"),
@@ -345,6 +386,7 @@ def test_folders_of_istar_that_do_not_fit_are_named(low, istar, change, kwargs, 
         (np.full((3, 50, 50), np.nan), None, {}, "finite numbers"),
         (np.array([[["a"]]], dtype=object), None, {}, "the scores of SpaHDmap"),
         (None, "gene,a\nG0,x\n", {}, "n_genes x n_metagenes numbers"),
+        (None, None, {"origin": ["a", 1]}, "`origin` to be an array of real numbers"),
         (None, None, {"origin": 3}, "first row and column of the map, found 3"),
         (None, None, {"origin": (500, 0)}, "SpaHDmap at all 64 subspots, found none near"),
         (None, None, {"scale_rate": 0}, "`scale_rate` to be above 0"),
@@ -356,7 +398,7 @@ def test_files_of_spahdmap_that_do_not_fit_are_named(low, spahdmap, score, metag
         np.save(paths[0], score, allow_pickle=True)
     if metagene is not None:
         paths[1].write_text(metagene)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         bench.read_spahdmap(*paths, low, **where | kwargs)
 
 
@@ -364,7 +406,7 @@ def test_files_of_spahdmap_that_are_not_there(low, spahdmap):
     (score, metagene), where = spahdmap
     with pytest.raises(ValueError, match=r"'SpaHDmap_score.npy', found"):
         bench.read_spahdmap("no.npy", metagene, low, **where)
-    with pytest.raises(ValueError, match=r"'metagene.csv', found no file"):
+    with pytest.raises(ValueError, match=r"`metagene` to be a '.csv' file that exists, found 'no.csv'"):
         bench.read_spahdmap(score, "no.csv", low, **where)
 
 

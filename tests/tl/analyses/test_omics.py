@@ -46,6 +46,14 @@ def test_anndata_hold_the_features_of_both():
     pd.testing.assert_frame_equal(tl.omics_correlation(adata, data, PAIRS), tl.omics_correlation(data, adata, PAIRS))
 
 
+def unknown(data) -> md.MuData:
+    x = data["rna"].X.copy()
+    x[2, 0] = np.nan
+    rna = AnnData(x, obs=data["rna"].obs, var=data["rna"].var)
+    with columns_apart():
+        return md.MuData({"rna": rna, "prot": data["prot"].copy()})
+
+
 def apart(data) -> md.MuData:
     with columns_apart():
         return md.MuData({"rna": data["rna"].copy(), "prot": data["prot"][::-1].copy()})
@@ -55,6 +63,8 @@ def apart(data) -> md.MuData:
     ("call", "error", "message"),
     [
         (lambda d: tl.omics_correlation(d, d, {}), ValueError, "`pairs` of features, as"),
+        (lambda d: tl.omics_correlation(d, d, None), ValueError, "`pairs` of features, as"),
+        (lambda d: tl.omics_correlation(d, unknown(d), PAIRS), ValueError, "profiles in `after`, found 1 NaN"),
         (lambda d: tl.omics_correlation(d, d, ["A"]), ValueError, r"found \['A'\]"),
         (lambda d: tl.omics_correlation(d, d, {"A": "z"}), ValueError, "in `before.var_names`"),
         (lambda d: tl.omics_correlation(d, d, PAIRS, modalities=("rna", "x")), ValueError, r"two of \['rna', 'prot'\]"),

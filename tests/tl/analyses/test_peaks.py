@@ -69,6 +69,7 @@ def test_activities_depend_on_neither_scale_nor_level(adata):
         (["A"], {}, TypeError, "dict of peaks by gene or a table"),
         ({}, {}, TypeError, "dict of peaks by gene or a table"),
         ({"A": ["chr9:1-2"]}, {}, ValueError, "in `adata.var_names`"),
+        ({"A": None}, {}, ValueError, "at least one of the 1 genes"),
         ({"A": []}, {}, ValueError, "at least one of the 1 genes.*of one genome"),
         (GENES.assign(chrom="1"), {}, ValueError, "chromosomes of the same names"),
         (GENES.drop(columns="end"), {}, ValueError, r"found no \['end'\]"),
@@ -82,6 +83,14 @@ def test_activities_depend_on_neither_scale_nor_level(adata):
 def test_what_does_not_fit_is_named(adata, genes, kwargs, error, message):
     with pytest.raises(error, match=message):
         tl.gene_activity(adata, genes, **kwargs)
+
+
+def test_unknown_counts_are_no_activity(adata):
+    """One NaN would be the scale of the whole gene."""
+    adata.X = adata.X.toarray().astype(float)
+    adata.X[3, 0] = np.nan
+    with pytest.raises(ValueError, match="finite profiles in `adata`, found 1 NaN"):
+        tl.gene_activity(adata, {"A": PEAKS[0]})
 
 
 def test_peaks_of_other_names_need_a_dict(adata):

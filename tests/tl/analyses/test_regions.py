@@ -17,6 +17,12 @@ def section(x, regions=REGIONS, names=None) -> AnnData:
     return AnnData(x, obs=pd.DataFrame({"region": regions}, index=[f"s{i}" for i in range(len(x))]), var=var)
 
 
+def unknown(adata: AnnData) -> AnnData:
+    x = adata.X.copy()
+    x[1, 0] = np.nan
+    return section(x)
+
+
 @pytest.fixture
 def spots() -> AnnData:
     """g0: 6 inside of a, 2 outside; g1: 1 inside of b, 3 outside; g2: everywhere the same."""
@@ -67,6 +73,8 @@ def test_r_of_patterns_is_that_of_the_means_of_the_regions(spots):
         (lambda a: tl.signal_outside(a, a, {"a": ["g9"]}, "region"), ValueError, "in `before.var_names`"),
         (lambda a: tl.signal_outside(a, a, MARKERS, "layer"), ValueError, "`region_key` to be a column"),
         (lambda a: tl.signal_outside(a, a[:3], MARKERS, "region"), ValueError, "two regions in `after.obs"),
+        (lambda a: tl.signal_outside(a, unknown(a), MARKERS, "region"), ValueError, "profiles in `after`, found 1 NaN"),
+        (lambda a: tl.marker_patterns(unknown(a), a, ["g0"], "region"), ValueError, "profiles in `first`, found 1 NaN"),
         (lambda a: tl.signal_outside(a, section(-a.X), MARKERS, "region"), ValueError, "in `after`, found 12 negative"),
         (lambda a: tl.signal_outside(a, without_regions(a), MARKERS, "region"), ValueError, "loc.enhanced.obs.'spot'"),
         (lambda a: tl.signal_outside(a.X, a, MARKERS, "region"), TypeError, "Expected an AnnData"),

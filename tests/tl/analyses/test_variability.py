@@ -70,6 +70,7 @@ def test_genes_and_spots_without_counts_have_no_variability(adata):
     [
         (lambda a: a[:, :9].copy(), {}, ValueError, "at least 10 genes with counts, found 9.*pass all of them"),
         (lambda a: a[:, :12].copy(), {"labels": [*map(str, range(13))]}, ValueError, "at least 13 genes"),
+        (lambda a: a, {"labels": None}, ValueError, "two different names, found None"),
         (lambda a: a, {"labels": "high"}, ValueError, "two different names, found 'high'"),
         (lambda a: a, {"labels": ["a", "a"]}, ValueError, "two different names"),
         (lambda a: AnnData(a.X / 2), {}, ValueError, "raw counts"),
