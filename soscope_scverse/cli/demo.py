@@ -22,7 +22,7 @@ _N_SAMPLES = 30  # as in the README
     "--lattice", type=click.Choice(["hex", "square"]), default="hex", show_default=True, help="Lattice of spots."
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Random seed.")
-@click.option("--max-epochs", type=AT_LEAST_ONE, help="Training epochs; default: 400 steps in total.")
+@click.option("--max-epochs", type=AT_LEAST_ONE, help="Training epochs; default: at most 400 steps in total.")
 def demo(out: Path, n_spots: int, lattice: str, seed: int, max_epochs: int | None) -> str:
     """Simulate a section, enhance it and compare the result with the truth."""
     out.mkdir(parents=True, exist_ok=True)

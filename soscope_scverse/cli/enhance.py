@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -81,7 +81,7 @@ def enhance(
     layer: tuple[str, ...],
     genes: tuple[str, ...],
     likelihood: tuple[str, ...],
-    n_subspots: int | None,
+    n_subspots: int | Literal["auto"] | None,
     cells: str | None,
     expectation: tuple[Any, ...],
     weights: str | None,

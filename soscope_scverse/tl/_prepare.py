@@ -29,7 +29,6 @@ from soscope_scverse.im.encoders.registry import named
 from soscope_scverse.im.reading.sections import SectionImage
 from soscope_scverse.im.reading.thumbnails import shrunk
 from soscope_scverse.model._transfer import with_features
-from soscope_scverse.model.inference.result import result_rows
 from soscope_scverse.module.likelihoods import LIKELIHOODS, count_likelihoods
 from soscope_scverse.pp._genes import rank_genes, warn_feature_types
 from soscope_scverse.pp._geometry import partition_spots, write_partition
@@ -154,6 +153,13 @@ def _read_profiles(spots: Spots, given: AnnData, wanted: Wanted) -> tuple[AnnDat
     return part, x, further
 
 
+def _n_subspots(adata: AnnData) -> int:
+    """Number of subspots of a new partition: neither padding nor spots without cells."""
+    if keys.SUBSPOT_NAMES in adata.obsm:
+        return int((adata.obsm[keys.SUBSPOT_NAMES] != "").sum())
+    return int(np.isfinite(adata.obsm[keys.SUBSPOTS][..., 0]).sum())
+
+
 def prepare(
     data: AnnData | MuData, chosen: AnnData | MuData, spots: Spots, profiles: list[Matrix], options: Mapping[str, Any]
 ) -> None:
@@ -180,7 +186,8 @@ def prepare(
             _check_alignment(data, images, options)
         was_partitioned = is_partitioned(spots)
         _partition(spots, options)
-        logger.info("Dividing %d spots into %d subspots.", spots.n, result_rows(adata).sum())
+        if not was_partitioned:  # else the slots are the user's, and not yet checked
+            logger.info("Dividing %d spots into %d subspots.", spots.n, _n_subspots(adata))
         if options["graph_key"] is None and keys.SPOT_GRAPH not in adata.obsp:
             if not was_partitioned:
                 check_single_lattices(spots)

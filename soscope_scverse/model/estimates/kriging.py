@@ -47,7 +47,7 @@ _MOST_GROUPS = 16  # groups of spots for the effect of the image
 
 
 def set_kriging(module: SoScopeVAE, section: Section, image_strength: float | Literal["auto"], *, used: bool) -> None:
-    """Fit the kriged field, and set the strength of the image in the networks.
+    """Set the strength of the image, and fit the kriged field.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ def set_kriging(module: SoScopeVAE, section: Section, image_strength: float | Li
     section
         The spots that it is trained on; fewer than eight have no field, and use the image in full.
     image_strength
-        Strength of the image in the networks; ``"auto"`` is the probability that the image is informative.
+        See :class:`~soscope_scverse.model.SoScope`; ``"auto"`` is the probability that the image is informative.
     used
         Whether predictions are to have a part of the field.
 
@@ -79,14 +79,17 @@ def set_kriging(module: SoScopeVAE, section: Section, image_strength: float | Li
     sampled = _sampled(section)
     evidence = log_evidence([spots.some(rows) for rows in sampled], [values[rows] for rows in sampled])
     settings = expected_settings(evidence, _typical_evidence(module, section, spots, sampled))
+    uncertain = section.features is not None and image_strength == "auto"
+    if uncertain:
+        module.image_strength.fill_(image_probability(evidence, signal(values.var(axis=0), settings)))
+    effect = module.image_share * image_effect(spots, values, _covering(section), settings)
     field = module.kriged
     field.length.copy_(torch.as_tensor(settings[0]))
     field.noise.copy_(torch.as_tensor(settings[2]))
-    field.image_effect.copy_(torch.as_tensor(image_effect(spots, values, _covering(section), settings) / unit))
+    field.image_effect.copy_(torch.as_tensor(effect / unit))
     _set_levels(module, section.some(np.concatenate(sampled)))
     field.is_set.fill_(used)
-    if section.features is not None and image_strength == "auto":
-        module.image_strength.fill_(image_probability(evidence, signal(values.var(axis=0), settings)))
+    if uncertain:
         _warn_weak(module.image_strength.item())
 
 

@@ -35,6 +35,7 @@ from soscope_scverse.model._tiles import Tiles
 from soscope_scverse.model.estimates.image_projection import set_projection
 from soscope_scverse.model.estimates.initialise import set_start, starting_sample
 from soscope_scverse.model.estimates.kriging import set_kriging
+from soscope_scverse.model.estimates.steps import training_steps
 from soscope_scverse.model.estimates.uncertainty import section_variation, set_variation
 from soscope_scverse.model.training.checkpoints import Checkpoints, CheckpointWriter, check_checkpoint, describe_run
 from soscope_scverse.model.training.datamodule import HeldOut, TileDataModule
@@ -123,6 +124,8 @@ def train_model(model: TrainableModel, arguments: Mapping[str, Any]) -> None:
     # W is part of the loss only, with an image that is used
     with_similarity = module.uses_image and model._arguments["image_weight"]
     tiles = model._tiles(section, model._arguments["similarity_strength"] if with_similarity else None)
+    if starting and arguments["max_epochs"] is None and arguments["max_steps"] is None:
+        arguments = {**arguments, "max_steps": _default_steps(module, tiles, arguments)}
     data = model._data_splitter_cls(
         tiles, arguments["batch_size"], held_out, seed=torch.initial_seed(), n_processes=lightning.world_size
     )
@@ -134,6 +137,15 @@ def train_model(model: TrainableModel, arguments: Mapping[str, Any]) -> None:
         module.scale_library_size(1 / train_size)
     if checkpoints is not None and not model.trainer.interrupted and model.trainer.is_global_zero:
         checkpoints.finish(module, model.history_ or {})
+
+
+def _default_steps(module: SoScopeVAE, tiles: Tiles, arguments: Mapping[str, Any]) -> int:
+    """Number of steps if none is given; it takes four times as long as a training on these few spots."""
+    clip = {**TRAINER, **arguments["trainer_kwargs"]}["gradient_clip_val"]
+    steps = training_steps(module, tiles, lr=arguments["lr"], weight_decay=arguments["weight_decay"], clip=clip)
+    if steps < _N_STEPS:
+        logger.info("Training for %d instead of %d steps: held-out spots are predicted best then.", steps, _N_STEPS)
+    return steps
 
 
 def _prepare(model: TrainableModel, train_size: float, *, starting: bool) -> tuple[Section, HeldOut | None]:
