@@ -32,7 +32,8 @@ def fail():
 
 
 if sys.argv[1:]:
-    enhanced(lambda: os.kill(os.getpid(), signal.Signals[sys.argv[1]]), epochs=1000, pretrain_epochs=0)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background ignore Ctrl-C
+    enhanced(lambda: os.kill(os.getpid(), signal.Signals[sys.argv[1]]), epochs=100, pretrain_epochs=0)
     print("not reached")
 else:
     enhanced()
