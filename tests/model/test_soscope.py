@@ -145,6 +145,15 @@ def test_an_uninformative_image_changes_next_to_nothing(prepared, tmp_path):
     np.testing.assert_array_equal(SoScope.load(tmp_path / "model", accelerator="cpu").get_enhanced().X, enhanced)
 
 
+def test_an_image_without_content_is_not_informative(prepared):
+    adata = prepared.copy()
+    adata.obsm["subspot_features"] = np.full_like(adata.obsm["subspot_features"], 0.3)
+    with pytest.warns(UserWarning, match="practically no effect"):
+        model = train(adata, 3, image_strength="auto")
+    assert model.module.image_strength == 0
+    np.testing.assert_allclose(model.get_enhanced().X, train(without_image(prepared), 3).get_enhanced().X, rtol=0.01)
+
+
 @pytest.mark.parametrize("decoder", ["shift", "joint"])
 def test_networks_trained_with_an_image_of_no_strength_are_those_without_one(prepared, decoder):
     image, none = (

@@ -44,6 +44,7 @@ _OFFSET = 0.3  # of the mean of a feature: counts are kriged as log(1 + x / offs
 _MOST_SAMPLED = 1_000  # spots for means and principal components
 _MOST_FEATURES = 500  # for the evidence of a typical feature
 _GROUP_SPOTS = 400
+_CONSTANT = 1e-5  # root mean square of image features without content, which are not scaled up
 _MOST_GROUPS = 16  # groups of spots for the effect of the image
 
 
@@ -75,14 +76,17 @@ def set_kriging(module: SoScopeVAE, section: Section, image_strength: float | Li
     values = within_sections(components(module, section), section.sections)
     features = within_sections(spots.features, section.sections)
     features = features - features.mean(axis=0)
-    unit = max(np.sqrt((features**2).sum(axis=1).mean()), TINY)
-    spots = spots._replace(features=features / unit)
+    unit = np.sqrt((features**2).sum(axis=1).mean())
+    varies = unit > _CONSTANT
+    unit = unit if varies else 1.0
+    spots = spots._replace(features=features / unit * varies)
     sampled = _sampled(section)
     evidence = log_evidence([spots.some(rows) for rows in sampled], [values[rows] for rows in sampled])
     settings = expected_settings(evidence, _typical_evidence(module, section, spots, sampled))
     uncertain = section.features is not None and image_strength == "auto"
     if uncertain:
-        module.image_strength.fill_(image_probability(evidence, signal(values.var(axis=0), settings)))
+        probability = image_probability(evidence, signal(values.var(axis=0), settings))
+        module.image_strength.fill_(probability if varies else 0.0)
     effect = module.image_share * image_effect(spots, values, _covering(section), settings)
     field = module.kriged
     field.length.copy_(torch.as_tensor(settings[0]))
