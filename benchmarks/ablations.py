@@ -41,7 +41,7 @@ from soscope_scverse.im import _alignment, _widths
 from soscope_scverse.im.encoders import texture
 from soscope_scverse.model import _tiles
 from soscope_scverse.model.estimates import gp, kriging, library_size, uncertainty
-from soscope_scverse.module import likelihoods, vae
+from soscope_scverse.module import likelihoods, spot_means, vae
 from soscope_scverse.pp import _lattice
 
 N_SAMPLES, LEVEL = 100, 0.9
@@ -141,7 +141,7 @@ SETTINGS: dict[str, Setting] = {
     **last_rate(0.0),
     **last_rate(1.0),
     **patched("N_RESIDUALS", 2, 8, rooms=(vae, uncertainty)),
-    **patched("_MAX_EFFECT", 2.0, 100.0, rooms=(likelihoods,)),
+    **patched("MAX_EFFECT", 2.0, 100.0, rooms=(likelihoods, spot_means)),
     **patched("_MIN_NOISE", 1e-4, 0.1, rooms=(library_size,)),
     **{f"spot_graph strength={value}": Setting(graph={"strength": value}) for value in (1.25, 5.0)},
     "spot_graph normalize=False": Setting(graph={"normalize": False}),

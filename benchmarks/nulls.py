@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import quality
+from quality_report import markdown
 from scipy.spatial import cKDTree
 
 from soscope_scverse import _keys as keys
@@ -162,7 +163,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     table = runs(arguments.tasks, arguments.random, arguments.csv)
     print(
-        quality.markdown(
+        markdown(
             list(summary(table)),
             [[f"{v:.3g}" if isinstance(v, float) else str(v) for v in row] for row in summary(table).to_numpy()],
         )

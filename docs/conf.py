@@ -71,3 +71,13 @@ intersphinx_mapping = {
 html_theme = "sphinx_book_theme"
 html_title = "soscope-scverse"
 html_theme_options = {"navbar_persistent": [], "show_toc_level": 2}  # the search field is in the side bar
+
+
+def setup(app):
+    """Show the signatures of functions rather than their overloads, which tables cannot hold and users do not call."""
+    from sphinx.pycode import ModuleAnalyzer
+
+    for module in ("im.reading.opening", "tl._enhance"):
+        analyzer = ModuleAnalyzer.for_module(f"soscope_scverse.{module}")
+        analyzer.analyze()
+        analyzer.overloads.clear()

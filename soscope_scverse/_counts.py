@@ -8,6 +8,7 @@ import numpy as np
 from anndata import AnnData
 from scipy.sparse import issparse
 
+from soscope_scverse import _keys as keys
 from soscope_scverse._arrays import in_memory, is_counts, layers_of, stored
 
 _N_ROWS = 200
@@ -26,6 +27,8 @@ def advice_on_counts(adata: AnnData, layer: str | None) -> str:
     layer
         Layer that was read; None is ``X``.
     """
+    if keys.RESULT in adata.uns:
+        return "`adata` is a result of `tl.enhance`: pass its spots instead."
     layers = [name for name, values in layers_of(adata).items() if name != layer and _holds_counts(values)]
     if layers:
         return f"`adata.layers[{layers[0]!r}]` holds counts: pass `layer={layers[0]!r}`."

@@ -40,10 +40,13 @@ SUBSPOT = "subspot"
 """``obs`` of a result: number of the subspot in its spot."""
 
 MEASURED_SHARE = "measured"
-IMAGE_GAIN = "image_gain"
-WEAK_IMAGE = 0.1
-"""Strength of the image below which it has practically no effect: a run warns, and its report states it."""
 """``obs`` of a result: share of the subspot that was captured."""
+
+IMAGE_GAIN = "image_gain"
+"""``var`` of a result: share of the variance of the kriged field that the image explains."""
+
+WEAK_IMAGE = 0.1
+"""Strength of the image up to which no training step uses it: a run warns, and its report states it."""
 
 SAMPLED_COUNTS = "sampled_counts"
 """``layers`` of a result: one random posterior sample, integers whose captured part adds up to the observed spots."""

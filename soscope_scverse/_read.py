@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cached_property
 from numbers import Number
 from types import NoneType
@@ -19,6 +18,7 @@ from anndata import AnnData
 from mudata import MuData
 from scipy.sparse import csr_matrix, issparse
 
+from soscope_scverse import _hints as hints
 from soscope_scverse import _keys as keys
 from soscope_scverse._array_indices import check_no_indices
 from soscope_scverse._arrays import Matrix, in_memory, layers_of, stored, undirected
@@ -149,7 +149,7 @@ def read_data(data: object) -> AnnData | MuData:
     if isinstance(data, MuData):
         return data
     if not isinstance(data, AnnData):
-        msg = f"Expected an AnnData or a MuData, found {type(data).__name__}."
+        msg = f"Expected an AnnData or a MuData, found {type(data).__name__}.{hints.to_anndata(data)}"
         raise TypeError(msg)
     return read_anndata(data)
 
@@ -157,7 +157,7 @@ def read_data(data: object) -> AnnData | MuData:
 def read_anndata(adata: object) -> AnnData:
     """Return `adata` if it is an AnnData with unique names of observations and variables."""
     if not isinstance(adata, AnnData):
-        msg = f"Expected an AnnData, found {type(adata).__name__}."
+        msg = f"Expected an AnnData, found {type(adata).__name__}.{hints.to_anndata(adata)}"
         raise TypeError(msg)
     if not isinstance(adata.obs, pd.DataFrame):
         msg = (
@@ -665,7 +665,9 @@ def profiles(adata: AnnData, layer: str | None) -> Any:
     """Return ``X`` or a layer as the AnnData holds it, perhaps on disk."""
     read_anndata(adata)
     if layer is not None and (not isinstance(layer, str) or layer not in adata.layers):
-        msg = f"Expected `layer` to be one of {sorted(layers_of(adata))}, found {layer!r}."
+        there = sorted(layers_of(adata))
+        other = hints.similar(str(layer), there) if there else " `adata.layers` is empty; omit `layer` for `adata.X`."
+        msg = f"Expected `layer` to be one of {there}, found {layer!r}.{other}"
         raise ValueError(msg)
     x = adata.X if layer is None else adata.layers[layer]
     if x is None:
@@ -692,7 +694,10 @@ def genes(adata: AnnData, names: Sequence[str], *, of: str = "adata") -> list[st
     names = [names] if isinstance(names, str) else list(names) if isinstance(names, Iterable) else [names]
     if not all(isinstance(name, str) for name in names):
         wrong = next(name for name in names if not isinstance(name, str))
-        msg = f"Expected `genes` to be names out of `{of}.var_names`, found {wrong!r}, {type(wrong).__name__}."
+        msg = (
+            f"Expected `genes` to be names out of `{of}.var_names`, found {wrong!r}, {type(wrong).__name__}. Of a mask "
+            f"or of row numbers pass the names: `{of}.var_names[...]`."
+        )
         raise TypeError(msg)
     if not names:
         msg = "Expected at least one gene in `genes`, found none."
@@ -702,20 +707,13 @@ def genes(adata: AnnData, names: Sequence[str], *, of: str = "adata") -> list[st
         msg = (
             f"Expected `genes` to be in `{of}.var_names` ({adata.n_vars} names), {len(missing)} of {len(names)} are "
             f"not: {', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}."
-            f"{_similar(missing[0], adata.var_names)}"
+            f"{hints.gene_names(adata, missing, of)}"
         )
         raise ValueError(msg)
     if len(set(names)) < len(names):
         msg = f"Expected every gene once in `genes`, found {len(names) - len(set(names))} repeated."
         raise ValueError(msg)
     return names
-
-
-def _similar(name: str, names: Iterable[str]) -> str:
-    """Names that a misspelt one may stand for, as a sentence."""
-    by_lower = {str(known).lower(): known for known in names}
-    close = get_close_matches(name.lower(), by_lower, n=3)
-    return f" Did you mean {' or '.join(by_lower[known] for known in close)}?" if close else ""
 
 
 def highly_variable(adata: AnnData) -> list[str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +15,15 @@ LIGHTNING_NOTICES = "lightning.pytorch.utilities.rank_zero"
 
 SPATIALDATA_NOTICES = "spatialdata._logging"
 """Logger of squidpy's notices (squidpy 1.8.2, spatialdata 0.7.3)."""
+
+_AMONG_THEMSELVES = (
+    "`torch.jit.script` is deprecated",  # torch-geometric 2.8.1 of torch 2.14.1, when it is imported
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # lightning 2.6.6 of torch 2.14.1, at the first step
+    "'.*' is not a valid key",  # squidpy 1.8.2 of docrep 0.3.2, when it is imported
+    "zarr v3 autosharding will be the default",  # spatialdata 0.7.3 of anndata 0.12.19, for every array it writes
+    r"From 0\.4 \.update\(\) will not pull",  # mudata 0.3.10 of itself, when it writes
+)
+"""Beginnings of warnings that packages cause in each other, about which a user can do nothing."""
 
 SCVI_SLOTS = ("_scvi_uuid", "_scvi_manager_uuid")
 """Entries of ``uns`` by which scvi-tools finds the registry of an AnnData (1.4.2: ``scvi.data._constants``)."""
@@ -49,6 +59,33 @@ def mark_interrupted(trainer: Any) -> None:
     from lightning.pytorch.trainer.states import TrainerStatus
 
     trainer.state.status = TrainerStatus.INTERRUPTED
+
+
+@contextmanager
+def without_deprecations() -> Iterator[None]:
+    """Ignore what packages warn each other of (:data:`_AMONG_THEMSELVES`), not what concerns the user."""
+    with warnings.catch_warnings():
+        for beginning in _AMONG_THEMSELVES:
+            warnings.filterwarnings("ignore", message=beginning)
+        yield
+
+
+@contextmanager
+def logged_prints(log: Callable[[str], None]) -> Iterator[None]:
+    """Log what scvi-tools prints to standard output while it trains (1.4.2: ``scvi.train``).
+
+    These are reasons for stopping early. "Exception raised during training." is dropped: the exception follows.
+    """
+    from scvi.train import _callbacks, _trainrunner
+
+    replaced = {_callbacks: lambda *words: log(" ".join(map(str, words))), _trainrunner: lambda *_: None}
+    for module, write in replaced.items():
+        vars(module)["print"] = write
+    try:
+        yield
+    finally:
+        for module in replaced:
+            vars(module).pop("print", None)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from soscope_scverse import SoScope, bench
+from soscope_scverse.module.vae import SoScopeVAE
 
 QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
 QUICK = {"max_epochs": 4, "accelerator": "cpu", "train_kwargs": {"enable_progress_bar": False}}
@@ -126,3 +127,29 @@ def chain(n=12, k=3, n_features=5, n_image_features=2):
 def compare(low, truth, image=None, **kwargs):
     """`bench.compare` with short trainings."""
     return bench.compare(low, truth, image, progress=False, **{"enhance_kwargs": FAST, **kwargs})
+
+
+VAE_OPTIONS = {
+    "aggregate": None,
+    "sigma": None,
+    "dispersion": "feature",
+    "observation": "matched",
+    "n_latent": 4,
+    "n_hidden": 16,
+    "n_layers": 3,
+    "decoder": "shift",
+    "uses_latent": True,
+    "n_image_components": 128,
+    "feature_dropout": 0.5,
+    "masked": 0.3,
+    "image_weight": 1.0,
+    "n_graph_samples": None,
+}
+
+
+def vae(tile, likelihood="nb", **options):
+    """A module of the size of a tile."""
+    n_image_features = tile["features"].shape[-1] if "features" in tile else 0
+    module = SoScopeVAE([(likelihood, tile["x"].shape[1])], n_image_features, **VAE_OPTIONS | options)
+    module.start_from(tile["x"], tile["size"])
+    return module

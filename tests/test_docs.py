@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import shapely
 import spatialdata as sd
+import tifffile
 from spatialdata.models import ShapesModel
 from spatialdata.transformations import get_transformation
 
@@ -47,7 +48,7 @@ def given():
 def run(page: str, given: dict, monkeypatch, *, section: str = "") -> dict:
     """Run the blocks of a page, or of one of its sections, one after the other; returns the names they leave."""
     monkeypatch.setattr(sos.SoScope, "train", few_steps(sos.SoScope.train))
-    text = (DOCS / page).read_text()
+    text = (DOCS / page).resolve().read_text()
     if section:
         text = text.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
     blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
@@ -55,6 +56,20 @@ def run(page: str, given: dict, monkeypatch, *, section: str = "") -> dict:
     for block in blocks:
         exec(compile(block, f"docs/{page}", "exec"), given)
     return given
+
+
+@pytest.mark.usefixtures("closed_figures")
+@pytest.mark.parametrize(("lattice", "n_subspots"), [("hex", 7), ("square", 9)])
+def test_the_example_of_the_readme_runs_on_both_lattices(tmp_path, monkeypatch, lattice, n_subspots):
+    section = datasets.synthetic_section(60, lattice=lattice, n_genes=8)
+    section.adata.write_h5ad(tmp_path / "section.h5ad")
+    tifffile.imwrite(tmp_path / "section.tif", section.image)
+    monkeypatch.chdir(tmp_path)
+    left = run("../README.md", {}, monkeypatch)
+    written = ad.read_h5ad(tmp_path / "enhanced.h5ad")
+    assert written.n_obs == n_subspots * section.adata.n_obs
+    assert {"denoised", "std", "q05", "q95", "sampled_counts"} <= set(written.layers)
+    np.testing.assert_array_equal(written.X, left["enhanced"].X)
 
 
 @pytest.mark.filterwarnings("ignore:The image has practically no effect")

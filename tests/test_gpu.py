@@ -67,7 +67,7 @@ def test_deterministic_algorithms_give_the_same_bits(prepared):
 
 
 def test_a_stopped_training_goes_on_with_the_same_bits(prepared, tmp_path, monkeypatch):
-    monkeypatch.setattr(SoScope, "_checkpoints_cls", partial(Checkpoints, seconds=0))
+    monkeypatch.setattr(SoScope, "_checkpoints_cls", staticmethod(partial(Checkpoints, seconds=0)))
     expected = weights(trained(prepared.copy(), deterministic=True))
     with pytest.raises(RuntimeError, match="power"):
         trained(prepared.copy(), deterministic=True, checkpoint_dir=tmp_path, callbacks=[train["Stop"](9)])

@@ -269,7 +269,16 @@ def words(x):
 BAD_SPOTS = {
     "an array": (lambda a: a.X.toarray(), "Expected an AnnData.*found ndarray", EVERY),
     "a DataFrame": (lambda a: a.to_df(), "Expected an AnnData.*found DataFrame", EVERY),
-    "a path": (lambda a: "spots.h5ad", "Expected an AnnData.*found str", EVERY),
+    "a path": (
+        lambda a: "spots.h5ad",
+        r"Expected an AnnData.*found str. Read it first: `soscope_scverse.read\('spots.h5ad'\)`",
+        EVERY,
+    ),
+    "a list of sections": (
+        lambda a: [a, a],
+        "Expected an AnnData.*found list. Join sections with .*library_key",
+        ("tl.enhance", "tl.validate", "pp.subspots", "im.features"),
+    ),
     "repeated names of spots": (
         repeated("obs"),
         r"unique `adata.obs_names`.*obs_names_make_unique",
@@ -464,7 +473,7 @@ BAD_ARGUMENTS = {
     ("tl.enhance", "genes"): [
         ([], "at least one gene"),
         (["nope"], "1 of 1 are not: nope"),
-        ([1, 2], "names out of `adata.var_names`, found 1, int"),
+        ([1, 2], r"names out of `adata.var_names`, found 1, int.*`adata.var_names\[...\]`"),
         (5, "found 5, int"),
         (np.array([True, False]), "found .*True"),
         (["noise_1", "noise_1"], "every gene once"),
@@ -472,7 +481,10 @@ BAD_ARGUMENTS = {
     ("tl.enhance", "likelihood"): [
         (value, "`likelihood` to be one of") for value in ("zinb", None, 5, np.array(["nb"]))
     ],
-    ("tl.enhance", "layer"): [(value, "`layer` to be one of") for value in ("nope", 5, ["counts"], {"rna": "counts"})],
+    ("tl.enhance", "layer"): [
+        (value, "`layer` to be one of .*`adata.layers` is empty")
+        for value in ("nope", 5, ["counts"], {"rna": "counts"})
+    ],
     ("tl.enhance", "library_key"): [(value, "column of `adata.obs`") for value in ("nope", 5, ["region"])],
     ("tl.enhance", "batch_key"): [("nope", "`batch_key` to be a column")],
     ("tl.enhance", "preset"): [("best", "`preset` to be one of")],
@@ -554,6 +566,9 @@ BAD_ARGUMENTS = {
     ("tl.enhance", "cells"): [
         (5, "`cells` to be"),
         (cells(a=[1]), "x"),
+        (cells(x_centroid=[1.0], y_centroid=[1.0]), "Rename them: .*'x_centroid': 'x', 'y_centroid': 'y'"),
+        (cells(X=[1.0], Y=[1.0]), "Rename them: .*'X': 'x', 'Y': 'y'"),
+        (np.ones((5, 2)), "positions of cells as `pandas.DataFrame"),
         (cells(x=["a"], y=[1.0]), "positions of cells to be an array of real numbers"),
         (cells(x=[np.nan], y=[1.0]), "finite positions of cells"),
         (cells(x=[-1e6], y=[1.0]), "cells inside of the spots"),

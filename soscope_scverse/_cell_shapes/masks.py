@@ -59,6 +59,8 @@ def _check(mask: Any, what: str) -> None:
         advice = "Convert it with `.astype(int)` if it holds the numbers of cells"
         if dtype.kind == "b":
             advice = "Number its cells: `skimage.measure.label(mask)`"
+        elif shape[-1] == 2:
+            advice = "Pass positions of cells as `pandas.DataFrame(positions, columns=['x', 'y'])`"
         msg = f"Expected a label mask of integers in {what}, found an array of {dtype} of shape {shape}. {advice}."
         raise TypeError(msg)
     if np.ma.is_masked(mask):

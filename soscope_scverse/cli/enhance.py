@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -81,7 +81,7 @@ def enhance(
     layer: tuple[str, ...],
     genes: tuple[str, ...],
     likelihood: tuple[str, ...],
-    n_subspots: int | None,
+    n_subspots: int | Literal["auto"] | None,
     cells: str | None,
     expectation: tuple[Any, ...],
     weights: str | None,
@@ -122,8 +122,7 @@ def enhance(
         cells=cells,
         expectation=list(expectation) or None,
         features_kwargs=common.features_options(weights=weights, layers=layers, windows=windows, cache=cache),
-        train_kwargs=common.progress_options()
-        | without_none(devices=devices, num_nodes=num_nodes, batch_size=batch_size, threads=threads),
+        train_kwargs=without_none(devices=devices, num_nodes=num_nodes, batch_size=batch_size, threads=threads),
         out=out if streams else None,
         overwrite=force,
         **kwargs,

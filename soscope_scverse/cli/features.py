@@ -35,7 +35,7 @@ from soscope_scverse.cli._kinds import formats, obsm_of, pop_elements
 def features(
     source: Path,
     out: Path,
-    n_subspots: int | None,
+    n_subspots: int | Literal["auto"] | None,
     cells: str | None,
     capture: float | Literal["auto"] | None,
     capture_shape: Literal["circle", "square"],

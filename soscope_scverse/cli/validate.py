@@ -80,7 +80,6 @@ def validate(
         data,
         genes=None if genes is None else files.gene_list(genes),
         features_kwargs=common.features_options(weights=weights, layers=layers, windows=windows, cache=cache),
-        train_kwargs=common.progress_options(),
         **kwargs,
         **named,
     )

@@ -20,7 +20,7 @@ from scvi.model.base import BaseModelClass
 from soscope_scverse import _keys as keys
 from soscope_scverse._files import completed, new_folder
 from soscope_scverse._storable import check_storable, name_sections, nested_sections
-from soscope_scverse._upstream import SCVI_SLOTS
+from soscope_scverse._upstream import SCVI_SLOTS, without_deprecations
 from soscope_scverse._validators import check_folder, check_path
 from soscope_scverse.model._plain_values import curves, plain, tables
 from soscope_scverse.model.training.runner import trainer_of
@@ -174,7 +174,7 @@ def _write_model(folder: Path, prefix: str, content: Mapping[str, Any]) -> None:
 def _write_spots(folder: Path, prefix: str, spots: AnnData | MuData, **kwargs: Any) -> None:
     """Write the spots of a model beside it."""
     name = _MUDATA if isinstance(spots, MuData) else _ADATA
-    with completed(folder / f"{prefix}{name}") as part, nested_sections(spots):
+    with completed(folder / f"{prefix}{name}") as part, nested_sections(spots), without_deprecations():
         spots.write(part, **kwargs)
 
 

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any, Literal
 from anndata import AnnData
 from mudata import MuData
 from scvi import REGISTRY_KEYS
-from scvi.model.base import BaseModelClass
 
 from soscope_scverse import _keys as keys
 from soscope_scverse._containers.spatialdata import SpatialSpots
+from soscope_scverse.model._inherited import InheritedModel
 from soscope_scverse.model._inputs import Inputs, registered
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 
-class RegisteredModel(BaseModelClass):
+class RegisteredModel(InheritedModel):
     """A model of scvi-tools whose inputs are registered in an AnnData, a MuData or a table of a SpatialData.
 
     See scvi-tools' ``BaseModelClass`` for its parameters.

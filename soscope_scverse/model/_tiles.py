@@ -86,8 +86,15 @@ class Tiles:
         """Indices of the valid subspots of the spots `own` among those of the section."""
         return np.concatenate([np.arange(self.first_target[n], self.first_target[n + 1]) for n in own])
 
-    def tile(self, own: np.ndarray | None = None) -> dict[str, torch.Tensor]:
+    def tile(self, own: np.ndarray | None = None, *, hidden: np.ndarray | None = None) -> dict[str, torch.Tensor]:
         """Batch of the spots `own`; None is the whole section.
+
+        Parameters
+        ----------
+        own
+            Rows of spots.
+        hidden
+            n_spots flags of spots whose profiles the encoder is not to see.
 
         Returns
         -------
@@ -101,6 +108,8 @@ class Tiles:
             Share of all pairs of spots of the section that are edges of A.
         ``own``
             n_own rows of the own spots among the inputs.
+        ``hidden``
+            n_inputs flags, if there are `hidden` ones.
         ``exposure``, ``area``
             n_own x n_subspots; areas where spots captured a part of their subspots only.
         ``neighbors``, ``neighbor_weights``
@@ -133,6 +142,8 @@ class Tiles:
             "valid": torch.as_tensor(np.flatnonzero(section.area[own] > 0)),
             **self._subspots(own, row),
         }
+        if hidden is not None:
+            tile["hidden"] = torch.as_tensor(hidden[inputs])
         if section.batches is not None:
             tile["input_batch"] = _float(section.batches[inputs])
         if self.similarity is not None:

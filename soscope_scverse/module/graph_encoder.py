@@ -7,7 +7,11 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 from torch.distributions import Normal
-from torch_geometric.nn import TransformerConv
+
+from soscope_scverse._upstream import without_deprecations
+
+with without_deprecations():
+    from torch_geometric.nn import TransformerConv
 
 _MIN_SCALE = 1e-4
 

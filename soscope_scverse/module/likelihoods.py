@@ -13,10 +13,12 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributions import Gamma, NegativeBinomial, Normal, Poisson
+from torch.distributions import Gamma, Normal, Poisson
+
+from soscope_scverse.module.negative_binomial import nb_log_prob
 
 _TINY = 1e-8
-_MAX_EFFECT = 8.0  # bound of a subspot's log mean around its feature's: e^8 is 3,000-fold up or down
+MAX_EFFECT = 8.0  # bound of a subspot's log mean around its feature's: e^8 is 3,000-fold up or down
 _MOST_BOUNDED = 0.99  # of this bound, where it is inverted
 _SMALLEST_RATE = 0.05  # in units; an expected transformed profile may be 0 or below, a rate may not
 
@@ -250,8 +252,8 @@ class _Counts(Likelihood):
 
     def effect_of(self, values: Tensor, unit: Tensor, start: Start) -> Tensor:
         rate = unit * torch.expm1(values).clamp(min=_SMALLEST_RATE)
-        bounded = (rate.clamp(min=_TINY).log() - start.baseline) / _MAX_EFFECT
-        return _MAX_EFFECT * torch.atanh(bounded.clamp(-_MOST_BOUNDED, _MOST_BOUNDED))
+        bounded = (rate.clamp(min=_TINY).log() - start.baseline) / MAX_EFFECT
+        return MAX_EFFECT * torch.atanh(bounded.clamp(-_MOST_BOUNDED, _MOST_BOUNDED))
 
     def absorb_library_size(self, x: Tensor, spots: Spots, noise: Tensor) -> tuple[Spots, Tensor]:
         """Integrate out a log-normal library size by Laplace's approximation.
@@ -273,7 +275,7 @@ class _Counts(Likelihood):
         """Variance of the spots' counts, n_spots x n_features."""
 
     def parameters(self, effect: Tensor, start: Start, exposure: Tensor) -> Subspots:
-        bounded = _MAX_EFFECT * torch.tanh(effect / _MAX_EFFECT)
+        bounded = MAX_EFFECT * torch.tanh(effect / MAX_EFFECT)
         exposure = exposure.unsqueeze(-1)
         return Subspots(exposure * torch.exp(start.baseline + bounded), start.log_dispersion.exp(), exposure)
 
@@ -335,8 +337,7 @@ class NegativeBinomialLikelihood(_Counts):
         return spots.mean * (1 + spots.dispersion)
 
     def log_prob(self, x: Tensor, spots: Spots) -> Tensor:
-        total = spots.mean.clamp(min=_TINY) / spots.dispersion
-        return NegativeBinomial(total, logits=spots.dispersion.log(), validate_args=False).log_prob(x)
+        return nb_log_prob(x, spots.mean, spots.dispersion)
 
     def sample(self, subspots: Subspots, x: Tensor | None = None) -> Tensor:
         concentration = (subspots.mean / subspots.dispersion).clamp(min=_TINY)
@@ -550,6 +551,16 @@ class JointLikelihood(Likelihood):
     def _joined_subspots(parts: Sequence[Subspots]) -> Subspots:
         mean, dispersion = (_joined(values) for values in zip(*((p.mean, p.dispersion) for p in parts), strict=True))
         return Subspots(mean, dispersion, parts[0].exposure, parts[0].measured)
+
+
+def has_log_means(likelihood: Likelihood) -> bool:
+    """Whether log means are a baseline plus a bounded effect, and means add up, as those of the counts here."""
+    return all(
+        isinstance(part, _Counts)
+        and type(part).parameters is _Counts.parameters
+        and type(part).aggregate is _Counts.aggregate
+        for part in likelihood.parts
+    )
 
 
 LIKELIHOODS: dict[str, type[Likelihood]] = {

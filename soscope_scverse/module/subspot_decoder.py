@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -53,8 +55,12 @@ class JointDecoder(nn.Module):
 
         `features` None stands for a constant image.
         """
+        return self.head(self.hidden(z, features))
+
+    def hidden(self, z: Tensor, features: Tensor | None) -> Tensor:
+        """What the last layer, `head`, gets: n_targets x n_hidden."""
         features = z.new_zeros(len(z), self.n_image_features) if features is None else self.dropout(features)
-        return self.head(self.trunk(torch.cat([z, features], dim=1)))
+        return self.trunk(torch.cat([z, features], dim=1))
 
     def state(self, z: Tensor, features: Tensor | None) -> Tensor:
         """Latent states, n_targets x n_latent: the image does not change them."""
@@ -88,7 +94,16 @@ class ShiftDecoder(nn.Module):
 
         `features` None stands for a constant image.
         """
-        return self.effect(self.state(z, features))
+        return self.head(self.hidden(z, features))
+
+    @property
+    def head(self) -> nn.Linear:
+        """The last layer."""
+        return cast("nn.Linear", self.effect[1])
+
+    def hidden(self, z: Tensor, features: Tensor | None) -> Tensor:
+        """What the last layer gets, n_targets x n_hidden."""
+        return self.effect[0](self.state(z, features))
 
     def state(self, z: Tensor, features: Tensor | None) -> Tensor:
         """Latent states after the shift by the image, n_targets x n_latent."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any, Literal
 
@@ -13,16 +13,15 @@ from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 from torch.nn.functional import embedding_bag
 
+from soscope_scverse._keys import WEAK_IMAGE
 from soscope_scverse.module.graph_encoder import GraphEncoder
-from soscope_scverse.module.image_regularizer import graph_bce
+from soscope_scverse.module.image_regularizer import Pairs, graph_bce, pairs_bce, sample_pairs
 from soscope_scverse.module.kriged_field import KrigedField
-from soscope_scverse.module.likelihoods import Likelihood, Spots, Start, Subspots, joint_likelihood
+from soscope_scverse.module.likelihoods import Likelihood, Spots, Start, Subspots, has_log_means, joint_likelihood
+from soscope_scverse.module.spot_means import HiddenSubspots
 from soscope_scverse.module.subspot_decoder import DECODERS
 
 Tensors = dict[str, Tensor]
-_Deviation = Callable[[Tensor], Tensor]
-"""From indices of valid subspots to their deviations, n x n_features."""
-
 _TINY = 1e-8  # area of padding
 
 KRIGED_WEIGHT = 0.5
@@ -190,7 +189,10 @@ class _GraphModule(BaseModuleClass):
         profile = (
             self.transform(self.likelihood.at_mean_size(tensors["x"], tensors["size"])) - self.input_mean
         ) / self.input_scale
-        masked = torch.zeros(len(profile), dtype=torch.bool, device=profile.device)
+        hidden = tensors.get("hidden")
+        masked = (
+            torch.zeros(len(profile), dtype=torch.bool, device=profile.device) if hidden is None else hidden.clone()
+        )
         if self.training:
             masked[torch.randperm(len(profile), device=profile.device)[: int(self.masked * len(profile))]] = True
         qz = self.encoder(profile, masked, tensors["edge_index"], tensors["edge_weight"], tensors.get("input_batch"))
@@ -279,10 +281,10 @@ class GraphAutoencoder(_GraphModule):
     ) -> LossOutput:
         """Negative log likelihood of profiles and graph plus KL divergence from the prior."""
         own = tensors["own"]
-        spots, size_penalty = self.likelihood.absorb_library_size(
-            tensors["x"], generative_outputs["spots"], self.library_size_noise
-        )
-        nll = -self.likelihood.log_prob(tensors["x"], spots)
+        x = tensors["x"][own]
+        spots = Spots(*(values if values.dim() == 1 else values[own] for values in generative_outputs["spots"]))
+        spots, size_penalty = self.likelihood.absorb_library_size(x, spots, self.library_size_noise)
+        nll = -self.likelihood.log_prob(x, spots)
         z = inference_outputs["z"] / inference_outputs["z"].shape[1] ** 0.5
         graph = graph_bce(
             lambda spots: z.index_select(0, own[spots]),
@@ -292,7 +294,7 @@ class GraphAutoencoder(_GraphModule):
             tensors["edge_density"],
         )
         qz = _rows(inference_outputs["qz"], own)
-        return self._loss_output(nll[own], size_penalty[own], qz, kl_weight, graph_loss=graph)
+        return self._loss_output(nll, size_penalty, qz, kl_weight, graph_loss=graph)
 
     @staticmethod
     def _own_edges(tensors: Tensors) -> tuple[Tensor, Tensor]:
@@ -377,6 +379,9 @@ class SoScopeVAE(_GraphModule):
         self.register_buffer("is_gaussian", self._by_feature(is_gaussian), persistent=False)
         self.any_shape, self.any_gaussian = any(has_shape), any(is_gaussian)
         self.image_deviation = image_deviation
+        self.has_log_means = (
+            has_log_means(self.likelihood) and not self.per_subspot_dispersion and image_deviation == "relative"
+        )
         self.observation_sigma = (1.0 if sigma is None else sigma) if observation == "gaussian" else None
         self.image_weight = image_weight if n_image_features else 0.0
         self.uses_latent = uses_latent
@@ -397,16 +402,53 @@ class SoScopeVAE(_GraphModule):
         """Whether the decoder has image features as input."""
         return len(self.image_mean) > 0
 
+    @property
+    def image_share(self) -> float:
+        """Share of the training steps that use the image, and of its effect on the kriged field.
+
+        It is 0 if the image is most likely not informative, and 1 if it is more likely informative than not.
+        """
+        return min(1.0, max(0.0, (self.image_strength.item() - WEAK_IMAGE) / (0.5 - WEAK_IMAGE)))
+
     @auto_move_data
-    def generative(self, tensors: Tensors, z: Tensor, **kwargs: Any) -> dict[str, Subspots]:
-        """Parameters of the subspots of the own spots, from latent states `z` of all inputs."""
-        effect, start = self.effects(tensors, z)
-        return {"subspots": subspots_of(self.likelihood, effect, start, tensors)}
+    def generative(self, tensors: Tensors, z: Tensor, **kwargs: Any) -> dict[str, Any]:
+        """From latent states `z` of all inputs: the parameters of the own subspots, and whether the image is used."""
+        uses_image = not self.training or self._step_uses_image()
+        if not uses_image:
+            tensors = {name: value for name, value in tensors.items() if name != "features"}
+        return {"subspots": self._subspots(tensors, z), "uses_image": uses_image}
+
+    def _step_uses_image(self) -> bool:
+        """Whether a training step uses the image.
+
+        Without an image a random number is drawn, too. So the training with an image that is not informative is the
+        training without an image.
+        """
+        return self.image_share == 1 or torch.rand(()).item() < self.image_share
+
+    def _subspots(self, tensors: Tensors, z: Tensor) -> Subspots | HiddenSubspots:
+        hidden = self.decoder.hidden(*self._decoder_input(tensors, z))
+        # not in mixed precision, nor where the result is wanted and not its gradient
+        if self.training and self.has_log_means and "kriged" not in tensors and hidden.dtype == self.baseline.dtype:
+            return self._hidden_subspots(tensors, hidden)
+        effect, start = self._effects(tensors, hidden)
+        return subspots_of(self.likelihood, effect, start, tensors)
+
+    def _hidden_subspots(self, tensors: Tensors, hidden: Tensor) -> HiddenSubspots:
+        """The subspots before the last layer of the decoder; effects of batches are further inputs of it."""
+        weight, exposure = self.decoder.head.weight, tensors["exposure"]
+        if self.batch_effect is not None and "batch" in tensors:
+            hidden = torch.cat([hidden, tensors["batch"].repeat_interleave(exposure.shape[1], dim=0)], dim=1)
+            weight = torch.cat([weight, self.batch_effect.T], dim=1)
+        return HiddenSubspots(hidden, weight, self.decoder.head.bias, self.baseline, exposure)
 
     def effects(self, tensors: Tensors, z: Tensor) -> tuple[Tensor, Start]:
         """Effects on the own subspots, n_spots x n_subspots x n_features, and the parameters of the features."""
+        return self._effects(tensors, self.decoder.hidden(*self._decoder_input(tensors, z)))
+
+    def _effects(self, tensors: Tensors, hidden: Tensor) -> tuple[Tensor, Start]:
         n_spots, n_subspots = tensors["exposure"].shape
-        effect = self.decoder(*self._decoder_input(tensors, z)).float().view(n_spots, n_subspots, -1)
+        effect = self.decoder.head(hidden).float().view(n_spots, n_subspots, -1)
         start = self.feature_parameters()
         if self.per_subspot_dispersion:
             effect, relative = effect.split(self.n_features, dim=-1)
@@ -433,14 +475,10 @@ class SoScopeVAE(_GraphModule):
         )
         if not self.uses_latent:
             z_k = torch.zeros_like(z_k)
-        if not self.uses_image:
+        if "features" not in tensors:
             return z_k, None
         features = tensors["features"].flatten(0, 1)
-        if not self.training:
-            return z_k, self.image_strength * features
-        # in all steps if the image is more likely informative than not
-        share = min(1.0, 2 * self.image_strength.item())
-        return z_k, features if share == 1 or torch.rand(()) < share else None
+        return z_k, features if self.training else self.image_strength * features
 
     @torch.no_grad()
     def scale_library_size(self, factor: float) -> None:
@@ -461,18 +499,44 @@ class SoScopeVAE(_GraphModule):
         self, tensors: Tensors, inference_outputs: dict, generative_outputs: dict, kl_weight: float = 1.0
     ) -> LossOutput:
         """Negative evidence lower bound plus the image regulariser (soScope, Eq. 6)."""
-        subspots = generative_outputs["subspots"]
-        spots = self.likelihood.aggregate(self.likelihood.captured(subspots))
-        terms = {}
         x = tensors["x"][tensors["own"]]
-        if self.image_weight and "image_edge_index" in tensors:
-            terms["image_loss"] = self.image_weight * self._image_loss(subspots, spots, x, tensors)
+        pairs = self._image_pairs(tensors) if generative_outputs["uses_image"] else None
+        spots, deviations = self._spots(generative_outputs["subspots"], x, tensors, pairs)
+        terms = {}
+        if pairs is not None:
+            terms["image_loss"] = self.image_weight * self._image_loss(deviations, pairs, tensors)
+        elif self.image_weight and self.image_share > 0 and "image_edge_index" in tensors:
+            terms["image_loss"] = x.new_zeros(())  # another process may use the image in this step
         spots, size_penalty = self.likelihood.absorb_library_size(x, spots, self.library_size_noise)
         if "x_held_out" in tensors:
             odds = tensors["held_out_odds"]  # of a molecule to be held out: counts and phi scale with it
             x, spots = tensors["x_held_out"], Spots(spots.mean * odds, spots.dispersion * odds)
         qz = _rows(inference_outputs["qz"], tensors["own"])
         return self._loss_output(-self._observed(x, spots), size_penalty, qz, kl_weight, **terms)
+
+    def _spots(
+        self, subspots: Subspots | HiddenSubspots, x: Tensor, tensors: Tensors, pairs: Pairs | None
+    ) -> tuple[Spots, Tensor]:
+        """Parameters of the spots, and deviations of the subspots that the image regulariser compares.
+
+        They are per unit of area, from the evenly partitioned predicted spot, and do not grow with library size or
+        number of subspots; or those of soScope's Eq. 5.
+        """
+        valid = tensors["valid"]
+        rows = valid[:0] if pairs is None else valid[pairs.rows]
+        # per typical value of the feature and averaged over features: inner products do not grow with their number
+        unit = self.unit * (self.n_features / self.feature_weight()) ** 0.5
+        if isinstance(subspots, HiddenSubspots):
+            mean, deviations = subspots.means(rows, unit)
+            return Spots(mean, self.feature_parameters().log_dispersion.exp()), deviations
+        spots = self.likelihood.aggregate(self.likelihood.captured(subspots))
+        if self.image_deviation != "relative":
+            return spots, self._absolute_deviation(subspots, x, rows, tensors)
+        mean, exposure = subspots.mean.flatten(0, 1), subspots.exposure.flatten(0, 1)
+        chosen = Subspots(mean.index_select(0, rows), subspots.dispersion, exposure.index_select(0, rows))
+        spot = self.likelihood.at_mean_size(spots.mean, tensors["exposure"].sum(dim=1, keepdim=True))
+        spot = spot.index_select(0, rows.div(subspots.mean.shape[1], rounding_mode="floor"))
+        return spots, (self.likelihood.rate(chosen) - spot) / unit
 
     def _observed(self, x: Tensor, spots: Spots) -> Tensor:
         """Log probability of the observed spots; with a Gaussian observation its expectation over Gaussian subspots."""
@@ -483,47 +547,29 @@ class SoScopeVAE(_GraphModule):
             return log_prob
         return log_prob - self.is_gaussian * spots.dispersion / (2 * self.observation_sigma**2)
 
-    def _image_loss(self, subspots: Subspots, spots: Spots, x: Tensor, tensors: Tensors) -> Tensor:
+    def _image_pairs(self, tensors: Tensors) -> Pairs | None:
+        """The pairs of subspots that the image regulariser compares in this step."""
+        n_subspots = len(tensors["valid"])
+        if not self.image_weight or "image_edge_index" not in tensors or n_subspots < 2:
+            return None
+        return sample_pairs(n_subspots, tensors["image_edge_index"], tensors["image_edge_weight"], self.n_graph_samples)
+
+    def _image_loss(self, deviations: Tensor, pairs: Pairs, tensors: Tensors) -> Tensor:
         """Favour similar deviations for subspots of similar image features."""
         relative = self.image_deviation == "relative"
-        deviation = self._relative_deviation if relative else self._absolute_deviation
-        return graph_bce(
-            deviation(subspots, spots, x, tensors),
-            len(tensors["valid"]),
-            tensors["image_edge_index"],
-            tensors["image_edge_weight"],
-            self.n_graph_samples,
+        return pairs_bce(
+            deviations,
+            pairs,
             tensors["image_edge_density"],
             sizes=None if relative else self.sizes,
             diagonal=0.0 if relative else 1 / tensors["n_targets"],
         )
 
-    def _relative_deviation(self, subspots: Subspots, spots: Spots, x: Tensor, tensors: Tensors) -> _Deviation:
-        """Deviations from the evenly partitioned predicted spot.
-
-        They are per unit of area and of the typical value of the feature, and averaged over features: the inner
-        products do not grow with library size, number of subspots or number of features.
-        """
-        n_subspots = subspots.mean.shape[1]
-        mean, exposure = subspots.mean.flatten(0, 1), subspots.exposure.flatten(0, 1)
-        unit = self.unit * (self.n_features / self.feature_weight()) ** 0.5
-        rate = self.likelihood.at_mean_size(spots.mean, tensors["exposure"].sum(dim=1, keepdim=True))
-
-        def deviation(targets: Tensor) -> Tensor:
-            rows = tensors["valid"][targets]
-            chosen = Subspots(mean.index_select(0, rows), subspots.dispersion, exposure.index_select(0, rows))
-            whole = rate.index_select(0, rows.div(n_subspots, rounding_mode="floor"))
-            return (self.likelihood.rate(chosen) - whole) / unit
-
-        return deviation
-
-    def _absolute_deviation(self, subspots: Subspots, spots: Spots, x: Tensor, tensors: Tensors) -> _Deviation:
+    def _absolute_deviation(self, subspots: Subspots, x: Tensor, rows: Tensor, tensors: Tensors) -> Tensor:
         """Deviations in the unit of the data (soScope, Eq. 5): from the observed spot / K, or from the mean subspot."""
         if self.image_deviation == "overall":
-            mean = subspots.mean.flatten(0, 1).index_select(0, tensors["valid"])
-            deviations = mean - mean.mean(dim=0)
-        else:
-            centre = self.likelihood.divided(x, tensors["exposure"].unsqueeze(-1))
-            difference = self.likelihood.captured(subspots).mean - centre
-            deviations = difference.flatten(0, 1).index_select(0, tensors["valid"])
-        return lambda targets: deviations.index_select(0, targets)
+            mean = subspots.mean.flatten(0, 1)
+            return mean.index_select(0, rows) - mean.index_select(0, tensors["valid"]).mean(dim=0)
+        centre = self.likelihood.divided(x, tensors["exposure"].unsqueeze(-1))
+        difference = self.likelihood.captured(subspots).mean - centre
+        return difference.flatten(0, 1).index_select(0, rows)

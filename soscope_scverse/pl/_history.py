@@ -27,6 +27,7 @@ _TERMS = {
     "image_loss": "image",
 }
 """Names in the history, and titles of the panels."""
+_OF_PAIRS = ("graph_loss", "image_loss")
 _CHANCE, _SAME = np.log(2), 0.01
 """Cross-entropy of pairs whose similarity is not predicted, and the relative difference from it that is none."""
 
@@ -51,8 +52,8 @@ def history(
     numpy.ndarray of Axes
         n_phases x n_terms; unused Axes of a phase with fewer terms are empty. Phases are the pretraining, if any, and
         the training. Terms are the loss, the reconstruction, the KL divergence of the latent states from their prior,
-        and the loss of the spot graph (pretraining) or of the image (training). The latter is a mean over all pairs of
-        subspots, of which few touch; by construction it stays at ln 2 in most runs, and is not drawn then.
+        and the loss of the spot graph (pretraining) or of the image (training). The last two are means over all pairs,
+        of which few touch; by construction they stay at ln 2 in most runs, and are not drawn then.
 
     Raises
     ------
@@ -106,7 +107,7 @@ def _curves_by_phase(found: Mapping[str, Any]) -> dict[str, dict[str, dict[str, 
                 name = prefix + (f"{part}_loss" if term == "loss" else f"{term}_{part}")
                 if name in found:
                     values = np.asarray(found[name], dtype=float).ravel()
-                    if term == "image_loss" and np.allclose(values, _CHANCE, rtol=_SAME):
+                    if term in _OF_PAIRS and np.allclose(values, _CHANCE, rtol=_SAME):
                         continue
                     phases.setdefault(phase, {}).setdefault(term, {})[part] = values
     return phases

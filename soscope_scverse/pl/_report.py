@@ -43,6 +43,8 @@ _MAX_SECTIONS = 4
 """Largest number of sections with maps."""
 _MAX_VALUES = 12
 """Largest number of values listed in full; of longer arrays the first few are listed."""
+_ROUNDING = 1e-12
+"""Of the largest value of an array: smaller values are 0 up to rounding."""
 
 
 def report(
@@ -392,8 +394,11 @@ def _summary(value: Any) -> str:
     """Return a short text for a value, which may be a long array or a table."""
     if isinstance(value, pd.DataFrame):
         return f"table of {len(value)} rows"
-    values = [f"{one:.5g}" if isinstance(one, float) else str(one) for one in np.ravel(value)]
-    return ", ".join(values if len(values) <= _MAX_VALUES else [*values[:3], f"... ({len(values):,} values)"])
+    values = np.ravel(value)
+    if values.dtype.kind == "f":  # without what rounding leaves of 0
+        values = np.where(np.abs(values) < _ROUNDING * np.abs(values).max(initial=0), 0.0, values)
+    words = [f"{one:.5g}" if isinstance(one, float) else str(one) for one in values]
+    return ", ".join(words if len(words) <= _MAX_VALUES else [*words[:3], f"... ({len(words):,} values)"])
 
 
 def _footer() -> Element:

@@ -120,8 +120,16 @@ def _recognised(spots: Spots, lattices: Mapping[str, Lattice | None]) -> dict[st
     return found
 
 
-def warn_small(share: float, area: CaptureArea, pitch: float) -> None:
-    """Warn if spots captured next to nothing of their lattice cells, which is what a wrong unit looks like."""
+def warn_unlikely(share: float, area: CaptureArea, pitch: float) -> None:
+    """Warn if spots captured next to nothing of their lattice cells, or more: what a wrong unit looks like."""
+    if share == 1 and area.diameter * _TILES > pitch:
+        warnings.warn(
+            f"A capture area of diameter {area.diameter:.4g} is wider than the pitch of the spots ({pitch:.4g}, in the "
+            "unit of the positions, usually pixels): they tile the tissue, as with `capture=None`. Check the unit of "
+            f"`capture`; that of Visium is {_VISIUM * pitch:.4g}.",
+            UserWarning,
+            stacklevel=6,
+        )
     if share < _LEAST:
         warnings.warn(
             f"A capture area of diameter {area.diameter:.4g} is {share:.2g} of the lattice cell (pitch {pitch:.4g}, in "

@@ -12,6 +12,7 @@ import shapely
 from anndata import AnnData
 from scipy.spatial import cKDTree
 
+from soscope_scverse import _hints as hints
 from soscope_scverse import _keys as keys
 from soscope_scverse import _read as read
 from soscope_scverse._cell_shapes.reading import read_cells
@@ -141,7 +142,7 @@ def cell_table(cells: AnnData | pd.DataFrame, library_key: str | None) -> pd.Dat
     elif hasattr(cells, "geom_type"):  # a GeoDataFrame, without importing geopandas
         columns, xy = _of_shapes(cells)
     else:
-        _has_columns(cells, ["x", "y"])
+        _has_columns(cells, ["x", "y"], hints.columns_of_positions(list(cells)))
         columns, xy = cells, read.numbers("positions of cells", cells[["x", "y"]])
     table = pd.DataFrame(xy, columns=["x", "y"], index=pd.Index(columns.index.astype(str), name=None))
     if not table.index.is_unique:

@@ -17,7 +17,7 @@ from soscope_scverse._containers.dispatch import accepts_containers
 from soscope_scverse._containers.slots import writable
 from soscope_scverse._read import Spots, read_sections
 from soscope_scverse._validators import POSITIVE, Choice, Rules, check_arguments
-from soscope_scverse.pp._capture import CaptureArea, CaptureShape, capture_areas, warn_small
+from soscope_scverse.pp._capture import CaptureArea, CaptureShape, capture_areas, warn_unlikely
 from soscope_scverse.pp._cells import Partition, partition_into_cells
 from soscope_scverse.pp._graphs import nearest_distance
 from soscope_scverse.pp._lattice import Lattice, LatticeKind, cell_corners
@@ -269,11 +269,11 @@ def partition_lattice(
         offsets[spots.rows[name]] = subspot_offsets(lattice, n)
         measured[spots.rows[name]] = measured_shares(lattice, n, areas[name])
     partition = _equal_parts(spots.positions[:, None] + offsets, _lattice_info(lattices))
-    if (measured == 1).all():
-        return partition
     for name, area in areas.items():
         if area is not None:
-            warn_small(float(measured[spots.rows[name][0]].mean()), area, lattices[name].pitch)
+            warn_unlikely(float(measured[spots.rows[name][0]].mean()), area, lattices[name].pitch)
+    if (measured == 1).all():
+        return partition
     first = next(area for area in areas.values() if area is not None)
     partition.info.update({"capture": first.diameter, "capture_shape": first.shape})
     return partition._replace(exposure=measured / measured.sum(axis=1, keepdims=True), measured=measured)

@@ -21,7 +21,7 @@ from soscope_scverse._containers.mudata import modality, spots_of
 from soscope_scverse._containers.slots import writable
 from soscope_scverse._read import Spots, read_sections
 from soscope_scverse._touching import touching
-from soscope_scverse._upstream import SPATIALDATA_NOTICES, without_notices
+from soscope_scverse._upstream import SPATIALDATA_NOTICES, without_deprecations, without_notices
 from soscope_scverse._validators import (
     POSITIVE,
     POSITIVE_INTEGER,
@@ -305,7 +305,8 @@ def _nearest_spots(xy: np.ndarray, n_neighbors: int) -> np.ndarray:
     """Pairs i < j of spots of which one is among the nearest of the other, as in squidpy."""
     if len(xy) < 2:
         return np.empty((0, 2), dtype=int)
-    from squidpy.gr import spatial_neighbors_knn  # takes seconds to import
+    with without_deprecations():
+        from squidpy.gr import spatial_neighbors_knn  # takes seconds to import
 
     spots = AnnData(obsm={keys.SPATIAL: xy})
     with without_notices(SPATIALDATA_NOTICES):

@@ -17,6 +17,7 @@ from soscope_scverse import _read as read
 from soscope_scverse._cell_shapes.reading import read_cells
 from soscope_scverse._containers.spatialdata import SpatialSpots
 from soscope_scverse._files import unfinished
+from soscope_scverse._upstream import without_deprecations
 from soscope_scverse.im.reading.embedded import embedded_image
 from soscope_scverse.im.reading.opening import open_image
 from soscope_scverse.model.inference._carried import free_names
@@ -165,7 +166,12 @@ def _check_names(sdata: SpatialData, key_added: str, shapes: Collection[str], *,
     """Raise a ValueError unless the elements of the result can have these names."""
     from spatialdata import SpatialData
 
-    SpatialData(tables={key_added: AnnData()})  # raises for an invalid name
+    try:
+        SpatialData(tables={key_added: AnnData()})
+    except (ValueError, TypeError) as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        msg = f"Expected `key_added` to be the name of an element of a SpatialData, found {key_added!r}: {reason}"
+        raise ValueError(msg) from None
     wanted = {f"tables/{key_added}", *(f"shapes/{name}" for name in shapes)}
     names = {path.partition("/")[2] for path in wanted}
     there = {f"{kind}/{name}" for kind, name, _ in sdata.gen_elements()} | _on_disk(sdata)
@@ -222,7 +228,8 @@ def _write(result: SpatialData, store: Path) -> None:
         new, old = folder / "new", folder / "old"
         zarr.create_group(new, zarr_format=root.metadata.zarr_format, attributes=dict(root.attrs))
         result.path = new
-        result.write_element([name for _, name, _ in result.gen_elements()])
+        with without_deprecations():
+            result.write_element([name for _, name, _ in result.gen_elements()])
         _drop_consolidated(root, store)  # it would list elements that are moved
         paths = result.elements_paths_in_memory()
         for path in reversed(paths):  # the table first, since it annotates the shapes

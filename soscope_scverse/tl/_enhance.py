@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from inspect import signature
@@ -34,6 +35,7 @@ from soscope_scverse.tl._record import Stopwatch, given_options, record
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
+logger = logging.getLogger(__name__)
 
 Data = TypeVar("Data", "AnnData", "MuData", "SpatialData")
 
@@ -191,7 +193,7 @@ def enhance(
         :meth:`~soscope_scverse.model.SoScope.get_enhanced`. A result that cannot be written is returned in memory, with
         a warning. With SpatialData, `overwrite` replaces elements that have the names of the result.
     table_key
-        Table of a SpatialData with the profiles; by default the only one, whatever its name.
+        Table of a SpatialData with the profiles; by default the only one beside results, whatever its name.
     image_key
         Its image, a dict by element where the table annotates several. Default: the only one in a coordinate system
         of the spots; without any, positions alone are used.
@@ -255,6 +257,11 @@ DEFAULTS = {name: parameter.default for name, parameter in signature(enhance).pa
 """Arguments of :func:`enhance` that nobody gave."""
 
 
+_ADVICE_AFTER_CTRL_C = (
+    "Nothing was written. With `checkpoint_dir`, the same call with resume=True continues such a training."
+)
+
+
 def _enhance(data: Any, options: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[AnnData | MuData, SoScope]:
     """Subspots of the spots of an AnnData or MuData, and the trained model; `given` are the options of the user."""
     stages = Stopwatch()
@@ -277,7 +284,8 @@ def _enhance(data: Any, options: Mapping[str, Any], given: Mapping[str, Any]) ->
             model.train(**training)
             stages.end("training")
             if model.trainer is not None and model.trainer.interrupted:
-                raise KeyboardInterrupt  # the training has warned; nothing has been written
+                raise KeyboardInterrupt(_ADVICE_AFTER_CTRL_C)
+            _log_inference(model, stages.seconds["training"], options)
             if options["save_model"] is not None:
                 results.save(model, options["save_model"])
             enhanced = results.enhanced(
@@ -291,6 +299,18 @@ def _enhance(data: Any, options: Mapping[str, Any], given: Mapping[str, Any]) ->
                 uns={keys.RESULT: record(chosen, model, arguments, given, warned, stages.seconds)},
             )
     return enhanced, model
+
+
+def _log_inference(model: SoScope, seconds: float, options: Mapping[str, Any]) -> None:
+    """Log how the training ended and what follows."""
+    n_samples, out = options["n_samples"], options["out"]
+    logger.info(
+        "Trained in %.0f s; strength of the image %.2f. Inferring the subspots%s%s.",
+        seconds,
+        float(model.module.image_strength),
+        f" with {n_samples} posterior samples" if n_samples else "",
+        "" if out is None else f", written to {out}",
+    )
 
 
 def _results_of(

@@ -18,6 +18,8 @@ from soscope_scverse.im.encoders.networks import cached_weights
 from soscope_scverse.im.reading.sections import SectionImage, open_sections
 from soscope_scverse.tl import _paper as paper
 
+_N_NAMES = 5
+"""Names of sections that a message lists."""
 _ENCODER = "texture"
 """Default of :func:`~soscope_scverse.tl.enhance`."""
 
@@ -57,6 +59,7 @@ def open_images(spots: Spots, options: Mapping[str, Any], *, needed: bool) -> li
         return []
     without = _without_image(spots, image, options["sources"])
     if isinstance(image, dict) and without:
+        _check_named(spots, image)
         image = {**dict.fromkeys(spots.rows), **image}  # those that are not named have theirs in `uns`
     return open_sections(spots, image, options["image_scale"], without)
 
@@ -78,12 +81,36 @@ def _without_image(spots: Spots, image: Any, sources: str) -> list[str | None]:
     if missing:
         _check_no_image_is_lost(spots, names, missing)
         warnings.warn(
-            f"No image given and none in `adata.uns['{keys.SPATIAL}']`: enhancing from positions alone.",
+            f"No image given and none in `adata.uns['{keys.SPATIAL}']`{_unscaled(spots)}: enhancing from positions "
+            "alone.",
             UserWarning,
             stacklevel=6,
         )
         return names
     return waived
+
+
+def _check_named(spots: Spots, image: Mapping[str, Any]) -> None:
+    """Raise a ValueError unless every section is named by `image`, or has an image in ``uns["spatial"]``."""
+    missing = [name for name in spots.rows if name not in image and embedded_image(spots.adata, name) is None]
+    if missing:
+        msg = (
+            f"Expected an image of every section of `adata.obs[{spots.library_key!r}]` in `image` or "
+            f"`adata.uns['{keys.SPATIAL}']`, found none of {_first(missing)} and the entries {_first(list(image))} of "
+            "`image`. Add them; None enhances a section from positions alone."
+        )
+        raise ValueError(msg)
+
+
+def _unscaled(spots: Spots) -> str:
+    """Which images are in ``uns["spatial"]`` without the scale factor that they need to be used."""
+    found = sorted({str(name) for entry in spots.libraries.values() for name in entry.get("images") or {}})
+    return f" with its scale factor (`tissue_hires_scalef`; there are the images {found} without)" if found else ""
+
+
+def _first(names: list[Any]) -> str:
+    """The first names, as a list."""
+    return str(names) if len(names) <= _N_NAMES else f"{str(names[:_N_NAMES])[:-1]}, ...] ({len(names)} in all)"
 
 
 def _sections(spots: Spots) -> list[str | None]:
@@ -100,10 +127,11 @@ def _check_no_image_is_lost(spots: Spots, names: list[str | None], missing: list
     if missing == names:
         to_do = f"Rename its entries, e.g. `{where[1:-1]}[{names[0]!r}] = {where[1:-1]}.pop({entries[0]!r})`"
     else:
-        to_do = f"Enhance these sections from positions alone with `image={dict.fromkeys(missing)}`"
+        to_do = f"Enhance these sections from positions alone with `image={dict.fromkeys(missing[:_N_NAMES])}`"
     msg = (
-        f"Expected an image of every section of `adata.obs[{spots.library_key!r}]` in {where}, found none of {missing} "
-        f"and the entries {entries}. {to_do}, pass the images with `image=`, or use none with sources='positions'."
+        f"Expected an image of every section of `adata.obs[{spots.library_key!r}]` in {where}, found none of "
+        f"{_first(missing)} and the entries {_first(entries)}. {to_do}, pass the images with `image=`, or use none "
+        "with sources='positions'."
     )
     raise ValueError(msg)
 

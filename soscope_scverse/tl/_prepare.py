@@ -153,6 +153,13 @@ def _read_profiles(spots: Spots, given: AnnData, wanted: Wanted) -> tuple[AnnDat
     return part, x, further
 
 
+def _n_subspots(adata: AnnData) -> int:
+    """Number of subspots of a new partition: neither padding nor spots without cells."""
+    if keys.SUBSPOT_NAMES in adata.obsm:
+        return int((adata.obsm[keys.SUBSPOT_NAMES] != "").sum())
+    return int(np.isfinite(adata.obsm[keys.SUBSPOTS][..., 0]).sum())
+
+
 def prepare(
     data: AnnData | MuData, chosen: AnnData | MuData, spots: Spots, profiles: list[Matrix], options: Mapping[str, Any]
 ) -> None:
@@ -179,6 +186,8 @@ def prepare(
             _check_alignment(data, images, options)
         was_partitioned = is_partitioned(spots)
         _partition(spots, options)
+        if not was_partitioned:  # else the slots are the user's, and not yet checked
+            logger.info("Dividing %d spots into %d subspots.", spots.n, _n_subspots(adata))
         if options["graph_key"] is None and keys.SPOT_GRAPH not in adata.obsp:
             if not was_partitioned:
                 check_single_lattices(spots)

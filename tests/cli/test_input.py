@@ -234,7 +234,7 @@ OPTIONS = [
     ("n_subspots = 4", "n-subspots"),
     ("subspots = 4", "found subspots"),
     ("config = 'other.toml'", "found config"),
-    ("n-subspots = 2.5", "'2.5' is not a valid integer"),
+    ("n-subspots = 2.5", "Expected auto or an integer, found '2.5'"),
     ("n-subspots = [4, 9]", "Expected a string, number or boolean for n-subspots"),
     ("n-subspots = {a = 4}", "Expected a string, number or boolean for n-subspots"),
     ("[enhance]\nn-subspots = 4", "found enhance"),
@@ -304,3 +304,19 @@ def damage(content, rng):
             noise = rng.integers(256, size=min(len(content) - start, 4000), dtype=np.uint8)
             content[start : start + len(noise)] = noise.tobytes()
     return bytes(content)
+
+
+def test_files_of_genes_that_are_not_there_or_lack_the_sign(folder):
+    command = ("enhance", "in.h5ad", "--out", "out.h5ad", "--genes")
+    assert "file of gene names, one per line, after `@`, found none at 'genes.txt'" in refused(
+        folder, *command, "@genes.txt"
+    )
+    (folder / "genes.txt").write_text("region_1\n")
+    assert "Pass `@genes.txt` to read the names in it" in refused(folder, *command, "genes.txt")
+
+
+def test_the_number_of_subspots_is_auto_or_an_integer(folder):
+    command = ("enhance", "in.h5ad", "--out", "out.h5ad", "--n-subspots")
+    assert "Expected auto or an integer, found '4.5'" in refused(folder, *command, "4.5")
+    assert CliRunner().invoke(main, [*command, "auto", "--max-epochs", "1"]).exit_code == 0
+    assert ad.read_h5ad("out.h5ad").n_obs == 9 * 30

@@ -127,17 +127,40 @@ def shuffled(adata):
     return adata
 
 
-def test_an_uninformative_image_changes_little(prepared, tmp_path):
-    without = prepared.copy()
-    del without.obsm["subspot_features"]
+def without_image(adata):
+    adata = adata.copy()
+    del adata.obsm["subspot_features"]
+    return adata
+
+
+def test_an_uninformative_image_changes_next_to_nothing(prepared, tmp_path):
     with pytest.warns(UserWarning, match="practically no effect"):
         model = train(shuffled(prepared), image_strength="auto")
     assert model.module.image_strength < 0.1
     enhanced, untested = model.get_enhanced().X, train(shuffled(prepared)).get_enhanced().X
-    change, change_untested = (np.abs(x - train(without).get_enhanced().X).mean() for x in (enhanced, untested))
-    assert change < 0.5 * change_untested
+    without = train(without_image(prepared)).get_enhanced().X
+    change, change_untested = (np.abs(x - without).mean() for x in (enhanced, untested))
+    assert change < 0.1 * change_untested
     model.save(tmp_path / "model", save_anndata=True)
     np.testing.assert_array_equal(SoScope.load(tmp_path / "model", accelerator="cpu").get_enhanced().X, enhanced)
+
+
+@pytest.mark.parametrize("decoder", ["shift", "joint"])
+def test_networks_trained_with_an_image_of_no_strength_are_those_without_one(prepared, decoder):
+    image, none = (
+        train(adata, 5, kriging=False, image_strength=0, decoder=decoder)
+        for adata in (prepared, without_image(prepared))
+    )
+    if decoder == "shift":  # the first layer of the other one is wider with an image
+        np.testing.assert_array_equal(image.get_enhanced().X, none.get_enhanced().X)
+    assert "image_loss_train" not in image.history
+
+
+@pytest.mark.parametrize("strength", [0.1, 0.5])
+def test_the_result_is_continuous_in_the_strength_of_the_image(prepared, strength):
+    """Where training steps begin to use the image, and from where all of them do."""
+    below, above = (train(prepared, 5, image_strength=strength + step).get_enhanced().X for step in (-1e-4, 1e-4))
+    np.testing.assert_allclose(below, above, rtol=0.02, atol=1e-3)
 
 
 def test_an_untested_image_is_used(prepared):

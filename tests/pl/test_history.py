@@ -48,10 +48,18 @@ def test_history_without_pretraining():
     assert pl.history(AnnData(uns={"soscope": {"history": history}})).shape == (1, 3)
 
 
-def test_a_loss_that_stays_at_ln_2_is_not_drawn():
-    still = {**HISTORY, "image_loss_train": [0.6931, 0.6938, 0.6935]}
-    axes = pl.history(AnnData(uns={"soscope": {"history": still}}))
-    assert [ax.get_title() for ax in axes[1] if ax.axison] == ["training: loss", "training: reconstruction"]
+@pytest.mark.parametrize(
+    ("name", "missing"),
+    [("image_loss_train", "training: image"), ("pretrain_graph_loss_train", "pretraining: spot graph")],
+)
+def test_a_loss_that_stays_at_ln_2_is_not_drawn(name, missing):
+    def titles(history):
+        axes = pl.history(AnnData(uns={"soscope": {"history": history}}))
+        return [ax.get_title() for ax in axes.flat if ax.axison]
+
+    before, after = titles(HISTORY), titles({**HISTORY, name: [0.6931, 0.6938, 0.6935]})
+    assert missing in before
+    assert after == [title for title in before if title != missing]
 
 
 def test_no_history(small):

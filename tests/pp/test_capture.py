@@ -69,7 +69,8 @@ def test_square_capture_area_in_closed_form():
 def test_a_capture_area_that_covers_the_cell_is_none(kind):
     tiled, covered = spots(*LATTICES[kind]()), spots(*LATTICES[kind]())
     pp.subspots(tiled, capture=None)
-    pp.subspots(covered, capture=2 * PITCH)
+    with pytest.warns(UserWarning, match="wider than the pitch.*Check the unit"):
+        pp.subspots(covered, capture=2 * PITCH)
     for slot in ("subspots", "subspot_exposure", "subspot_measured"):
         np.testing.assert_array_equal(tiled.obsm[slot], covered.obsm[slot])
     assert (tiled.obsm["subspot_measured"] == 1).all()

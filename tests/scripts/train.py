@@ -66,8 +66,8 @@ def spots():
 
 def trained(adata, case, folder=None, *, seed=0, **options):
     """A model after a training that goes on from what is in the folder."""
-    SoScope._data_splitter_cls = partial(TileDataModule, step_spots=4 if case == "steps" else 2048)
-    SoScope._checkpoints_cls = partial(Checkpoints, seconds=0)
+    SoScope._data_splitter_cls = staticmethod(partial(TileDataModule, step_spots=4 if case == "steps" else 2048))
+    SoScope._checkpoints_cls = staticmethod(partial(Checkpoints, seconds=0))
     SoScope.setup_anndata(adata)
     torch.manual_seed(seed)
     model = SoScope(adata, image_strength=1)

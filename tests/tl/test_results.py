@@ -60,7 +60,7 @@ NOT_STORABLE = {  # what is changed, and what the message names
     "a tuple": (entry("uns", "run", lambda a: {"shape": (3, 4)}), r"uns\['run'\]\['shape'\] \(tuple"),
     "a series": (entry("uns", "run", lambda a: pd.Series([1, 2])), r"uns\['run'\] \(int64"),
     "a table of text and NaN": (
-        entry("uns", "runs", lambda a: pd.DataFrame({"by": ["a", np.nan]})),  # of obs and var it becomes categories
+        entry("uns", "runs", lambda a: pd.DataFrame({"by": ["a", np.nan]}, dtype=object)),  # of obs and var: categories
         r"uns\['runs'\]\['by'\] \(values of type float, str",
     ),
     "a table by dates": (
@@ -224,8 +224,13 @@ def test_names_of_sections_that_files_lose_are_found_before_the_training(slides,
 
 
 def test_sections_that_others_nested_are_found(slides, tmp_path):
-    slides.write_h5ad(tmp_path / "a.h5ad")  # anndata itself, with a warning
-    nested = ad.read_h5ad(tmp_path / "a.h5ad")
+    try:
+        slides.write_h5ad(tmp_path / "a.h5ad")  # anndata itself, with a warning
+        nested = ad.read_h5ad(tmp_path / "a.h5ad")
+    except ValueError:  # it does not from 0.13 on, but there are files
+        nested = slides.copy()
+        outer, inner = slides.uns["spatial"].values()
+        nested.uns["spatial"] = {"10x": {"A1": {**outer, "again": inner}}}
     assert list(nested.uns["spatial"]) == ["10x"]
     np.testing.assert_array_equal(
         tl.enhance(nested, library_key="slide", **QUICK).X, tl.enhance(slides, library_key="slide", **QUICK).X

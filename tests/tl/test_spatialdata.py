@@ -69,6 +69,24 @@ def test_visium_goes_in_and_comes_out(section, sdata):
     assert left["visium"].equals(before["visium"])
 
 
+def test_a_table_of_any_name_is_found_beside_results(sdata):
+    sdata.tables["counts"] = sdata.tables.pop("table")
+    first = tl.enhance(sdata, image_key="visium_full_image", **QUICK)["enhanced"].copy()
+    again = tl.enhance(sdata, image_key="visium_full_image", overwrite=True, **QUICK)["enhanced"]
+    np.testing.assert_array_equal(again.X, first.X)
+    sdata.tables["other"] = sdata.tables["counts"].copy()
+    with pytest.raises(ValueError, match=r"`table_key` to be one of \[.*'counts'.*'other'.*\], found 'table'"):
+        tl.enhance(sdata, image_key="visium_full_image", overwrite=True, **QUICK)
+
+
+def test_images_in_other_coordinate_systems_are_named(sdata, caplog):
+    for name in sdata.images:
+        set_transformation(sdata[name], {"slide": Identity()}, set_all=True)
+    with caplog.at_level("WARNING", logger="soscope_scverse"), pytest.warns(UserWarning, match="No image given"):
+        tl.enhance(sdata, **QUICK)
+    assert "is in a coordinate system of the spots 'visium': none is used" in caplog.text
+
+
 def test_the_circles_of_visium_are_recognised(section, sdata):
     """Their radius is half of `spot_diameter_fullres`, not of the 55 um that a spot captures."""
     pp.subspots(sdata)
@@ -103,7 +121,7 @@ def test_what_has_to_be_chosen_is_named(sdata):
         tl.enhance(sdata, image_key="visium_hires_image")
     with pytest.raises(ValueError, match=r"found \['shapes/visium'\]. Choose another `key_added`\."):
         tl.enhance(sdata, key_added="visium")
-    with pytest.raises(ValueError, match="alphanumeric"):
+    with pytest.raises(ValueError, match=r"`key_added` to be the name of an element .*'a b': .*alphanumeric"):
         tl.enhance(sdata, key_added="a b")
     with pytest.raises(ValueError, match="`out` with AnnData only"):
         tl.enhance(sdata, out="a.zarr")

@@ -5,8 +5,10 @@ torch is imported when one of them is used, not before.
 
 from __future__ import annotations
 
+import sys
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike, fspath
@@ -263,7 +265,8 @@ def _pretrained_inception() -> Mapping[str, torch.Tensor]:
 
     weights = Inception_V3_Weights.IMAGENET1K_V1
     try:
-        return weights.get_state_dict(progress=False, check_hash=True)
+        with redirect_stdout(sys.stderr):  # where torch writes that it downloads
+            return weights.get_state_dict(progress=False, check_hash=True)
     except OSError as error:  # the base class of all download errors
         msg = (
             f"Expected the ImageNet weights of encoder 'inception_v3' at {cached_weights()}, found no such file and "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from anndata import AnnData
 
+from soscope_scverse import _hints as hints
 from soscope_scverse import _read as read
 
 
@@ -31,8 +32,8 @@ def embedded_image(adata: AnnData, library_id: str | None = None) -> tuple[np.nd
     libraries = read.libraries(read.read_data(adata))
     if library_id is None and len(libraries) > 1:
         msg = (
-            f"Expected one section in `adata.uns['spatial']`, found {sorted(libraries)}. Choose one with `library_id`, "
-            "or name `library_key`."
+            f"Expected one section in `adata.uns['spatial']`, found {sorted(libraries)}. "
+            f"{hints.one_of_the_libraries(adata, libraries)}"
         )
         raise ValueError(msg)
     entry = read.library_entry(adata, library_id)

@@ -17,7 +17,7 @@ from scipy.linalg import cho_factor, cho_solve
 from scipy.special import expit, logsumexp, softmax
 
 from soscope_scverse import _keys as keys
-from soscope_scverse._arrays import spread
+from soscope_scverse._arrays import Matrix, dense, spread
 from soscope_scverse._gp import TINY, log_likelihood
 from soscope_scverse.model._kriging import (
     Averages,
@@ -31,6 +31,7 @@ from soscope_scverse.model._section import Section, within_sections
 from soscope_scverse.model._tiles import contiguous_groups
 from soscope_scverse.model.estimates.gp import MIN_SPOTS, sample_groups
 from soscope_scverse.model.estimates.initialise import dense_profiles
+from soscope_scverse.module.likelihoods import Likelihood
 from soscope_scverse.module.vae import SoScopeVAE
 
 _LENGTHS = (1.0, 2.0, 4.0, 8.0)  # of the smooth part, in centre-to-centre distances of the spots
@@ -47,7 +48,7 @@ _MOST_GROUPS = 16  # groups of spots for the effect of the image
 
 
 def set_kriging(module: SoScopeVAE, section: Section, image_strength: float | Literal["auto"], *, used: bool) -> None:
-    """Fit the kriged field, and set the strength of the image in the networks.
+    """Set the strength of the image, and fit the kriged field.
 
     Parameters
     ----------
@@ -56,7 +57,7 @@ def set_kriging(module: SoScopeVAE, section: Section, image_strength: float | Li
     section
         The spots that it is trained on; fewer than eight have no field, and use the image in full.
     image_strength
-        Strength of the image in the networks; ``"auto"`` is the probability that the image is informative.
+        See :class:`~soscope_scverse.model.SoScope`; ``"auto"`` is the probability that the image is informative.
     used
         Whether predictions are to have a part of the field.
 
@@ -79,14 +80,17 @@ def set_kriging(module: SoScopeVAE, section: Section, image_strength: float | Li
     sampled = _sampled(section)
     evidence = log_evidence([spots.some(rows) for rows in sampled], [values[rows] for rows in sampled])
     settings = expected_settings(evidence, _typical_evidence(module, section, spots, sampled))
+    uncertain = section.features is not None and image_strength == "auto"
+    if uncertain:
+        module.image_strength.fill_(image_probability(evidence, signal(values.var(axis=0), settings)))
+    effect = module.image_share * image_effect(spots, values, _covering(section), settings)
     field = module.kriged
     field.length.copy_(torch.as_tensor(settings[0]))
     field.noise.copy_(torch.as_tensor(settings[2]))
-    field.image_effect.copy_(torch.as_tensor(image_effect(spots, values, _covering(section), settings) / unit))
+    field.image_effect.copy_(torch.as_tensor(effect / unit))
     _set_levels(module, section.some(np.concatenate(sampled)))
     field.is_set.fill_(used)
-    if section.features is not None and image_strength == "auto":
-        module.image_strength.fill_(image_probability(evidence, signal(values.var(axis=0), settings)))
+    if uncertain:
         _warn_weak(module.image_strength.item())
 
 
@@ -236,22 +240,70 @@ def _covering(section: Section) -> list[np.ndarray]:
 @torch.no_grad()
 def _set_levels(module: SoScopeVAE, part: Section) -> None:
     """Set the share of every feature that the image explains, and the level at which the field adds up to the spots."""
-    field, valid = module.kriged, part.is_subspot
-    kriged, linear = kriged_subspots(module, part), np.zeros((*valid.shape, len(field.patterns)))
-    if part.features is not None:
-        linear = part.features @ field.image_effect.numpy()
-    patterns = field.patterns.numpy()
-    by_image, smooth = (
-        np.einsum("pg,pq,qg->g", patterns, np.cov(x[valid].T).reshape(2 * [len(patterns)]), patterns)
-        for x in (linear, kriged - linear)
-    )
-    field.image_gain.copy_(torch.as_tensor(by_image / np.maximum(by_image + smooth, TINY)))
+    field = module.kriged
+    kriged = kriged_subspots(module, part)
+    gains = image_gains(field.patterns.numpy(), *_covariances(module, part, kriged))
+    field.image_gain.copy_(torch.as_tensor(gains))
     x, size = dense_profiles(part, np.arange(len(part.spatial)))
     start = module.feature_parameters()
     likelihood, effect = module.likelihood, module.kriged_effect(torch.as_tensor(kriged), start)
     expected = likelihood.aggregate(likelihood.parameters(effect, start, torch.as_tensor(part.exposure))).mean
     observed, found = (likelihood.offset(likelihood.at_mean_size(values, size), start) for values in (x, expected))
     field.level.copy_(observed - found)
+
+
+def _covariances(module: SoScopeVAE, part: Section, kriged: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Covariances over the subspots, n_components x n_components: of what is linear in the image, and of the rest."""
+    valid, linear = part.is_subspot, np.zeros(kriged.shape)
+    if part.features is not None:
+        linear = part.features @ module.kriged.image_effect.cpu().numpy()
+    by_image, smooth = (np.cov(x[valid].T).reshape(2 * [kriged.shape[2]]) for x in (linear, kriged - linear))
+    return by_image, smooth
+
+
+def image_gains(patterns: np.ndarray, by_image: np.ndarray, smooth: np.ndarray) -> np.ndarray:
+    """Shares of the variance of features that are linear in the image.
+
+    Parameters
+    ----------
+    patterns
+        n_components x n_features.
+    by_image, smooth
+        Covariances of the components, n_components x n_components.
+    """
+    image, rest = (np.einsum("pg,pq,qg->g", patterns, covariance, patterns) for covariance in (by_image, smooth))
+    return image / np.maximum(image + rest, TINY)
+
+
+class FurtherGains:
+    """Shares of the variance that are linear in the image, of features that the field was not fitted to.
+
+    Their patterns are regressions on the components of the spots, as those of the features of the field are.
+
+    Parameters
+    ----------
+    module
+        Trained module.
+    section
+        Spots whose profiles of the further features are known.
+    """
+
+    def __init__(self, module: SoScopeVAE, section: Section) -> None:
+        self.rows = spread(len(section.spatial), _MOST_SAMPLED)
+        part = section.some(self.rows)
+        self.sections, self.size = part.sections, dense_profiles(part, np.arange(len(self.rows)))[1]
+        self.inverse = np.linalg.pinv(self._centred(components(module, part)))
+        self.covariances = _covariances(module, part, kriged_subspots(module, part))
+
+    def _centred(self, values: np.ndarray) -> np.ndarray:
+        values = within_sections(values, self.sections)
+        return values - values.mean(axis=0)
+
+    def of(self, likelihood: Likelihood, x: Matrix, unit: torch.Tensor) -> np.ndarray:
+        """Shares of some features of one likelihood, from n_spots x n_features profiles and their units."""
+        own = torch.as_tensor(dense(x[self.rows]), dtype=torch.float32)
+        transformed = likelihood.transform(likelihood.at_mean_size(own, self.size), _OFFSET * unit.cpu())
+        return image_gains(self.inverse @ self._centred(transformed.numpy().astype(float)), *self.covariances)
 
 
 def _warn_weak(strength: float) -> None:

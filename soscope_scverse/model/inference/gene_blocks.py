@@ -11,15 +11,16 @@ import torch
 from anndata import AnnData
 from mudata import MuData
 from scipy.sparse import csc_matrix, csr_matrix, issparse
-from tqdm.auto import tqdm
 
 from soscope_scverse import _keys as keys
 from soscope_scverse._arrays import Matrix
 from soscope_scverse._containers.mudata import split, spots_of
+from soscope_scverse._progress import progress_bar
 from soscope_scverse._storable import check_storable
 from soscope_scverse._validators import Choice, Rules
 from soscope_scverse.model._threads import torch_threads
 from soscope_scverse.model.estimates.heads import BLOCK, Fitted, Readout
+from soscope_scverse.model.estimates.kriging import FurtherGains
 from soscope_scverse.model.inference.fitted_heads import FittedHeads
 from soscope_scverse.model.inference.posterior import Posterior
 from soscope_scverse.model.inference.result import (
@@ -130,9 +131,7 @@ def genes_profiles(
         frame.obsm[keys.LATENT] = sampler.latent_states()[kept]
 
     def fill(arrays: Arrays) -> None:
-        turns = tqdm(
-            blocks, desc="Enhancing genes", unit="block", delay=5, disable=None if processes.is_first else True
-        )
+        turns = progress_bar(blocks, shown=processes.is_first, desc="Enhancing genes", unit="block", delay=5)
         for number, block in enumerate(turns):
             module = FurtherFeatures(posterior.module, block.modality, fitted[number].heads)
             own = {slot: SomeRows(_SomeColumns(array, block.columns), kept) for slot, array in arrays.items()}
@@ -165,7 +164,7 @@ def fit_blocks(
     trained = [part.var_names for part in _trained_parts(posterior)]
     readouts: dict[int, Readout] = {}
     with saved:
-        for block in tqdm(blocks[len(saved.blocks) :], desc="Fitting genes", unit="block", delay=5):
+        for block in progress_bar(blocks[len(saved.blocks) :], desc="Fitting genes", unit="block", delay=5):
             if block.modality not in readouts:
                 readouts[block.modality] = Readout(posterior.module, sampler.tiles, sampler.states.mean, block.modality)
             readout = readouts[block.modality]
@@ -175,7 +174,26 @@ def fit_blocks(
         own = [one for one, block in zip(saved.blocks, blocks, strict=True) if block.modality == modality]
         part.var[keys.TRAINED] = part.var_names.isin(trained[modality])
         part.var[keys.EVIDENCE] = torch.cat([one.evidence for one in own]).numpy()
+    if posterior.inputs.features_key and posterior.module.kriged.is_set:
+        _set_image_gains(posterior, profiles, blocks, saved.blocks)
     return saved.blocks
+
+
+def _set_image_gains(
+    posterior: Posterior, profiles: Profiles, blocks: Sequence[Block], fitted: Sequence[Fitted]
+) -> None:
+    """Write the share of every feature that the image explains to ``var``; those of the model keep theirs."""
+    module = posterior.module
+    further, of_model = FurtherGains(module, posterior.tiles.section), module.kriged.image_gain.cpu().numpy()
+    gains: list[list[np.ndarray]] = [[] for _ in profiles.parts]
+    for block, one in zip(blocks, fitted, strict=True):
+        likelihood = module.likelihood.parts[block.modality]
+        gains[block.modality].append(further.of(likelihood, block.x, one.heads.start.unit))
+    for part, columns, model_part, own in zip(
+        profiles.parts, module.features, _trained_parts(posterior), gains, strict=True
+    ):
+        index = model_part.var_names.get_indexer(part.var_names)
+        part.var[keys.IMAGE_GAIN] = np.where(index >= 0, of_model[columns][index], np.concatenate(own))
 
 
 def _trained_parts(posterior: Posterior) -> list[AnnData]:

@@ -14,10 +14,10 @@ import zarr
 from anndata import AnnData
 from mudata import MuData
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from soscope_scverse import _keys as keys
 from soscope_scverse import _read as read
+from soscope_scverse._progress import progress_bar
 from soscope_scverse._storable import check_storable
 from soscope_scverse._validators import POSITIVE_INTEGER, Choice, Choices, Number, Rules
 from soscope_scverse.model._threads import torch_threads
@@ -193,7 +193,7 @@ def _in_blocks(
 ) -> None:
     """Compute n_arrays x n_targets x n_features values for `size` spots at a time; the first process writes them."""
     starts = range(0, tiles.n_spots, size)
-    progress = tqdm(starts, desc="Enhancing", unit="block", delay=5, disable=None if processes.is_first else True)
+    progress = progress_bar(starts, shown=processes.is_first, desc="Enhancing", unit="block", delay=5)
     for turn, start in enumerate(progress):
         spots = np.arange(start, min(start + size, tiles.n_spots))
         rows = slice(tiles.first_target[spots[0]], tiles.first_target[spots[-1] + 1])

@@ -55,7 +55,8 @@ class CosineTrainingPlan(TrainingPlan):
     def configure_optimizers(self) -> dict[str, Any]:
         """Return Adam over the trainable parameters and a cosine schedule over all steps."""
         parameters = [p for p in self.module.parameters() if p.requires_grad]
-        optimizer = torch.optim.Adam(parameters, lr=self.lr, weight_decay=self.weight_decay)
+        fused = self.trainer.precision == "32-true"  # in mixed precision Lightning could not clip gradients
+        optimizer = torch.optim.Adam(parameters, lr=self.lr, weight_decay=self.weight_decay, fused=fused)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=self.n_steps, eta_min=0.01 * self.lr)
         if self.resumed is not None:
             optimizer.load_state_dict(self.resumed["optimizer"])

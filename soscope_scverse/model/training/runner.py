@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import signal
 import threading
@@ -15,10 +16,17 @@ import pandas as pd
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from scvi.train import Trainer as ScviTrainer
 from scvi.train import TrainRunner
 
-from soscope_scverse._upstream import device_arguments, mark_interrupted, without_notices
+from soscope_scverse._upstream import (
+    device_arguments,
+    logged_prints,
+    mark_interrupted,
+    without_deprecations,
+    without_notices,
+)
 from soscope_scverse._validators import NON_NEGATIVE, POSITIVE, POSITIVE_INTEGER, SEED, Number, Rules
 from soscope_scverse.model._inputs import Inputs
 from soscope_scverse.model._plain_values import tables
@@ -27,11 +35,14 @@ from soscope_scverse.model._tiles import Tiles
 from soscope_scverse.model.estimates.image_projection import set_projection
 from soscope_scverse.model.estimates.initialise import set_start, starting_sample
 from soscope_scverse.model.estimates.kriging import set_kriging
+from soscope_scverse.model.estimates.steps import training_steps
 from soscope_scverse.model.estimates.uncertainty import section_variation, set_variation
 from soscope_scverse.model.training.checkpoints import Checkpoints, CheckpointWriter, check_checkpoint, describe_run
 from soscope_scverse.model.training.datamodule import HeldOut, TileDataModule
-from soscope_scverse.model.training.progress import PRETRAIN, TRAIN, PhaseName, announce_training
+from soscope_scverse.model.training.progress import PRETRAIN, TRAIN, announce_training, with_progress_bar
 from soscope_scverse.module.vae import GraphAutoencoder, SoScopeVAE
+
+logger = logging.getLogger(__name__)
 
 TRAIN_RULES: Rules = {
     **dict.fromkeys(("max_epochs", "max_steps"), POSITIVE_INTEGER.or_(None)),
@@ -113,6 +124,8 @@ def train_model(model: TrainableModel, arguments: Mapping[str, Any]) -> None:
     # W is part of the loss only, with an image that is used
     with_similarity = module.uses_image and model._arguments["image_weight"]
     tiles = model._tiles(section, model._arguments["similarity_strength"] if with_similarity else None)
+    if starting and arguments["max_epochs"] is None and arguments["max_steps"] is None:
+        arguments = {**arguments, "max_steps": _default_steps(module, tiles, arguments)}
     data = model._data_splitter_cls(
         tiles, arguments["batch_size"], held_out, seed=torch.initial_seed(), n_processes=lightning.world_size
     )
@@ -124,6 +137,15 @@ def train_model(model: TrainableModel, arguments: Mapping[str, Any]) -> None:
         module.scale_library_size(1 / train_size)
     if checkpoints is not None and not model.trainer.interrupted and model.trainer.is_global_zero:
         checkpoints.finish(module, model.history_ or {})
+
+
+def _default_steps(module: SoScopeVAE, tiles: Tiles, arguments: Mapping[str, Any]) -> int:
+    """Number of steps if none is given; it takes four times as long as a training on these few spots."""
+    clip = {**TRAINER, **arguments["trainer_kwargs"]}["gradient_clip_val"]
+    steps = training_steps(module, tiles, lr=arguments["lr"], weight_decay=arguments["weight_decay"], clip=clip)
+    if steps < _N_STEPS:
+        logger.info("Training for %d instead of %d steps: held-out spots are predicted best then.", steps, _N_STEPS)
+    return steps
 
 
 def _prepare(model: TrainableModel, train_size: float, *, starting: bool) -> tuple[Section, HeldOut | None]:
@@ -199,8 +221,8 @@ class Training:
     def run(self, *, starting: bool) -> None:
         """Train in both phases; `starting` is whether the model was not trained before."""
         n_pretrain, n_train = self.lengths(starting=starting)
-        shown = self.trainer_kwargs.get("enable_progress_bar", True)
-        announce_training(self.model.module.train(), self.data, n_pretrain + n_train, shown=shown)
+        bars = self.trainer_kwargs.get("enable_progress_bar", True)
+        announce_training(self.model.module.train(), self.data, n_pretrain + n_train, bars=bars)
         if n_pretrain:
             self.pretrain(n_pretrain)
         self.train(n_train, early_stopping=self.arguments["early_stopping"])
@@ -277,18 +299,18 @@ class Training:
             "accumulate_grad_batches": data.n_accumulated,
             "reload_dataloaders_every_n_epochs": int(data.n_tiles > 1),
         }
-        added = {"callbacks": list(kwargs.get("callbacks") or [])}  # scvi-tools appends to the list
         weights = {name: self.arguments[name] for name in ("lr", "weight_decay", "kl_weight")}
         plan = model._training_plan_cls(module, n_steps=n_steps, resumed=resumed, **weights)
         with without_notices():
-            runner = TrainRunner(model, training_plan=plan, data_splitter=data, **{**steps, **kwargs, **added})
+            of_trainer = with_progress_bar({**steps, **kwargs}, phase)
+            runner = TrainRunner(model, training_plan=plan, data_splitter=data, **of_trainer)
         trainer = runner.trainer
-        trainer.callbacks.extend([PhaseName(phase), *callbacks])
+        trainer.callbacks.extend(callbacks)
         if self.checkpoints is not None:
             writer = CheckpointWriter(self.checkpoints, phase, model.module, self.history)
             trainer.callbacks.append(writer)
             writer.restore(trainer)
-        with _interruptible(trainer), without_notices():
+        with _interruptible(trainer), without_notices(), without_deprecations(), logged_prints(logger.info):
             runner()
         if trainer.interrupted and self.checkpoints is not None:
             self.checkpoints.write()
@@ -320,8 +342,18 @@ class _Best(Callback):
 def _interruptible(trainer: Trainer) -> Iterator[None]:
     """Let Ctrl-C end the training after the current step; a second one ends it immediately.
 
-    Lightning itself would exit the interpreter, and leave a model in the middle of a step.
+    Lightning itself would exit the interpreter, and leave a model in the middle of a step. At SIGTERM it exits with
+    code 0, which schedulers take for success; shells and schedulers expect 128 and the number of the signal.
     """
+    try:
+        with _ended_by_ctrl_c(trainer):
+            yield
+    except SIGTERMException:
+        raise SystemExit(128 + signal.SIGTERM) from None
+
+
+@contextmanager
+def _ended_by_ctrl_c(trainer: Trainer) -> Iterator[None]:
     alone = threading.current_thread() is threading.main_thread() and trainer.world_size == 1
     if not alone or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
@@ -381,9 +413,8 @@ def check_training(arguments: Mapping[str, Any], *, is_counts: bool) -> Trainer:
 
 def trainer_of(trainer_kwargs: Mapping[str, Any]) -> Trainer:
     """Return Lightning's trainer as scvi-tools will construct it; raise a ValueError for invalid arguments."""
-    kwargs = dict(trainer_kwargs)
     try:
-        kwargs["callbacks"] = list(kwargs.get("callbacks") or [])
+        kwargs = with_progress_bar(trainer_kwargs, TRAIN)
         with without_notices(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the same warnings follow when the training starts
             kwargs["accelerator"], kwargs["devices"] = device_arguments(kwargs["accelerator"], kwargs["devices"])

@@ -9,6 +9,7 @@ from scipy.sparse import issparse
 from helpers import QUIET, seeded, train
 from soscope_scverse import SoScope, datasets, im, pp, tl
 from soscope_scverse.model.estimates import heads
+from soscope_scverse.model.estimates.kriging import FurtherGains
 from soscope_scverse.model.inference import fitted_heads, gene_blocks
 
 N_SPOTS, N_GENES = 150, 40
@@ -47,6 +48,31 @@ def within_spots(x):
     """Values without the mean of each spot, n_targets x n_genes."""
     x = np.asarray(x).reshape(N_SPOTS, -1, x.shape[1])
     return (x - x.mean(axis=1, keepdims=True)).reshape(-1, x.shape[2])
+
+
+def test_the_size_of_a_block_changes_rounding_only(spots, model, monkeypatch):
+    results = []
+    for size in (5, 12, 256):
+        for module in (heads, gene_blocks):
+            monkeypatch.setattr(module, "BLOCK", size)
+        results.append(model.enhance_genes(spots))
+    for other in results[1:]:
+        np.testing.assert_allclose(other.X, results[0].X, rtol=1e-5)
+        np.testing.assert_allclose(other.layers["denoised"], results[0].layers["denoised"], rtol=1e-5)
+        np.testing.assert_allclose(other.var["evidence"], results[0].var["evidence"], rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(other.var["image_gain"], results[0].var["image_gain"], rtol=1e-6)
+
+
+def test_gain_by_the_image_of_further_genes(spots, model):
+    """A gene of the model that is taken for a further one has the share that the model has for it."""
+    enhanced, field = model.enhance_genes(spots), model.module.kriged
+    trained = enhanced.var["trained"].to_numpy()
+    np.testing.assert_array_equal(enhanced.var["image_gain"][trained], field.image_gain.numpy())
+    section = model._posterior(None).tiles.section
+    found = FurtherGains(model.module, section).of(model.module.likelihood, section.x, model.module.unit)
+    np.testing.assert_allclose(found, field.image_gain.numpy(), atol=0.02)
+    assert enhanced.var["image_gain"][~trained].between(0, 1).all()
+    assert enhanced.var["image_gain"][~trained].std() > 0
 
 
 @pytest.mark.usefixtures("_blocks_of_12")

@@ -26,7 +26,7 @@ train = runpy.run_path(str(SCRIPT))
 
 @pytest.fixture(autouse=True)
 def _before_every_epoch(monkeypatch):
-    monkeypatch.setattr(SoScope, "_checkpoints_cls", partial(Checkpoints, seconds=0))
+    monkeypatch.setattr(SoScope, "_checkpoints_cls", staticmethod(partial(Checkpoints, seconds=0)))
     monkeypatch.setattr(SoScope, "_data_splitter_cls", TileDataModule)  # the script changes it
 
 
