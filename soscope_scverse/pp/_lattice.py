@@ -90,7 +90,10 @@ def find_lattice(
     steps = None if array is None else _steps_by_index(xy, array)
     found = _by_clustering(xy) if array is None or steps is None else _by_index(xy, array, *steps, whole=whole)
     if found is None and len(xy) < 3:
-        msg = f"Expected at least three spots, which show how they are arranged, found {len(xy)}."
+        msg = (
+            f"{len(xy)} spots do not lie on a square or hexagonal lattice: expected at least three spots, which show "
+            f"how they are arranged, or `positions=` of their subspots, found {len(xy)}."
+        )
         raise ValueError(msg)
     if found is None:
         msg = (

@@ -165,13 +165,17 @@ def test_the_merged_section_of_the_simulation_can_be_compared():
     assert np.isfinite(values(df, "linear", "seam_index")).all()
 
 
-def test_progress_is_shown_on_demand(task, capfd):
+def test_progress_is_shown_on_demand_where_it_is_readable(task, capfd, monkeypatch):
     low, truth, _ = task
+    compare(low, truth, methods="repeat", task="quiet")
+    bench.compare(low, truth, methods="repeat", task="in a file")
+    monkeypatch.setattr("soscope_scverse._progress.bars_are_readable", lambda: True)
     compare(low, truth, methods="repeat", task="quiet")
     bench.compare(low, truth, methods="repeat", task="loud")
     shown = capfd.readouterr().err
     assert "loud" in shown
     assert "quiet" not in shown
+    assert "in a file" not in shown
 
 
 @pytest.mark.parametrize(

@@ -246,7 +246,7 @@ def test_no_image_is_needed(folder):
 
 FAULTY = [
     (["--n-subspots", 7], "one of [4, 9, 16, 25, 36, 49, 64, 81, 100] on a square lattice, found 7"),
-    (["--n-subspots", "many"], "'many' is not a valid integer"),
+    (["--n-subspots", "many"], "Expected auto or an integer, found 'many'"),
     (["--genes", "region_1,nonsense"], "1 of 2 are not: nonsense"),
     (["--genes", ""], "at least one gene"),
     (["--genes", "@nowhere.txt"], "nowhere.txt"),

@@ -58,7 +58,9 @@ def test_squares_lie_along_the_lattice(turn, as_cells):
 
 def test_nothing_is_outlined_where_spots_tile_the_tissue():
     adata = section()
-    for enhanced in (result(adata), result(adata, capture=None), result(adata, capture=1000.0)):
+    with pytest.warns(UserWarning, match="they tile the tissue"):
+        wide = result(adata, capture=1000.0)
+    for enhanced in (result(adata), result(adata, capture=None), wide):
         for ax in (*pl.compare(adata, enhanced, "region_1")[0], *pl.uncertainty(enhanced, "region_1")[0]):
             assert not outlines(ax)
     enhanced = result(adata, capture=20.0)

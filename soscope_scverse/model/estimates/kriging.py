@@ -67,7 +67,7 @@ def set_kriging(module: SoScopeVAE, section: Section, image_strength: float | Li
     UserWarning
         If the image has practically no effect.
     """
-    if image_strength != "auto":
+    if section.features is not None and image_strength != "auto":
         module.image_strength.fill_(image_strength)
     if len(section.spatial) < MIN_SPOTS:
         return
