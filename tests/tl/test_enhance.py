@@ -227,5 +227,6 @@ def test_spots_off_the_tissue_are_reported(section, likelihood):
     glass[150:-150, 100:-100] = section.image
     adata = section.adata
     adata.obsm["spatial"] = (adata.obsm["spatial"] + [100, 150]) * 0.1
-    with pytest.warns(UserWarning, match=r"lie on tissue.*image_scale=(9\.\d*|10[\d.]*)`"):
+    off_tissue = pytest.warns(UserWarning, match=r"lie on tissue.*image_scale=(9\.\d*|10[\d.]*)`")
+    with pytest.warns(UserWarning, match="practically no effect"), off_tissue:
         tl.enhance(adata, image=glass, likelihood=likelihood, **QUICK)
