@@ -191,7 +191,7 @@ def test_library_size_noise_keeps_the_library_size_of_a_spot_from_its_neighbours
     near = np.einsum("nkd,nd->nk", offset, towards)
 
     def slope(seed, noise):
-        """Correlation of the library sizes with the direction of the deep spot; of the networks, which have the noise."""
+        """Correlation of library sizes with the direction of the deep spot, of the networks."""
         model = train(deep.copy(), 100, seed, kriging=False, library_size_noise=noise)
         total = model.get_enhanced().X.sum(1).reshape(60, 7)[neighbours]
         return np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(near, total, strict=True)])
