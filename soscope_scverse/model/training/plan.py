@@ -12,6 +12,15 @@ from scvi.module.base import LossOutput
 from scvi.train import TrainingPlan
 
 
+def adam(
+    module: torch.nn.Module, n_steps: int, lr: float, weight_decay: float, *, fused: bool = False
+) -> tuple[torch.optim.Adam, torch.optim.lr_scheduler.CosineAnnealingLR]:
+    """Return Adam over the trainable parameters, and its cosine schedule, see :class:`CosineTrainingPlan`."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    optimizer = torch.optim.Adam(parameters, lr=lr, weight_decay=weight_decay, fused=fused)
+    return optimizer, torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=n_steps, eta_min=0.01 * lr)
+
+
 class CosineTrainingPlan(TrainingPlan):
     """scvi-tools' plan with plain Adam, a cosine learning-rate schedule and a constant weight of the KL divergence.
 
@@ -54,10 +63,8 @@ class CosineTrainingPlan(TrainingPlan):
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Return Adam over the trainable parameters and a cosine schedule over all steps."""
-        parameters = [p for p in self.module.parameters() if p.requires_grad]
         fused = self.trainer.precision == "32-true"  # in mixed precision Lightning could not clip gradients
-        optimizer = torch.optim.Adam(parameters, lr=self.lr, weight_decay=self.weight_decay, fused=fused)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=self.n_steps, eta_min=0.01 * self.lr)
+        optimizer, schedule = adam(self.module, self.n_steps, self.lr, self.weight_decay, fused=fused)
         if self.resumed is not None:
             optimizer.load_state_dict(self.resumed["optimizer"])
             schedule.load_state_dict(self.resumed["schedule"])

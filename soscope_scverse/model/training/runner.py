@@ -35,11 +35,11 @@ from soscope_scverse.model._tiles import Tiles
 from soscope_scverse.model.estimates.image_projection import set_projection
 from soscope_scverse.model.estimates.initialise import set_start, starting_sample
 from soscope_scverse.model.estimates.kriging import set_kriging
-from soscope_scverse.model.estimates.steps import training_steps
 from soscope_scverse.model.estimates.uncertainty import section_variation, set_variation
 from soscope_scverse.model.training.checkpoints import Checkpoints, CheckpointWriter, check_checkpoint, describe_run
 from soscope_scverse.model.training.datamodule import HeldOut, TileDataModule
 from soscope_scverse.model.training.progress import PRETRAIN, TRAIN, announce_training, with_progress_bar
+from soscope_scverse.model.training.steps import N_STEPS, training_steps
 from soscope_scverse.module.vae import GraphAutoencoder, SoScopeVAE
 
 logger = logging.getLogger(__name__)
@@ -70,7 +70,6 @@ EARLY_STOPPING: Mapping[str, Any] = {
     "early_stopping_patience": 5,  # validation takes place every ten steps
 }
 
-_N_STEPS = 400
 _PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 """Those of Lightning in which weights are of single precision, as the data are."""
 
@@ -143,8 +142,8 @@ def _default_steps(module: SoScopeVAE, tiles: Tiles, arguments: Mapping[str, Any
     """Number of steps if none is given; it takes four times as long as a training on these few spots."""
     clip = {**TRAINER, **arguments["trainer_kwargs"]}["gradient_clip_val"]
     steps = training_steps(module, tiles, lr=arguments["lr"], weight_decay=arguments["weight_decay"], clip=clip)
-    if steps < _N_STEPS:
-        logger.info("Training for %d instead of %d steps: held-out spots are predicted best then.", steps, _N_STEPS)
+    if steps < N_STEPS:
+        logger.info("Training for %d instead of %d steps: held-out spots are predicted best then.", steps, N_STEPS)
     return steps
 
 
@@ -233,7 +232,7 @@ class Training:
             self.arguments[name] for name in ("max_epochs", "max_steps", "pretrain_epochs")
         )
         if max_steps is None:
-            max_steps = _N_STEPS if max_epochs is None else max_epochs * self.data.n_steps
+            max_steps = N_STEPS if max_epochs is None else max_epochs * self.data.n_steps
         if pretrain_epochs is not None:
             return pretrain_epochs * self.data.n_steps, max_steps
         return max_steps // 6 if starting and self.model.module.uses_latent else 0, max_steps

@@ -8,7 +8,7 @@ import torch
 
 from helpers import QUIET, seeded
 from soscope_scverse import SoScope, datasets, pp
-from soscope_scverse.model.estimates.steps import best_steps
+from soscope_scverse.model.training.steps import best_steps
 
 
 def fitted(adata, **train):
@@ -61,7 +61,7 @@ def test_a_given_length_is_kept_and_nothing_is_drawn_for_the_choice(prepared):
 
 def test_the_choice_leaves_random_numbers_and_the_module_as_they_are(prepared, monkeypatch):
     """400 steps that were chosen are those that were asked for."""
-    from soscope_scverse.model.estimates import steps
+    from soscope_scverse.model.training import steps
 
     monkeypatch.setattr(steps, "_STEPS", (30, 35, 40))
     monkeypatch.setattr(steps, "best_steps", lambda scores: 4)

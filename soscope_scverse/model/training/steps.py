@@ -12,9 +12,13 @@ import torch
 from scvi.module.base import LossOutput
 
 from soscope_scverse.model._tiles import Tiles
+from soscope_scverse.model.training.plan import adam
 from soscope_scverse.module.vae import SoScopeVAE, Tensors
 
-_STEPS = (100, 200, 400)
+N_STEPS = 400
+"""Steps of a training whose length is not given."""
+
+_STEPS = (100, 200, N_STEPS)
 _FEWEST_SPOTS, _MOST_SPOTS = 16, 128  # the first trains on 12; with more spots all steps pay
 _FOLDS = 4
 _EVERY, _SCORES = 10, 3  # a score is the mean of three, ten steps apart: masks and latent states are random
@@ -64,16 +68,15 @@ def _curve(
     module: SoScopeVAE, tiles: Tiles, held_out: np.ndarray, lr: float, weight_decay: float, clip: float
 ) -> list[float]:
     """Negative log likelihood of the held-out spots, every ten steps of a training on the others."""
-    steps, parameters = _STEPS[-1], [p for p in module.parameters() if p.requires_grad]
-    optimizer = torch.optim.Adam(parameters, lr=lr, weight_decay=weight_decay)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps, eta_min=0.01 * lr)
+    steps = _STEPS[-1]
+    optimizer, schedule = adam(module, steps, lr, weight_decay)
     kept, scored = (tiles.tile(np.flatnonzero(rows), hidden=held_out) for rows in (~held_out, held_out))
     curve = []
     for step in range(1, steps + 1):
         module.train()
         optimizer.zero_grad()
         _loss(module, kept).loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, clip)
+        torch.nn.utils.clip_grad_norm_(module.parameters(), clip)
         optimizer.step()
         schedule.step()
         if step % _EVERY == 0:
