@@ -24,7 +24,7 @@ _FOLDS = 4
 _EVERY, _SCORES = 10, 3  # a score is the mean of three, ten steps apart: masks and latent states are random
 
 
-def training_steps(module: SoScopeVAE, tiles: Tiles, *, lr: float, weight_decay: float, clip: float) -> int:
+def training_steps(module: SoScopeVAE, tiles: Tiles, *, lr: float, weight_decay: float, clip: float | None) -> int:
     """Number of steps after which spots that the networks were not trained on are predicted best.
 
     Parameters
@@ -34,7 +34,7 @@ def training_steps(module: SoScopeVAE, tiles: Tiles, *, lr: float, weight_decay:
     tiles
         Of its section.
     lr, weight_decay, clip
-        Of the training.
+        Of the training; `clip` is the largest norm of the gradients, None or 0 any.
 
     Returns
     -------
@@ -65,7 +65,7 @@ def best_steps(scores: np.ndarray) -> int:
 
 
 def _curve(
-    module: SoScopeVAE, tiles: Tiles, held_out: np.ndarray, lr: float, weight_decay: float, clip: float
+    module: SoScopeVAE, tiles: Tiles, held_out: np.ndarray, lr: float, weight_decay: float, clip: float | None
 ) -> list[float]:
     """Negative log likelihood of the held-out spots, every ten steps of a training on the others."""
     steps = _STEPS[-1]
@@ -76,7 +76,8 @@ def _curve(
         module.train()
         optimizer.zero_grad()
         _loss(module, kept).loss.backward()
-        torch.nn.utils.clip_grad_norm_(module.parameters(), clip)
+        if clip:
+            torch.nn.utils.clip_grad_norm_(module.parameters(), clip)
         optimizer.step()
         schedule.step()
         if step % _EVERY == 0:

@@ -59,13 +59,14 @@ def test_a_given_length_is_kept_and_nothing_is_drawn_for_the_choice(prepared):
     np.testing.assert_array_equal(*states)
 
 
-def test_the_choice_leaves_random_numbers_and_the_module_as_they_are(prepared, monkeypatch):
+@pytest.mark.parametrize("clip", [{}, {"gradient_clip_val": None}], ids=["clipped", "not clipped"])
+def test_the_choice_leaves_random_numbers_and_the_module_as_they_are(prepared, monkeypatch, clip):
     """400 steps that were chosen are those that were asked for."""
     from soscope_scverse.model.training import steps
 
     monkeypatch.setattr(steps, "_STEPS", (30, 35, 40))
     monkeypatch.setattr(steps, "best_steps", lambda scores: 4)
-    chosen, given = (seeded(fitted, prepared, **length).get_enhanced().X for length in ({}, {"max_steps": 4}))
+    chosen, given = (seeded(fitted, prepared, **length, **clip).get_enhanced().X for length in ({}, {"max_steps": 4}))
     np.testing.assert_array_equal(chosen, given)
 
 
